@@ -1,0 +1,111 @@
+"""The named models: sizes of the official configurations, and a tiny pair for a CPU.
+
+Modality-specific names give the sizes of video, audio and text backbone, as the paper does: BBS is Base-Base-Small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vatt.config import ConfigError, nearest
+from vatt.models.config import (
+    HeadConfig,
+    InputConfig,
+    TextConfig,
+    UnifiedConfig,
+    VATTConfig,
+    VideoConfig,
+    WaveformConfig,
+)
+
+# Width and depth of the official configurations (google-research/vatt/configs/video.py and its neighbours).
+SIZES: dict[str, dict[str, int]] = {
+    "small": dict(num_layers=6, d_model=512, d_kv=64, d_ff=2048, num_heads=8),
+    "base": dict(num_layers=12, d_model=768, d_kv=64, d_ff=3072, num_heads=12),
+    "medium": dict(num_layers=12, d_model=1024, d_kv=64, d_ff=4096, num_heads=16),
+    "large": dict(num_layers=24, d_model=1024, d_kv=64, d_ff=4096, num_heads=16),
+    "xlarge": dict(num_layers=24, d_model=1536, d_kv=64, d_ff=4096, num_heads=24),
+    "tiny": dict(num_layers=4, d_model=128, d_kv=32, d_ff=512, num_heads=4),
+}
+
+
+def _separate(name: str, video: str, audio: str, text: str) -> VATTConfig:
+    return VATTConfig(
+        name=name,
+        backbone="separate",
+        video=VideoConfig(**_size(video)),
+        waveform=WaveformConfig(**_size(audio)),
+        text=TextConfig(kind="t5", **_size(text)),
+    )
+
+
+def _unified(name: str, size: str) -> VATTConfig:
+    return VATTConfig(name=name, backbone="unified", unified=UnifiedConfig(**_size(size)))
+
+
+def _size(name: str) -> dict[str, Any]:
+    return dict(SIZES[name])
+
+
+# The tiny pair reads smaller clips so that a CPU of two cores learns in minutes: 64 x 64 pixels, and waveform patches
+# of 512 samples. It trains its word embeddings, since it has no word2vec table to start from.
+_TINY_INPUT = InputConfig(size=64, candidates=3)
+_TINY_VIDEO = dict(max_vertical_buckets=4, max_horizontal_buckets=4)
+_TINY_AUDIO = dict(temporal_patch_size=512, max_temporal_buckets=300)
+_TINY_RATES = dict(dropout_rate=0.0, position_dropout_rate=0.0)
+
+
+def _tiny(name: str) -> VATTConfig:
+    return VATTConfig(
+        name=name,
+        backbone="separate",
+        input=_TINY_INPUT,
+        video=VideoConfig(**_size("tiny"), **_TINY_VIDEO, **_TINY_RATES),
+        waveform=WaveformConfig(**_size("tiny"), **_TINY_AUDIO, **_TINY_RATES),
+        text=TextConfig(**_text_tiny(), **_TINY_RATES),
+        head=HeadConfig(d_va=128, d_vat=64),
+    )
+
+
+def _ma_tiny(name: str) -> VATTConfig:
+    unified = UnifiedConfig(
+        **_size("tiny"),
+        **_TINY_RATES,
+        aud_temporal_patch_size=512,
+        max_vid_spatial_buckets=4,
+        max_aud_temporal_buckets=300,
+        d_post_proj=128,
+        txt_embedding_dim=64,
+        txt_embedding_trainable=True,
+    )
+    return VATTConfig(
+        name=name, backbone="unified", input=_TINY_INPUT, unified=unified, head=HeadConfig(d_va=128, d_vat=64)
+    )
+
+
+def _text_tiny() -> dict[str, Any]:
+    return dict(_size("tiny"), num_layers=2, d_embedding=64, trainable_embeddings=True)
+
+
+PRESETS: dict[str, Callable[[], VATTConfig]] = {
+    "vatt-tiny": lambda: _tiny("vatt-tiny"),
+    "vatt-base": lambda: _separate("vatt-base", "base", "base", "small"),
+    "vatt-medium": lambda: _separate("vatt-medium", "medium", "base", "small"),
+    "vatt-large": lambda: _separate("vatt-large", "large", "base", "small"),
+    "vatt-ma-tiny": lambda: _ma_tiny("vatt-ma-tiny"),
+    "vatt-ma-base": lambda: _unified("vatt-ma-base", "base"),
+    "vatt-ma-medium": lambda: _unified("vatt-ma-medium", "medium"),
+    "vatt-ma-large": lambda: _unified("vatt-ma-large", "large"),
+}
+
+
+def preset(name: str) -> VATTConfig:
+    """A fresh configuration of the named model.
+
+    Raises:
+        ConfigError: no such name; the message holds the nearest one.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown model {name!r}; {nearest(name, PRESETS)}")
+    return PRESETS[name]()
