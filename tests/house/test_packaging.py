@@ -1,0 +1,87 @@
+"""A wheel (through the sdist), an editable install and a bare checkout all import ``vatt.kernels``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBE = """
+import site, sys
+for folder in sys.argv[1:]:
+    sys.path.insert(0, folder)
+    site.addsitedir(folder)
+import vatt, vatt.kernels, vatt.models, vatt.data
+print(vatt.kernels.__file__)
+try:
+    import kernels
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit(f"a top-level kernels package came along: {kernels.__file__}")
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The files of the working tree that a clone would have, with the symlink as a symlink."""
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for name in ("kernels", "vatt", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy / name)
+    return copy
+
+
+def probe(*folders: Path, cwd: Path) -> Path:
+    return Path(run(sys.executable, "-c", PROBE, *folders, cwd=cwd).strip().splitlines()[-1])
+
+
+def test_bare_checkout(checkout, tmp_path):
+    # the checkout itself has a kernels/ folder on the path, so the probe for a stray top-level package is left out
+    out = run(sys.executable, "-c", "import vatt.kernels; print(vatt.kernels.__file__)", cwd=checkout)
+    assert Path(out.strip()) == checkout / "vatt" / "kernels" / "__init__.py"
+
+
+@pytest.mark.slow
+def test_wheel_made_from_the_sdist(checkout, tmp_path):
+    build = "import sys, setuptools.build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
+    sdist = run(sys.executable, "-c", build, "sdist", tmp_path / "dist", cwd=checkout).strip().splitlines()[-1]
+    with tarfile.open(tmp_path / "dist" / sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / sdist.removesuffix(".tar.gz")
+    wheel = run(sys.executable, "-c", build, "wheel", tmp_path / "dist", cwd=unpacked).strip().splitlines()[-1]
+    site = tmp_path / "site"
+    shutil.unpack_archive(tmp_path / "dist" / wheel, site, "zip")
+    assert probe(site, cwd=tmp_path) == site / "vatt" / "kernels" / "__init__.py"
+    assert sorted(p.name for p in site.iterdir() if not p.name.endswith(".dist-info")) == ["vatt"]
+
+
+@pytest.mark.slow
+def test_editable_install(checkout, tmp_path):
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--ignore-installed"]
+    run(*pip, "--prefix", tmp_path / "prefix", "-e", checkout, cwd=tmp_path)
+    site = next((tmp_path / "prefix").glob("lib*/python*/site-packages"))
+    found = probe(site, cwd=tmp_path)
+    assert found.resolve() == checkout / "kernels" / "__init__.py"
+
+
+def test_building_needs_no_torch(checkout):
+    """setup.py runs in an isolated build environment that holds setuptools alone."""
+    text = (checkout / "setup.py").read_text() + (checkout / "pyproject.toml").read_text().partition("[project]")[0]
+    assert "import torch" not in text
+    assert 'requires = ["setuptools' in text
