@@ -1,0 +1,22 @@
+"""The models: backbones, heads, and the whole of VATT."""
+
+from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
+from vatt.models.classifier import Classifier
+from vatt.models.config import VATTConfig
+from vatt.models.pretraining import Pretraining
+from vatt.models.text import TextBackbone
+from vatt.models.unified import UnifiedBackbone
+from vatt.models.vatt import VATT
+
+__all__ = [
+    "VATT",
+    "Backbone",
+    "Classifier",
+    "Pretraining",
+    "SpectrogramBackbone",
+    "TextBackbone",
+    "UnifiedBackbone",
+    "VATTConfig",
+    "VideoBackbone",
+    "WaveformBackbone",
+]

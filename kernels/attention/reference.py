@@ -1,0 +1,40 @@
+"""Attention in plain PyTorch, with its weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASKED = -1e9  # what the official code adds to the score of a masked key
+
+
+def attention(
+    q_BNHE: Tensor,
+    k_BNHE: Tensor,
+    v_BNHE: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor]:
+    """Output (B, N, H, E) and weights (B, H, N, N). Scores and softmax are at least float32."""
+    wide = torch.promote_types(q_BNHE.dtype, torch.float32)
+    scores_BHNN = torch.einsum("bnhe,bmhe->bhnm", q_BNHE * scale, k_BNHE).to(wide)
+    added = additive(mask, bias, wide)
+    if added is not None:
+        scores_BHNN = scores_BHNN + added
+    weights_BHNN = scores_BHNN.softmax(-1).to(q_BNHE.dtype)
+    if dropout_p > 0:
+        weights_BHNN = F.dropout(weights_BHNN, dropout_p)
+    return torch.einsum("bhnm,bmhe->bnhe", weights_BHNN, v_BNHE), weights_BHNN
+
+
+def additive(mask: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Mask and bias as one term of the scores, broadcast to (B, H, N, N); None when there is neither."""
+    added = None if bias is None else bias[None].to(dtype)
+    if mask is not None:
+        low = max(MASKED, torch.finfo(dtype).min)
+        lowered_B11N = (mask == 0).to(dtype)[:, None, None, :] * low
+        added = lowered_B11N if added is None else added + lowered_B11N
+    return added

@@ -1,0 +1,102 @@
+"""Which backend runs an operation, and why the others do not.
+
+Every operation registers its backends in order of preference, each with a function that lists the reasons to refuse a
+call. ``backend="auto"`` takes the first without a reason; a backend asked for by name runs or raises `BackendError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class BackendError(ValueError):
+    """No backend can run a call. The message names the operation, the backend and every reason."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a backend may judge: where the tensors are, their type, and the operation's own facts (sizes, options)."""
+
+    device: torch.device
+    dtype: torch.dtype
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One row of `explain`: ``chosen`` is True for the backend that "auto" takes; ``reasons`` say why one cannot run."""
+
+    op: str
+    backend: str
+    chosen: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Backend:
+    run: Callable[..., Any]
+    refuse: Callable[[Call], list[str]]
+
+
+_OPERATIONS: dict[str, dict[str, _Backend]] = {}
+
+
+def register(op: str, backend: str, run: Callable[..., Any], refuse: Callable[[Call], list[str]]) -> None:
+    """Adds a backend of ``op``, after those already there (the first registered is preferred).
+
+    ``run`` must import what it needs when it is called, so that listing backends loads no compiler and no driver.
+    """
+    _OPERATIONS.setdefault(op, {})[backend] = _Backend(run, refuse)
+
+
+def operations() -> tuple[str, ...]:
+    """Names of all operations."""
+    return tuple(_OPERATIONS)
+
+
+def backends(op: str) -> tuple[str, ...]:
+    """Names of the backends of ``op``, the preferred one first."""
+    return tuple(_OPERATIONS[op])
+
+
+def choose(op: str, backend: str, call: Call) -> Callable[..., Any]:
+    """The function that runs ``op``.
+
+    Raises:
+        BackendError: ``backend`` does not exist or refuses the call, or "auto" finds none; the message holds why.
+    """
+    known = _OPERATIONS[op]
+    if backend == "auto":
+        refused = {}
+        for name, candidate in known.items():
+            if not (reasons := candidate.refuse(call)):
+                return candidate.run
+            refused[name] = "; ".join(reasons)
+        raise BackendError(f"{op}: no backend can run this call: {refused}")
+    if backend not in known:
+        raise BackendError(f"{op}: unknown backend {backend!r}; there are: auto, {', '.join(known)}")
+    if reasons := known[backend].refuse(call):
+        raise BackendError(f"{op}: backend {backend!r} refuses this call: {'; '.join(reasons)}")
+    return known[backend].run
+
+
+def explain(op: str, device: torch.device | str, dtype: torch.dtype = torch.float32, **facts: Any) -> list[Choice]:
+    """All backends of ``op`` for tensors of ``dtype`` on ``device``: which one "auto" takes, why others cannot run."""
+    call = Call(torch.device(device), dtype, facts)
+    rows, found = [], False
+    for name, candidate in _OPERATIONS[op].items():
+        reasons = tuple(candidate.refuse(call))
+        rows.append(Choice(op, name, chosen=not reasons and not found, reasons=reasons))
+        found = found or not reasons
+    return rows
+
+
+def refuse_non_float(call: Call) -> list[str]:
+    """The reasons of every plain-PyTorch backend: it runs on each device, in each floating-point type."""
+    return [] if call.dtype in FLOATS else [f"needs a floating-point type, got {call.dtype}"]

@@ -1,0 +1,46 @@
+"""The two-layer perceptron of a Transformer layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..backends import Call, choose, refuse_non_float, register
+from . import reference
+
+__all__ = ["mlp"]
+
+register("mlp", "torch", reference.mlp, refuse_non_float)
+
+
+def mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    *,
+    dropout_p: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """dropout(gelu(x W_in^T + b_in)) W_out^T + b_out, with the exact (erf) GELU.
+
+    Args:
+        x: (..., D).
+        weight_in: (M, D); bias_in: (M,) or None.
+        weight_out: (D, M); bias_out: (D,) or None.
+        dropout_p: dropout of the activation.
+        backend: "auto" or "torch".
+
+    Returns:
+        (..., D).
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+    """
+    M, D = weight_in.shape
+    if x.shape[-1] != D:
+        raise ValueError(f"x: expected (..., {D}), got {tuple(x.shape)}")
+    if weight_out.shape[1] != M:
+        raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
+    call = Call(x.device, x.dtype, {"inner": M})
+    return choose("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p)

@@ -1,0 +1,20 @@
+"""The perceptron in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    dropout_p: float,
+) -> Tensor:
+    hidden = F.gelu(F.linear(x, weight_in, bias_in))
+    if dropout_p > 0:
+        hidden = F.dropout(hidden, dropout_p)
+    return F.linear(hidden, weight_out, bias_out)

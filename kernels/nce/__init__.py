@@ -1,0 +1,66 @@
+"""NCE and MIL-NCE between local rows and the rows of all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..backends import Call, choose, refuse_non_float, register
+from . import reference
+
+__all__ = ["Rows", "nce"]
+
+register("nce", "torch", reference.nce, refuse_non_float)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """L2-normalised embeddings of one modality in one batch, on this rank and on all ranks.
+
+    ``local`` (B, C, D) holds C candidates an item; ``all`` (B_all, C, D) the same rows of every rank in rank order.
+    The masks (B,) and (B_all,) are 1 for valid items and 0 for missing ones, or None.
+    """
+
+    local: Tensor
+    all: Tensor
+    mask: Tensor | None = None
+    mask_all: Tensor | None = None
+
+
+def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetric", backend: str = "auto") -> Tensor:
+    """The loss of each local item, (B,), in the type of ``first.local``.
+
+    The positives of item i are all pairs of its own candidates (multiple-instance NCE); everything else on any rank is
+    a negative.
+
+    Args:
+        first, second: the two modalities, with the same B and B_all.
+        temperature: divides the similarities.
+        kind: "asymmetric": one softmax over [first i against all of second] and [all of first against second i],
+            so the positives count twice in the denominator; the mask of ``first`` is not used. "symmetric": the sum of
+            two losses, one a direction. Both as in the official code (utils/train/objectives.py); the paper's
+            equations 4 and 5 count the positives once.
+        backend: "auto" or "torch".
+
+    Returns:
+        (B,). Items that a mask excludes have loss 0; the others are scaled by B / (number of valid local items), so
+        that the mean over the batch is the mean over the valid items, and 0 if there is none.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown ``kind``; the message names the argument.
+    """
+    for name, rows in (("first", first), ("second", second)):
+        if rows.local.ndim != 3 or rows.all.shape[1:] != rows.local.shape[1:]:
+            raise ValueError(f"{name}: expected (B, C, D), got {tuple(rows.local.shape)} and {tuple(rows.all.shape)}")
+        for label, mask, like in (("mask", rows.mask, rows.local), ("mask_all", rows.mask_all, rows.all)):
+            if (mask is None) != (rows.mask is None) or (mask is not None and mask.shape != like.shape[:1]):
+                raise ValueError(f"{name}.{label}: expected ({like.shape[0]},) beside a mask, got {mask}")
+    if first.local.shape[0] != second.local.shape[0] or first.all.shape[0] != second.all.shape[0]:
+        raise ValueError(f"second: {second.local.shape[0]} items, but first has {first.local.shape[0]}")
+    if first.local.shape[2] != second.local.shape[2]:
+        raise ValueError(f"second: width {second.local.shape[2]}, but first has {first.local.shape[2]}")
+    if kind not in ("asymmetric", "symmetric"):
+        raise ValueError(f"kind: {kind!r} is not one of 'asymmetric', 'symmetric'")
+    call = Call(first.local.device, first.local.dtype, {"kind": kind})
+    return choose("nce", backend, call)(first, second, temperature, kind)

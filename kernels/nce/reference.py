@@ -1,0 +1,66 @@
+"""NCE and MIL-NCE in plain PyTorch.
+
+Shapes: B local items, A items of all ranks, C and S candidates of the first and the second modality, D width, X all
+pairs of a local item with a candidate anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from . import Rows
+
+INVALID = 1e9  # subtracted from the similarity with an invalid item
+
+
+def nce(first: Rows, second: Rows, temperature: float, kind: str) -> Tensor:
+    if kind == "asymmetric":
+        return _scale(_asymmetric(replace(first, mask=None, mask_all=None), second, temperature), second.mask)
+    return _scale(_scale(_symmetric(first, second, temperature), first.mask), second.mask)
+
+
+def _asymmetric(first: Rows, second: Rows, temperature: float) -> Tensor:
+    forward_BX = _lower(_similar(first, second) / temperature, first, second)
+    backward_BX = _lower(_similar(second, first) / temperature, second, first)
+    return torch.cat([forward_BX, backward_BX], dim=1).logsumexp(1) - _positive(first, second, temperature)
+
+
+def _symmetric(first: Rows, second: Rows, temperature: float) -> Tensor:
+    # Lowered before the division by the temperature, unlike the asymmetric loss: as the official code does.
+    forward_BX = _lower(_similar(first, second), first, second) / temperature
+    backward_BX = _lower(_similar(second, first), second, first) / temperature
+    return forward_BX.logsumexp(1) + backward_BX.logsumexp(1) - 2 * _positive(first, second, temperature)
+
+
+def _similar(own: Rows, far: Rows) -> Tensor:
+    """Dot products of each local item of ``own`` with all items of ``far``, (B, X), the far item slowest."""
+    return torch.einsum("bcd,asd->bacs", own.local, far.all).flatten(1)
+
+
+def _positive(first: Rows, second: Rows, temperature: float) -> Tensor:
+    pairs_BCS = torch.einsum("bcd,bsd->bcs", first.local, second.local)
+    return (pairs_BCS / temperature).flatten(1).logsumexp(1)
+
+
+def _lower(similar_BX: Tensor, own: Rows, far: Rows) -> Tensor:
+    """Lowers the similarities of invalid local items (rows) and of invalid far items (columns)."""
+    if own.mask is not None:
+        similar_BX = similar_BX - INVALID * (1 - own.mask)[:, None]
+    if far.mask_all is not None:
+        pairs = similar_BX.shape[1] // far.mask_all.shape[0]
+        similar_BX = similar_BX - INVALID * (1 - far.mask_all).repeat_interleave(pairs)
+    return similar_BX
+
+
+def _scale(losses_B: Tensor, mask_B: Tensor | None) -> Tensor:
+    """Makes the mean of the result over the batch the mean of the losses over the valid items, or 0 without any."""
+    if mask_B is None:
+        return losses_B
+    valid = mask_B.sum()
+    scale = torch.where(valid > 0, mask_B.numel() / valid.clamp(min=1), torch.zeros_like(valid))
+    return losses_B * (mask_B * scale)

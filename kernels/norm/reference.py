@@ -1,0 +1,22 @@
+"""Norms in plain PyTorch. The native functions keep their statistics in float32 for half-precision inputs."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None
+) -> Tensor | tuple[Tensor, Tensor]:
+    if residual is None:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    total = x + residual
+    return total, F.layer_norm(total, weight.shape, weight, bias, eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    if residual is None:
+        return F.rms_norm(x, weight.shape, weight, eps)
+    total = x + residual
+    return total, F.rms_norm(total, weight.shape, weight, eps)

@@ -1,0 +1,76 @@
+"""Patches of a video, a waveform or a spectrogram, projected to tokens; dropped patches cost nothing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..backends import Call, choose, refuse_non_float, register
+from . import reference
+from .reference import add_positions
+
+__all__ = ["add_positions", "patch_embed"]
+
+register("patch_embed", "torch", reference.patch_embed, refuse_non_float)
+
+
+def patch_embed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    patch: tuple[int, ...],
+    *,
+    kept: Tensor | None = None,
+    positions: Tensor | None = None,
+    token: Tensor | None = None,
+    dropout_p: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Projects the (kept) patches of ``x``; optionally adds positions, drops out, and puts a token in front.
+
+    Args:
+        x: (B, *S) or (B, *S, C), one size in S for each size of ``patch``: video (B,T,H,W,3), waveform (B,L),
+            spectrogram (B,T,F). Floating point, or uint8, which is normalised from [0, 255] to [-1, 1] after the
+            patches were chosen. What remains of S after whole patches is dropped.
+        weight: (D, P), P = product of ``patch`` times C; a patch is flattened in the order of the axes of ``x``.
+        bias: (D,) or None.
+        patch: patch size along each axis of S.
+        kept: None for all N patches in row-major order, or int64 indices of the kept ones, in the order of the
+            output: (K,) shared by the batch, or (B, K).
+        positions: (N, D) rows, added at the kept indices.
+        token: (D,), prepended as row 0, without position and dropout.
+        dropout_p: dropout of the tokens after the positions were added.
+        backend: "auto" or "torch".
+
+    Returns:
+        (B, K, D), or (B, 1 + K, D) with ``token``, of the type of ``weight``.
+
+    Raises:
+        ValueError: shapes or types that do not fit; the message names the argument.
+        BackendError: the backend cannot run this call.
+    """
+    _check(x, weight, bias, patch, kept)
+    run = choose("patch_embed", backend, Call(weight.device, weight.dtype, {"patch": patch, "input": x.dtype}))
+    tokens_BKD = run(x, weight, bias, patch, kept)
+    return add_positions(tokens_BKD, positions=positions, kept=kept, token=token, dropout_p=dropout_p)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> None:
+    axes = len(patch)
+    if x.ndim not in (1 + axes, 2 + axes):
+        raise ValueError(f"x: expected {1 + axes} or {2 + axes} dimensions for patches {patch}, got {tuple(x.shape)}")
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(f"x: expected uint8 or floating point, got {x.dtype}")
+    if any(size < side for size, side in zip(x.shape[1:], patch, strict=False)):
+        raise ValueError(f"x: {tuple(x.shape)} is smaller than one patch {patch}")
+    length = math.prod(patch) * (x.shape[-1] if x.ndim == 2 + axes else 1)
+    if weight.ndim != 2 or weight.shape[1] != length:
+        raise ValueError(f"weight: expected (D, {length}) for patches {patch}, got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: expected ({weight.shape[0]},), got {tuple(bias.shape)}")
+    if kept is not None and (kept.ndim not in (1, 2) or (kept.ndim == 2 and kept.shape[0] != x.shape[0])):
+        raise ValueError(f"kept: expected (K,) or ({x.shape[0]}, K), got {tuple(kept.shape)}")
+    if kept is not None and kept.dtype != torch.int64:
+        raise ValueError(f"kept: expected int64, got {kept.dtype}")

@@ -1,0 +1,79 @@
+"""Patch embedding in plain PyTorch.
+
+Shapes: B batch, G* grid of whole patches, K kept patches, P numbers in a patch, N all patches, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def patch_embed(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> Tensor:
+    """Tokens (B, K, D) of the kept patches. Only they are copied, converted and multiplied."""
+    patches_BKP = gather_patches(x, patch, kept)
+    if patches_BKP.dtype == torch.uint8:
+        patches_BKP = normalise_uint8(patches_BKP, weight.dtype)
+    return F.linear(patches_BKP.to(weight.dtype), weight, bias)
+
+
+def normalise_uint8(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x / 127.5 - 1. Subtracting first is exact in every type (a half-integer below 128), so one rounding is left."""
+    return x.to(dtype).sub_(127.5).div_(127.5)
+
+
+def gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor | None) -> Tensor:
+    """The kept patches of ``x`` as rows (B, K, P), in the type of ``x``: one copy, of just these patches."""
+    axes = len(patch)
+    grid = tuple(size // side for size, side in zip(x.shape[1 : 1 + axes], patch, strict=True))
+    blocks = _blocks(x, patch, grid)
+    if kept is None:
+        return blocks.reshape(x.shape[0], math.prod(grid), -1)
+    index = torch.unravel_index(kept, grid)
+    if kept.ndim == 1:
+        chosen = blocks[(slice(None), *index)]
+    else:
+        items = torch.arange(x.shape[0], device=x.device)[:, None]
+        chosen = blocks[(items, *index)]
+    return chosen.reshape(x.shape[0], kept.shape[-1], -1)
+
+
+def _blocks(x: Tensor, patch: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+    """A view (B, *grid, *patch[, C]) of ``x``, without what remains after whole patches."""
+    axes = len(patch)
+    for axis, (count, side) in enumerate(zip(grid, patch, strict=True), start=1):
+        x = x.narrow(axis, 0, count * side)
+    for axis in reversed(range(axes)):
+        x = x.unflatten(1 + axis, (grid[axis], patch[axis]))
+    of_grid = [1 + 2 * axis for axis in range(axes)]
+    of_patch = [2 + 2 * axis for axis in range(axes)]
+    channels = list(range(1 + 2 * axes, x.ndim))
+    return x.permute(0, *of_grid, *of_patch, *channels)
+
+
+def add_positions(
+    x_BKD: Tensor,
+    *,
+    positions: Tensor | None,
+    kept: Tensor | None = None,
+    token: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Adds position rows (N, D) at the kept indices, then drops out, then prepends ``token`` (D,) as row 0.
+
+    The token has no position (the paper's equation 2 gives it one; the official code does not).
+    """
+    if positions is not None:
+        rows = positions if kept is None else positions[kept]
+        if rows.shape[-2:] != x_BKD.shape[-2:]:
+            raise ValueError(f"positions: {tuple(rows.shape)} does not fit the tokens {tuple(x_BKD.shape)}")
+        x_BKD = x_BKD + rows.to(x_BKD.dtype)
+    if dropout_p > 0:
+        x_BKD = F.dropout(x_BKD, dropout_p)
+    if token is not None:
+        first_B1D = token.to(x_BKD.dtype).expand(x_BKD.shape[0], 1, -1)
+        x_BKD = torch.cat([first_B1D, x_BKD], dim=1)
+    return x_BKD

@@ -1,0 +1,67 @@
+"""A backbone with a classification layer, for fine-tuning.
+
+Shapes: B samples, V clips (views) of one sample, D width, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vatt.models.backbones import Backbone
+from vatt.models.layers import Dense
+
+
+class Classifier(nn.Module):
+    """Dropout and a dense layer on the pooled feature (official modeling/factory.py).
+
+    Official rates: 0.5 for video, 0 for audio. For audio (many labels a sample) the bias starts at
+    -log(num_classes - 1), so that every class begins with the probability 1 / num_classes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        dropout: float = 0.0,
+        labels: Literal["single", "multi"] = "single",
+    ) -> None:
+        """``labels``: one class a sample (softmax), or any number (sigmoid)."""
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = Dense(backbone.width, num_classes)
+        self.dropout, self.labels = dropout, labels
+        if labels == "multi" and num_classes > 1 and self.classifier.bias is not None:
+            nn.init.constant_(self.classifier.bias, -math.log(num_classes - 1))
+
+    def forward(self, x: Tensor, *, views: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Logits (B, K).
+
+        Args:
+            x: (B * views, ...), the views of a sample next to each other.
+            views: clips a sample; their logits are averaged.
+            generator: of DropToken.
+        """
+        pooled = self.backbone(x, generator=generator)["features_pooled"]
+        if self.training and self.dropout > 0:
+            pooled = F.dropout(pooled, self.dropout)
+        return average_views(self.classifier(pooled), views)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax or sigmoid of the (averaged) logits."""
+        return logits.softmax(-1) if self.labels == "single" else logits.sigmoid()
+
+
+def average_views(logits: Tensor, views: int) -> Tensor:
+    """(B * views, K) -> (B, K), the view index fastest.
+
+    Raises:
+        ValueError: the number of rows is no multiple of ``views``.
+    """
+    if views < 1 or logits.shape[0] % views:
+        raise ValueError(f"views: {logits.shape[0]} rows are no multiple of {views}")
+    return logits.unflatten(0, (-1, views)).mean(1)

@@ -1,0 +1,90 @@
+"""Projection heads to the common spaces (paper, section 3.4; official modeling/heads/bridge.py).
+
+Shapes: B clips, R sentences, D width of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vatt.models.batch_norm import BatchNorm
+from vatt.models.config import HeadConfig
+from vatt.models.layers import Dense
+
+
+class ReluDenseBN(nn.Module):
+    """(BN,) ReLU, Dense without bias, BN."""
+
+    def __init__(self, d_in: int, d_out: int, config: HeadConfig, pre_bn: bool = False) -> None:
+        super().__init__()
+        settings = (config.bn_epsilon, config.bn_momentum, config.sync_bn)
+        self.pre_bn = BatchNorm(d_in, *settings) if pre_bn else None
+        self.dense = Dense(d_in, d_out, bias=False)
+        self.bn = BatchNorm(d_out, *settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pre_bn is not None:
+            x = self.pre_bn(x)
+        return self.bn(self.dense(F.relu(x)))
+
+
+class FACHead(nn.Module):
+    """Fine and coarse spaces: video and audio meet in ``d_va`` dimensions, video and text in ``d_vat``.
+
+    In the paper every projection is linear with a BN behind it. In the official code, which this follows, video goes
+    through two layers, the step from the first to the second space has a ReLU, and the projections of audio and text
+    have a bias and no BN.
+    """
+
+    def __init__(self, config: HeadConfig, d_video: int, d_audio: int, d_text: int) -> None:
+        super().__init__()
+        self.video_to_hidden = Dense(d_video, config.d_va, bias=False)
+        self.hidden_to_va = ReluDenseBN(config.d_va, config.d_va, config, pre_bn=True)
+        self.va_to_vat = ReluDenseBN(config.d_va, config.d_vat, config)
+        self.audio_to_va = Dense(d_audio, config.d_va)
+        self.text_to_vat = Dense(d_text, config.d_vat)
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """"video" (B, D), "audio" (B, D), "text" (R, D), those given -> embeddings, not normalised."""
+        out = {}
+        if "video" in features:
+            out["video/toaud"] = self.hidden_to_va(self.video_to_hidden(features["video"]))
+            out["video/totxt"] = self.va_to_vat(out["video/toaud"])
+        if "audio" in features:
+            out["audio/tovid"] = self.audio_to_va(features["audio"])
+        if "text" in features:
+            out["text/tovid"] = self.text_to_vat(features["text"])
+        return out
+
+
+class JointHead(nn.Module):
+    """One space of ``d_va`` dimensions for all modalities: ReLU, Dense, BN of each.
+
+    The official head names the pairs with video only; here "audio/totxt" and "text/toaud" are there too (the same
+    tensors as "audio/tovid" and "text/tovid"), so that the audio-text pair can be trained.
+    """
+
+    def __init__(self, config: HeadConfig, d_video: int, d_audio: int, d_text: int) -> None:
+        super().__init__()
+        self.video_to_vat = ReluDenseBN(d_video, config.d_va, config)
+        self.audio_to_vat = ReluDenseBN(d_audio, config.d_va, config)
+        self.text_to_vat = ReluDenseBN(d_text, config.d_va, config)
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `FACHead.forward`."""
+        out = {}
+        if "video" in features:
+            out["video/toaud"] = out["video/totxt"] = self.video_to_vat(features["video"])
+        if "audio" in features:
+            out["audio/tovid"] = out["audio/totxt"] = self.audio_to_vat(features["audio"])
+        if "text" in features:
+            out["text/tovid"] = out["text/toaud"] = self.text_to_vat(features["text"])
+        return out
+
+
+def build_head(config: HeadConfig, d_video: int, d_audio: int, d_text: int) -> FACHead | JointHead:
+    """The head of the configured kind."""
+    return (FACHead if config.kind == "fac" else JointHead)(config, d_video, d_audio, d_text)

@@ -1,0 +1,91 @@
+"""From a raw signal to the tokens that the encoder reads.
+
+Shapes: B batch, T/H/W time/height/width, L samples, F mel bins, K kept patches, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vatt.kernels.patch_embed import add_positions, patch_embed
+from vatt.models.drop_token import DropToken
+from vatt.models.initialize import glorot_normal_vector, glorot_uniform
+from vatt.models.layers import Dense, parameter
+from vatt.models.positions import Positions
+
+
+class PatchTokens(nn.Module):
+    """Patch projection, optional GELU projection, positions, dropout, aggregation token.
+
+    DropToken chooses before anything is projected. The official code projects all patches, adds positions and then
+    chooses; the result is the same. The projection has a bias (the paper's has none).
+    """
+
+    def __init__(
+        self,
+        patch: tuple[int, ...],
+        channels: int,
+        positions: Positions,
+        *,
+        d_model: int,
+        position_dropout: float,
+        pre_projection: bool = False,
+        drop_token: DropToken | None = None,
+        name: str = "input",
+        backend: str = "auto",
+    ) -> None:
+        """``channels`` is 0 for a signal without a channel axis; ``name`` is what errors call the input."""
+        super().__init__()
+        self.patch, self.channels, self.name, self.backend = patch, channels, name, backend
+        volume = math.prod(patch)
+        size = volume * max(channels, 1)
+        self.weight = nn.Parameter(glorot_uniform(torch.empty(d_model, size), size, volume * d_model))
+        self.bias = parameter(d_model)
+        self.agg_token = nn.Parameter(glorot_normal_vector(torch.empty(d_model)))
+        self.pre_projection = Dense(d_model, d_model, gelu=True) if pre_projection else None
+        self.positions = positions
+        self.position_dropout = position_dropout
+        self.drop_token = drop_token
+
+    def grid(self, x: Tensor) -> tuple[int, ...]:
+        """Number of whole patches along each axis of ``x``.
+
+        Raises:
+            ValueError: wrong number of axes or of channels, or smaller than a patch; the message names the input.
+        """
+        axes = len(self.patch)
+        wanted = 1 + axes + (self.channels > 0)
+        if x.ndim != wanted or (self.channels and x.shape[-1] != self.channels):
+            last = f" with {self.channels} channels last" if self.channels else ""
+            raise ValueError(f"{self.name}: expected {wanted} dimensions{last}, got {tuple(x.shape)}")
+        grid = tuple(size // side for size, side in zip(x.shape[1:], self.patch, strict=False))
+        if 0 in grid:
+            raise ValueError(f"{self.name}: {tuple(x.shape)} is smaller than one patch {self.patch}")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise ValueError(f"{self.name}: expected uint8 or floating point, got {x.dtype}")
+        return grid
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None, kept: Tensor | None = None) -> Tensor:
+        """Tokens (B, 1 + K, D), the aggregation token first.
+
+        Args:
+            x: (B, T, H, W, 3), (B, L) or (B, T, F); uint8 or floating point.
+            generator: of DropToken, which is active in training mode.
+            kept: int64 (K,) or (B, K), the patches to keep, instead of drawing them.
+        """
+        grid = self.grid(x)
+        if kept is None and self.training and self.drop_token is not None:
+            kept = self.drop_token.draw(x.shape[0], math.prod(grid), generator)
+        if kept is not None:
+            kept = kept.to(x.device)
+        dropout_p = self.position_dropout if self.training else 0.0
+        rows = {"positions": self.positions(grid), "token": self.agg_token, "dropout_p": dropout_p}
+        if self.pre_projection is None:
+            return patch_embed(
+                x, self.weight, self.bias, self.patch, kept=kept, backend=self.backend, **rows  # type: ignore[arg-type]
+            )
+        projected = patch_embed(x, self.weight, self.bias, self.patch, kept=kept, backend=self.backend)
+        return add_positions(self.pre_projection(projected), kept=kept, **rows)  # type: ignore[arg-type]

@@ -1,0 +1,116 @@
+"""The Transformer encoder of all backbones: pre-norm (ViT), post-norm (bert_small) and T5.
+
+Shapes: B batch, N tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vatt.models.config import TextConfig, TransformerConfig
+from vatt.models.layers import MLP, Attention, LayerNorm, RMSNorm
+from vatt.models.relative_bias import RelativeBias
+
+
+class EncoderLayer(nn.Module):
+    """Attention and MLP, each with its norm, dropout and residual sum.
+
+    The residual sum is made by the norm that reads it. So a layer takes and returns a pair: the residual stream, and
+    the update that the next norm adds to it.
+    """
+
+    def __init__(self, config: TransformerConfig, backend: str = "auto", t5: bool = False) -> None:
+        super().__init__()
+        D, eps, rate = config.d_model, config.layer_norm_epsilon, config.dropout_rate
+        use_bias = config.use_bias and not t5
+        scale = 1.0 if t5 else config.d_kv**-0.5
+        self.pre_norm = config.pre_norm or t5
+        self.attention_norm = RMSNorm(D, eps, backend) if t5 else LayerNorm(D, eps, backend)
+        self.attention = Attention(D, config.d_kv, config.num_heads, use_bias, rate, scale, backend)
+        self.mlp_norm = LayerNorm(D, eps, backend)
+        self.mlp = MLP(D, config.d_ff, use_bias, rate, backend)
+        self.dropout = rate
+
+    def forward(
+        self,
+        stream_BND: Tensor,
+        update_BND: Tensor | None,
+        mask_BN: Tensor | None = None,
+        bias_HNN: Tensor | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """New stream, new update (None after a post-norm layer), attention weights (B, H, N, N) or None."""
+        if not self.pre_norm:
+            attended_BND, weights = self.attention(stream_BND, mask_BN, bias_HNN, return_weights)
+            _, normed_BND = self.attention_norm(self._drop(attended_BND), stream_BND)
+            _, stream_BND = self.mlp_norm(self._drop(self.mlp(normed_BND)), normed_BND)
+            return stream_BND, None, weights
+        stream_BND, normed_BND = self.attention_norm(stream_BND, update_BND)
+        attended_BND, weights = self.attention(normed_BND, mask_BN, bias_HNN, return_weights)
+        stream_BND, normed_BND = self.mlp_norm(self._drop(attended_BND), stream_BND)
+        return stream_BND, self._drop(self.mlp(normed_BND)), weights
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x
+
+
+class Encoder(nn.Module):
+    """A stack of layers and, if pre-norm, a final norm and dropout (official modeling/common/transformers.py).
+
+    With a T5 configuration (official modeling/backbones/text/t5.py): RMS norms around attention and at the end, but a full
+    layer norm before the MLP; no biases, no scaling of the scores, dropout of the input; and one table of relative
+    position biases whose bias enters every layer. The paper has it in the first layer only.
+    """
+
+    def __init__(self, config: TransformerConfig, backend: str = "auto") -> None:
+        super().__init__()
+        t5 = False
+        self.relative_bias: RelativeBias | None = None
+        if isinstance(config, TextConfig) and config.kind == "t5":
+            t5 = True
+            buckets, distance = config.num_relative_buckets, config.max_relative_distance
+            self.relative_bias = RelativeBias(buckets, distance, config.num_heads)
+        self.layers = nn.ModuleList(EncoderLayer(config, backend, t5) for _ in range(config.num_layers))
+        self.final_norm: nn.Module | None = None
+        if t5 or config.pre_norm:
+            norm = RMSNorm if t5 else LayerNorm
+            self.final_norm = norm(config.d_model, config.layer_norm_epsilon, backend)
+        self.dropout = config.dropout_rate
+        self.activation_checkpointing = False
+
+    def forward(
+        self, x_BND: Tensor, mask_BN: Tensor | None = None, return_weights: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encodes tokens.
+
+        Args:
+            x_BND: (B, N, D).
+            mask_BN: (B, N), nonzero for tokens that may be attended to; None for all.
+            return_weights: also return the attention weights (B, H, N, N) of each layer (slower).
+
+        Returns:
+            (B, N, D) and the list of weights, empty if not asked for.
+        """
+        bias_HNN = None
+        if self.relative_bias is not None:
+            bias_HNN = self.relative_bias(x_BND.shape[1])
+            x_BND = self._drop(x_BND)
+        stream_BND, update_BND, all_weights = x_BND, None, []
+        for layer in self.layers:
+            if self.activation_checkpointing and self.training:
+                stream_BND, update_BND, weights = checkpoint(
+                    layer, stream_BND, update_BND, mask_BN, bias_HNN, return_weights, use_reentrant=False
+                )
+            else:
+                stream_BND, update_BND, weights = layer(stream_BND, update_BND, mask_BN, bias_HNN, return_weights)
+            if return_weights:
+                all_weights.append(weights)
+        if self.final_norm is None:
+            return stream_BND, all_weights
+        _, normed_BND = self.final_norm(stream_BND, update_BND)
+        return self._drop(normed_BND), all_weights
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x

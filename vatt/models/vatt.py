@@ -1,0 +1,105 @@
+"""VATT: backbones of three modalities and the head that brings them into common spaces.
+
+Shapes: B clips, C candidate sentences a clip, W words, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
+from vatt.models.config import VATTConfig
+from vatt.models.heads import build_head
+from vatt.models.text import TextBackbone
+from vatt.models.transformer import Encoder
+from vatt.models.unified import UnifiedBackbone
+
+
+class VATT(nn.Module):
+    """The pretraining model, with separate backbones or one for all modalities (modality-agnostic)."""
+
+    def __init__(self, config: VATTConfig, backend: str = "auto") -> None:
+        """``backend`` is passed to every operation; see `vatt.kernels`.
+
+        Raises:
+            ValueError: a configuration that cannot be built; the message names the field.
+        """
+        super().__init__()
+        self.config = config
+        self.unified: UnifiedBackbone | None = None
+        if config.backbone == "unified":
+            if config.audio_input != "waveform":
+                raise ValueError(f"audio_input: the unified backbone reads waveforms, got {config.audio_input!r}")
+            self.unified = UnifiedBackbone(config.unified, backend)
+            widths = (self.unified.width,) * 3
+        else:
+            self.video = VideoBackbone(config.video, backend)
+            self.audio: Backbone
+            if config.audio_input == "waveform":
+                self.audio = WaveformBackbone(config.waveform, backend)
+            else:
+                self.audio = SpectrogramBackbone(config.spectrogram, backend)
+            self.text = TextBackbone(config.text, backend)
+            widths = (self.video.width, self.audio.width, self.text.width)
+        self.head = build_head(config.head, *widths)
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether the encoder layers keep only their inputs in training, and compute the rest again backwards."""
+        return all(encoder.activation_checkpointing for encoder in self._encoders())
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, on: bool) -> None:
+        for encoder in self._encoders():
+            encoder.activation_checkpointing = on
+
+    def forward(
+        self,
+        video: Tensor | None = None,
+        audio: Tensor | None = None,
+        text: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Features and embeddings of the modalities given.
+
+        Args:
+            video: (B, T, H, W, 3), uint8 in [0, 255] or floating point in [-1, 1].
+            audio: (B, L) in [-1, 1], or (B, T, F) for a spectrogram model.
+            text: (B, C, W) or (B, W) integer word ids, 0 = padding.
+            generator: CPU generator of DropToken, which is active in training mode; video draws first, then audio.
+
+        Returns:
+            "video/features_pooled", "audio/features_pooled" (B, D), "text/features_pooled" (B*C, D, candidate fastest),
+            and the embeddings of the head: "video/toaud", "video/totxt", "audio/tovid", "text/tovid" (the joint head
+            adds "audio/totxt" and "text/toaud").
+
+        Raises:
+            ValueError: no input, or one that does not fit; the message names it.
+        """
+        inputs = {"video": video, "audio": audio, "text": None if text is None else _flat(text)}
+        pooled = {}
+        for modality, x in inputs.items():
+            if x is not None:
+                pooled[modality] = self._backbone(modality, x, generator)["features_pooled"]
+        if not pooled:
+            raise ValueError("VATT: at least one of video, audio and text must be given")
+        return {**{f"{modality}/features_pooled": x for modality, x in pooled.items()}, **self.head(pooled)}
+
+    def _backbone(self, modality: str, x: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        if self.unified is not None:
+            return self.unified(modality, x, generator=generator)
+        if modality == "text":
+            return self.text(x)
+        return (self.video if modality == "video" else self.audio)(x, generator=generator)
+
+    def _encoders(self) -> list[Encoder]:
+        return [module for module in self.modules() if isinstance(module, Encoder)]
+
+
+def _flat(text: Tensor) -> Tensor:
+    """(B, C, W) -> (B*C, W), the candidate fastest."""
+    if text.ndim not in (2, 3):
+        raise ValueError(f"text: expected (clips, candidates, words) or (clips, words), got {tuple(text.shape)}")
+    return text.flatten(0, -2)
