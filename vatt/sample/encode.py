@@ -1,0 +1,64 @@
+"""Writes frames and sound as .mp4: H.264 and AAC, through PyAV. The same input gives the same bytes."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.codec
+import av.error
+import numpy as np
+
+ENCODERS = ("libx264", "libopenh264", "h264")
+
+
+class EncoderError(RuntimeError):
+    """This FFmpeg build cannot write H.264."""
+
+
+def h264_encoder() -> str:
+    """The first H.264 encoder that the installed FFmpeg has.
+
+    Raises:
+        EncoderError: there is none.
+    """
+    for name in ENCODERS:
+        try:
+            av.codec.Codec(name, "w")
+        except av.error.FFmpegError:
+            continue
+        return name
+    raise EncoderError(f"the FFmpeg of PyAV {av.__version__} has no H.264 encoder; tried {', '.join(ENCODERS)}")
+
+
+def write_mp4(path: Path, frames_THW3: np.ndarray, fps: int, sound_L: np.ndarray | None, rate: int, gop: int) -> None:
+    """Writes one file: uint8 frames, mono float sound in [-1, 1] (or none), a keyframe every ``gop`` frames.
+
+    Raises:
+        OSError: the file cannot be written. EncoderError: no H.264 encoder.
+    """
+    with av.open(str(path), "w", format="mp4") as container:
+        video = container.add_stream(h264_encoder(), rate=fps)
+        video.height, video.width = frames_THW3.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        video.gop_size = gop
+        video.thread_count = 1  # more threads would make the bytes depend on the machine
+        if video.codec.name == "libx264":
+            video.options = {"preset": "veryfast", "crf": "20"}
+        audio = None
+        if sound_L is not None:
+            audio = container.add_stream("aac", rate=rate, layout="mono")
+            audio.bit_rate = 96_000
+        for number, picture in enumerate(frames_THW3):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is not None and sound_L is not None:
+            for start in range(0, len(sound_L), 1024):
+                block = np.ascontiguousarray(sound_L[None, start : start + 1024], dtype=np.float32)
+                sound = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+                sound.sample_rate, sound.pts, sound.time_base = rate, start, Fraction(1, rate)
+                container.mux(audio.encode(sound))
+            container.mux(audio.encode(None))

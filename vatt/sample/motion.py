@@ -1,0 +1,80 @@
+"""How a thing moves: place, angle, scale and the moments at which it makes a noise, as functions of time.
+
+Units: place in half frame sides from the centre (-1 to 1), angle in radians, time in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vatt.sample.scene import Scene
+
+TAU = 2 * np.pi
+
+
+@dataclass(frozen=True)
+class Path:
+    """The motion over time: arrays of the length of the times that were asked for."""
+
+    x: np.ndarray
+    y: np.ndarray
+    angle: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One motion with its free choices made: period and phase in seconds, centre and reach in half frame sides."""
+
+    kind: str
+    period: float
+    phase: float
+    centre: tuple[float, float]
+    reach: float
+    angle: float
+    turn: int  # 1 or -1
+
+    def cycle(self, time: np.ndarray) -> np.ndarray:
+        """The share of the current period that has passed, 0 to 1."""
+        return ((time + self.phase) / self.period) % 1.0
+
+    def path(self, time: np.ndarray) -> Path:
+        """Where the thing is at each time."""
+        cycle, wave = self.cycle(time), np.sin(TAU * self.cycle(time))
+        x, y = np.full_like(time, self.centre[0]), np.full_like(time, self.centre[1])
+        angle, scale = np.full_like(time, self.angle), np.ones_like(time)
+        if self.kind == "slide":
+            x = self.reach * wave
+        elif self.kind == "bounce":  # a parabola between two hits of the floor
+            y = 0.6 - 1.2 * self.reach * 4 * cycle * (1 - cycle)
+        elif self.kind == "spin":
+            angle = self.angle + self.turn * TAU * cycle
+        elif self.kind == "orbit":
+            x, y = self.reach * wave, self.turn * self.reach * np.cos(TAU * cycle)
+        elif self.kind == "pulse":
+            scale = 1 + 0.45 * wave
+        elif self.kind == "zigzag":  # down the frame in straight strokes, one corner a quarter period
+            x = self.reach * (4 * np.abs(((2 * cycle) % 1) - 0.5) - 1)
+            y = self.turn * self.reach * (4 * np.abs(cycle - 0.5) - 1)
+        return Path(x, y, angle, scale)
+
+
+_PERIODS = {"slide": 1.6, "bounce": 0.8, "spin": 1.2, "orbit": 1.6, "pulse": 0.8, "zigzag": 2.4}
+
+
+def motion_of(scene: Scene) -> Motion:
+    """The motion of a scene, its choices drawn from the seed of the scene."""
+    rng = np.random.default_rng([scene.seed, 1])
+    period = _PERIODS[scene.motion] * rng.uniform(0.85, 1.15)
+    centre = (rng.uniform(-0.35, 0.35), rng.uniform(-0.35, 0.35))
+    return Motion(
+        kind=scene.motion,
+        period=period,
+        phase=rng.uniform(0, period),
+        centre=centre,
+        reach=rng.uniform(0.5, 0.62),
+        angle=rng.uniform(-0.3, 0.3),
+        turn=int(rng.choice([-1, 1])),
+    )

@@ -1,0 +1,49 @@
+"""The sound of a scene: the shape gives the timbre, the motion gives pitch and rhythm, in step with the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vatt.sample.motion import Motion, motion_of
+from vatt.sample.scene import Scene
+
+TAU = 2 * np.pi
+# Strength of each multiple of the pitch. Far apart, so that a timbre is known whatever its pitch.
+_TIMBRES = {
+    "circle": {1: 1.0},
+    "square": {1: 1.0, 3: 0.6, 5: 0.45, 7: 0.35, 9: 0.25},
+    "triangle": {2: 1.0, 4: 0.8, 6: 0.5},
+    "star": {1: 0.3, 7: 0.8, 11: 0.7, 13: 0.6, 17: 0.4},
+    "ring": {1: 0.9, 2.76: 0.8, 5.4: 0.6, 8.93: 0.4},
+    "cross": {0.5: 0.7, 1: 0.8, 1.5: 0.7, 2: 0.6, 2.5: 0.5, 3: 0.5, 3.5: 0.4},
+}
+
+
+def waveform(scene: Scene, seconds: float, rate: int) -> np.ndarray:
+    """Mono sound in [-1, 1], float32 (seconds * rate,)."""
+    rng = np.random.default_rng([scene.seed, 3])
+    time = np.arange(round(seconds * rate)) / rate
+    pitch, loudness = _score(motion_of(scene), time, base=rng.uniform(240, 320))
+    phase = TAU * np.cumsum(pitch) / rate
+    sound = sum(strength * np.sin(multiple * phase) for multiple, strength in _TIMBRES[scene.shape].items())
+    sound = sound * loudness
+    sound *= rng.uniform(0.35, 0.6) / np.abs(sound).max()
+    return (sound + rng.normal(0, 0.004, len(time))).astype(np.float32)
+
+
+def _score(motion: Motion, time: np.ndarray, base: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pitch in Hz and loudness (0 to 1) over time."""
+    cycle, wave = motion.cycle(time), np.sin(TAU * motion.cycle(time))
+    steady, even = np.full_like(time, base), np.full_like(time, 0.8)
+    if motion.kind == "slide":  # glides an octave up and down with the place
+        return base * 2.0 ** (0.5 * wave), even
+    if motion.kind == "bounce":  # a hit on the floor that dies away
+        return steady, np.exp(-9 * cycle)
+    if motion.kind == "spin":  # a fast flutter
+        return steady, 0.5 + 0.5 * np.sign(np.sin(8 * TAU * cycle))
+    if motion.kind == "orbit":  # a siren around the note, twice an octave up
+        return base * (2 + 0.06 * np.sin(6 * TAU * cycle)), 0.6 + 0.4 * wave
+    if motion.kind == "pulse":  # swells and sinks, low
+        return steady * 0.5, 0.5 + 0.5 * wave
+    strokes = np.floor(4 * cycle)  # zigzag: a new note at each corner
+    return base * np.array([1.0, 1.5, 2.0, 1.5])[strokes.astype(int) % 4], 0.3 + 0.6 * (1 - (4 * cycle) % 1)
