@@ -30,7 +30,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Choice:
-    """One row of `explain`: ``chosen`` is True for the backend that "auto" takes; ``reasons`` say why one cannot run."""
+    """One row of `explain`: ``chosen`` for the backend that "auto" takes; ``reasons`` why one cannot run."""
 
     op: str
     backend: str

@@ -48,8 +48,8 @@ def multilabel(scores: Tensor, targets: Tensor) -> dict[str, float]:
         raise ValueError(f"targets: classes {undefined[:10]} have no positive or no negative sample")
     precisions, aucs = [], []
     for c in range(scores.shape[1]):
-        hits, false, true = _curve(scores[:, c].double(), positive[:, c])
-        precisions.append(_average_precision(false, true, hits))
+        false, true = _curve(scores[:, c].double(), positive[:, c])
+        precisions.append(_average_precision(false, true))
         aucs.append(_auc(false, true))
     auc = torch.tensor(aucs, dtype=torch.float64)
     d_prime = math.sqrt(2) * torch.special.ndtri(auc)
@@ -60,20 +60,19 @@ def multilabel(scores: Tensor, targets: Tensor) -> dict[str, float]:
     }
 
 
-def _curve(scores: Tensor, positive: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Number of positives; false and true positives at each distinct threshold, from the highest, samples with equal
-    scores together."""
+def _curve(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """False and true positives above each distinct threshold, from the highest; equal scores count together."""
     values, order = scores.sort(descending=True)
     found = positive[order].double()
     last_of_ties = torch.cat([values[1:] != values[:-1], values.new_ones(1, dtype=torch.bool)])
     true = found.cumsum(0)[last_of_ties]
     false = (1 - found).cumsum(0)[last_of_ties]
-    return int(positive.sum()), false, true
+    return false, true
 
 
-def _average_precision(false: Tensor, true: Tensor, positives: int) -> float:
+def _average_precision(false: Tensor, true: Tensor) -> float:
     """Sum over thresholds of the step in recall times the precision."""
-    steps = torch.diff(true, prepend=true.new_zeros(1)) / positives
+    steps = torch.diff(true, prepend=true.new_zeros(1)) / true[-1]
     return (steps * true / (true + false)).sum().item()
 
 

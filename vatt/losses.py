@@ -87,9 +87,7 @@ class ContrastiveLoss(nn.Module):
             if name not in embeddings:
                 raise ValueError(f"embeddings: {name!r} is missing, but {pair} has the weight {self.weights[pair]}")
         B = embeddings[names[0]].shape[0]
-        first, second = (
-            self._rows(name, embeddings[name], B, masks[name.partition("/")[0]], group) for name in names
-        )
+        first, second = (self._rows(name, embeddings[name], B, masks[name.partition("/")[0]], group) for name in names)
         return nce(first, second, temperature=self.temperature, kind=self.kind, backend=self.backend).mean()
 
     @staticmethod

@@ -29,9 +29,7 @@ class Mix:
         return lam * x + (1 - lam) * x[self.permutation.to(x.device)]
 
 
-def draw_mix(
-    batch: int, alpha: float = 5.0, beta: float = 2.0, generator: torch.Generator | None = None
-) -> Mix:
+def draw_mix(batch: int, alpha: float = 5.0, beta: float = 2.0, generator: torch.Generator | None = None) -> Mix:
     """Draws lam ~ Beta(alpha, beta) for each item, and a permutation.
 
     The official function has (5, 2) as defaults; its fine-tuning loaders pass (5, 5), as the paper says, and its

@@ -51,9 +51,9 @@ def _size(name: str) -> dict[str, Any]:
 # The tiny pair reads smaller clips so that a CPU of two cores learns in minutes: 64 x 64 pixels, and waveform patches
 # of 512 samples. It trains its word embeddings, since it has no word2vec table to start from.
 _TINY_INPUT = InputConfig(size=64, candidates=3)
-_TINY_VIDEO = dict(max_vertical_buckets=4, max_horizontal_buckets=4)
-_TINY_AUDIO = dict(temporal_patch_size=512, max_temporal_buckets=300)
-_TINY_RATES = dict(dropout_rate=0.0, position_dropout_rate=0.0)
+_TINY_VIDEO: dict[str, Any] = dict(max_vertical_buckets=4, max_horizontal_buckets=4)
+_TINY_AUDIO: dict[str, Any] = dict(temporal_patch_size=512, max_temporal_buckets=300)
+_TINY_RATES: dict[str, Any] = dict(dropout_rate=0.0, position_dropout_rate=0.0)
 
 
 def _tiny(name: str) -> VATTConfig:

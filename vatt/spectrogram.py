@@ -14,9 +14,7 @@ from torch import Tensor
 MEL_BREAK, MEL_SCALE = 700.0, 1127.0  # HTK: mel = 1127 ln(1 + f / 700)
 
 
-def mel_matrix(
-    mel_bins: int, fft_bins: int, sample_rate: int, low: float = 80.0, high: float = 7600.0
-) -> Tensor:
+def mel_matrix(mel_bins: int, fft_bins: int, sample_rate: int, low: float = 80.0, high: float = 7600.0) -> Tensor:
     """HTK triangular filters, float32 (fft_bins, mel_bins): without area normalisation, the DC bin zero.
 
     The triangles are linear in mel between ``low`` and ``high`` Hz (as tf.signal.linear_to_mel_weight_matrix).

@@ -32,12 +32,10 @@ def gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor | None) -> Te
     blocks = _blocks(x, patch, grid)
     if kept is None:
         return blocks.reshape(x.shape[0], math.prod(grid), -1)
-    index = torch.unravel_index(kept, grid)
-    if kept.ndim == 1:
-        chosen = blocks[(slice(None), *index)]
-    else:
+    items: slice | Tensor = slice(None)
+    if kept.ndim == 2:
         items = torch.arange(x.shape[0], device=x.device)[:, None]
-        chosen = blocks[(items, *index)]
+    chosen = blocks[(items, *torch.unravel_index(kept, grid))]
     return chosen.reshape(x.shape[0], kept.shape[-1], -1)
 
 

@@ -18,7 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vatt.models.config import HeadConfig, LossConfig, TextConfig, UnifiedConfig, VATTConfig, VideoConfig, WaveformConfig
+from vatt.models.config import (
+    HeadConfig,
+    LossConfig,
+    TextConfig,
+    UnifiedConfig,
+    VATTConfig,
+    VideoConfig,
+    WaveformConfig,
+)
 from vatt.official import gradients, load_official
 
 REFERENCE = Path(os.environ.get("VATT_REFERENCE", Path(__file__).parents[1] / "reference"))
@@ -122,7 +130,9 @@ def loaded(module: nn.Module, golden: Golden) -> nn.Module:
     return module.eval()
 
 
-def assert_close(actual: Any, expected: np.ndarray, tolerance: float = FORWARD, name: str = "", atol: float = 0.0) -> None:
+def assert_close(
+    actual: Any, expected: np.ndarray, tolerance: float = FORWARD, name: str = "", atol: float = 0.0
+) -> None:
     """Differences are at most ``tolerance`` times the largest expected value (plus ``atol``)."""
     actual = actual.detach().cpu().numpy() if isinstance(actual, Tensor) else np.asarray(actual)
     expected = np.asarray(expected)

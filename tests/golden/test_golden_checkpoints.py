@@ -47,14 +47,10 @@ def classifier(folder):
     config, _, _ = read(folder)
     official = config["model_config"]
     if config["overrides"]["modality"] == "video":
-        backbone, labels = VideoBackbone(fill_backbone(VideoConfig, official)), "single"
+        backbone, labels = VideoBackbone(fill(VideoConfig, official)), "single"
     else:
-        backbone, labels = WaveformBackbone(fill_backbone(WaveformConfig, official)), "multi"
+        backbone, labels = WaveformBackbone(fill(WaveformConfig, official)), "multi"
     return Classifier(backbone, official["num_classes"], official["cls_dropout_rate"], labels)
-
-
-def fill_backbone(cls, official):
-    return fill(cls, official)
 
 
 @pytest.mark.parametrize("folder", PRETRAINED)
@@ -65,10 +61,10 @@ def test_pretrained(folder):
     audio = tensor(arrays["input/audio"]).squeeze(-1)
     with torch.no_grad():
         out = model.eval()(tensor(arrays["input/video"]), audio, tensor(arrays["input/text"]))
-    recorded = {key.removeprefix("output/").removeprefix("bridge/"): v for key, v in arrays.items() if key[:6] == "output"}
+    recorded = {key.removeprefix("output/"): v for key, v in arrays.items() if key.startswith("output/")}
     assert recorded
     for key, value in recorded.items():
-        assert_close(out[key], value, name=key)
+        assert_close(out[key.removeprefix("bridge/")], value, name=key)
 
 
 @pytest.mark.parametrize("folder", FINETUNED)
@@ -100,16 +96,16 @@ def test_backbone_restored_from_pretraining(folder):
     with np.load(REFERENCE / folder / "restored.npz") as archive:
         arrays = {key: archive[key] for key in archive.files}
     keys, skipped = json.loads(str(arrays["param_to_ckpt_key"])), json.loads(str(arrays["skipped"]))
-    (source,) = [name for name in PRETRAINED if set(from_checkpoint(dict.fromkeys(keys.values()))) <= set(read(name)[2])]
+    paths = from_checkpoint(dict.fromkeys(keys.values())).keys()
+    (source,) = [name for name in PRETRAINED if paths <= read(name)[2].keys()]
     _, _, stored = read(source)
     model = classifier(folder)
     before = {key: value.clone() for key, value in model.classifier.state_dict().items()}
     load_official(model.backbone, for_backbone(stored, "video"), resample_positions=True)
 
     ours = variables(model.backbone)
-    inner = {key: for_backbone({from_path(key): None}, "video") for key in keys.values()}
     for name, key in keys.items():
-        (path,) = inner[key]
+        (path,) = for_backbone(from_checkpoint({key: None}), "video")
         assert_close(ours[path].to_official(ours[path].tensor), arrays[f"param/{name}"], 2e-5, name)
     assert len(keys) == len(ours)
     assert all("classification" in name for name in skipped)
@@ -117,11 +113,6 @@ def test_backbone_restored_from_pretraining(folder):
     with np.load(REFERENCE / folder / "expected.npz") as archive, torch.no_grad():
         out = model.eval().backbone(tensor(archive["input/images"]))
     assert_close(out["features_pooled"], arrays["output/features_pooled"], 2e-5)
-
-
-def from_path(key):
-    (path,) = from_checkpoint({key: None})
-    return path
 
 
 def test_tables_of_another_size_are_refused_unless_resampled():

@@ -56,24 +56,35 @@ def test_one_rank(name):
         compare_gradients(golden, variant, {k: v.grad for k, v in embeddings.items()})
 
 
-def on_rank(rank, ranks, name, variant):
-    golden = load(name)
-    settings = golden.config["variants"][variant]
-    embeddings, masks = inputs(golden, settings, rank, ranks)
-    losses = build(golden.config, settings)(embeddings, **masks)
-    (losses["loss"] / ranks).backward()  # what averaging over ranks does
-    grads = {k: v.grad for k, v in embeddings.items() if v.grad is not None}
-    return {k: v.detach() for k, v in losses.items()}, grads
-
-
 VARIANTS = [(name, variant) for name in SEVERAL for variant in load(name).config["variants"]]
 
 
+def on_rank(rank, ranks):
+    """Losses and gradients of every variant on this rank."""
+    results = []
+    for name, variant in VARIANTS:
+        golden = load(name)
+        settings = golden.config["variants"][variant]
+        assert settings["replicas"] == ranks
+        embeddings, masks = inputs(golden, settings, rank, ranks)
+        losses = build(golden.config, settings)(embeddings, **masks)
+        (losses["loss"] / ranks).backward()  # what averaging over ranks does
+        grads = {k: v.grad for k, v in embeddings.items() if v.grad is not None}
+        results.append(({k: v.detach() for k, v in losses.items()}, grads))
+    return results
+
+
+@pytest.fixture(scope="module")
+def by_variant():
+    """What each rank got, by variant. One start of the processes serves all."""
+    name, variant = VARIANTS[0]
+    ranks = load(name).config["variants"][variant]["replicas"]
+    return dict(zip(VARIANTS, zip(*run_on_ranks(on_rank, ranks), strict=True), strict=True))
+
+
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_several_ranks(name, variant):
-    golden = load(name)
-    ranks = golden.config["variants"][variant]["replicas"]
-    results = run_on_ranks(on_rank, ranks, name, variant)
+def test_several_ranks(name, variant, by_variant):
+    golden, results = load(name), by_variant[name, variant]
     for key, expected in golden.outputs.items():
         if not key.startswith(f"{variant}/"):
             continue

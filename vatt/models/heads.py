@@ -48,7 +48,7 @@ class FACHead(nn.Module):
         self.text_to_vat = Dense(d_text, config.d_vat)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """"video" (B, D), "audio" (B, D), "text" (R, D), those given -> embeddings, not normalised."""
+        """ "video" (B, D), "audio" (B, D), "text" (R, D), those given -> embeddings, not normalised."""
         out = {}
         if "video" in features:
             out["video/toaud"] = self.hidden_to_va(self.video_to_hidden(features["video"]))

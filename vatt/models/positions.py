@@ -64,5 +64,3 @@ class SpectrogramPositions(Positions):
     def _sum(self, tables: list[Tensor]) -> Tensor:
         temporal, spectoral = tables
         return super()._sum([spectoral, temporal])
-
-

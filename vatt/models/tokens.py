@@ -85,7 +85,13 @@ class PatchTokens(nn.Module):
         rows = {"positions": self.positions(grid), "token": self.agg_token, "dropout_p": dropout_p}
         if self.pre_projection is None:
             return patch_embed(
-                x, self.weight, self.bias, self.patch, kept=kept, backend=self.backend, **rows  # type: ignore[arg-type]
+                x,
+                self.weight,
+                self.bias,
+                self.patch,
+                kept=kept,
+                backend=self.backend,
+                **rows,  # type: ignore[arg-type]
             )
         projected = patch_embed(x, self.weight, self.bias, self.patch, kept=kept, backend=self.backend)
         return add_positions(self.pre_projection(projected), kept=kept, **rows)  # type: ignore[arg-type]

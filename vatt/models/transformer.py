@@ -59,9 +59,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of layers and, if pre-norm, a final norm and dropout (official modeling/common/transformers.py).
 
-    With a T5 configuration (official modeling/backbones/text/t5.py): RMS norms around attention and at the end, but a full
-    layer norm before the MLP; no biases, no scaling of the scores, dropout of the input; and one table of relative
-    position biases whose bias enters every layer. The paper has it in the first layer only.
+    With a T5 configuration (official modeling/backbones/text/t5.py): RMS norms before attention and at the end, but a
+    full layer norm before the MLP (unlike T5); no biases, no scaling of the scores, dropout of the input; and one table
+    of relative position biases whose bias enters every layer (the paper has it in the first layer only).
     """
 
     def __init__(self, config: TransformerConfig, backend: str = "auto") -> None:
