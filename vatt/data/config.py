@@ -1,0 +1,49 @@
+"""Configuration of what is read and how it is augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class AugmentConfig:
+    """One draw a clip, the same for all its frames. The defaults are the paper's (appendix; official dataset.py)."""
+
+    enabled: bool = True
+    area_min: float = 0.08  # share of the picture that the crop covers
+    area_max: float = 1.0
+    aspect_min: float = 0.5  # width over height of the crop
+    aspect_max: float = 2.0
+    flip: bool = True
+    brightness: float = 32 / 255  # added, in shares of full white
+    saturation: float = 0.4
+    contrast: float = 0.4
+    hue: float = 0.2  # turn of the colour circle, in shares of it
+    audio_noise: float = 0.01  # standard deviation, in shares of the loudest sample of the clip
+
+
+@dataclass
+class DataConfig:
+    """The loader. Data sets and their weights are lists of equal length; no weights means equal ones."""
+
+    sources: list[str] = field(default_factory=list)  # folders of videos, or manifests
+    weights: list[float] = field(default_factory=list)
+    workers: int = 2  # decoding processes of each rank
+    prefetch: int = 4  # batches that each of them keeps ready
+    decode_timeout: float = 30.0  # seconds for one clip, then it counts as bad
+    max_bad_share: float = 0.1  # of the clips that were tried; more stops the run
+    eval_share: float = 0.05  # held out for evaluation where a data set names no split
+    vocabulary: str | None = None  # one word a line, or BERT's vocab.txt; None learns the words from the captions
+    vocabulary_size: int = 2**16
+    word_embeddings: str | None = None  # .npy, one row a word
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        if self.weights and len(self.weights) != len(self.sources):
+            raise ValueError(f"weights: {len(self.weights)} weights for {len(self.sources)} data sets")
+        if any(weight <= 0 for weight in self.weights):
+            raise ValueError(f"weights: {self.weights} must all be above 0")
+        if not 0 <= self.max_bad_share <= 1 or not 0 <= self.eval_share < 1:
+            raise ValueError("max_bad_share and eval_share are shares between 0 and 1")
+        if self.workers < 0 or self.prefetch < 1 or self.decode_timeout <= 0:
+            raise ValueError("workers must be 0 or more, prefetch 1 or more and decode_timeout above 0")

@@ -1,0 +1,199 @@
+"""From a folder of videos, or a manifest of them, to the list of clips to train on."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vatt.data.captions import Caption, CaptionError, read_captions, sidecar_of, timed_caption
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
+COLUMNS = ("video", "start", "end", "caption", "label", "split")
+
+
+class ManifestError(ValueError):
+    """A data set that cannot be used. The message names the file, the line and the column."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One item of a data set: a video, or a range of it (seconds), and the narration of the whole video."""
+
+    video: Path
+    start: float | None = None
+    end: float | None = None
+    captions: tuple[Caption, ...] = ()
+    label: str | None = None
+    split: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Clips:
+    """What a data set holds, and what was left out of it: records of {file, field, reason}."""
+
+    clips: list[Clip]
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+    def of_split(self, split: str) -> list[Clip]:
+        return [clip for clip in self.clips if clip.split == split]
+
+
+def read_clips(path: str | Path) -> Clips:
+    """Reads a folder of videos (searched through, in the order of their names) or a manifest (.csv or .jsonl).
+
+    The columns of a manifest are video, start, end, caption, label, split; all but video may be missing or empty, and
+    others are kept in ``Clip.extra``. Paths are relative to the manifest. Rows of one video are its narration: each of
+    them is a clip, with the captions of all. Where a manifest has no caption column, and in folders, the captions come
+    from files beside the videos (.srt, .vtt, .json, .txt of the same name).
+
+    Raises:
+        ManifestError: no such path, an unknown layout, a value that cannot be read, or no clip at all.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = _from_folder(path)
+    elif path.is_file():
+        found = _from_manifest(path)
+    else:
+        raise ManifestError(f"{path}: no such folder or manifest")
+    if not found.clips:
+        reasons = "; ".join(f"{r['file']}: {r['reason']}" for r in found.skipped[:3])
+        what = f"no video file ({', '.join(VIDEOS)})" if path.is_dir() else "no row whose video is there"
+        raise ManifestError(f"{path}: {what}" + (f" ({reasons})" if reasons else ""))
+    return found
+
+
+def hold_out(clips: list[Clip], share: float) -> tuple[list[Clip], list[Clip]]:
+    """Splits clips into (training, evaluation).
+
+    Where the data set names splits, train goes to training and val, valid, validation or test to evaluation. Otherwise
+    ``share`` of the videos is held out by a hash of their names, so that a video stays on its side when others come.
+    """
+    if any(clip.split for clip in clips):
+        held = [clip for clip in clips if clip.split in ("val", "valid", "validation", "test")]
+        return [clip for clip in clips if clip.split in ("train", "", None)], held
+    training, held = [], []
+    for clip in clips:
+        digest = hashlib.sha256(clip.video.name.encode()).digest()
+        (held if int.from_bytes(digest[:8], "big") < share * 2**64 else training).append(clip)
+    return training, held
+
+
+def _from_folder(folder: Path) -> Clips:
+    found = Clips([])
+    for video in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS):
+        found.clips.append(Clip(video, captions=_sidecar_captions(video, found)))
+    return found
+
+
+def _sidecar_captions(video: Path, found: Clips) -> tuple[Caption, ...]:
+    sidecar = sidecar_of(video)
+    if sidecar is None:
+        return ()
+    try:
+        captions, complaints = read_captions(sidecar)
+    except CaptionError as error:
+        found.skipped.append({"file": str(sidecar), "field": "captions", "reason": str(error)})
+        return ()
+    for complaint in complaints:
+        found.skipped.append({"file": str(sidecar), "field": "captions", "reason": complaint})
+    return tuple(captions)
+
+
+def _from_manifest(path: Path) -> Clips:
+    found = Clips([])
+    rows = list(_rows(path))
+    narration: dict[Path, list[Caption]] = defaultdict(list)
+    clips: list[Clip] = []
+    has_captions = any("caption" in row for _, row in rows)
+    for line, row in rows:
+        clip = _clip(path, line, row, narration)
+        if not clip.video.is_file():
+            found.skipped.append({"file": str(clip.video), "field": "video", "reason": f"no such file ({path}, {line})"})
+        else:
+            clips.append(clip)
+    of_video: dict[Path, tuple[Caption, ...]] = {}  # one tuple a video, shared by its clips
+    for clip in clips:
+        if clip.video not in of_video:
+            own = tuple(narration[clip.video])
+            of_video[clip.video] = own if has_captions else _sidecar_captions(clip.video, found)
+        found.clips.append(replace(clip, captions=of_video[clip.video]))
+    return found
+
+
+def _clip(path: Path, line: str, row: dict[str, Any], narration: dict[Path, list[Caption]]) -> Clip:
+    def text(column: str) -> str | None:
+        value = row.get(column)
+        return None if value is None or str(value).strip() == "" else str(value).strip()
+
+    name = text("video")
+    if name is None:
+        raise ManifestError(f"{path}, {line}, column video: is empty")
+    video = path.parent / name
+    start, end = (_number(path, line, column, text(column)) for column in ("start", "end"))
+    if start is not None and end is not None and end <= start:
+        raise ManifestError(f"{path}, {line}, column end: {end:g} is not after start, {start:g}")
+    if (caption := text("caption")) is not None:
+        timed = start is not None and end is not None
+        narration[video].append(timed_caption(caption, start, end) if timed else Caption(caption))
+    extra = {key: str(value) for key, value in row.items() if key not in COLUMNS and value is not None}
+    return Clip(video, start, end, (), text("label"), text("split"), extra)
+
+
+def _number(path: Path, line: str, column: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ManifestError(f"{path}, {line}, column {column}: {text!r} is not a number of seconds") from None
+    if not 0 <= value < float("inf"):
+        raise ManifestError(f"{path}, {line}, column {column}: {text!r} is not a time within a video")
+    return value
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a manifest, each with the words that name its place."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(text.splitlines(keepends=True))
+        _check_columns(path, list(reader.fieldnames or []))
+        for row in reader:
+            if None in row:
+                raise ManifestError(f"{path}, line {reader.line_num}: more values than columns")
+            yield f"line {reader.line_num}", row
+    elif path.suffix.lower() in (".jsonl", ".ndjson"):
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ManifestError(f"{path}, line {number}: is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ManifestError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
+            _check_columns(path, list(row))
+            yield f"line {number}", row
+    else:
+        raise ManifestError(f"{path}: a manifest ends in .csv or .jsonl")
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    """The video column must be there, and no other column may be a misspelling of one of ours."""
+    for name in names:
+        meant = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
+        if name not in COLUMNS and meant:
+            raise ManifestError(f"{path}, column {name}: did you mean {meant[0]!r}?")
+    if "video" not in names:
+        raise ManifestError(f"{path}: has no column video, only {', '.join(names) or 'none'}")

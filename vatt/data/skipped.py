@@ -1,0 +1,60 @@
+"""What was passed over, and when there is too much of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]  # {"file", "field", "reason", ...}
+_ENOUGH = 20  # clips tried before the share of bad ones means anything
+
+
+class TooManyBadClips(RuntimeError):
+    """More clips than ``data.max_bad_share`` allows could not be read."""
+
+
+class SkipLog:
+    """Collects the files that gave no clip, each once, in a .jsonl file.
+
+    Args:
+        path: the file that records are appended to; None keeps them in memory alone.
+        max_bad_share: of the clips that were tried.
+    """
+
+    def __init__(self, path: Path | None, max_bad_share: float) -> None:
+        self.path, self.max_bad_share = path, max_bad_share
+        self.tried = self.bad = 0
+        self.records: dict[tuple[str, str], Record] = {}
+
+    def add(self, tried: int, skipped: Iterable[Record]) -> None:
+        """Counts ``tried`` clips that were asked for and the records of those that failed.
+
+        Raises:
+            TooManyBadClips: the share of bad clips passed the limit; names some of the files.
+        """
+        skipped = list(skipped)
+        self.tried, self.bad = self.tried + tried + len(skipped), self.bad + len(skipped)
+        new = {}
+        for record in skipped:
+            key = (str(record["file"]), str(record["field"]))
+            if key not in self.records:
+                new[key] = record
+        self.records.update(new)
+        if new and self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values())
+        if self.tried >= _ENOUGH and self.bad > self.max_bad_share * self.tried:
+            raise TooManyBadClips(
+                f"{self.bad} of {self.tried} clips could not be read, more than data.max_bad_share = "
+                f"{self.max_bad_share:g} allows. {self.summary()}"
+            )
+
+    def summary(self) -> str:
+        """One line for people: how many files, and the first three with their reasons."""
+        if not self.records:
+            return "no file was skipped"
+        first = [f"{r['file']} ({r['field']}: {r['reason']})" for r in list(self.records.values())[:3]]
+        more = f" and {len(self.records) - 3} more" if len(self.records) > 3 else ""
+        return f"{len(self.records)} skipped: {'; '.join(first)}{more}"
