@@ -44,8 +44,8 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
         backend: "auto" or "torch".
 
     Returns:
-        (B,). Items that a mask excludes have loss 0; the others are scaled by B / (number of valid local items), so
-        that the mean over the batch is the mean over the valid items, and 0 if there is none.
+        (B,), computed in at least float32. Items that a mask excludes have loss 0; the others are scaled by B / (number
+        of valid local items), so that the mean over the batch is the mean over the valid items, and 0 if there is none.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown ``kind``; the message names the argument.

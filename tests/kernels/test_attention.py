@@ -1,0 +1,93 @@
+"""Attention: the formula, both backends, masks, bias, gradients, half types."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from vatt.kernels import attention
+
+B, N, H, E = 2, 5, 3, 4
+
+
+def inputs(dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(B, N, H, E, generator=g, dtype=torch.float64).to(dtype) for _ in range(3))
+    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]])
+    return q, k, v, mask, torch.randn(H, N, N, generator=g, dtype=torch.float64).to(dtype)
+
+
+def formula(q, k, v, mask, bias, scale):
+    """Item by item and head by head, leaving masked keys out."""
+    out = torch.zeros_like(q)
+    for b in range(B):
+        seen = torch.ones(N, dtype=torch.bool) if mask is None else mask[b] != 0
+        for h in range(H):
+            scores = q[b, :, h] @ k[b, seen, h].T * scale
+            if bias is not None:
+                scores = scores + bias[h][:, seen]
+            out[b, :, h] = scores.softmax(-1) @ v[b, seen, h]
+    return out
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "torch"])
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1 / math.sqrt(E)])
+def test_equals_the_formula(backend, with_mask, with_bias, scale):
+    q, k, v, mask, bias = inputs()
+    mask, bias = mask if with_mask else None, bias if with_bias else None
+    out = attention(q, k, v, mask=mask, bias=bias, scale=scale, backend=backend)
+    torch.testing.assert_close(out, formula(q, k, v, mask, bias, scale))
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "torch"])
+def test_gradients(backend):
+    q, k, v, mask, bias = inputs()
+    leaves = [x.requires_grad_() for x in (q, k, v, bias)]
+
+    def function(q, k, v, bias):
+        return attention(q, k, v, mask=mask, bias=bias, scale=0.5, backend=backend)
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_types_with_a_mask_stay_near(backend, dtype):
+    """The official -1e9 is beyond float16; the mask must work there as well."""
+    q, k, v, mask, bias = inputs(dtype)
+    out = attention(q, k, v, mask=mask, bias=bias, scale=0.5, backend=backend)
+    wide = formula(*(x.double() for x in (q, k, v)), mask, bias.double(), 0.5)
+    torch.testing.assert_close(out.double(), wide, atol=8 * torch.finfo(dtype).eps * float(wide.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "torch"])
+def test_a_row_with_all_keys_masked_is_finite(backend):
+    q, k, v, _, _ = inputs(torch.float32)
+    out = attention(q, k, v, mask=torch.zeros(B, N), scale=0.5, backend=backend)
+    assert out.isfinite().all()
+
+
+def test_dropout_of_the_weights():
+    q, k, v, _, _ = inputs(torch.float32)
+    torch.manual_seed(0)
+    _, weights = attention(q, k, v, scale=0.5, dropout_p=0.5, return_weights=True)
+    _, full = attention(q, k, v, scale=0.5, return_weights=True)
+    dropped = weights == 0
+    assert 0.2 < dropped.float().mean() < 0.8
+    torch.testing.assert_close(weights[~dropped], 2 * full[~dropped])
+    assert not torch.equal(attention(q, k, v, scale=0.5, dropout_p=0.5, backend="sdpa"), attention(q, k, v, scale=0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mask", torch.ones(B, N + 1)), ("bias", torch.zeros(H, N, N + 1)), ("v_BNHE", torch.zeros(B, N, H, E + 1))],
+)
+def test_errors_name_the_argument(name, value):
+    q, k, v, _, _ = inputs()
+    arguments = {"q_BNHE": q, "k_BNHE": k, "v_BNHE": v, "scale": 1.0, name: value}
+    with pytest.raises(ValueError, match=f"{name}: "):
+        attention(**arguments)

@@ -1,0 +1,108 @@
+"""DropToken: how many patches, which, at what cost, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vatt.models import VideoBackbone, WaveformBackbone
+from vatt.models.config import VideoConfig, WaveformConfig
+
+SMALL = dict(num_layers=2, d_model=16, d_kv=4, d_ff=32, num_heads=2, dropout_rate=0.0, position_dropout_rate=0.0)
+VIDEO = VideoConfig(
+    **SMALL,
+    temporal_patch_size=2,
+    spatial_patch_size=4,
+    max_temporal_buckets=4,
+    max_vertical_buckets=4,
+    max_horizontal_buckets=4,
+)
+AUDIO = WaveformConfig(**SMALL, temporal_patch_size=8, max_temporal_buckets=40)
+
+
+def clip(batch=2):
+    return torch.randint(0, 256, (batch, 8, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(model, x, seed):
+    return model(x, generator=torch.Generator().manual_seed(seed))["features"]
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5, 0.77])
+def test_number_kept_comes_from_the_configured_buckets(rate):
+    model = VideoBackbone(replace(VIDEO, patch_sampling_rate=rate)).train()
+    for frames in (8, 12):  # a longer clip keeps as many
+        out = model(torch.zeros(1, frames, 16, 16, 3))
+        assert out["features"].shape[1] == int(rate * 64)
+    assert model.eval()(torch.zeros(1, 12, 16, 16, 3))["features"].shape[1] == 96
+
+
+@pytest.mark.parametrize("per_item", [False, True])
+def test_the_generator_decides(per_item):
+    torch.manual_seed(0)
+    model = VideoBackbone(replace(VIDEO, sample_per_item=per_item)).train()
+    x = clip()
+    assert torch.equal(seeded(model, x, 1), seeded(model, x, 1))
+    assert not torch.equal(seeded(model, x, 1), seeded(model, x, 2))
+
+
+def test_one_permutation_a_batch_or_one_an_item():
+    """The same clip twice: equal rows with one permutation, other patches with two."""
+    torch.manual_seed(0)
+    x = clip(1).expand(2, -1, -1, -1, -1)
+    shared = seeded(VideoBackbone(VIDEO).train(), x, 1)
+    torch.testing.assert_close(shared[0], shared[1])
+    single = seeded(VideoBackbone(replace(VIDEO, sample_per_item=True)).train(), x, 1)
+    assert not torch.allclose(single[0], single[1])
+    drop = VideoBackbone(replace(VIDEO, sample_per_item=True)).tokens.drop_token
+    kept = drop.draw(100, 64, torch.Generator().manual_seed(3))
+    assert all(len(set(row.tolist())) == 32 for row in kept)
+    counts = torch.bincount(kept.flatten(), minlength=64)
+    assert counts.min() > 20
+    assert counts.max() < 80
+
+
+def test_a_rate_of_one_drops_nothing():
+    torch.manual_seed(0)
+    model = WaveformBackbone(replace(AUDIO, patch_sampling_rate=1.0))
+    x = torch.rand(2, 8 * 30)  # fewer patches than buckets is no error then
+    torch.testing.assert_close(model.train()(x)["features"], model.eval()(x)["features"])
+
+
+def flops(model, x):
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops()
+
+
+def test_work_falls_with_the_tokens():
+    x = clip()
+    counts = {}
+    for rate in (0.25, 0.5, 1.0):
+        model = VideoBackbone(replace(VIDEO, patch_sampling_rate=rate), backend="torch").train()
+        counts[rate] = flops(model.tokens, x), flops(model, x)
+    for rate in (0.25, 0.5):
+        assert counts[rate][0] == counts[1.0][0] * rate  # the projection: exactly
+        assert counts[rate][1] < counts[1.0][1] * (rate + 0.05)  # the whole: one aggregation token more
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.5, 1.5])
+def test_a_rate_outside_is_refused(rate):
+    with pytest.raises(ValueError, match=r"video\.patch_sampling_rate: must be in \(0, 1\]"):
+        VideoBackbone(replace(VIDEO, patch_sampling_rate=rate))
+
+
+def test_keeping_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"waveform\.patch_sampling_rate: 0.01 of 40 buckets keeps no patch"):
+        WaveformBackbone(replace(AUDIO, patch_sampling_rate=0.01))
+
+
+def test_an_input_with_fewer_patches_is_refused_in_training():
+    model = WaveformBackbone(AUDIO)
+    short = torch.rand(1, 8 * 19)
+    with pytest.raises(ValueError, match=r"waveform: DropToken keeps 20 patches .* but the input has 19"):
+        model.train()(short)
+    assert model.eval()(short)["features"].shape[1] == 19
