@@ -28,7 +28,7 @@ def test_auto_prefers_the_fused_attention_unless_the_weights_are_asked_for(qkv):
 
 
 def test_a_named_backend_refuses_with_its_reason(qkv):
-    with pytest.raises(BackendError, match="attention: backend 'sdpa' refuses .*cannot return the attention weights"):
+    with pytest.raises(BackendError, match=r"attention: backend 'sdpa' refuses .*cannot return the attention weights"):
         attention(*qkv, scale=0.5, return_weights=True, backend="sdpa")
 
 
