@@ -1,0 +1,94 @@
+"""The configuration of a pretraining run: everything that the command line, a file or an override can set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vatt.data.config import DataConfig
+from vatt.models.config import VATTConfig
+
+
+@dataclass
+class OptimConfig:
+    """Adam as in the official code (its epsilon is not bias-corrected) and the learning rate over the steps."""
+
+    schedule: Literal["step_cosine", "quarter_cosine"] = "step_cosine"  # the official code's, or the paper's
+    lr: float = 1e-4  # after warm-up
+    final_lr: float = 5e-5  # at the last step
+    warmup_steps: int = 5000
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # of the whole gradient; 0 does not clip, as the official pretraining
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.final_lr < 0 or self.warmup_steps < 0 or self.clip_norm < 0:
+            raise ValueError("lr must be above 0; final_lr, warmup_steps and clip_norm must not be negative")
+
+
+@dataclass
+class EngineConfig:
+    """How the work is spread over devices; turned into a DeepSpeed configuration."""
+
+    zero: int = 0  # ZeRO stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters are shared out
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
+    activation_checkpointing: bool = False
+    gradient_accumulation: int = 1  # negatives come from one part at a time
+    kernels: str = "auto"  # backend of vatt.kernels
+    deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
+
+    def __post_init__(self) -> None:
+        if self.zero not in (0, 1, 2, 3):
+            raise ValueError(f"zero: {self.zero} is not one of 0, 1, 2, 3")
+        if self.gradient_accumulation < 1:
+            raise ValueError(f"gradient_accumulation: {self.gradient_accumulation} must be 1 or more")
+        if self.offload_optimizer and self.zero == 0:
+            raise ValueError("offload_optimizer: needs zero 1, 2 or 3")
+
+
+@dataclass
+class RunConfig:
+    """Length, pace and safety of the run."""
+
+    steps: int = 500_000
+    batch_size: int = 2048  # over all ranks
+    seed: int = 0
+    log_every: int = 50
+    eval_every: int = 10_000  # 0: at the end alone
+    save_every: int = 10_000  # 0: at the end alone
+    keep: int = 3  # checkpoints
+    max_skipped_steps: int = 10  # steps in a row with a loss or gradient that is not finite
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size, self.log_every, self.keep, self.max_skipped_steps) < 1:
+            raise ValueError("steps, batch_size, log_every, keep and max_skipped_steps must be 1 or more")
+        if min(self.eval_every, self.save_every, self.seed) < 0:
+            raise ValueError("eval_every, save_every and seed must not be negative")
+
+
+@dataclass
+class EvalConfig:
+    """Zero-shot retrieval on the held-out clips."""
+
+    windows: int = 4  # clips of a video, spread evenly; their embeddings are averaged (the paper's protocol)
+    batch_size: int = 32
+    max_clips: int = 1000  # the first ones
+
+    def __post_init__(self) -> None:
+        if min(self.windows, self.batch_size, self.max_clips) < 1:
+            raise ValueError("windows, batch_size and max_clips must be 1 or more")
+
+
+@dataclass
+class PretrainConfig:
+    """A whole run."""
+
+    model: VATTConfig = field(default_factory=VATTConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)

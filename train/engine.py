@@ -1,0 +1,306 @@
+"""The one file that knows DeepSpeed: a training step, and the whole state by name, for every ZeRO stage.
+
+State goes in and out as full tensors under our own parameter names. A checkpoint therefore does not depend on the
+ZeRO stage or the number of ranks, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import (
+    logger,
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+from train.config import EngineConfig, OptimConfig
+from vatt.config import ConfigError
+from vatt.data import Batch
+from vatt.optim import Adam
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+_OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
+
+
+@dataclass
+class StepResult:
+    """Losses of a step, averaged over ranks, and whether the weights were updated (False: something not finite)."""
+
+    losses: dict[str, float]
+    applied: bool
+
+
+class GuardedAdam(Adam):
+    """Adam that leaves the weights alone when a gradient on any rank is not finite. ``updates`` counts the others.
+
+    This is the one place that every ZeRO stage passes after it has reduced the gradients and before it changes
+    anything. The official code replaces NaN gradients by 0 instead, which hides them and still moves the weights by
+    the momentum.
+    """
+
+    updates = 0
+
+    def step(self, closure: Any = None) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if gradients and not _finite_everywhere(gradients):
+            return None
+        self.updates += 1
+        return super().step(closure)
+
+
+def _finite_everywhere(tensors: list[Tensor]) -> bool:
+    """Whether all elements are finite, on all ranks."""
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, float("inf"))])
+    finite = torch.isfinite(norms).all().float()
+    dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite)
+
+
+def start_distributed() -> tuple[int, int, torch.device]:
+    """Joins the ranks that a launcher started, or makes this process the only one: (rank, ranks, device).
+
+    Raises:
+        ConfigError: on a CPU without a C++ compiler, which DeepSpeed needs there at its first start.
+    """
+    logger.setLevel(logging.ERROR)
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and shutil.which("c++") is None and shutil.which("g++") is None:
+        raise ConfigError("DeepSpeed needs a C++ compiler on a machine without a GPU; install one (Debian: g++)")
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    return dist.get_rank(), dist.get_world_size(), device
+
+
+def stop_distributed() -> None:
+    """Leaves together. Ranks that end while others still talk to them abort those."""
+    if dist.is_initialized():
+        dist.barrier()
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, bf16: bool) -> dict[str, Any]:
+    """Our configuration as DeepSpeed's, with the entries of the user's own file over it.
+
+    Raises:
+        ConfigError: the user's file cannot be read, or sets what our own configuration decides.
+    """
+    zero: dict[str, Any] = {"stage": config.zero}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_clipping": optim.clip_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # the optimizer is ours; torch's fused Adam needs no compiler
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+    }
+    if bf16:
+        settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    if config.deepspeed is None:
+        return settings
+    try:
+        own = json.loads(Path(config.deepspeed).read_text())
+        if not isinstance(own, dict):
+            raise ValueError("expected an object")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{config.deepspeed}: cannot read the DeepSpeed configuration: {error}") from error
+    for key in _OURS:
+        if key in own:
+            raise ConfigError(f"{config.deepspeed}: {key} is set by run.*, engine.* and optim.*; remove it there")
+    stage = own.get("zero_optimization", {}).get("stage", config.zero)
+    if stage != config.zero:
+        raise ConfigError(f"{config.deepspeed}: zero_optimization.stage is {stage}, but --zero is {config.zero}")
+    if own.get("fp16", {}).get("enabled"):
+        raise ConfigError(f"{config.deepspeed}: fp16 is not supported; use engine.precision=bf16")
+    return _merge(settings, own)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+class Engine:
+    """A module under DeepSpeed.
+
+    Args:
+        module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss".
+        rank_batch: samples of a step on this rank.
+
+    Attributes:
+        settings: the DeepSpeed configuration in use.
+        module: the module itself, for evaluation.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: EngineConfig, optim: OptimConfig, rank_batch: int, device: torch.device
+    ) -> None:
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self.parts, self.device, self.zero = config.gradient_accumulation, device, config.zero
+        self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)
+        fused = device.type == "cuda" and not config.offload_optimizer
+        self._adam = GuardedAdam(
+            [p for p in module.parameters() if p.requires_grad],
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.epsilon,
+            weight_decay=optim.weight_decay,
+            fused=fused,
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=module.to(device), optimizer=self._adam, config=self.settings, dist_init_required=False
+        )
+        self.module: nn.Module = self._engine.module
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+
+    def train_step(self, batch: Batch, lr: float, seed: int) -> StepResult:
+        """One update from the batch of this rank at the rate ``lr``; DropToken is drawn from ``seed``."""
+        self.module.train()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+        before, total = self._adam.updates, {}
+        for part in _split(batch, self.parts, self.device):
+            losses = self._engine(part, seed)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value.detach().float() / self.parts
+            self._engine.backward(losses["loss"])
+            self._engine.step()
+        names = sorted(total)
+        mean = torch.stack([total[name] for name in names])
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+        return StepResult(dict(zip(names, mean.tolist(), strict=True)), self._adam.updates > before)
+
+    @contextlib.contextmanager
+    def for_evaluation(self) -> Iterator[nn.Module]:
+        """The module with whole parameters on this rank. All ranks must enter, also those that only wait."""
+        with self._gathered(list(self.module.parameters())):
+            yield self.module
+
+    @contextlib.contextmanager
+    def _gathered(self, parameters: list[nn.Parameter], writer: int | None = None) -> Iterator[None]:
+        if self.zero == 3:
+            with deepspeed.zero.GatheredParameters(parameters, modifier_rank=writer):
+                yield
+        else:
+            yield
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Weights in fp32 and buffers, whole, on the CPU, by name. All ranks must call."""
+        state = {}
+        for name, parameter in self.module.named_parameters():
+            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            if full is None:  # plain fp32 without ZeRO, or a frozen table
+                with self._gathered([parameter]):
+                    full = parameter.detach().clone()
+            state[name] = full.detach().float().cpu().contiguous()
+        for name, buffer in self.module.named_buffers():
+            state[name] = buffer.detach().cpu().clone()
+        return state
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Adam's moments, whole, on the CPU, as "<parameter>.<moment>", and "step". All ranks must call."""
+        step = self._adam_step()
+        if step == 0:
+            return {"step": torch.tensor(0)}
+        state = {"step": torch.tensor(step)}
+        for name, parameter in self._trained():
+            for moment in MOMENTS:
+                full = safe_get_full_optimizer_state(parameter, moment)
+                full = self._adam.state[parameter][moment] if full is None else full
+                state[f"{name}.{moment}"] = full.detach().float().cpu().view(parameter_shape(parameter)).contiguous()
+        return state
+
+    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Puts back what ``model_state`` and ``optimizer_state`` gave. Shapes must fit. All ranks must call."""
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                value = model[name].to(self.device)
+                with self._gathered([parameter], writer=0):
+                    if parameter.numel():
+                        parameter.copy_(value)
+                if parameter.requires_grad:
+                    safe_set_full_fp32_param(parameter, value)
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(model[name])
+            if (step := int(optimizer["step"])) == 0:
+                return
+            self._prime_adam(step)
+            for name, parameter in self._trained():
+                for moment in MOMENTS:
+                    value = optimizer[f"{name}.{moment}"].to(self.device)
+                    if parameter in self._adam.state:
+                        self._adam.state[parameter][moment].copy_(value)
+                    else:
+                        safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def _adam_step(self) -> int:
+        return max((int(state["step"]) for state in self._adam.state.values() if "step" in state), default=0)
+
+    def _prime_adam(self, step: int) -> None:
+        """Gives Adam the states that it makes at its first step, so that they can be filled."""
+        wrapper = self._engine.optimizer
+        if self.zero == 3:
+            flat = list(wrapper.fp32_partitioned_groups_flat)
+        else:
+            flat = [p for group in self._adam.param_groups for p in group["params"]]
+        for p in flat:
+            on = p.device if self._adam.defaults.get("fused") else torch.device("cpu")
+            state = {moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS}
+            self._adam.state[p] = {"step": torch.tensor(float(step), device=on), **state}
+        if link := getattr(wrapper, "_lazy_init_hp_params_optimizer_state", None):
+            link()  # ZeRO 1 and 2 (and bf16 without ZeRO) find a parameter's part of the states through this
+
+    def close(self) -> None:
+        """Frees what DeepSpeed holds."""
+        self._engine.destroy()
+
+
+def parameter_shape(parameter: nn.Parameter) -> torch.Size:
+    """The whole shape, also of a parameter that ZeRO-3 has shared out."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
+    """The tensors of a batch on the device, in equal parts."""
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    for number in range(parts):
+        yield {key: value.chunk(parts)[number].to(device, non_blocking=True) for key, value in tensors.items()}
