@@ -161,5 +161,5 @@ def assert_gradients(module: nn.Module, golden: Golden, prefix: str = "", tolera
     typical = float(np.median([np.abs(grad).max() for grad in recorded.values()]))
     for path, grad in recorded.items():
         # Rounding noise is judged against the typical gradient of the file.
-        atol = 1e-5 * typical if is_zero_in_exact_arithmetic(path) else 0.0
+        atol = GRADIENT * typical if is_zero_in_exact_arithmetic(path) else 0.0
         assert_close(ours[path], grad, 0.0 if atol else tolerance, path, atol)

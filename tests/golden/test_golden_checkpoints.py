@@ -35,6 +35,12 @@ def tensor(array):
     return value if value.is_floating_point() else value.long()
 
 
+def only_input(arrays):
+    """The one input of a fine-tuned network; audio without its channel axis."""
+    (x,) = (tensor(arrays[key]) for key in arrays if key.startswith("input/"))
+    return x if x.ndim == 5 else x.squeeze(-1)
+
+
 def pretraining_model(folder):
     config, _, _ = read(folder)
     loss = dict(config["model_config"]["loss_config"]["bridge"][0])
@@ -72,8 +78,7 @@ def test_finetuned(folder):
     _, arrays, stored = read(folder)
     model = classifier(folder)
     load_official(model, stored)
-    (x,) = (tensor(value) for key, value in arrays.items() if key.startswith("input/"))
-    x = x if x.ndim == 5 else x.squeeze(-1)
+    x = only_input(arrays)
     with torch.no_grad():
         logits = model.eval()(x)
         assert_close(model.backbone(x)["features_pooled"], arrays["output/features_pooled"])
@@ -101,27 +106,30 @@ def test_backbone_restored_from_pretraining(folder):
     _, _, stored = read(source)
     model = classifier(folder)
     before = {key: value.clone() for key, value in model.classifier.state_dict().items()}
-    load_official(model.backbone, for_backbone(stored, "video"), resample_positions=True)
+    modality = read(folder)[0]["overrides"]["modality"]
+    load_official(model.backbone, for_backbone(stored, modality), resample_positions=True)
 
     ours = variables(model.backbone)
     for name, key in keys.items():
-        (path,) = for_backbone(from_checkpoint({key: None}), "video")
+        (path,) = for_backbone(from_checkpoint({key: None}), modality)
         assert_close(ours[path].to_official(ours[path].tensor), arrays[f"param/{name}"], 2e-5, name)
     assert len(keys) == len(ours)
     assert all("classification" in name for name in skipped)
     assert all(torch.equal(before[key], value) for key, value in model.classifier.state_dict().items())
     with np.load(REFERENCE / folder / "expected.npz") as archive, torch.no_grad():
-        out = model.eval().backbone(tensor(archive["input/images"]))
+        out = model.eval().backbone(only_input(archive))
     assert_close(out["features_pooled"], arrays["output/features_pooled"], 2e-5)
 
 
 def test_tables_of_another_size_are_refused_unless_resampled():
-    (folder,) = RESTORED[:1]
-    source = next(name for name in PRETRAINED if "unified_backbone" in next(iter(read(name)[2])))
+    folder = FINETUNED[0]
+    stored = dict(read(folder)[2])
+    table = next(path for path in stored if path.endswith("position_embeddings/embeddings"))
+    stored[table] = np.concatenate([stored[table], stored[table]])
     model = classifier(folder)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(OfficialError, match=r"position_embeddings.*official shape \(.*needs \("):
-        load_official(model.backbone, for_backbone(read(source)[2], "video"))
+    with pytest.raises(OfficialError, match=rf"{table}: official shape \(.*needs \("):
+        load_official(model, stored)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
