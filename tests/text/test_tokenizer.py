@@ -51,6 +51,16 @@ def test_trained_words_do_not_depend_on_the_order_and_survive_saving(tmp_path):
         assert copy.vocab_size == tokenizer.vocab_size
 
 
+def test_line_separators_inside_a_token_do_not_shift_the_ids(tmp_path):
+    path = write(tmp_path / "vocab.txt", "[PAD]\n[UNK]\na\u2028b\nsalt\n")
+    assert Tokenizer.from_bert(path).encode(["salt"], 1).tolist() == [[3]]
+
+
+def test_a_caption_cannot_spell_padding():
+    ids = Tokenizer.train(["star"]).encode(["<pad> star <unk> star"], 5)
+    assert ids.tolist() == [[1, 2, 1, 2, 0]]
+
+
 def test_trained_vocabulary_keeps_the_frequent_words():
     tokenizer = Tokenizer.train(["often often often", "rare"], 3)
     assert tokenizer.vocab_size == 3
@@ -67,7 +77,8 @@ def test_trained_vocabulary_keeps_the_frequent_words():
         ("<pad>\n<unk>\n\n", "v.txt, line 3"),
         ("<pad>\nsalt\n", "no <unk>"),
         ("<unk>\n<pad>\n", "<pad> has id 1"),
-        ("0 <pad>\n1 <unk>\n1 salt\n", "same id"),
+        ("0 <pad>\n1 <unk>\n1 salt\n", "v.txt, line 3: 'salt' has the same id 1 as '<unk>'"),
+        ("0 <pad>\n1 <unk>\n² salt\n", "v.txt, line 3: expected a word"),
     ],
 )
 def test_bad_vocabularies_are_named(tmp_path, text, message):

@@ -37,8 +37,9 @@ class Tokenizer:
     def encode(self, sentences: list[str], words: int) -> np.ndarray:
         """Ids int64 (len(sentences), words): truncated or filled up with 0. An empty sentence is all padding."""
         ids = np.zeros((len(sentences), words), np.int64)
-        for row, encoding in zip(ids, self._fast.encode_batch(list(sentences), add_special_tokens=False), strict=True):
-            kept = encoding.ids[:words]
+        for row, sentence in zip(ids, sentences, strict=True):
+            # One by one: encode_batch starts threads, of which a loader worker has no use.
+            kept = self._fast.encode(sentence, add_special_tokens=False).ids[:words]
             row[: len(kept)] = kept
         return ids
 
@@ -52,16 +53,18 @@ class Tokenizer:
             TextError: not readable, empty, a malformed or upper-case line, a word or id twice, <pad> or <unk> missing.
         """
         vocabulary: dict[str, int] = {}
+        words: dict[int, str] = {}
         for number, line in enumerate(_lines(path), start=1):
             parts = line.split()
-            if len(parts) not in (1, 2) or (len(parts) == 2 and not parts[0].isdigit()):
+            if len(parts) not in (1, 2) or (len(parts) == 2 and not parts[0].isdecimal()):
                 raise TextError(f"{path}, line {number}: expected a word, or an id and a word, got {line!r}")
             word, index = parts[-1], int(parts[0]) if len(parts) == 2 else number - 1
             if word != word.lower():
                 raise TextError(f"{path}, line {number}: {word!r} is not in lower case")
+            if index in words:
+                raise TextError(f"{path}, line {number}: {word!r} has the same id {index} as {words[index]!r}")
+            words[index] = word
             _add(vocabulary, word, index, path, number)
-        if len(set(vocabulary.values())) != len(vocabulary):
-            raise TextError(f"{path}: two words have the same id")
         _need(vocabulary, ("<pad>", "<unk>"), path)
         return cls(_word_level(vocabulary, "<unk>"))
 
@@ -96,7 +99,8 @@ class Tokenizer:
         fast = _word_level({"<pad>": 0, "<unk>": 1}, "<unk>")
         trainer = WordLevelTrainer(vocab_size=size, special_tokens=["<pad>", "<unk>"], show_progress=False)
         fast.train_from_iterator(sorted(captions), trainer)
-        return cls(fast)
+        # Anew from the words alone: the trainer also makes "<pad>" in a caption the padding id, ahead of any clean-up.
+        return cls(_word_level(fast.get_vocab(), "<unk>"))
 
     def save(self, folder: str | Path) -> Path:
         """Writes ``tokenizer.json`` into the folder, which must exist."""
@@ -148,10 +152,11 @@ def _word_level(vocabulary: dict[str, int], unknown: str) -> FastTokenizer:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines: U+2028 and its like may be part of a token, and each line too many would shift all ids.
+        lines = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(f"{path}: cannot read the vocabulary: {error}") from error
-    if not lines:
+    if lines == [""]:
         raise TextError(f"{path}: the vocabulary is empty")
     return lines
 

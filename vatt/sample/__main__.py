@@ -22,9 +22,7 @@ def main() -> int:
     options = parser.parse_args()
     start = time.monotonic()
     try:
-        manifest = build(
-            options.out, seed=options.seed, train=options.train, val=options.val, workers=options.workers
-        )
+        manifest = build(options.out, seed=options.seed, train=options.train, val=options.val, workers=options.workers)
     except (SampleError, EncoderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -29,13 +29,17 @@ class Level:
     median_rank: float
 
 
-def levels(manifest: str | Path, split: str = "val") -> dict[str, Level]:
+def levels(sample: str | Path, split: str = "val") -> dict[str, Level]:
     """Chance and oracle for the clips of one split: keys chance, text_to_video, audio_to_video.
+
+    Args:
+        sample: the folder of the sample set, or its manifest.
+        split: the queries and the gallery are all clips of this split.
 
     Raises:
         ValueError: the manifest names no clip of this split.
     """
-    manifest = Path(manifest)
+    manifest = Path(sample) / "manifest.csv" if Path(sample).is_dir() else Path(sample)
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     if not rows:

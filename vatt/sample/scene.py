@@ -52,8 +52,8 @@ def scenes(train: int, val: int, seed: int) -> list[Scene]:
     }
     dealt = []
     for split, (deck, count) in decks.items():
-        order = np.concatenate([rng.permutation(len(deck)) for _ in range(-(-count // len(deck)))] or [[]])
-        for number, place in enumerate(order[:count].astype(int)):
+        rounds = [rng.permutation(len(deck)) for _ in range(-(-count // len(deck)))]
+        for number, place in enumerate(np.ravel(rounds).astype(int)[:count]):
             shape, colour, motion = deck[place]
             size, background = rng.choice(SIZES), rng.choice(BACKGROUNDS)
             scene_seed = int(rng.integers(2**31))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from vatt.sample.scene import Scene
@@ -50,12 +52,16 @@ FULL = (
     "look at this {colour} {shape} it {motion}",
     "now a {colour} {shape} that {motion}",
     "we see a {size} {colour} {shape} and it {motion}",
+    "there is a {colour} {shape} which {motion}",
+    "watch how the {size} {colour} {shape} {motion}",
 )
 PARTIAL = (
     "the {shape} {motion} in front of {background}",
     "something {colour} {motion}",
     "what a nice {colour} {shape}",
     "it {motion} and you can hear it",
+    "the {size} {colour} one {motion}",
+    "notice the {background} behind the {shape}",
 )
 
 
@@ -72,7 +78,7 @@ def captions(scene: Scene, seconds: float) -> list[tuple[float, float, str]]:
 
 def _say(template: str, scene: Scene, rng: np.random.Generator) -> str:
     chosen = {attribute: str(rng.choice(words[getattr(scene, attribute)])) for attribute, words in WORDS.items()}
-    return template.format(**chosen)
+    return re.sub(r"\ba (?=[aeiou])", "an ", template.format(**chosen))
 
 
 def srt(timed: list[tuple[float, float, str]]) -> str:
