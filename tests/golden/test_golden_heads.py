@@ -12,7 +12,7 @@ from vatt.official import variables
 MODALITIES = ("video", "audio", "text")
 
 
-def config(official) -> HeadConfig:
+def config(official, sync) -> HeadConfig:
     bn = official["bn_config"]
     assert bn["scale"]
     return HeadConfig(
@@ -21,15 +21,17 @@ def config(official) -> HeadConfig:
         d_vat=official["txt_to_vid_aud_kwargs"]["d_model"],
         bn_momentum=bn["momentum"],
         bn_epsilon=bn["epsilon"],
-        sync_bn=official["use_xreplica_bn"],
+        sync_bn=sync,
     )
 
 
+@pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("name", ["head_fac", "head_joint"])
-def test_head(name):
+def test_head(name, sync):
+    """Recorded with ordinary BN; synchronised BN on one rank is the same function."""
     golden = load(name)
     widths = [golden.inputs[modality].shape[1] for modality in MODALITIES]
-    head = loaded(build_head(config(golden.config), *widths), golden)
+    head = loaded(build_head(config(golden.config, sync), *widths), golden)
     features = {modality: golden.tensor(modality) for modality in MODALITIES}
 
     def compare(phase):
