@@ -6,6 +6,7 @@ Shapes: B clips on this rank, A clips on all ranks, C candidate sentences a clip
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from vatt.distributed import Group, gather_rows
 from vatt.kernels.nce import Rows, nce
-from vatt.models.config import LossConfig
+
+if TYPE_CHECKING:  # the package vatt.models imports this module
+    from vatt.models.config import LossConfig
 
 # Logged name: (first embedding, second embedding). The text is second in the asymmetric loss, and so are the masks.
 PAIRS: dict[str, tuple[str, str]] = {

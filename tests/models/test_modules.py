@@ -11,6 +11,7 @@ from vatt.losses import ContrastiveLoss
 from vatt.models import VATT, Classifier, Pretraining, SpectrogramBackbone, TextBackbone, UnifiedBackbone, VideoBackbone
 from vatt.models.batch_norm import BatchNorm
 from vatt.models.config import LossConfig, SpectrogramConfig, TextConfig, VATTConfig, VideoConfig
+from vatt.models.layers import MLP
 from vatt.models.positions import Positions
 from vatt.models.relative_bias import relative_buckets
 from vatt.models.spline import resample, spline_matrix
@@ -60,7 +61,11 @@ def test_activation_checkpointing_gives_the_same_gradients(name):
     config = tiny(name)
     for section in (config.video, config.waveform, config.text, config.unified):
         section.dropout_rate = 0.2  # the random state must be the same in the second pass
-    model, data, grads = Pretraining(config).train(), batch(), []
+    model, data, grads, runs = Pretraining(config).train(), batch(), [], []
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module.register_forward_pre_hook(lambda *_: runs.append(1))
+    calls = []
     assert not model.vatt.activation_checkpointing
     for on in (False, True):
         model.vatt.activation_checkpointing = on
@@ -69,6 +74,9 @@ def test_activation_checkpointing_gives_the_same_gradients(name):
         torch.manual_seed(1)
         model(data, seed=1)["loss"].backward()
         grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        calls.append(len(runs))
+        runs.clear()
+    assert calls[1] == 2 * calls[0] > 0  # every layer was computed again
     assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
 
 
@@ -232,6 +240,19 @@ def test_configurations_that_cannot_work_are_refused():
         ContrastiveLoss(LossConfig(temperature=0))
     with pytest.raises(ValueError, match="modality: 'smell'"):
         UnifiedBackbone(tiny("vatt-ma-tiny").unified)("smell", VIDEO)
+
+
+def test_loss_does_not_see_the_length_of_embeddings():
+    """Down to a norm of 1e-6, where the official clamp begins; zeros are finite, with a finite gradient."""
+    loss, g = ContrastiveLoss(LossConfig(vid_aud_weight=0)), torch.Generator().manual_seed(0)
+    video, text = torch.randn(4, 3, generator=g), torch.randn(8, 3, generator=g)
+    expected = loss({"video/totxt": video, "text/tovid": text})["loss"]
+    torch.testing.assert_close(loss({"video/totxt": 1e-5 * video, "text/tovid": text})["loss"], expected)
+    zeros = torch.zeros(4, 3, requires_grad=True)
+    value = loss({"video/totxt": zeros, "text/tovid": text})["loss"]
+    value.backward()
+    assert value.isfinite()
+    assert zeros.grad.isfinite().all()
 
 
 def test_losses_name_what_is_wrong():
