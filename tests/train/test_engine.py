@@ -86,7 +86,8 @@ def test_memory_savers_change_no_loss(whole, tmp_path, engine):
 def test_unified_bf16_accumulation_and_clipping_run(tmp_path):
     exact = losses(run(tmp_path / "exact", model="vatt-ma-tiny", engine={"zero": 0}))
     half = losses(run(tmp_path / "half", model="vatt-ma-tiny", engine={"zero": 2, "precision": "bf16"}))
-    torch.testing.assert_close(half[:2], exact[:2], rtol=0.05, atol=0)
+    torch.testing.assert_close(half[0], exact[0], rtol=0.02, atol=0)  # later steps drift: the rate here is high
+    assert half[-1] < half[0]
     parts = run(tmp_path / "parts", engine={"zero": 2, "gradient_accumulation": 2}, clip=0.5)
     assert all(entry["applied"] for entry in parts)
     assert load_file(f"{tmp_path / 'parts'}.optimizer")["step"] == 4
