@@ -1,0 +1,116 @@
+"""Evaluates a model on held-out clips: text -> video and audio -> video retrieval without any further training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vatt.models import VATT
+from vatt.retrieval import Retrieval, chance, ranks, retrieval
+
+Table = dict[str, Retrieval]
+NAMES = {"text_to_video": "text -> video", "audio_to_video": "audio -> video", "chance": "chance"}
+
+
+@dataclass
+class Embeddings:
+    """Embeddings of N clips in the common spaces, each (N, D), of unit length, the windows of a clip averaged."""
+
+    spaces: dict[str, Tensor]  # "video/totxt", "text/tovid", "video/toaud", "audio/tovid"
+    has_text_N: Tensor
+    has_audio_N: Tensor
+    captions: list[str] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu") -> Embeddings:
+    """Embeds the batches of ``vatt.data.eval_batches`` in evaluation mode, and puts the mode back.
+
+    Raises:
+        ValueError: the batches hold no clip.
+    """
+    was_training = model.training
+    model.eval()
+    parts: dict[str, list[Tensor]] = {}
+    captions: list[str] = []
+    videos: list[str] = []
+    try:
+        for batch in batches:
+            clips = len(batch["captions"])
+            if not clips:
+                continue
+            inputs = {name: batch[name].to(device) for name in ("video", "audio", "text")}
+            for name, value in model(**inputs).items():
+                if not name.endswith("features_pooled"):
+                    unit = F.normalize(value.float(), dim=-1).unflatten(0, (clips, -1)).mean(1)
+                    parts.setdefault(name, []).append(F.normalize(unit, dim=-1).cpu())
+            for name in ("text_mask", "audio_mask"):
+                parts.setdefault(name, []).append(batch[name].bool())
+            captions += batch["captions"]
+            videos += batch["videos"]
+    finally:
+        model.train(was_training)
+    if not captions:
+        raise ValueError("evaluation: no clip could be read")
+    joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    text, audio = joined.pop("text_mask"), joined.pop("audio_mask")
+    return Embeddings(joined, text, audio, captions, videos)
+
+
+def _similarities(found: Embeddings) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each direction: similarities of the clips that have the query (Q, N), and the clips' numbers (Q,)."""
+    pairs = {
+        "text_to_video": (found.spaces["text/tovid"], found.spaces["video/totxt"], found.has_text_N),
+        "audio_to_video": (found.spaces["audio/tovid"], found.spaces["video/toaud"], found.has_audio_N),
+    }
+    return {
+        name: (query[has] @ video.T, has.nonzero()[:, 0]) for name, (query, video, has) in pairs.items() if has.any()
+    }
+
+
+def retrieval_table(found: Embeddings) -> Table:
+    """Retrieval of all clips from the captions and from the sounds of those that have them, and chance beside it."""
+    table = {name: retrieval(similar, own) for name, (similar, own) in _similarities(found).items()}
+    table["chance"] = chance(len(found.captions), len(found.captions))
+    return table
+
+
+def format_table(table: Table, oracle: dict[str, Any] | None = None) -> str:
+    """The table as lines for a terminal; ``oracle`` adds what is attainable, with fields as ``Retrieval``."""
+    lines = [f"{'':22}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'MedR':>8}{'R@5 / chance':>15}"]
+    base = table["chance"].r5
+    rows: list[tuple[str, Any]] = [(NAMES[name], level) for name, level in table.items()]
+    rows += [(f"oracle {NAMES[name]}", level) for name, level in (oracle or {}).items() if name != "chance"]
+    for name, level in rows:
+        shares = "".join(f"{100 * share:7.1f}%" for share in (level.r1, level.r5, level.r10))
+        lines.append(f"{name:22}{shares}{level.median_rank:8.1f}{level.r5 / base:14.1f}x")
+    return "\n".join(lines)
+
+
+def write_results(path: Path, found: Embeddings, table: Table, oracle: dict[str, Any] | None = None) -> None:
+    """Writes the table, and what each sentence found, as JSON: what the report of a run is made from."""
+    queries = []
+    if "text_to_video" in (similar := _similarities(found)):
+        similar_QN, own_Q = similar["text_to_video"]
+        place_Q = ranks(similar_QN, own_Q)
+        for row, own, place in zip(similar_QN, own_Q.tolist(), place_Q.tolist(), strict=True):
+            best = row.topk(min(5, len(row)))
+            top = [
+                {"video": found.videos[i], "score": score, "own": i == own}
+                for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            queries.append({"text": found.captions[own], "video": found.videos[own], "rank": place, "top": top})
+    content = {
+        "table": {name: asdict(level) for name, level in table.items()},
+        "oracle": {name: asdict(level) for name, level in (oracle or {}).items()},
+        "queries": queries,
+    }
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
