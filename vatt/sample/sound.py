@@ -17,6 +17,8 @@ _TIMBRES: dict[str, dict[float, float]] = {
     "ring": {1: 0.9, 2.76: 0.8, 5.4: 0.6, 8.93: 0.4},
     "cross": {0.5: 0.7, 1: 0.8, 1.5: 0.7, 2: 0.6, 2.5: 0.5, 3: 0.5, 3.5: 0.4},
 }
+# The body of a thing also sounds at a frequency of its own, in Hz, whatever the note.
+_RESONANCES = {"circle": 900, "cross": 1350, "square": 2000, "triangle": 3000, "ring": 4500, "star": 6700}
 
 
 def waveform(scene: Scene, seconds: float, rate: int) -> np.ndarray:
@@ -26,9 +28,17 @@ def waveform(scene: Scene, seconds: float, rate: int) -> np.ndarray:
     pitch, loudness = _score(motion_of(scene), time, base=rng.uniform(240, 320))
     turns = np.cumsum(pitch) / rate
     partials = [strength * _sine(multiple * turns) for multiple, strength in _TIMBRES[scene.shape].items()]
+    partials.append(_body(scene.shape, time, rng))
     sound = np.sum(partials, axis=0) * loudness.astype(np.float32)
     sound *= np.float32(rng.uniform(0.35, 0.6) / np.abs(sound).max())
     return sound + np.float32(0.004) * rng.standard_normal(len(time), dtype=np.float32)
+
+
+def _body(shape: str, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A rough tone at the resonance of the shape: a carrier whose strength wanders at random, 200 times a second."""
+    knots = np.arange(0, time[-1] + 0.01, 0.005)
+    roughness = np.interp(time, knots, rng.uniform(-1, 1, len(knots))).astype(np.float32)
+    return roughness * _sine(_RESONANCES[shape] * time)
 
 
 def _sine(turns: np.ndarray) -> np.ndarray:
