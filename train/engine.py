@@ -98,6 +98,26 @@ def start_distributed() -> tuple[int, int, torch.device]:
     return dist.get_rank(), dist.get_world_size(), device
 
 
+def agree(flags: list[bool]) -> list[bool]:
+    """Each flag, true on all ranks if it was on any: what all must do together."""
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    votes = torch.tensor([float(flag) for flag in flags], device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return [bool(vote) for vote in votes.tolist()]
+
+
+def gather(item: Any) -> list[Any]:
+    """The items of all ranks, in the order of ranks. Small Python objects of our own processes alone."""
+    items: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def wait_for_all() -> None:
+    """Returns when all ranks have called it."""
+    dist.barrier()
+
+
 def stop_distributed() -> None:
     """Leaves together. Ranks that end while others still talk to them abort those."""
     if dist.is_initialized():
@@ -162,7 +182,7 @@ class Engine:
 
     Attributes:
         settings: the DeepSpeed configuration in use.
-        module: the module itself, for evaluation.
+        module: the module itself.
     """
 
     def __init__(
@@ -205,12 +225,6 @@ class Engine:
         dist.all_reduce(mean)
         mean /= dist.get_world_size()
         return StepResult(dict(zip(names, mean.tolist(), strict=True)), self._adam.updates > before)
-
-    @contextlib.contextmanager
-    def for_evaluation(self) -> Iterator[nn.Module]:
-        """The module with whole parameters on this rank. All ranks must enter, also those that only wait."""
-        with self._gathered(list(self.module.parameters())):
-            yield self.module
 
     @contextlib.contextmanager
     def _gathered(self, parameters: list[nn.Parameter], writer: int | None = None) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden import load
+from tests.golden.golden import load
 
 from vatt.retrieval import chance, ranks, retrieval, similarity
 

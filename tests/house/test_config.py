@@ -36,7 +36,7 @@ def test_round_trip_of_every_preset():
 
 def test_overrides_convert_and_do_not_change_the_original():
     base = Outer()
-    changed = override(base, ["inner.rate=1", "levels=[3, 4]", "inner.name=x=y", "paths=[\"p\"]", "steps=5e0"])
+    changed = override(base, ["inner.rate=1", "levels=[3, 4]", "inner.name=x=y", 'paths=["p"]', "steps=5e0"])
     assert changed == Outer(5, (3.0, 4.0), ["p"], Inner(1.0, "a", "x=y"))
     assert base == Outer()
     assert override(changed, ["inner.name=null"]).inner.name is None
@@ -52,7 +52,7 @@ def test_overrides_convert_and_do_not_change_the_original():
         ("steps=true", "steps: expected int, got True"),
         ("inner.kind=c", "inner.kind: 'c' is not one of 'a', 'b'"),
         ("inner=3", "inner: is a section"),
-        ("levels=[1, \"x\"]", r"levels\[1\]: expected float"),
+        ('levels=[1, "x"]', r"levels\[1\]: expected float"),
         ("steps", "not of the form section.field=value"),
         ("steps.more=1", "steps: expected int"),
     ],

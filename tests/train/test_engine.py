@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_ranks
+from tests.train.ranks import run_ranks
 from safetensors.torch import load_file
 
 from train.config import EngineConfig, OptimConfig

@@ -59,7 +59,9 @@ def evaluation_windows(
     samples = []
     for number in range(windows):
         place = (number + 0.5) / windows if windows == 1 else number / (windows - 1)
-        decoded: Window = decode_window(clip.video, _starts_at(clip, spec, place), centre_box, spec, config.decode_timeout)
+        decoded: Window = decode_window(
+            clip.video, _starts_at(clip, spec, place), centre_box, spec, config.decode_timeout
+        )
         samples.append(_sample(decoded.frames_TSS3, decoded.audio_L, [query], 1, tokenizer, spec))
     return samples, query
 

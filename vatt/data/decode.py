@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -189,9 +190,7 @@ class _Scaler:
         box = self.choose_box(height, width)
         graph = Graph()
         chain = [
-            graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-            )
+            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
         ]
         for name in {0: [], 1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[turns]:
             chain.append(graph.add("transpose", name))
@@ -199,7 +198,7 @@ class _Scaler:
         chain.append(graph.add("scale", f"{self.size}:{self.size}:flags=bilinear"))
         chain.append(graph.add("format", "rgb24"))
         chain.append(graph.add("buffersink"))
-        for first, second in zip(chain, chain[1:], strict=False):
+        for first, second in pairwise(chain):
             first.link_to(second)
         graph.configure()
         return graph

@@ -175,9 +175,7 @@ class _EvalSet(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, list[Sample], str] | dict[str, Any]:
         try:
-            samples, query = evaluation_windows(
-                self.clips[index], self.tokenizer, self.spec, self.config, self.windows
-            )
+            samples, query = evaluation_windows(self.clips[index], self.tokenizer, self.spec, self.config, self.windows)
             return index, samples, query
         except MediaError as error:
             return _record("evaluation", error)

@@ -36,6 +36,15 @@ class SkipLog:
         """
         skipped = list(skipped)
         self.tried, self.bad = self.tried + tried + len(skipped), self.bad + len(skipped)
+        self.note(skipped)
+        if self.tried >= _ENOUGH and self.bad > self.max_bad_share * self.tried:
+            raise TooManyBadClips(
+                f"{self.bad} of {self.tried} clips could not be read, more than data.max_bad_share = "
+                f"{self.max_bad_share:g} allows. {self.summary()}"
+            )
+
+    def note(self, skipped: Iterable[Record]) -> None:
+        """Keeps records, each file and field once, without counting them as tried clips."""
         new = {}
         for record in skipped:
             key = (str(record["file"]), str(record["field"]))
@@ -45,11 +54,6 @@ class SkipLog:
         if new and self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values())
-        if self.tried >= _ENOUGH and self.bad > self.max_bad_share * self.tried:
-            raise TooManyBadClips(
-                f"{self.bad} of {self.tried} clips could not be read, more than data.max_bad_share = "
-                f"{self.max_bad_share:g} allows. {self.summary()}"
-            )
 
     def summary(self) -> str:
         """One line for people: how many files, and the first three with their reasons."""

@@ -1,0 +1,191 @@
+"""Puts a run together: folder, data, tokenizer, model, engine; new, or as a checkpoint left it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.checkpoint import CheckpointError, check_fits, load_latest, set_random_state
+from train.cli import Job
+from train.config import PretrainConfig
+from train.console import Reporter
+from train.data import Corpus, fit_vocabulary, make_tokenizer, read_corpus
+from train.engine import Engine, gather, wait_for_all
+from train.evaluate_run import Evaluator
+from train.loop import Trainer
+from train.run_folder import RunFolder
+from vatt.config import ConfigError, to_dict
+from vatt.data import SkipLog, Tokenizer, TrainLoader, load_word_embeddings
+from vatt.flops import peak_flops, train_flops_per_sample
+from vatt.models import Pretraining
+from vatt.models.text import WordEmbedding
+from vatt.sample import build, levels
+
+SAMPLE = Path("runs/sample-clips")
+
+
+@dataclass
+class Prepared:
+    """What is known before a model exists."""
+
+    config: PretrainConfig
+    folder: RunFolder
+    corpus: Corpus
+    tokenizer: Tokenizer
+    reporter: Reporter
+    oracle: dict[str, Any] | None
+    resume: bool
+
+
+@dataclass
+class Assembled:
+    """A run that is ready to go."""
+
+    prepared: Prepared
+    trainer: Trainer
+    evaluator: Evaluator
+    rank: int
+
+    def close(self) -> None:
+        self.trainer.loader.close()
+        self.trainer.engine.close()
+        self.prepared.reporter.close()
+
+
+def prepare(job: Job, rank: int, ranks: int) -> Prepared:
+    """Folder, sample, data sets and tokenizer. Rank 0 writes; the others read what it wrote.
+
+    Raises:
+        ConfigError, ManifestError, TextError, SampleError: with the file and the field.
+    """
+    config = job.config
+    parts = ranks * config.engine.gradient_accumulation
+    if config.run.batch_size % parts or config.run.batch_size < 2 * parts:
+        raise ConfigError(
+            f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {ranks} ranks x "
+            f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation) of at least 2 each"
+        )
+    folder: RunFolder | None = None
+    if rank == 0:
+        name = "sample" if job.sample else config.model.name
+        folder = RunFolder.reopen(job.out) if job.resume and job.out else RunFolder.create(job.out, name)
+    folder = RunFolder(gather(folder.path if folder else None)[0])
+    reporter = Reporter(folder, rank == 0, config.run.steps)
+    oracle = None
+    if job.sample:
+        if rank == 0:
+            reporter.say(f"sample: {SAMPLE} (built once, in under a minute)")
+            build(SAMPLE, seed=0)
+        wait_for_all()
+        config.data.sources = [str(SAMPLE / "manifest.csv")]
+    if config.data.sources == [str(SAMPLE / "manifest.csv")]:
+        oracle = dict(levels(config.data.sources[0]))
+    corpus = read_corpus(config.data)
+    if rank == 0 and not job.resume:
+        make_tokenizer(config.data, corpus).save(folder.path)
+    wait_for_all()
+    tokenizer = Tokenizer.load(folder.path)
+    fit_vocabulary(config.model, tokenizer)
+    if rank == 0:
+        folder.write_json(folder.config, to_dict(config))
+    return Prepared(config, folder, corpus, tokenizer, reporter, oracle, job.resume)
+
+
+def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) -> Assembled:
+    """Model, engine, loader and trainer; with ``resume``, in the state of the newest checkpoint.
+
+    Raises:
+        CheckpointError: nothing to resume from, or a checkpoint of another model. ConfigError, TextError: as they say.
+    """
+    config, folder, reporter = prepared.config, prepared.folder, prepared.reporter
+    torch.manual_seed(config.run.seed)
+    try:
+        module = Pretraining(config.model, config.engine.kernels)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    if config.data.word_embeddings is not None:
+        _set_word_embeddings(module, config)
+    module.vatt.activation_checkpointing = config.engine.activation_checkpointing
+    parameters = sum(p.numel() for p in module.parameters())
+    shapes = {name: p.shape for name, p in module.state_dict().items()}
+    rank_batch = config.run.batch_size // ranks
+    engine = Engine(module, config.engine, config.optim, rank_batch, device)
+    torch.manual_seed(config.run.seed + 1 + rank)  # dropout differs between ranks
+    skips = SkipLog(folder.skipped if rank == 0 else None, config.data.max_bad_share)
+    evaluator = Evaluator(
+        config, folder, engine, reporter, rank, prepared.corpus.held_out, prepared.tokenizer, prepared.oracle
+    )
+    step, counts = 0, {"skipped_steps": 0}
+    if prepared.resume:
+        step, counts = _resume(prepared, engine, shapes, rank)
+    skips.note(prepared.corpus.skipped)
+    loader = TrainLoader(
+        prepared.corpus.sources,
+        prepared.tokenizer,
+        config.model.input,
+        config.data,
+        batch_size=rank_batch,
+        rank=rank,
+        world_size=ranks,
+        seed=config.run.seed,
+        start_step=step,
+    )
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    peak = peak_flops(name)
+    trainer = Trainer(
+        config=config,
+        folder=folder,
+        engine=engine,
+        loader=loader,
+        skips=skips,
+        reporter=reporter,
+        rank=rank,
+        flops_per_sample=train_flops_per_sample(config.model),
+        peak_flops=None if peak is None or engine.dtype != torch.bfloat16 else peak * ranks,
+        evaluate=lambda done: _evaluate_during(evaluator, done),
+        step=step,
+        counts=counts,
+    )
+    if rank == 0:
+        folder.write_json(folder.deepspeed, engine.settings)
+        clips = sum(len(source.clips) for source in prepared.corpus.sources)
+        reporter.say(
+            f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {clips} clips to train on, "
+            f"{len(prepared.corpus.held_out)} held out, {prepared.tokenizer.vocab_size} words; {ranks} x {name}, "
+            f"{'bf16' if engine.dtype == torch.bfloat16 else 'fp32'}, ZeRO {config.engine.zero}; {folder.path}"
+        )
+        if prepared.corpus.skipped:
+            reporter.warn(f"the data sets: {skips.summary()}")
+    return Assembled(prepared, trainer, evaluator, rank)
+
+
+def _evaluate_during(evaluator: Evaluator, step: int) -> None:
+    evaluator(step)
+
+
+def _resume(prepared: Prepared, engine: Engine, shapes: dict[str, Any], rank: int) -> tuple[int, dict[str, int]]:
+    folder, reporter = prepared.folder, prepared.reporter
+    checkpoint, complaints = load_latest(folder.checkpoints)
+    for complaint in complaints:
+        reporter.warn(f"{complaint}; going back to the one before")
+    if checkpoint is None:
+        raise CheckpointError(f"--resume: {folder.checkpoints} holds no checkpoint that can be read")
+    check_fits(checkpoint, shapes, folder.checkpoints)
+    engine.load(checkpoint.model, checkpoint.optimizer)
+    if rank < len(checkpoint.random):
+        set_random_state(checkpoint.random[rank])
+    if rank == 0:
+        folder.forget_metrics_after(checkpoint.step)
+    reporter.say(f"resumed from step {checkpoint.step}")
+    return checkpoint.step, checkpoint.counts
+
+
+def _set_word_embeddings(module: Pretraining, config: PretrainConfig) -> None:
+    table = next(part for part in module.modules() if isinstance(part, WordEmbedding)).weight
+    rows, width = table.shape
+    values = load_word_embeddings(str(config.data.word_embeddings), rows, width)
+    with torch.no_grad():
+        table.copy_(torch.from_numpy(values))

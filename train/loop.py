@@ -1,0 +1,162 @@
+"""The training loop: steps, records, evaluation, checkpoints, and a clean stop at any step."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.checkpoint import Checkpoint, random_state, save
+from train.config import OptimConfig, PretrainConfig
+from train.console import Clock, Reporter, memory_gb
+from train.engine import Engine, agree, gather
+from train.run_folder import RunFolder
+from vatt.data import SkipLog, TrainLoader
+from vatt.schedules import quarter_cosine, step_cosine
+
+
+class NotFinite(RuntimeError):
+    """Too many steps in a row gave a loss or gradient that is not finite."""
+
+
+def learning_rate(optim: OptimConfig, steps: int, step: int) -> float:
+    """The rate of the update that comes after ``step`` updates. The warm-up is at most half of the run."""
+    warmup = min(optim.warmup_steps, steps // 2)
+    if optim.schedule == "quarter_cosine":
+        return quarter_cosine(step, base=optim.lr, final=optim.final_lr, total_steps=steps, warmup_steps=warmup)
+    levels = (optim.lr, optim.final_lr)
+    return step_cosine(step, levels=levels, steps=(warmup, steps), total_steps=steps, warmup_steps=warmup)
+
+
+@dataclass
+class Trainer:
+    """One run between its first or resumed step and its end.
+
+    Attributes:
+        step: steps done.
+        counts: what a checkpoint remembers: steps that were skipped.
+    """
+
+    config: PretrainConfig
+    folder: RunFolder
+    engine: Engine
+    loader: TrainLoader
+    skips: SkipLog
+    reporter: Reporter
+    rank: int
+    flops_per_sample: float
+    peak_flops: float | None
+    evaluate: Callable[[int], None]
+    step: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
+    _stop: bool = False
+    _bad_in_a_row: int = 0
+
+    def run(self) -> bool:
+        """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
+
+        Raises:
+            NotFinite, TooManyBadClips, CheckpointError: on all ranks alike; the message says what happened.
+        """
+        run = self.config.run
+        clock = Clock(run.steps)
+        clock.restart(self.step, 0.0)
+        sums: dict[str, list[float]] = {}
+        with self._signals(), self.reporter.progress(self.step):
+            for batch in self.loader:
+                if self.step >= run.steps:
+                    break
+                stop, skipped = agree([self._stop, bool(batch["skipped"])])
+                if skipped:
+                    self._note_skipped(batch["skipped"])
+                else:
+                    self.skips.add(run.batch_size, [])
+                if stop:
+                    break
+                rate = learning_rate(self.config.optim, run.steps, self.step)
+                result = self.engine.train_step(batch, rate, run.seed * 1_000_003 + self.step)
+                self.step += 1
+                self._guard(result.applied)
+                if result.applied:
+                    for name, value in result.losses.items():
+                        sums.setdefault(name, []).append(value)
+                self.reporter.advance(self.step)
+                if self.step % run.log_every == 0 or self.step == run.steps:
+                    self._record(clock, sums, rate)
+                    sums = {}
+                if self._due(run.save_every):
+                    self.save()
+                    clock.restart(self.step, self.loader.waited)
+                if self._due(run.eval_every) and self.step < run.steps:
+                    self.evaluate(self.step)
+                    clock.restart(self.step, self.loader.waited)
+        self.save()
+        return self.step >= run.steps
+
+    def save(self) -> None:
+        """Writes a checkpoint of the steps done so far. All ranks must call."""
+        model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
+        states = gather(random_state())
+        if self.rank == 0:
+            checkpoint = Checkpoint(self.step, model, optimizer, states, self.counts)
+            save(self.folder.checkpoints, checkpoint, self.config.run.keep)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _note_skipped(self, records: list[dict[str, Any]]) -> None:
+        """Every rank counts the bad clips of all, so that all stop together."""
+        together = [record for part in gather(records) for record in part]
+        self.skips.add(self.config.run.batch_size, together)
+
+    def _guard(self, applied: bool) -> None:
+        self._bad_in_a_row = 0 if applied else self._bad_in_a_row + 1
+        if applied:
+            return
+        self.counts["skipped_steps"] += 1
+        self.reporter.warn(f"step {self.step}: the loss or a gradient is not finite; the weights were left as they are")
+        if self._bad_in_a_row >= self.config.run.max_skipped_steps:
+            raise NotFinite(
+                f"{self._bad_in_a_row} steps in a row gave a loss or gradient that is not finite, the last one step "
+                f"{self.step} (run.max_skipped_steps = {self.config.run.max_skipped_steps}). Try a lower optim.lr, a "
+                f"longer optim.warmup_steps or optim.clip_norm=1; {self.folder.checkpoints} holds older weights."
+            )
+
+    def _record(self, clock: Clock, sums: dict[str, list[float]], rate: float) -> None:
+        figures = clock.measure(self.step, self.loader.waited, self.config.run.batch_size)
+        flops = figures["samples_per_s"] * self.flops_per_sample
+        means = {name: sum(values) / len(values) for name, values in sums.items()}
+        self.reporter.train(
+            {
+                "step": self.step,
+                **{name: means.get(name, float("nan")) for name in ("loss", "vidtxt_loss", "vidaud_loss")},
+                **{name: value for name, value in means.items() if name == "audtxt_loss"},
+                "lr": rate,
+                **figures,
+                "tflops": flops / 1e12,
+                "mfu": None if self.peak_flops is None else flops / self.peak_flops,
+                "memory_gb": memory_gb(),
+                "skipped_steps": self.counts["skipped_steps"],
+                "time": time.time(),
+            }
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first interrupt or termination ends the run after its step, with a checkpoint; a second one at once."""
+
+        def stop(number: int, frame: Any) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self.reporter.say("stopping after this step; a checkpoint will be written")
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

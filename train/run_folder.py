@@ -1,0 +1,78 @@
+"""The folder of a run: where everything goes, and that it can go there."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from vatt.config import ConfigError
+
+
+class RunFolder:
+    """Paths in the folder of a run. ``create`` or ``reopen`` makes one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.deepspeed = path / "deepspeed.json"
+        self.metrics = path / "metrics.jsonl"
+        self.skipped = path / "skipped.jsonl"
+        self.retrieval = path / "retrieval.json"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.tensorboard = path / "tensorboard"
+
+    @classmethod
+    def create(cls, out: Path | None, name: str) -> RunFolder:
+        """A new folder: ``out``, which must be empty or absent, or the next free runs/<name>, runs/<name>-2, ...
+
+        Raises:
+            ConfigError: ``out`` holds files, or cannot be written.
+        """
+        if out is None:
+            free = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in count(1))
+            path = next(path for path in free if not path.exists())
+        else:
+            path = out
+            if path.is_dir() and any(path.iterdir()):
+                raise ConfigError(
+                    f"--out {path}: holds files; choose an empty folder, or add --resume to go on with it"
+                )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".writable-{os.getpid()}"
+            probe.write_text("probe")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(f"--out {path}: cannot be written: {error.strerror or error}") from error
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, out: Path) -> RunFolder:
+        """The folder of a run to go on with. Raises ConfigError if it is none."""
+        folder = cls(out)
+        if not folder.config.is_file():
+            raise ConfigError(f"--resume: {out} holds no run (no config.json)")
+        return folder
+
+    def write_json(self, path: Path, content: dict[str, Any]) -> None:
+        path.write_text(json.dumps(content, indent=1))
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drops the records of steps that a resumed run will do again."""
+        if not self.metrics.is_file():
+            return
+        kept = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # the line that an interruption cut short
+                continue
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        partly = self.metrics.with_suffix(".partly")
+        partly.write_text("".join(kept))
+        partly.replace(self.metrics)
