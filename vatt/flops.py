@@ -1,19 +1,37 @@
 """Floating-point operations of a model, counted from its configuration.
 
-Convention: 2 operations a multiply-add, forward pass, one clip. Counted are the matrix products: patch and word
-projections, attention projections, MLP, attention scores and their product with the values (2 * N * N * d each, so
-4 N^2 d a layer), pre- and post-projections, and the head. Norms, activations and softmax are not. The paper's published
-figures count the attention products once (2 N^2 d); ``attention_products=2`` gives them.
+Convention: 2 operations a multiply-add, forward pass, one clip. Counted are the matrix products and nothing else:
+
+    patch                  patch or word projection, and the GELU projections before and after the encoder
+    attention_projections  query, key, value and output: 8 N D (H E) a layer
+    attention_products     scores and their product with the values: 2 N^2 (H E) each, so 4 N^2 (H E) a layer
+    mlp                    4 N D F a layer
+    head                   projections to the common spaces
+
+for N tokens (with the aggregation token), width D, H heads of E dimensions, F inner dimensions of the MLP. The figures
+published with the paper count the attention products once (2 N^2 D): halve that field to compare with them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import astuple, dataclass
 
-from vatt.models.config import TransformerConfig, VATTConfig
+from vatt.models.config import DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
 
-# Dense bf16 peaks of the data sheets, in operations a second, by a part of the name that the driver reports.
-_PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+# Dense (not sparse) bf16 peaks of the data sheets in operations a second, by a word of the name that the driver
+# reports. The first match counts.
+_PEAKS: tuple[tuple[str, float], ...] = (
+    ("B200", 2250e12),
+    ("H200 NVL", 835e12),
+    ("H100 NVL", 835e12),
+    ("H100 PCIe", 756e12),
+    ("GH200|H200|H100|H800", 989e12),
+    ("A100|A800", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("A10", 125e12),
+)
 
 
 @dataclass(frozen=True)
@@ -24,69 +42,93 @@ class Tokens:
     kept: int
 
 
+@dataclass(frozen=True)
+class Flops:
+    """Operations by part; see the module for what each holds."""
+
+    patch: int = 0
+    attention_projections: int = 0
+    attention_products: int = 0
+    mlp: int = 0
+    head: int = 0
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: int) -> Flops:
+        return Flops(*(times * part for part in astuple(self)))
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """How one modality goes through its encoder, or the shared one."""
+
+    encoder: TransformerConfig
+    layers: int
+    rows: int  # tokens that the patch or word projection makes
+    tokens: int  # tokens in the encoder, with aggregation tokens
+    values: int  # of a patch, or dimensions of a word vector
+    pre: bool  # a GELU projection D -> D of each row
+    post: int  # width of the GELU projection behind the encoder, or 0
+
+    @property
+    def width(self) -> int:
+        return self.post or self.encoder.d_model
+
+
 def tokens(config: VATTConfig, training: bool = True) -> dict[str, Tokens]:
-    """Tokens a clip and modality, without the aggregation token. Text: one sentence."""
-    frames, size, samples = config.input.frames, config.input.size, config.input.samples
+    """Tokens of "video", "audio" and "text" (one sentence), without aggregation tokens, of a clip of ``config.input``.
+
+    ``training`` applies DropToken, whose count comes from the position buckets, as in the official code. A spectrogram
+    has the patches that fill its buckets.
+    """
+    frames, size, samples, words = config.input.frames, config.input.size, config.input.samples, config.input.words
     if config.backbone == "unified":
         part = config.unified
         video = (frames // part.vid_temporal_patch_size) * (size // part.vid_spatial_patch_size) ** 2
+        video_buckets = part.max_vid_temporal_buckets * part.max_vid_spatial_buckets**2
         audio = samples // part.aud_temporal_patch_size
-        buckets = {
-            "video": part.max_vid_temporal_buckets * part.max_vid_spatial_buckets**2,
-            "audio": part.max_aud_temporal_buckets,
+        return {
+            "video": _kept(video, video_buckets, part, training),
+            "audio": _kept(audio, part.max_aud_temporal_buckets, part, training),
+            "text": Tokens(words, words),
         }
-        dropping = {"video": part, "audio": part}
+    vid, aud, spec = config.video, config.waveform, config.spectrogram
+    video = (frames // vid.temporal_patch_size) * (size // vid.spatial_patch_size) ** 2
+    video_buckets = vid.max_temporal_buckets * vid.max_vertical_buckets * vid.max_horizontal_buckets
+    if config.audio_input == "spectrogram":
+        patches = spec.max_temporal_buckets * spec.max_spectoral_buckets
+        sound = Tokens(patches, patches)
     else:
-        vid, aud = config.video, config.waveform
-        video = (frames // vid.temporal_patch_size) * (size // vid.spatial_patch_size) ** 2
-        audio = samples // aud.temporal_patch_size
-        buckets = {
-            "video": vid.max_temporal_buckets * vid.max_vertical_buckets * vid.max_horizontal_buckets,
-            "audio": aud.max_temporal_buckets,
-        }
-        dropping = {"video": vid, "audio": aud}  # type: ignore[dict-item]
-    found = {"text": Tokens(config.input.words, config.input.words)}
-    for name, total in (("video", video), ("audio", audio)):
-        drop = dropping[name]
-        kept = int(drop.patch_sampling_rate * buckets[name]) if training and drop.random_patch_sampling else total
-        found[name] = Tokens(total, min(kept, total))
-    if config.backbone == "separate" and config.audio_input == "spectrogram":
-        spectrogram = config.spectrogram.max_temporal_buckets * config.spectrogram.max_spectoral_buckets
-        found["audio"] = Tokens(spectrogram, spectrogram)
-    return found
+        sound = _kept(samples // aud.temporal_patch_size, aud.max_temporal_buckets, aud, training)
+    return {"video": _kept(video, video_buckets, vid, training), "audio": sound, "text": Tokens(words, words)}
 
 
-def encoder_flops(n: int, config: TransformerConfig, attention_products: int = 4) -> int:
-    """One pass of ``n`` tokens (the aggregation token among them) through a Transformer."""
-    inner = config.num_heads * config.d_kv
-    projections = 2 * n * config.d_model * 4 * inner
-    mlp = 2 * n * 2 * config.d_model * config.d_ff
-    return config.num_layers * (projections + mlp + attention_products * n * n * inner)
+def _kept(total: int, buckets: int, drop: DropTokenConfig, training: bool) -> Tokens:
+    if not (training and drop.random_patch_sampling):
+        return Tokens(total, total)
+    return Tokens(total, int(drop.patch_sampling_rate * buckets))
 
 
-def forward_flops(config: VATTConfig, training: bool = True, attention_products: int = 4) -> dict[str, int]:
-    """Operations of each modality and the head for one clip with its candidate sentences (one in inference)."""
-    count = tokens(config, training)
+def forward_flops(config: VATTConfig, training: bool = True) -> dict[str, Flops]:
+    """Operations of "video", "audio", "text" and "head" for one clip.
+
+    In training DropToken is on and the clip has all its candidate sentences; otherwise all tokens and one sentence.
+    """
     sentences = config.input.candidates if training else 1
-    unified = config.unified if config.backbone == "unified" else None
-    found: dict[str, int] = {}
-    for name in ("video", "audio", "text"):
-        part, values, width, extra = _shape(config, name)
-        kept = count[name].kept
-        n = kept if name == "text" and config.text.kind == "linear" and not unified else kept + 1
-        into = n if name == "text" and not unified else kept  # T5 projects its aggregation token too
-        flops = 2 * into * values * width + encoder_flops(n, part, attention_products)
-        if extra:  # post-projection, of all tokens
-            flops += 2 * n * part.d_model * extra
-        if unified and name != "text":  # pre-projection behind the patch projection
-            flops += 2 * kept * part.d_model**2
-        found[name] = flops * (sentences if name == "text" else 1)
-    found["head"] = _head_flops(config, sentences)
+    branches = _branches(config, training)
+    found = {name: _branch_flops(branch) for name, branch in branches.items()}
+    found["text"] = found["text"] * sentences
+    found["head"] = Flops(head=_head_flops(config, {name: part.width for name, part in branches.items()}, sentences))
     return found
 
 
-def _shape(config: VATTConfig, name: str) -> tuple[TransformerConfig, int, int, int]:
-    """Transformer, values a patch or word, width that they are projected to, width of the post-projection (or 0)."""
+def _branches(config: VATTConfig, training: bool) -> dict[str, _Branch]:
+    kept = {name: count.kept for name, count in tokens(config, training).items()}
     if config.backbone == "unified":
         part = config.unified
         values = {
@@ -94,38 +136,63 @@ def _shape(config: VATTConfig, name: str) -> tuple[TransformerConfig, int, int, 
             "audio": part.aud_temporal_patch_size,
             "text": part.txt_embedding_dim,
         }
-        return part, values[name], part.d_model, part.d_post_proj
-    if name == "video":
-        vid = config.video
-        extra = vid.d_post_proj if vid.post_projection else 0
-        return vid, vid.temporal_patch_size * vid.spatial_patch_size**2 * 3, vid.d_model, extra
-    if name == "audio" and config.audio_input == "spectrogram":
-        spec = config.spectrogram
-        return spec, spec.temporal_patch_size * spec.spectoral_patch_size, spec.d_model, 0
-    if name == "audio":
-        aud = config.waveform
-        return aud, aud.temporal_patch_size, aud.d_model, aud.d_post_proj if aud.post_projection else 0
-    return config.text, config.text.d_embedding, config.text.d_model, 0
+        return {
+            name: _Branch(part, part.num_layers, n, n + 1, values[name], name != "text", part.d_post_proj)
+            for name, n in kept.items()
+        }
+    vid, audio = config.video, config.spectrogram if config.audio_input == "spectrogram" else config.waveform
+    sound = config.waveform.temporal_patch_size
+    if config.audio_input == "spectrogram":
+        sound = config.spectrogram.temporal_patch_size * config.spectrogram.spectoral_patch_size
+    pictures = vid.temporal_patch_size * vid.spatial_patch_size**2 * 3
+    signals = {"video": (vid, pictures), "audio": (audio, sound)}
+    found = {
+        name: _Branch(
+            part,
+            part.num_layers,
+            kept[name],
+            kept[name] + 1,
+            values,
+            part.pre_projection,
+            part.d_post_proj if part.post_projection else 0,
+        )
+        for name, (part, values) in signals.items()
+    }
+    return {**found, "text": _text_branch(config.text, kept["text"])}
 
 
-def _head_flops(config: VATTConfig, sentences: int) -> int:
-    head = config.head
-    if config.backbone == "unified":
-        video = audio = text = config.unified.d_post_proj
-    else:
-        audio_part = config.waveform if config.audio_input == "waveform" else config.spectrogram
-        video, audio, text = config.video.d_model, audio_part.d_model, config.text.d_model
-    if head.kind == "joint":
-        return 2 * head.d_va * (video + audio + sentences * text)
-    to_va = 2 * head.d_va * (video + head.d_va + audio)
-    return to_va + 2 * head.d_vat * (head.d_va + sentences * text)
+def _text_branch(text: TextConfig, words: int) -> _Branch:
+    """T5 and bert_small also project an aggregation token, BERT and bert_small add one of the encoder's own."""
+    if text.kind == "linear":
+        return _Branch(text, 0, words, words, text.d_embedding, False, 0)
+    rows = words + (text.kind != "bert")
+    return _Branch(text, text.num_layers, rows, rows + (text.kind != "t5"), text.d_embedding, False, 0)
+
+
+def _branch_flops(branch: _Branch) -> Flops:
+    part, n = branch.encoder, branch.tokens
+    D, inner = part.d_model, part.num_heads * part.d_kv
+    before = branch.rows * D * (branch.values + (D if branch.pre else 0))
+    return Flops(
+        patch=2 * (before + n * D * branch.post),
+        attention_projections=branch.layers * 8 * n * D * inner,
+        attention_products=branch.layers * 4 * n * n * inner,
+        mlp=branch.layers * 4 * n * D * part.d_ff,
+    )
+
+
+def _head_flops(config: VATTConfig, width: dict[str, int], sentences: int) -> int:
+    va, vat = config.head.d_va, config.head.d_vat
+    if config.head.kind == "joint":
+        return 2 * va * (width["video"] + width["audio"] + sentences * width["text"])
+    return 2 * va * (width["video"] + va + width["audio"]) + 2 * vat * (va + sentences * width["text"])
 
 
 def train_flops_per_sample(config: VATTConfig) -> float:
-    """Forward and backward of one clip: three times the forward pass."""
-    return 3.0 * sum(forward_flops(config).values())
+    """Forward and backward pass of one clip: three times the forward pass, recomputation not counted."""
+    return 3.0 * sum(part.total for part in forward_flops(config).values())
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak bf16 rate of a GPU by its name (dense, data sheet), or None for one that is not in the table."""
-    return next((peak for name, peak in _PEAKS.items() if name in device_name), None)
+    """Peak bf16 rate of a GPU by the name that PyTorch reports (data sheet, dense), or None if it is not known."""
+    return next((peak for name, peak in _PEAKS if re.search(rf"\b({name})\b", device_name)), None)
