@@ -38,7 +38,7 @@ def _body(shape: str, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A rough tone at the resonance of the shape: a carrier whose strength wanders at random, 200 times a second."""
     knots = np.arange(0, time[-1] + 0.01, 0.005)
     roughness = np.interp(time, knots, rng.uniform(-1, 1, len(knots))).astype(np.float32)
-    return roughness * _sine(_RESONANCES[shape] * time)
+    return np.float32(1.5) * roughness * _sine(_RESONANCES[shape] * time)
 
 
 def _sine(turns: np.ndarray) -> np.ndarray:
