@@ -1,4 +1,7 @@
-"""Evaluates a model on held-out clips: text -> video and audio -> video retrieval without any further training."""
+"""Evaluates a model on held-out clips: text -> video and audio -> video retrieval without any further training.
+
+Shapes: N clips, Q clips that have a query, D width.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vatt.models import VATT
-from vatt.retrieval import Retrieval, chance, ranks, retrieval
+from vatt.retrieval import Retrieval, chance, ranks, retrieval, similarity
 
 Table = dict[str, Retrieval]
 NAMES = {"text_to_video": "text -> video", "audio_to_video": "audio -> video", "chance": "chance"}
+_PAIRS = {"text_to_video": ("text/tovid", "video/totxt"), "audio_to_video": ("audio/tovid", "video/toaud")}
+_FOUND = 5  # clips that the results keep of each query
 
 
 @dataclass
 class Embeddings:
-    """Embeddings of N clips in the common spaces, each (N, D), of unit length, the windows of a clip averaged."""
+    """Embeddings of N clips in the common spaces, each (N, D) float32 on the CPU, averaged over the windows of a clip.
 
-    spaces: dict[str, Tensor]  # "video/totxt", "text/tovid", "video/toaud", "audio/tovid"
+    Attributes:
+        spaces: "video/totxt", "text/tovid", "video/toaud", "audio/tovid".
+        has_text_N, has_audio_N: bool; clips without are searched, but are no query.
+        captions, videos: the query and the file of each clip.
+        ranges: start and end of each clip in its file, seconds or None.
+    """
+
+    spaces: dict[str, Tensor]
     has_text_N: Tensor
     has_audio_N: Tensor
     captions: list[str] = field(default_factory=list)
     videos: list[str] = field(default_factory=list)
+    ranges: list[tuple[float | None, float | None]] = field(default_factory=list)
 
 
 @torch.no_grad()
 def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu") -> Embeddings:
     """Embeds the batches of ``vatt.data.eval_batches`` in evaluation mode, and puts the mode back.
+
+    As the official evaluation does, the embeddings of a clip's windows are averaged first and normalised after.
 
     Raises:
         ValueError: the batches hold no clip.
@@ -40,8 +54,7 @@ def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device |
     was_training = model.training
     model.eval()
     parts: dict[str, list[Tensor]] = {}
-    captions: list[str] = []
-    videos: list[str] = []
+    lists: dict[str, list[Any]] = {"captions": [], "videos": [], "ranges": []}
     try:
         for batch in batches:
             clips = len(batch["captions"])
@@ -50,34 +63,37 @@ def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device |
             inputs = {name: batch[name].to(device) for name in ("video", "audio", "text")}
             for name, value in model(**inputs).items():
                 if not name.endswith("features_pooled"):
-                    unit = F.normalize(value.float(), dim=-1).unflatten(0, (clips, -1)).mean(1)
-                    parts.setdefault(name, []).append(F.normalize(unit, dim=-1).cpu())
+                    parts.setdefault(name, []).append(value.float().unflatten(0, (clips, -1)).mean(1).cpu())
             for name in ("text_mask", "audio_mask"):
                 parts.setdefault(name, []).append(batch[name].bool())
-            captions += batch["captions"]
-            videos += batch["videos"]
+            for name, values in lists.items():
+                values.extend(batch[name])
     finally:
         model.train(was_training)
-    if not captions:
+    if not parts:
         raise ValueError("evaluation: no clip could be read")
     joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
     text, audio = joined.pop("text_mask"), joined.pop("audio_mask")
-    return Embeddings(joined, text, audio, captions, videos)
+    return Embeddings(joined, text, audio, **lists)
 
 
 def _similarities(found: Embeddings) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each direction: similarities of the clips that have the query (Q, N), and the clips' numbers (Q,)."""
-    pairs = {
-        "text_to_video": (found.spaces["text/tovid"], found.spaces["video/totxt"], found.has_text_N),
-        "audio_to_video": (found.spaces["audio/tovid"], found.spaces["video/toaud"], found.has_audio_N),
-    }
-    return {
-        name: (query[has] @ video.T, has.nonzero()[:, 0]) for name, (query, video, has) in pairs.items() if has.any()
-    }
+    """For each direction that has a query: cosine similarities (Q, N), and the numbers of the queries' clips (Q,)."""
+    has_query = {"text_to_video": found.has_text_N, "audio_to_video": found.has_audio_N}
+    pairs = {}
+    for name, (query, video) in _PAIRS.items():
+        if (has := has_query[name]).any():
+            similar_QN = similarity(found.spaces[query][has], found.spaces[video], average_embeddings=False)
+            pairs[name] = (similar_QN, has.nonzero()[:, 0])
+    return pairs
 
 
 def retrieval_table(found: Embeddings) -> Table:
-    """Retrieval of all clips from the captions and from the sounds of those that have them, and chance beside it."""
+    """Retrieval of all clips from the captions and from the sounds of those that have them, and chance beside it.
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
     table = {name: retrieval(similar, own) for name, (similar, own) in _similarities(found).items()}
     table["chance"] = chance(len(found.captions), len(found.captions))
     return table
@@ -96,21 +112,30 @@ def format_table(table: Table, oracle: dict[str, Any] | None = None) -> str:
 
 
 def write_results(path: Path, found: Embeddings, table: Table, oracle: dict[str, Any] | None = None) -> None:
-    """Writes the table, and what each sentence found, as JSON: what the report of a run is made from."""
+    """Writes the table, and what each sentence found, as JSON: what the report of a run is made from.
+
+    Layout: {"table": {direction: fields of `Retrieval`}, "oracle": likewise, "queries": [{"text", "rank", and of the
+    query's own clip "video", "start", "end"; "top": [{"video", "start", "end", "score", "own"}, ...]}]}.
+    """
     queries = []
     if "text_to_video" in (similar := _similarities(found)):
         similar_QN, own_Q = similar["text_to_video"]
         place_Q = ranks(similar_QN, own_Q)
         for row, own, place in zip(similar_QN, own_Q.tolist(), place_Q.tolist(), strict=True):
-            best = row.topk(min(5, len(row)))
+            best = row.topk(min(_FOUND, len(row)))
             top = [
-                {"video": found.videos[i], "score": score, "own": i == own}
+                {**_place(found, i), "score": score, "own": i == own}
                 for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             ]
-            queries.append({"text": found.captions[own], "video": found.videos[own], "rank": place, "top": top})
+            queries.append({"text": found.captions[own], "rank": place, **_place(found, own), "top": top})
     content = {
         "table": {name: asdict(level) for name, level in table.items()},
         "oracle": {name: asdict(level) for name, level in (oracle or {}).items()},
         "queries": queries,
     }
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _place(found: Embeddings, i: int) -> dict[str, Any]:
+    start, end = found.ranges[i]
+    return {"video": found.videos[i], "start": start, "end": end}

@@ -50,12 +50,15 @@ def training_sample(
 def evaluation_windows(
     clip: Clip, tokenizer: Tokenizer, spec: InputConfig, config: DataConfig, windows: int
 ) -> tuple[list[Sample], str]:
-    """``windows`` windows spread evenly over the clip, centre crop; and the query, its first caption.
+    """``windows`` windows spread evenly over the clip, centre crop; and the query: the caption that overlaps the range
+    of the clip most, or the first one of the video where there is no range or no time.
 
     Raises:
         MediaError: the clip cannot be decoded.
     """
     query = clip.captions[0].text if clip.captions else ""
+    if query and clip.start is not None and clip.end is not None:
+        query = choose_candidates(clip.captions, clip.start, clip.end, 1, None)[0]
     samples = []
     for number in range(windows):
         place = (number + 0.5) / windows if windows == 1 else number / (windows - 1)

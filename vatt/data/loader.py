@@ -187,6 +187,7 @@ def _collate_eval(clips: Sequence[Clip], items: list[tuple[int, list[Sample], st
     batch["index"] = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
     batch["captions"] = [query for _, _, query in good]
     batch["videos"] = [str(clips[index].video) for index, _, _ in good]
+    batch["ranges"] = [(clips[index].start, clips[index].end) for index, _, _ in good]
     if good:
         windows = [sample for _, samples, _ in good for sample in samples]
         first = [samples[0] for _, samples, _ in good]
@@ -207,7 +208,8 @@ def eval_batches(
     """Each clip once, in order, without augmentation; those that cannot be decoded are in ``skipped`` alone.
 
     A batch holds video (B * windows, T, S, S, 3) and audio (B * windows, L), the windows of a clip in a row, text
-    (B, 1, W) of the query (the clip's first caption), the masks (B,), index (B,), captions and videos (lists of str).
+    (B, 1, W) of the query, the masks (B,), index (B,), and lists of B: captions (the queries), videos (str) and ranges
+    (start and end of the clip, seconds or None).
     """
     options = _workers(config) | {"num_workers": min(config.workers, len(clips))}
     if not options["num_workers"]:
