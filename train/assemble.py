@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
         CheckpointError: nothing to resume from, or a checkpoint of another model. ConfigError, TextError: as they say.
     """
     config, folder, reporter = prepared.config, prepared.folder, prepared.reporter
+    if device.type == "cpu":  # a decoding process and a thread on one core would slow each other down
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks - config.data.workers))
     torch.manual_seed(config.run.seed)
     try:
         module = Pretraining(config.model, config.engine.kernels)
