@@ -1,0 +1,56 @@
+"""What a run ran on: versions and devices. Reads package metadata and imports nothing but torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import vatt
+
+# Names of the distributions; the last three are optional.
+_PACKAGES = ("numpy", "av", "tokenizers", "safetensors", "deepspeed", "triton", "flash-attn", "xformers")
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python and the packages that matter, the operating system, the CPU and the GPUs, as short texts."""
+    found = {"vatt-torch": vatt.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    found |= {package: _version(package) for package in _PACKAGES}
+    found["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
+    found["CPU"] = f"{_cpu()}, {_cores()} cores for this process, {torch.get_num_threads()} threads"
+    if not torch.cuda.is_available():
+        return found | {"GPU": f"none (torch built for {_built_for()})"}
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        found[f"GPU {index}"] = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, sm_{facts.major}{facts.minor}"
+    return found | {"CUDA": str(torch.version.cuda or torch.version.hip)}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _built_for() -> str:
+    if torch.version.cuda:
+        return f"CUDA {torch.version.cuda}"
+    return f"ROCm {torch.version.hip}" if torch.version.hip else "CPU"
+
+
+def _cpu() -> str:
+    """The model's name as Linux tells it, or the architecture."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
