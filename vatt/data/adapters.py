@@ -174,7 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
     how.add_argument("--captions", type=Path, required=True, help="caption.json")
     how.add_argument("--details", type=Path, help="HowTo100M_v1.csv")
     sets = kinds.add_parser("audioset", help="10 s clips with sound labels")
-    sets.add_argument("--segments", type=Path, required=True, help="balanced_train_segments.csv or another of the three")
+    sets.add_argument(
+        "--segments", type=Path, required=True, help="balanced_train_segments.csv or another of the three"
+    )
     sets.add_argument("--labels", type=Path, help="class_labels_indices.csv")
     for made in (how, sets):
         made.add_argument("--videos", type=Path, required=True, help="folder of the downloaded videos")

@@ -1,7 +1,8 @@
 """The paper's augmentation: one crop, flip and colour change a clip, and noise on the sound.
 
 The colour changes are put together into one affine map of RGB, applied once. Hue is turned in the YIQ plane, a linear
-map, where the official pipeline turns it in HSV; both leave grey alone and turn colours by the same share of the circle.
+map, where the official pipeline turns it in HSV; both leave grey alone and turn a colour by the same share
+of the circle.
 """
 
 from __future__ import annotations

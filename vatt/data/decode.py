@@ -88,7 +88,7 @@ def decode_window(
         raise MediaError(path, "video", "no such file" if not path.exists() else "is not a regular file")
     clock = _Clock(path, timeout)
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise MediaError(path, "video", "the file has no video stream")
             duration = duration_of(container)
@@ -98,7 +98,7 @@ def decode_window(
             frames = _video(container, path, start, duration, choose_box, spec, clock)
             audio = _audio(container, start, spec, clock) if container.streams.audio else None
             return Window(frames, audio, start)
-    except (av.error.FFmpegError, OSError, EOFError) as error:
+    except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
         raise MediaError(path, "container", f"cannot be decoded: {error}") from error
 
 

@@ -117,9 +117,7 @@ def _from_manifest(path: Path) -> Clips:
     for line, row in rows:
         clip = _clip(path, line, row, narration)
         if not clip.video.is_file():
-            found.skipped.append(
-                {"file": str(clip.video), "field": "video", "reason": f"no such file; {path}, {line}"}
-            )
+            found.skipped.append({"file": str(clip.video), "field": "video", "reason": f"no such file; {path}, {line}"})
         else:
             clips.append(clip)
     of_video: dict[Path, tuple[Caption, ...]] = {}  # one tuple a video, shared by its clips

@@ -1,0 +1,158 @@
+"""The loader: a pure function of its position, shared out over ranks, mixed at given weights, robust to bad files."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.media import RATE, write
+from vatt.data import AugmentConfig, DataConfig, SkipLog, Source, Tokenizer, TooManyBadClips, TrainLoader, eval_batches
+from vatt.data.captions import Caption
+from vatt.data.clips import window_start
+from vatt.data.loader import NoUsableClip
+from vatt.data.manifest import Clip
+from vatt.data.schedule import Schedule
+from vatt.models.config import InputConfig
+
+SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
+TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])
+
+
+WORDS = ["one", "two", "three", "four", "five"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(8):
+        frames = rng.integers(0, 255, (15, 32, 48, 3)).astype(np.uint8)
+        sound = rng.uniform(-0.5, 0.5, 8000 * 2).astype(np.float32) if number % 4 else None
+        video = write(folder / f"{number}.mp4", frames, sound=sound, rate=8000)
+        narration = tuple(Caption(w, i * 0.3, i * 0.3 + 0.3) for i, w in enumerate(WORDS))
+        made.append(Clip(video, captions=narration if number % 2 else ()))
+    return made
+
+
+def load(clips, steps, *, sources=None, workers=0, **options):
+    config = DataConfig(workers=workers, prefetch=2)
+    sources = sources or [Source("clips", clips)]
+    loader = TrainLoader(sources, TOKENS, SPEC, config, **{"batch_size": 4, "seed": 3, **options})
+    batches = list(islice(iter(loader), steps))
+    loader.close()
+    return batches
+
+
+def same(one, two):
+    tensors = [key for key, value in one.items() if isinstance(value, torch.Tensor)]
+    return all(torch.equal(one[key], two[key]) for key in tensors) and one["skipped"] == two["skipped"]
+
+
+def test_batch_layout(clips):
+    batch = load(clips, 1)[0]
+    assert (batch["video"].shape, batch["video"].dtype) == ((4, 4, 16, 16, 3), torch.uint8)
+    assert (batch["audio"].shape, batch["audio"].dtype) == ((4, SPEC.samples), torch.float32)
+    assert (batch["text"].shape, batch["text"].dtype) == ((4, 3, 5), torch.int64)
+    number = batch["index"]
+    assert torch.equal(batch["audio_mask"], (number % 4 > 0).float())
+    assert torch.equal(batch["text_mask"], (number % 2 > 0).float())
+    assert (batch["audio"][batch["audio_mask"] == 0] == 0).all()
+    assert (batch["text"][batch["text_mask"] == 0] == 0).all()
+    assert (batch["text"][batch["text_mask"] == 1] != 0).any((1, 2)).all()
+
+
+def test_position_is_the_step_in_any_number_of_workers(clips):
+    whole = load(clips, 6)
+    for start, workers in ((0, 2), (3, 0), (4, 2)):
+        again = load(clips, 6 - start, start_step=start, workers=workers)
+        assert all(same(*pair) for pair in zip(whole[start:], again, strict=True))
+    assert not same(whole[0], load(clips, 1, seed=4)[0])
+
+
+def test_ranks_share_one_global_batch(clips):
+    whole = load(clips, 3)
+    parts = [load(clips, 3, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+    for step, batch in enumerate(whole):
+        for key in ("video", "audio", "text", "index"):
+            assert torch.equal(batch[key], torch.cat([part[step][key] for part in parts]))
+    seen = torch.cat([batch["index"] for batch in whole[:2]])
+    assert sorted(seen.tolist()) == list(range(8))  # one pass takes each clip once
+
+
+def test_mixing_is_exact_and_even():
+    schedule = Schedule([5, 7, 2], [3.0, 1.0, 0.5], seed=0)
+    sources = [schedule.pick(number).source for number in range(4500)]
+    assert np.bincount(sources).tolist() == pytest.approx([3000, 1000, 500], abs=2)
+    assert np.bincount(sources[:45]).tolist() == pytest.approx([30, 10, 5], abs=1)
+    later = Schedule([5, 7, 2], [3.0, 1.0, 0.5], seed=0)
+    assert later.pick(4321) == schedule.pick(4321)
+    first = [p.item for p in map(schedule.pick, range(4500)) if p.source == 1]
+    assert all(sorted(first[i : i + 7]) == list(range(7)) for i in range(0, 700, 7))
+
+
+def test_bad_clips_are_replaced_and_recorded(clips, tmp_path):
+    broken = Clip(tmp_path / "broken.mp4")
+    broken.video.write_bytes(b"nothing")
+    batches = load([broken, *clips], 6)
+    again = load([broken, *clips], 3, start_step=3, workers=2)
+    assert all(same(*pair) for pair in zip(batches[3:], again, strict=True))
+    records = [record for batch in batches for record in batch["skipped"]]
+    assert records
+    assert {(r["dataset"], r["file"], r["field"]) for r in records} == {("clips", str(broken.video), "container")}
+    assert all((batch["index"] != 0).all() for batch in batches)
+
+
+def test_a_data_set_without_a_good_clip_ends_with_its_files(tmp_path):
+    missing = [Clip(tmp_path / f"{number}.mp4") for number in range(3)]
+    with pytest.raises(NoUsableClip, match=r"gone: 20 clips in a row .*\.mp4 \(video: no such file\)"):
+        load([], 1, sources=[Source("gone", missing)])
+    with pytest.raises(ValueError, match="none: the data set has no clip"):
+        load([], 1, sources=[Source("none", [])])
+
+
+def test_evaluation_takes_each_clip_once(clips, tmp_path):
+    bad = Clip(tmp_path / "bad.mp4")
+    some = [*clips[:3], bad, *clips[3:]]
+    for workers in (0, 2):
+        config = DataConfig(workers=workers)
+        batches = list(eval_batches(some, TOKENS, SPEC, config, batch_size=3, windows=2))
+        assert torch.cat([b["index"] for b in batches]).tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
+        assert [r["file"] for b in batches for r in b["skipped"]] == [str(bad.video)]
+        assert [b["video"].shape[0] for b in batches] == [6, 4, 6]
+        assert batches[0]["captions"] == ["", "one", ""]
+        assert batches[0]["text"].shape == (3, 1, 5)
+
+
+def test_windows_lie_where_they_may():
+    free = Clip(None)
+    assert [window_start(free, 10.0, 3.0, place) for place in (0.0, 0.5, 1.0)] == [0.0, 3.5, 7.0]
+    assert window_start(free, 2.0, 3.0, 0.7) == 0.0
+    ranged = Clip(None, start=4.0, end=9.0)
+    assert [window_start(ranged, 20.0, 3.0, place) for place in (0.0, 1.0)] == [4.0, 6.0]
+    narrow = Clip(None, start=4.0, end=5.0)  # shorter than the window: the window covers it
+    assert [window_start(narrow, 20.0, 3.0, place) for place in (0.0, 1.0)] == [2.0, 4.0]
+    assert window_start(Clip(None, start=18.0, end=30.0), 20.0, 3.0, 1.0) == 17.0
+
+
+def test_skip_log(tmp_path):
+    log = SkipLog(tmp_path / "skipped.jsonl", 0.2)
+    record = {"dataset": "d", "file": "a.mp4", "field": "video", "reason": "cut short 🎬"}
+    log.add(30, [record, record])
+    assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 1
+    assert "a.mp4 (video: cut short" in log.summary()
+    with pytest.raises(TooManyBadClips, match=r"12 of 42 clips .* max_bad_share = 0\.2 allows.*a\.mp4"):
+        log.add(0, [{**record, "file": f"{n}.mp4"} for n in range(10)])
+
+
+def test_augmentation_keeps_bytes_and_range(clips):
+    for audio_noise in (0.0, 0.5):
+        config = DataConfig(workers=0, augment=AugmentConfig(audio_noise=audio_noise))
+        loader = TrainLoader([Source("c", clips[1:2])], TOKENS, SPEC, config, batch_size=8)
+        batch = next(iter(loader))
+        assert batch["audio"].abs().max() <= 1
+        assert len({clip.numpy().tobytes() for clip in batch["video"]}) == 8
+    assert RATE == 48000

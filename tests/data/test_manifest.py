@@ -1,0 +1,108 @@
+"""Folders and manifests: what is read, what is refused and how it is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vatt.data.captions import Caption
+from vatt.data.manifest import Clip, ManifestError, hold_out, read_clips
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.mp4", "a.MKV", "sub/c.webm", "notes.doc"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "b.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
+    (tmp_path / "sub" / "c.json").write_text("{")
+    return tmp_path
+
+
+def test_folder(folder):
+    found = read_clips(folder)
+    assert [clip.video.name for clip in found.clips] == ["a.MKV", "b.mp4", "c.webm"]
+    assert found.clips[1].captions == (Caption("hello", 0.0, 1.0),)
+    assert [record["field"] for record in found.skipped] == ["captions"]
+    assert "c.json" in found.skipped[0]["file"]
+
+
+def test_csv_and_jsonl(folder):
+    rows = [
+        {"video": "b.mp4", "start": 0, "end": 2, "caption": "one 🎈", "split": "train", "mood": "sad"},
+        {"video": "b.mp4", "start": 2, "end": 4, "caption": "two", "split": "train", "mood": ""},
+        {"video": "gone.mp4", "start": None, "end": None, "caption": "x", "split": "val", "mood": ""},
+        {"video": "a.MKV", "start": None, "end": None, "caption": None, "split": "val", "mood": ""},
+    ]
+    table = folder / "m.csv"
+    table.write_text(
+        "video,start,end,caption,split,mood\n"
+        + "\n".join(",".join("" if value is None else str(value) for value in row.values()) for row in rows)
+    )
+    lines = folder / "m.jsonl"
+    lines.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    for path in (table, lines):
+        found = read_clips(path)
+        assert [(c.video.name, c.start, c.end, c.split) for c in found.clips] == [
+            ("b.mp4", 0.0, 2.0, "train"),
+            ("b.mp4", 2.0, 4.0, "train"),
+            ("a.MKV", None, None, "val"),
+        ]
+        both = (Caption("one 🎈", 0.0, 2.0), Caption("two", 2.0, 4.0))
+        assert [c.captions for c in found.clips] == [both, both, ()]
+        assert found.clips[0].extra["mood"] == "sad"
+        assert len(found.skipped) == 1
+        assert "gone.mp4" in found.skipped[0]["file"]
+
+
+def test_captions_come_from_sidecars_where_the_manifest_has_none(folder):
+    (folder / "m.csv").write_text("video,label\nb.mp4,3\n")
+    clip = read_clips(folder / "m.csv").clips[0]
+    assert clip.captions == (Caption("hello", 0.0, 1.0),)
+    assert clip.label == "3"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.csv", "vidoe,start\nb.mp4,1\n", "m.csv, column vidoe: did you mean 'video'"),
+        ("m.csv", "video,Captions\nb.mp4,1\n", "column Captions: did you mean 'caption'"),
+        ("m.csv", "path,start\nb.mp4,1\n", "has no column video"),
+        ("m.csv", "", "has no column video"),
+        ("m.csv", "video,start,end\nb.mp4,1,soon\n", "line 2, column end: 'soon' is not a number"),
+        ("m.csv", "video,start,end\nb.mp4,3,1\n", "line 2, column end: 1 is not after start, 3"),
+        ("m.csv", "video,start,end\nb.mp4,-3,1\n", "line 2, column start: '-3' is not a time"),
+        ("m.csv", "video,start,end\nb.mp4,nan,1\n", "line 2, column start"),
+        ("m.csv", "video,start\nb.mp4,1,2,3\n", "line 2: more values than columns"),
+        ("m.csv", "video,start\n,1\n", "line 2, column video: is empty"),
+        ("m.csv", "video\ngone.mp4\n", "no row whose video is there"),
+        ("m.jsonl", '{"video": "b.mp4"}\n{"video"\n', "line 2: is not JSON"),
+        ("m.jsonl", "[1]\n", "line 1: expected an object"),
+        ("m.xlsx", "x", "ends in .csv or .jsonl"),
+    ],
+)
+def test_bad_manifests_are_named(folder, name, text, message):
+    (folder / name).write_text(text)
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_clips(folder / name)
+    assert name in str(caught.value)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(ManifestError, match="no video file"):
+        read_clips(tmp_path)
+    with pytest.raises(ManifestError, match="no such folder or manifest"):
+        read_clips(tmp_path / "absent")
+
+
+def test_hold_out(tmp_path):
+    named = [Clip(tmp_path / str(i), split=split) for i, split in enumerate(["train", "val", None, "test", "other"])]
+    training, held = hold_out(named, 0.5)
+    assert ([c.split for c in training], [c.split for c in held]) == (["train", None], ["val", "test"])
+    plain = [Clip(tmp_path / f"{i}.mp4") for i in range(1000)]
+    training, held = hold_out(plain, 0.1)
+    assert len(training) + len(held) == 1000
+    assert 60 < len(held) < 140
+    more = plain + [Clip(tmp_path / f"new{i}.mp4") for i in range(50)]
+    assert {c.video for c in held} <= {c.video for c in hold_out(more, 0.1)[1]}
