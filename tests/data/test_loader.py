@@ -144,7 +144,7 @@ def test_skip_log(tmp_path):
     log.add(30, [record, record])
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 1
     assert "a.mp4 (video: cut short" in log.summary()
-    with pytest.raises(TooManyBadClips, match=r"12 of 42 clips .* max_bad_share = 0\.2 allows.*a\.mp4"):
+    with pytest.raises(TooManyBadClips, match=r"12 of 42 clips .*max_bad_share = 0\.2 allows.*a\.mp4"):
         log.add(0, [{**record, "file": f"{n}.mp4"} for n in range(10)])
 
 

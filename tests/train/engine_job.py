@@ -23,8 +23,10 @@ SMALL = {
     "video": ["d_model=16", "d_kv=8", "d_ff=32", "num_layers=1", "num_heads=2", "max_temporal_buckets=2"],
     "waveform": ["d_model=16", "d_kv=8", "d_ff=32", "num_layers=1", "num_heads=2", "max_temporal_buckets=8"],
     "text": ["d_model=16", "d_kv=8", "d_ff=32", "num_layers=1", "num_heads=2", "vocab_size=30", "d_embedding=12"],
-    "unified": ["d_model=16", "d_kv=8", "d_ff=32", "num_layers=1", "num_heads=2", "max_vid_temporal_buckets=2"]
-    + ["max_aud_temporal_buckets=8", "txt_vocab_size=30", "txt_embedding_dim=12", "d_post_proj=16"],
+    "unified": [
+        *["d_model=16", "d_kv=8", "d_ff=32", "num_layers=1", "num_heads=2", "d_post_proj=16", "txt_vocab_size=30"],
+        *["max_vid_temporal_buckets=2", "max_aud_temporal_buckets=8", "txt_embedding_dim=12"],
+    ],
     "head": ["d_va=16", "d_vat=8"],
 }
 BATCH = 8

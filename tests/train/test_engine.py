@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.ranks import run_ranks
 from safetensors.torch import load_file
 
+from tests.train.ranks import run_ranks
 from train.config import EngineConfig, OptimConfig
 from train.engine import deepspeed_json
 from vatt.config import ConfigError

@@ -1,0 +1,82 @@
+"""The command line: its flags, what overrides what, and names that are wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from train.cli import parse, parser
+from train.config import PretrainConfig
+from train.recipes import RECIPES, recipe
+from vatt.config import ConfigError, from_dict, to_dict
+
+
+def test_at_most_twelve_flags():
+    flags = [action for action in parser()._actions if action.option_strings and "-h" not in action.option_strings]
+    shown = [action for action in flags if action.help != "==SUPPRESS=="]
+    assert {action.option_strings[0] for action in flags} - {a.option_strings[0] for a in shown} == {"--local_rank"}
+    assert len(shown) <= 12
+
+
+def test_no_argument_is_the_sample_and_data_is_the_paper():
+    job = parse([], on_gpu=False)
+    assert job.sample
+    assert (job.config.model.name, job.resume, job.out) == ("vatt-tiny", False, None)
+    assert parse([], on_gpu=True).config.model.name == "vatt-base"
+    job = parse(["--data", "videos"], on_gpu=False)
+    assert not job.sample
+    assert (job.config.run.steps, job.config.run.batch_size, job.config.optim.lr) == (500_000, 2048, 1e-4)
+
+
+def test_flags_and_overrides():
+    arguments = ["--data", "a", "--data", "b", "--weights", "3", "1", "--model", "vatt-ma-base"]
+    arguments += ["--zero", "2", "--steps", "7", "--batch-size", "6"]
+    config = parse([*arguments, "optim.lr=3e-4", "run.steps=9", "model.head.kind=joint"], on_gpu=False).config
+    assert (config.data.sources, config.data.weights) == (["a", "b"], [3.0, 1.0])
+    assert (config.model.name, config.engine.zero, config.run.batch_size) == ("vatt-ma-base", 2, 6)
+    assert (config.optim.lr, config.run.steps, config.model.head.kind) == (3e-4, 9, "joint")
+
+
+def test_a_saved_configuration_comes_back(tmp_path):
+    config = parse(["--data", "a", "--model", "vatt-ma-tiny", "optim.clip_norm=1"], on_gpu=False).config
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_dict(config)))
+    assert parse(["--config", str(path)], on_gpu=False).config == config
+    assert parse(["--resume", "--out", str(tmp_path), "--steps", "9"], on_gpu=False).config.run.steps == 9
+    for name in RECIPES:
+        assert from_dict(PretrainConfig, to_dict(recipe(name))) == recipe(name)
+
+
+def test_a_file_may_name_a_preset(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[model]\nname = "vatt-ma-tiny"\n[model.unified]\nnum_layers = 2\n[run]\nsteps = 5\n')
+    config = parse(["--config", str(path)], on_gpu=False).config
+    assert (config.model.backbone, config.model.unified.num_layers, config.model.unified.d_model) == ("unified", 2, 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.learning_rate=1"], "unknown configuration key 'optim.learning_rate'"),
+        (["optim.l=1"], "did you mean 'lr'"),
+        (["--model", "vatt-huge"], "unknown model 'vatt-huge'"),
+        (["--config", "papr"], "unknown configuration 'papr'; did you mean 'paper'"),
+        (["--config", "absent.json"], "absent.json: cannot read"),
+        (["--data", "a", "--weights", "1", "2"], "weights: 2 weights for 1 data sets"),
+        (["--steps", "0"], "steps, batch_size"),
+        (["engine.offload_optimizer=true"], "offload_optimizer: needs zero"),
+        (["--resume"], "--resume needs --out"),
+        (["optim.schedule=linear"], "'linear' is not one of"),
+    ],
+)
+def test_wrong_names_and_values(arguments, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(arguments, on_gpu=False)
+
+
+def test_an_unknown_flag_names_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--batchsize", "3"], on_gpu=False)
+    assert "did you mean --batch-size?" in capsys.readouterr().err
