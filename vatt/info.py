@@ -93,7 +93,7 @@ def _model_tables(models: dict[str, dict[str, Any]]) -> list[Table]:
     return [
         _table("Parameters, millions (words: word embeddings, in the total)", ("model", *columns), sizes),
         _table(
-            "One clip: tokens kept by DropToken / all; GFLOPs forward in pretraining, in inference, and of a training step",
+            "A clip: tokens kept by DropToken / all; GFLOPs forward in pretraining and inference, of a training step",
             ("model", "video", "audio", "text", "pretraining", "inference", "training step"),
             work,
         ),
