@@ -20,6 +20,7 @@ from train.loop import Trainer
 from train.run_folder import RunFolder
 from vatt.config import ConfigError, to_dict
 from vatt.data import SkipLog, Tokenizer, TrainLoader, load_word_embeddings
+from vatt.environment import environment
 from vatt.flops import peak_flops, train_flops_per_sample
 from vatt.models import Pretraining
 from vatt.models.text import WordEmbedding
@@ -154,6 +155,7 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
     )
     if rank == 0:
         folder.write_json(folder.deepspeed, engine.settings)
+        folder.write_json(folder.environment, environment() | {"ranks": str(ranks), "type": str(engine.dtype)})
         clips = sum(len(source.clips) for source in prepared.corpus.sources)
         reporter.say(
             f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {clips} clips to train on, "

@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 
 from train.assemble import Assembled
 from train.engine import wait_for_all
+from train.plots import write_plots
+from train.records import read_metrics
+from train.report import write_report
 from vatt.config import to_dict
 from vatt.data.text import FILE as TOKENIZER
 
@@ -28,6 +31,8 @@ def finish(run: Assembled, complete: bool, seconds: float) -> None:
             reporter.say(f"{trainer.skips.summary()}; all in {folder.skipped}")
         if trainer.counts["skipped_steps"]:
             reporter.say(f"{trainer.counts['skipped_steps']} steps were skipped: loss or gradient not finite")
+        write_plots(folder, read_metrics(folder.metrics))
+        reporter.say(f"report: {write_report(folder.path)}")
         reporter.say(f"{folder.path}: done in {timedelta(seconds=round(seconds))}; model in {folder.model}")
     wait_for_all()
 

@@ -116,7 +116,7 @@ def _contact_sheet(results: Record) -> str:
     thumbnail = Thumbnails()
     note = (
         f"{count} of {len(queries)} sentences, evenly spread over the list, whatever they found. Three frames of each "
-        "clip, below them its place and similarity. Green frame: the sentence's own clip; dashed: it was not among the first found."
+        "clip, below them its place and similarity. Green frame: the sentence's own clip; dashed: not among the first."
     )
     rows = [_query(query, results["table"]["chance"]["n"], thumbnail) for query in chosen]
     return html.section("What sentences found", html.paragraph(note, soft=True), *rows)

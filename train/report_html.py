@@ -25,7 +25,8 @@ th, td { padding: 6px 10px; border-bottom: 1px solid var(--line); text-align: ri
 th:first-child, td:first-child { text-align: left; } tr:last-child td { border-bottom: 0; }
 th { color: var(--soft); font-weight: 600; font-size: .88rem; } .facts td { text-align: left; overflow-wrap: anywhere; }
 .facts td:first-child { color: var(--soft); white-space: nowrap; width: 1%; padding-right: 20px; }
-.wide td:first-child, .wide th { white-space: nowrap; } tr.muted td { color: var(--soft); } figure { margin: 0; } img { display: block; width: 100%; height: auto; }
+.wide td { white-space: nowrap; } tr.muted td { color: var(--soft); }
+figure { margin: 0; } img { display: block; width: 100%; height: auto; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 16px; }
 .query { border-top: 1px solid var(--line); padding: 14px 0; } .query:first-of-type { border-top: 0; }
 .query q { font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere; }
@@ -36,7 +37,8 @@ th { color: var(--soft); font-weight: 600; font-size: .88rem; } .facts td { text
 .clip.own { border-color: var(--good); } .clip.missed { border: 3px dashed var(--good); }
 .clip figcaption { padding: 2px 6px; font-size: .78rem; overflow-wrap: anywhere; line-height: 1.35; }
 .clip .none { display: block; padding: 18px 8px; text-align: center; color: var(--soft); font-size: .8rem; }
-@media (max-width: 560px) { th, td { padding: 6px 4px; } section { padding: 12px; } table { font-size: .92rem; } }
+@media (max-width: 560px) { th, td { padding: 6px 4px; } section { padding: 12px; }
+  table { font-size: .9rem; } .wide td:first-child { white-space: normal; } }
 pre { overflow: auto; max-height: 480px; font-size: .8rem; } summary { cursor: pointer; color: var(--accent); }
 """
 
