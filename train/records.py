@@ -15,6 +15,7 @@ _NEEDED = {
     "train": ("loss", "samples_per_s", "tflops", "mfu", "data_wait", "memory_gb", "skipped_steps", "time"),
     "eval": ("chance",),
 }
+_RESULTS = ("table", "oracle", "queries")
 
 
 class RecordError(ValueError):
@@ -54,7 +55,7 @@ def read_run(path: Path) -> Run:
         folder,
         _object(folder.config),
         read_metrics(folder.metrics),
-        _object(folder.retrieval) if folder.retrieval.exists() else {},
+        _object(folder.retrieval, _RESULTS) if folder.retrieval.exists() else {},
         _object(folder.environment) if folder.environment.exists() else {},
         _lines(folder.skipped) if folder.skipped.exists() else [],
     )
@@ -73,6 +74,8 @@ def read_metrics(path: Path) -> Metrics:
             raise RecordError(
                 f"{path}, record {number}: needs kind (train or eval) and step, got {kind!r} and {step!r}"
             )
+        if missing := [name for name in _NEEDED[kind] if name not in record]:
+            raise RecordError(f"{path}, record {number}: has no {', '.join(missing)}")
         kinds[kind][step] = record
     if not kinds["train"]:
         raise RecordError(f"{path}: holds no training record")
@@ -89,7 +92,7 @@ def _read(path: Path) -> str:
         raise RecordError(f"{path}: cannot be read: {error}") from error
 
 
-def _object(path: Path) -> Record:
+def _object(path: Path, needed: tuple[str, ...] = ()) -> Record:
     try:
         content = json.loads(_read(path))
     except ValueError as error:
@@ -98,6 +101,8 @@ def _object(path: Path) -> Record:
         raise RecordError(f"{path}: is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise RecordError(f"{path}: expected an object, got {type(content).__name__}")
+    if missing := [name for name in needed if name not in content]:
+        raise RecordError(f"{path}: has no {', '.join(missing)}")
     return content
 
 
