@@ -10,19 +10,26 @@ import numpy as np
 import pytest
 
 from tests.data.media import RATE, click_at, flash_at, rotate, write
-from vatt.data.augment import centre_box
+from vatt.data.augment import CentreView
 from vatt.data.decode import Box, MediaError, decode_window
 from vatt.models.config import InputConfig
 
 SPEC = InputConfig(frames=16, fps=10, size=32, sample_rate=RATE)  # 1.6 s
 
 
-def decode(path, start=0.0, spec=SPEC, box=centre_box, timeout=30.0):
-    return decode_window(Path(path), lambda duration: start, box, spec, timeout)
+def decode(path, start=0.0, spec=SPEC, view=None, timeout=30.0):
+    return decode_window(Path(path), lambda duration: start, view or CentreView(), spec, timeout)
 
 
-def whole(height, width):
-    return Box(0, 0, height, width)
+class Whole(CentreView):
+    """The whole picture; remembers the sizes that it was asked for."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def box(self, height, width):
+        self.sizes.append((height, width))
+        return Box(0, 0, height, width)
 
 
 def flash_of(window, spec=SPEC):
@@ -62,15 +69,10 @@ def test_rotation_metadata(tmp_path, turns):
     frames = np.full((20, 64, 96, 3), 30, np.uint8)
     frames[:, :32, :48, 0] = 220  # red in the upper left quarter
     path = write(tmp_path / "r.mp4", frames)
-    upright = decode(path, box=whole).frames_TSS3[0]
-    sizes = []
-
-    def box(height, width):
-        sizes.append((height, width))
-        return whole(height, width)
-
-    turned = decode(rotate(path, turns), box=box).frames_TSS3[0]
-    assert sizes == [(96, 64) if turns % 2 else (64, 96)]
+    upright = decode(path, view=Whole()).frames_TSS3[0]
+    view = Whole()
+    turned = decode(rotate(path, turns), view=view).frames_TSS3[0]
+    assert view.sizes == [(96, 64) if turns % 2 else (64, 96)]
     np.testing.assert_allclose(turned, np.rot90(upright, -turns), atol=30)  # the matrix turns clockwise
     assert np.abs(turned.astype(int) - upright).mean() > 10
 

@@ -1,8 +1,8 @@
 """The paper's augmentation: one crop, flip and colour change a clip, and noise on the sound.
 
-The colour changes are put together into one affine map of RGB, applied once. Hue is turned in the YIQ plane, a linear
-map, where the official pipeline turns it in HSV; both leave grey alone and turn a colour by the same share
-of the circle.
+Colours are changed by FFmpeg's filters while the pixels are scaled, which costs a tenth of the same change in numpy or
+PyTorch. It differs from the official pipeline (tf.image) in this: hue is turned in the chroma plane, not in HSV; and
+contrast comes last and spreads all channels around the mean luma of the first frame, not each around its own mean.
 """
 
 from __future__ import annotations
@@ -10,67 +10,71 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
 from vatt.data.config import AugmentConfig
-from vatt.data.decode import Box
-
-_GREY = np.array([0.299, 0.587, 0.114])
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+from vatt.data.decode import Box, Filter
 
 
-def random_box(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> Box:
-    """A crop of random area and aspect; the whole picture if none of ten draws fits into it."""
-    for _ in range(10):
-        area = rng.uniform(config.area_min, config.area_max) * height * width
-        aspect = math.exp(rng.uniform(math.log(config.aspect_min), math.log(config.aspect_max)))
-        box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 2 <= box_height <= height and 2 <= box_width <= width:
-            top, left = rng.integers(height - box_height + 1), rng.integers(width - box_width + 1)
-            return Box(int(top), int(left), box_height, box_width)
-    return Box(0, 0, height, width)
+class CentreView:
+    """The largest square in the middle, as it is: for evaluation."""
+
+    def box(self, height: int, width: int) -> Box:
+        side = min(height, width)
+        return Box((height - side) // 2, (width - side) // 2, side, side)
+
+    def filters(self, mean_luma: float) -> list[Filter]:
+        return []
 
 
-def centre_box(height: int, width: int) -> Box:
-    """The largest square in the middle."""
-    side = min(height, width)
-    return Box((height - side) // 2, (width - side) // 2, side, side)
+class RandomView:
+    """A random crop, flip and colour change, drawn when it is made: the same for all frames of a clip."""
+
+    def __init__(self, config: AugmentConfig, rng: np.random.Generator) -> None:
+        self.config = config
+        self.crops = rng.uniform(size=(10, 4))  # area, aspect, place down and across: ten tries
+        self.flip = config.flip and bool(rng.random() < 0.5)
+        self.brightness = rng.uniform(-config.brightness, config.brightness)
+        self.saturation = rng.uniform(1 - config.saturation, 1 + config.saturation)
+        self.contrast = rng.uniform(1 - config.contrast, 1 + config.contrast)
+        self.hue = 360 * rng.uniform(-config.hue, config.hue)
+
+    def box(self, height: int, width: int) -> Box:
+        """A crop of random area and aspect; the whole picture if none of ten draws fits into it."""
+        low, high = math.log(self.config.aspect_min), math.log(self.config.aspect_max)
+        for share, slant, down, across in self.crops:
+            area = (self.config.area_min + share * (self.config.area_max - self.config.area_min)) * height * width
+            aspect = math.exp(low + slant * (high - low))
+            box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 2 <= box_height <= height and 2 <= box_width <= width:
+                top, left = int(down * (height - box_height + 1)), int(across * (width - box_width + 1))
+                return Box(top, left, box_height, box_width)
+        return Box(0, 0, height, width)
+
+    def filters(self, mean_luma: float) -> list[Filter]:
+        """Brightness, saturation and hue on luma and chroma, the flip, and contrast."""
+        chosen: list[Filter] = []
+        config = self.config
+        if config.brightness or config.saturation or config.hue:
+            # the filter counts brightness in tenths of 255, on luma, which runs over 219 steps
+            brightness = self.brightness * 219 / 25.5
+            chosen.append(("format", "yuv420p"))
+            chosen.append(("hue", f"h={self.hue:.3f}:s={self.saturation:.4f}:b={brightness:.4f}"))
+        if self.flip:
+            chosen.append(("hflip", ""))
+        if config.contrast:
+            chosen.append(("colorlevels", _spread(self.contrast, min(max(mean_luma + self.brightness, 0.0), 1.0))))
+        return chosen
 
 
-def augment_frames(frames_THW3: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Flips and recolours a clip, uint8 to uint8 (T, H, W, 3). Values are clipped once, at the end."""
-    if config.flip and rng.random() < 0.5:
-        frames_THW3 = frames_THW3[:, :, ::-1]
-    matrix, shift = _colour_map(frames_THW3, config, rng)
-    if matrix is None:
-        return np.ascontiguousarray(frames_THW3)
-    count = frames_THW3.size // 3
-    group = math.gcd(count, 16)  # as one product of groups of pixels: 3 x 3 alone is too small to be fast
-    map_GG = torch.from_numpy(np.kron(np.eye(group), matrix).astype(np.float32))
-    shift_G = torch.from_numpy(np.tile(shift, group).astype(np.float32))
-    pixels = torch.from_numpy(np.ascontiguousarray(frames_THW3)).view(count // group, group * 3).float()
-    out = torch.addmm(shift_G + 0.5, pixels, map_GG.T).clamp_(0, 255)  # the 0.5 makes the cast round
-    return out.to(torch.uint8).view(frames_THW3.shape).numpy()
-
-
-def _colour_map(
-    frames_THW3: np.ndarray, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """Brightness, saturation, contrast and hue, in this order, as rgb -> matrix @ rgb + shift (in 0..255)."""
-    shift = np.full(3, 255 * rng.uniform(-config.brightness, config.brightness))
-    saturation = rng.uniform(1 - config.saturation, 1 + config.saturation)
-    contrast = rng.uniform(1 - config.contrast, 1 + config.contrast)
-    angle = 2 * math.pi * rng.uniform(-config.hue, config.hue)
-    if not any((config.brightness, config.saturation, config.contrast, config.hue)):
-        return None, shift
-    matrix = saturation * np.eye(3) + (1 - saturation) * _GREY[None]
-    shift = matrix @ shift
-    mean = matrix @ frames_THW3[:, ::4, ::4].reshape(-1, 3).mean(0) + shift
-    matrix, shift = contrast * matrix, contrast * shift + (1 - contrast) * mean
-    turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
-    hue = _FROM_YIQ @ turn @ _TO_YIQ
-    return hue @ matrix, hue @ shift
+def _spread(contrast: float, middle: float) -> str:
+    """Levels that map x to middle + contrast * (x - middle), in shares of full white."""
+    inverse = min(contrast, 1.0), min(1 / contrast, 1.0)  # narrows the output, or the input
+    kinds = {"o": inverse[0], "i": inverse[1]}
+    levels = {}
+    for kind, share in kinds.items():
+        levels[f"{kind}min"] = middle * (1 - share)
+        levels[f"{kind}max"] = middle * (1 - share) + share
+    return ":".join(f"{channel}{name}={value:.4f}" for channel in "rgb" for name, value in levels.items())
 
 
 def augment_audio(audio_L: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vatt.data.augment import augment_audio, augment_frames, centre_box, random_box
+from vatt.data.augment import CentreView, RandomView, augment_audio
 from vatt.data.captions import choose_candidates
 from vatt.data.config import DataConfig
 from vatt.data.decode import Window, decode_window
@@ -31,20 +31,19 @@ def training_sample(
         MediaError: the clip cannot be decoded.
     """
     augment = config.augment
-    place, crop_rng = rng.random(), np.random.default_rng(rng.integers(2**63))
+    place = rng.random()
     window = decode_window(
         clip.video,
         lambda duration: window_start(clip, duration, spec.seconds, place),
-        (lambda h, w: random_box(h, w, augment, crop_rng)) if augment.enabled else centre_box,
+        RandomView(augment, rng) if augment.enabled else CentreView(),
         spec,
         config.decode_timeout,
     )
-    frames, audio = window.frames_TSS3, window.audio_L
-    if augment.enabled:
-        frames = augment_frames(frames, augment, rng)
-        audio = None if audio is None else augment_audio(audio, augment, rng)
+    audio = window.audio_L
+    if augment.enabled and audio is not None:
+        audio = augment_audio(audio, augment, rng)
     sentences = choose_candidates(clip.captions, window.start, window.start + spec.seconds, spec.candidates, rng)
-    return _sample(frames, audio, sentences, spec.candidates, tokenizer, spec)
+    return _sample(window.frames_TSS3, audio, sentences, spec.candidates, tokenizer, spec)
 
 
 def evaluation_windows(
@@ -63,7 +62,7 @@ def evaluation_windows(
     for number in range(windows):
         place = (number + 0.5) / windows if windows == 1 else number / (windows - 1)
         decoded: Window = decode_window(
-            clip.video, _starts_at(clip, spec, place), centre_box, spec, config.decode_timeout
+            clip.video, _starts_at(clip, spec, place), CentreView(), spec, config.decode_timeout
         )
         samples.append(_sample(decoded.frames_TSS3, decoded.audio_L, [query], 1, tokenizer, spec))
     return samples, query

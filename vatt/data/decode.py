@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import av
 import av.error
@@ -57,7 +58,19 @@ class Window:
 
 
 ChooseStart = Callable[[float], float]  # duration of the file -> start of the window, both in seconds
-ChooseBox = Callable[[int, int], Box]  # height, width -> the part to keep
+Filter = tuple[str, str]  # name and arguments of an FFmpeg filter
+
+
+class View(Protocol):
+    """How a clip is looked at: one choice for all of its frames."""
+
+    def box(self, height: int, width: int) -> Box:
+        """The part of the picture to keep."""
+        ...
+
+    def filters(self, mean_luma: float) -> list[Filter]:
+        """What is done to the scaled picture; ``mean_luma`` (0 to 1) is that of the first frame."""
+        ...
 
 
 class _Clock:
@@ -72,13 +85,13 @@ class _Clock:
 
 
 def decode_window(
-    path: Path, choose_start: ChooseStart, choose_box: ChooseBox, spec: InputConfig, timeout: float = 30.0
+    path: Path, choose_start: ChooseStart, view: View, spec: InputConfig, timeout: float = 30.0
 ) -> Window:
     """Decodes the window that ``choose_start`` picks.
 
     A frame is the last one shown at its time, whatever the frame rate or its variation. The picture is turned as its
-    metadata say, cut to ``choose_box`` and scaled to S x S. Sound is mixed to mono and resampled; where there is none
-    in the file for a part of the window it is 0. A window that reaches past the end holds the last frame.
+    metadata say, cut, scaled to S x S and changed as ``view`` asks. Sound is mixed to mono and resampled; where the file
+    has none for a part of the window it is 0. A window that reaches past the end holds the last frame.
 
     Raises:
         MediaError: no regular file, not a media file, no video, shorter than half a second, no frame that can be
@@ -95,7 +108,7 @@ def decode_window(
             if 0 < duration < SHORTEST:
                 raise MediaError(path, "duration", f"{duration:.2f} s, at least {SHORTEST} s are needed")
             start = max(0.0, choose_start(duration))
-            frames = _video(container, path, start, duration, choose_box, spec, clock)
+            frames = _video(container, path, start, duration, view, spec, clock)
             audio = _audio(container, start, spec, clock) if container.streams.audio else None
             return Window(frames, audio, start)
     except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
@@ -135,20 +148,20 @@ def _video(
     path: Path,
     start: float,
     duration: float,
-    choose_box: ChooseBox,
+    view: View,
     spec: InputConfig,
     clock: _Clock,
 ) -> np.ndarray:
     out = np.empty((spec.frames, spec.size, spec.size, 3), np.uint8)
     origin = (container.start_time or 0) / av.time_base
     times = start + (np.arange(spec.frames) + 0.5) / spec.fps  # the middle of each interval: robust to rounded stamps
-    scaler = _Scaler(choose_box, spec.size)
+    scaler = _Scaler(view, spec.size)
     shown: VideoFrame | None = None
     filled, last = 0, 0.0
     for frame in _packets(container, "video", start, clock):
         if frame.pts is None:
             continue
-        last = float(frame.pts * frame.time_base) - origin
+        last = frame.time - origin
         due = int(np.searchsorted(times, last))  # moments before this frame belong to the one shown until now
         if shown is not None and due > filled:
             out[filled:due] = scaler(shown)
@@ -166,14 +179,14 @@ def _video(
 
 
 class _Scaler:
-    """Turns, cuts and scales frames in one filter chain of FFmpeg, made anew when their format changes.
+    """Turns, cuts, scales and recolours frames in one filter chain of FFmpeg, made anew when their format changes.
 
     The cut is a shift of pointers in the decoded planes; nothing is converted that is not kept.
     """
 
-    def __init__(self, choose_box: ChooseBox, size: int) -> None:
-        self.choose_box, self.size = choose_box, size
-        self.box: Box | None = None
+    def __init__(self, view: View, size: int) -> None:
+        self.view, self.size = view, size
+        self.filters: list[Filter] | None = None
         self.key: tuple[int, int, str] | None = None
         self.graph: Graph | None = None
 
@@ -187,7 +200,10 @@ class _Scaler:
     def _make(self, frame: VideoFrame) -> Graph:
         turns = round(getattr(frame, "rotation", 0) / 90) % 4  # quarter turns, counterclockwise
         height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-        box = self.choose_box(height, width)
+        box = self.view.box(height, width)
+        if self.filters is None:
+            small = frame.reformat(width=32, height=32, format="gray")
+            self.filters = self.view.filters(float(small.to_ndarray().mean()) / 255)
         graph = Graph()
         graph.threads = 1  # its slices are too small to share; waking threads costs six times the scaling
         chain = [
@@ -197,6 +213,7 @@ class _Scaler:
             chain.append(graph.add("transpose", name))
         chain.append(graph.add("crop", f"{box.width}:{box.height}:{box.left}:{box.top}"))
         chain.append(graph.add("scale", f"{self.size}:{self.size}:flags=bilinear"))
+        chain += [graph.add(name, arguments) for name, arguments in self.filters]
         chain.append(graph.add("format", "rgb24"))
         chain.append(graph.add("buffersink"))
         for first, second in pairwise(chain):
@@ -215,7 +232,7 @@ def _audio(container: InputContainer, start: float, spec: InputConfig, clock: _C
     for frame in _packets(container, "audio", max(0.0, start - 0.2), clock):
         if frame.pts is None or not frame.sample_rate:
             continue
-        begins = float(frame.pts * frame.time_base) - origin
+        begins = frame.time - origin
         if begins >= start + spec.seconds + 0.1:
             break
         if resampler is None or abs(begins - expected) > 0.03:  # the first, or a gap in the stream
