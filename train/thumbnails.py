@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vatt.data import Clip
-from vatt.data.augment import centre_box
+from vatt.data.augment import CentreView
 from vatt.data.clips import window_start
 from vatt.data.decode import MediaError, decode_window
 from vatt.models.config import InputConfig
@@ -36,7 +36,7 @@ class Thumbnails:
 
 def _strip(clip: Clip) -> str | None:
     try:
-        frames = [decode_window(clip.video, partial(_start, clip, place), centre_box, _INPUT) for place in _PLACES]
+        frames = [decode_window(clip.video, partial(_start, clip, place), CentreView(), _INPUT) for place in _PLACES]
     except MediaError:
         return None
     gap = np.full((_SIDE, _GAP, 3), 255, np.uint8)
