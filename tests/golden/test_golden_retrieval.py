@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.golden.golden import load
 
+from tests.golden.golden import load
 from vatt.retrieval import chance, ranks, retrieval, similarity
 
 
