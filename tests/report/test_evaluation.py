@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 
+import av
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from vatt.data import Tokenizer, eval_batches, read_clips
+from vatt.data.config import DataConfig
 from vatt.evaluation import Embeddings, embed, format_table, retrieval_table, write_results
 from vatt.models import VATT
+from vatt.models.config import InputConfig
 from vatt.presets import preset
 from vatt.retrieval import Retrieval
 
@@ -130,3 +135,23 @@ def test_results_name_what_each_query_found(tmp_path):
     assert [hit["own"] for hit in query["top"]] == [False, True, False, False, False]
     assert query["top"][0]["score"] == pytest.approx(2 / 5**0.5)
     assert content["table"]["text_to_video"]["n"] == 4
+
+
+def test_each_range_of_a_video_has_its_own_query(tmp_path):
+    """The narration of a video is shared by its clips; what a clip is searched with is the part that it overlaps."""
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for level in range(0, 240, 8):
+            picture = np.full((32, 32, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text("video,start,end,caption\nfilm.mp4,0,1.5,a dark part\nfilm.mp4,1.5,3,a bright part\n")
+    tokenizer, spec = Tokenizer.train(["a dark part", "a bright part"], 20), InputConfig(frames=2, fps=2.0, size=32)
+    clips = read_clips(manifest).clips
+    (batch,) = eval_batches(clips, tokenizer, spec, DataConfig(workers=0), batch_size=4)
+    assert batch["captions"] == ["a dark part", "a bright part"]
+    assert batch["ranges"] == [(0.0, 1.5), (1.5, 3.0)]
+    assert batch["video"][0].float().mean() < 100 < 140 < batch["video"][1].float().mean()
+    assert not torch.equal(batch["text"][0], batch["text"][1])
