@@ -34,7 +34,7 @@ def sample() -> PretrainConfig:
             ),
         ),
         optim=OptimConfig(lr=3e-3, final_lr=3e-5, warmup_steps=30),
-        run=RunConfig(steps=250, batch_size=32, log_every=10, eval_every=125, save_every=125, keep=2),
+        run=RunConfig(steps=260, batch_size=32, log_every=20, eval_every=130, save_every=130, keep=2),
         evaluation=EvalConfig(windows=1),
     )
 

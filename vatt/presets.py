@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, int]] = {
     "medium": dict(num_layers=12, d_model=1024, d_kv=64, d_ff=4096, num_heads=16),
     "large": dict(num_layers=24, d_model=1024, d_kv=64, d_ff=4096, num_heads=16),
     "xlarge": dict(num_layers=24, d_model=1536, d_kv=64, d_ff=4096, num_heads=24),
-    "tiny": dict(num_layers=4, d_model=128, d_kv=32, d_ff=512, num_heads=4),
+    "tiny": dict(num_layers=3, d_model=128, d_kv=32, d_ff=512, num_heads=4),
 }
 
 

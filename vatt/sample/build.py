@@ -14,7 +14,7 @@ from vatt.sample.scene import Scene, scenes
 from vatt.sample.share import SECONDS, write_shares
 
 MANIFEST, STAMP = "manifest.csv", "sample.json"
-FORMAT = 5  # goes up whenever the same parameters would give other files
+FORMAT = 6  # goes up whenever the same parameters would give other files
 TRAIN, VAL = 384, 96
 
 

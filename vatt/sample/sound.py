@@ -30,7 +30,7 @@ def waveform(scene: Scene, seconds: float, rate: int) -> np.ndarray:
     partials = [strength * _sine(multiple * turns) for multiple, strength in _TIMBRES[scene.shape].items()]
     partials.append(_body(scene.shape, time, rng))
     sound = np.sum(partials, axis=0) * loudness.astype(np.float32)
-    sound *= np.float32(rng.uniform(0.35, 0.6) / np.abs(sound).max())
+    sound *= np.float32(rng.uniform(0.8, 0.95) / np.abs(sound).max())
     return sound + np.float32(0.004) * rng.standard_normal(len(time), dtype=np.float32)
 
 
