@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -54,9 +55,10 @@ def bare(path: Path, start: float, spec: InputConfig) -> None:
     """Decodes the frames and the sound of one window and drops them."""
     for kind in ("video", "audio"):
         with av.open(str(path)) as container:
-            stream = container.streams.get({kind: 0})[0]
+            stream: Any = container.streams.get({kind: 0})[0]
             stream.thread_count = 1
             container.seek(int(start / stream.time_base), stream=stream, backward=True)
+            frame: Any
             for frame in container.decode(stream):
                 if frame.time >= start + spec.seconds:
                     break

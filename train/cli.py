@@ -35,6 +35,11 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
+def _numbers(text: str) -> list[float]:
+    """Numbers between commas. argparse turns the ValueError into a message that names the flag."""
+    return [float(part) for part in text.split(",")]
+
+
 def parser() -> argparse.ArgumentParser:
     """At most twelve flags; a test holds it."""
     made = _Parser(
@@ -46,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--data", action="append", metavar="PATH", help="folder of videos, or manifest (.csv, .jsonl); may be repeated")
-    add("--weights", type=float, nargs="+", metavar="W", help="share of each --data in the mixture (default: equal)")
+    add("--weights", type=_numbers, metavar="W,W", help="share of each --data in the mixture (default: equal)")
     add("--model", help=f"one of {', '.join(PRESETS)}")
     add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
     add("--steps", type=int, help="length of the run")
@@ -69,7 +74,7 @@ def parse(arguments: list[str], on_gpu: bool) -> Job:
     Raises:
         ConfigError: a key, name or value that is not valid; the message holds the nearest valid one.
     """
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)  # overrides may stand anywhere
     if options.resume:
         config = _resumed(options)
     elif options.config is None:

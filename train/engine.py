@@ -94,7 +94,14 @@ def start_distributed() -> tuple[int, int, torch.device]:
     if on_gpu:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        try:
+            dist.init_process_group("nccl" if on_gpu else "gloo")
+        except dist.DistNetworkError as error:
+            port = os.environ["MASTER_PORT"]
+            raise ConfigError(
+                f"the ranks cannot meet at port {port} ({str(error).splitlines()[0]}); if another job holds it, start "
+                f"with: deepspeed --master_port PORT train/pretrain.py ..."
+            ) from error
     return dist.get_rank(), dist.get_world_size(), device
 
 
@@ -213,11 +220,12 @@ class Engine:
             group["lr"] = lr
         for group in self._adam.param_groups:
             group["lr"] = lr
-        before, total = self._adam.updates, {}
+        before = self._adam.updates
+        total: dict[str, Tensor] = {}
         for part in _split(batch, self.parts, self.device):
             losses = self._engine(part, seed)
             for name, value in losses.items():
-                total[name] = total.get(name, 0) + value.detach().float() / self.parts
+                total[name] = total.get(name, torch.zeros((), device=self.device)) + value.detach().float() / self.parts
             self._engine.backward(losses["loss"])
             self._engine.step()
         names = sorted(total)

@@ -11,12 +11,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_ranks(ranks: int, *command: str, timeout: float = 240) -> str:
-    """Runs ``python command...`` once a rank; the output of rank 0. Fails if any rank ends with an error."""
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        return probe.getsockname()[1]
+
+
+def run_ranks(ranks: int, *command: str, timeout: float = 240) -> str:
+    """Runs ``python command...`` once a rank; the output of rank 0. Fails if any rank ends with an error."""
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    shared["MASTER_PORT"] = str(free_port())
     shared["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     processes = [
         subprocess.Popen(

@@ -31,7 +31,7 @@ def test_no_argument_is_the_sample_and_data_is_the_paper():
 
 
 def test_flags_and_overrides():
-    arguments = ["--data", "a", "--data", "b", "--weights", "3", "1", "--model", "vatt-ma-base"]
+    arguments = ["--data", "a", "--data", "b", "--weights", "3,1", "--model", "vatt-ma-base"]
     arguments += ["--zero", "2", "--steps", "7", "--batch-size", "6"]
     config = parse([*arguments, "optim.lr=3e-4", "run.steps=9", "model.head.kind=joint"], on_gpu=False).config
     assert (config.data.sources, config.data.weights) == (["a", "b"], [3.0, 1.0])
@@ -64,7 +64,7 @@ def test_a_file_may_name_a_preset(tmp_path):
         (["--model", "vatt-huge"], "unknown model 'vatt-huge'"),
         (["--config", "papr"], "unknown configuration 'papr'; did you mean 'paper'"),
         (["--config", "absent.json"], "absent.json: cannot read"),
-        (["--data", "a", "--weights", "1", "2"], "weights: 2 weights for 1 data sets"),
+        (["--data", "a", "--weights", "1,2"], "weights: 2 weights for 1 data sets"),
         (["--steps", "0"], "steps, batch_size"),
         (["engine.offload_optimizer=true"], "offload_optimizer: needs zero"),
         (["--resume"], "--resume needs --out"),

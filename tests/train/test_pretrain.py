@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.train.ranks import ROOT
+from tests.train.ranks import ROOT, free_port
 from vatt.sample import build
 
 SCRIPT = str(ROOT / "train" / "pretrain.py")
@@ -23,7 +23,7 @@ LAUNCHER = str(Path(sys.executable).with_name("deepspeed"))
 SMALL = [
     *["model.input.size=32", "model.input.frames=8", "model.input.fps=2.5", "data.workers=1", "data.prefetch=2"],
     *["model.video.num_layers=1", "model.waveform.num_layers=1", "model.text.num_layers=1", "model.video.d_ff=64"],
-    *["model.video.max_temporal_buckets=2", "model.video.max_vertical_buckets=2", "model.video.max_horizontal_buckets=2"],
+    *[f"model.video.max_{axis}_buckets=2" for axis in ("temporal", "vertical", "horizontal")],
     *["model.waveform.temporal_patch_size=2048", "model.waveform.max_temporal_buckets=75"],
     *["run.log_every=1", "run.eval_every=0", "evaluation.windows=1", "optim.lr=1e-3", "run.batch_size=8"],
 ]
@@ -35,8 +35,10 @@ def sample(tmp_path_factory):
 
 
 def command(*arguments, ranks=None):
-    start = [sys.executable, SCRIPT] if ranks is None else [sys.executable, LAUNCHER, "--num_gpus", str(ranks), SCRIPT]
-    return [*start, *map(str, arguments)]
+    if ranks is None:
+        return [sys.executable, SCRIPT, *map(str, arguments)]
+    launcher = [sys.executable, LAUNCHER, "--num_gpus", str(ranks), "--master_port", str(free_port())]
+    return [*launcher, SCRIPT, *map(str, arguments)]
 
 
 def environment():
@@ -181,6 +183,7 @@ def test_folders_that_cannot_be_written(sample, tmp_path):
 
 
 def test_models_and_sizes_that_do_not_fit(sample, tmp_path):
-    refused(train(sample, tmp_path / "a", "--batch-size", "7", "engine.gradient_accumulation=2", code=1), "run.batch_size")
+    parts = ["--batch-size", "7", "engine.gradient_accumulation=2"]
+    refused(train(sample, tmp_path / "a", *parts, code=1), "run.batch_size")
     refused(train(sample, tmp_path / "b", "model.loss.aud_txt_weight=1", code=1), "loss.aud_txt_weight")
     refused(train(sample, tmp_path / "c", "data.vocabulary=absent.txt", code=1), "absent.txt")

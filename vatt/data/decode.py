@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import av.error
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.container.input import InputContainer
 from av.filter import Graph
@@ -90,8 +89,8 @@ def decode_window(
     """Decodes the window that ``choose_start`` picks.
 
     A frame is the last one shown at its time, whatever the frame rate or its variation. The picture is turned as its
-    metadata say, cut, scaled to S x S and changed as ``view`` asks. Sound is mixed to mono and resampled; where the file
-    has none for a part of the window it is 0. A window that reaches past the end holds the last frame.
+    metadata say, cut, scaled to S x S and changed as ``view`` asks. Sound is mixed to mono and resampled; it is 0 where
+    the file has none for a part of the window. A window that reaches past the end holds the last frame.
 
     Raises:
         MediaError: no regular file, not a media file, no video, shorter than half a second, no frame that can be
@@ -123,12 +122,12 @@ def duration_of(container: InputContainer) -> float:
     return max(known, default=0.0)
 
 
-def _packets(container: InputContainer, kind: str, start: float, clock: _Clock) -> Iterator[VideoFrame | AudioFrame]:
+def _frames(container: InputContainer, kind: str, start: float, clock: _Clock) -> Iterator[Any]:
     """Decoded frames of the first stream of a kind, from the keyframe at or before ``start`` on.
 
     A packet that does not decode is passed over: what the holes mean is judged from the times of the frames.
     """
-    stream = container.streams.get({kind: 0})[0]
+    stream: Any = container.streams.get({kind: 0})[0]  # PyAV's stubs do not tell the kinds of streams apart
     stream.thread_count = 1  # the loader has a process a core; threads inside would fight with it
     origin = (container.start_time or 0) / av.time_base
     if start > 0 and stream.time_base:
@@ -158,7 +157,7 @@ def _video(
     scaler = _Scaler(view, spec.size)
     shown: VideoFrame | None = None
     filled, last = 0, 0.0
-    for frame in _packets(container, "video", start, clock):
+    for frame in _frames(container, "video", start, clock):
         if frame.pts is None:
             continue
         last = frame.time - origin
@@ -229,7 +228,7 @@ def _audio(container: InputContainer, start: float, spec: InputConfig, clock: _C
     origin = (container.start_time or 0) / av.time_base
     resampler: AudioResampler | None = None
     expected = place = 0.0  # where the next input should begin (s), where the next output goes (samples)
-    for frame in _packets(container, "audio", max(0.0, start - 0.2), clock):
+    for frame in _frames(container, "audio", max(0.0, start - 0.2), clock):
         if frame.pts is None or not frame.sample_rate:
             continue
         begins = frame.time - origin
@@ -247,7 +246,7 @@ def _audio(container: InputContainer, start: float, spec: InputConfig, clock: _C
     return np.clip(out, -1, 1)
 
 
-def _put(out: np.ndarray, frames: list[AudioFrame], place: float) -> int:
+def _put(out: np.ndarray, frames: list[Any], place: float) -> int:
     """Copies the samples of ``frames`` into ``out`` from ``place`` on, as far as they lie within. Returns the next."""
     position = int(place)
     for frame in frames:

@@ -78,9 +78,10 @@ def hold_out(clips: list[Clip], share: float) -> tuple[list[Clip], list[Clip]]:
     ``share`` of the videos is held out by a hash of their names, so that a video stays on its side when others come.
     """
     if any(clip.split for clip in clips):
-        held = [clip for clip in clips if clip.split in ("val", "valid", "validation", "test")]
-        return [clip for clip in clips if clip.split in ("train", "", None)], held
-    training, held = [], []
+        named = ("val", "valid", "validation", "test")
+        return [c for c in clips if c.split in ("train", "", None)], [c for c in clips if c.split in named]
+    training: list[Clip] = []
+    held: list[Clip] = []
     for clip in clips:
         digest = hashlib.sha256(clip.video.name.encode()).digest()
         (held if int.from_bytes(digest[:8], "big") < share * 2**64 else training).append(clip)
