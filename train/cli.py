@@ -78,9 +78,7 @@ def parse(arguments: list[str], on_gpu: bool) -> Job:
     if options.resume:
         config = _resumed(options)
     elif options.config is None:
-        config = recipe("paper" if options.data else "sample")
-        if options.model is None and on_gpu and not options.data:
-            options.model = "vatt-base"
+        config = recipe("paper" if options.data else "sample-gpu" if on_gpu else "sample")
     elif options.config in RECIPES or not Path(options.config).suffix:
         config = recipe(options.config)
     else:

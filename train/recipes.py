@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from train.config import EvalConfig, OptimConfig, PretrainConfig, RunConfig
@@ -39,7 +40,19 @@ def sample() -> PretrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], PretrainConfig]] = {"paper": paper, "sample": sample}
+def sample_gpu() -> PretrainConfig:
+    """The sample on a GPU: vatt-base at full input size, in bf16. It learns its words, having no word2vec table."""
+    config = sample()
+    model = preset("vatt-base")
+    model.text.trainable_embeddings, model.text.embedding_reach = True, 2.0
+    config.model = model
+    config.data.workers = max(2, min(12, (os.cpu_count() or 4) - 2))
+    config.optim = OptimConfig(lr=2e-4, final_lr=2e-6, warmup_steps=100, clip_norm=1.0)
+    config.run = RunConfig(steps=600, batch_size=64, log_every=20, eval_every=200, save_every=200, keep=2)
+    return config
+
+
+RECIPES: dict[str, Callable[[], PretrainConfig]] = {"paper": paper, "sample": sample, "sample-gpu": sample_gpu}
 
 
 def recipe(name: str) -> PretrainConfig:

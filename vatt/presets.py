@@ -78,6 +78,7 @@ def _ma_tiny(name: str) -> VATTConfig:
         d_post_proj=128,
         txt_embedding_dim=64,
         txt_embedding_trainable=True,
+        txt_embedding_reach=2.0,  # as large as the positions that are added, or they would drown the words
     )
     return VATTConfig(
         name=name, backbone="unified", input=_TINY_INPUT, unified=unified, head=HeadConfig(d_va=128, d_vat=64)
@@ -85,7 +86,7 @@ def _ma_tiny(name: str) -> VATTConfig:
 
 
 def _text_tiny() -> dict[str, Any]:
-    return dict(_size("tiny"), num_layers=2, d_embedding=64, trainable_embeddings=True)
+    return dict(_size("tiny"), num_layers=2, d_embedding=64, trainable_embeddings=True, embedding_reach=2.0)
 
 
 PRESETS: dict[str, Callable[[], VATTConfig]] = {

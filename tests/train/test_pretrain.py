@@ -47,7 +47,7 @@ def environment():
 
 def run(*arguments, ranks=None, code=0, cwd=ROOT):
     done = subprocess.run(
-        command(*arguments, ranks=ranks), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300
+        command(*arguments, ranks=ranks), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=150
     )
     assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -183,7 +183,7 @@ def test_folders_that_cannot_be_written(sample, tmp_path):
 
 
 def test_models_and_sizes_that_do_not_fit(sample, tmp_path):
-    parts = ["--batch-size", "7", "engine.gradient_accumulation=2"]
+    parts = ["run.batch_size=7", "engine.gradient_accumulation=2"]
     refused(train(sample, tmp_path / "a", *parts, code=1), "run.batch_size")
     refused(train(sample, tmp_path / "b", "model.loss.aud_txt_weight=1", code=1), "loss.aud_txt_weight")
     refused(train(sample, tmp_path / "c", "data.vocabulary=absent.txt", code=1), "absent.txt")

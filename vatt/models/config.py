@@ -103,6 +103,7 @@ class TextConfig(TransformerConfig):
     vocab_size: int = 2**16
     d_embedding: int = 300
     trainable_embeddings: bool = False
+    embedding_reach: float = 0.05  # word vectors begin uniform in +- this; 0.05 is the official code's
     d_model: int = 512
     d_ff: int = 2048
     num_layers: int = 6
@@ -122,6 +123,7 @@ class UnifiedConfig(TransformerConfig, DropTokenConfig):
     txt_vocab_size: int = 2**16
     txt_embedding_dim: int = 300
     txt_embedding_trainable: bool = False
+    txt_embedding_reach: float = 0.05  # word vectors begin uniform in +- this; 0.05 is the official code's
     max_vid_temporal_buckets: int = 8
     max_vid_spatial_buckets: int = 14
     max_aud_temporal_buckets: int = 1200

@@ -31,6 +31,6 @@ def glorot_normal_vector(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embedding_uniform(weight: Tensor) -> Tensor:
-    """Uniform in +-0.05: Keras' default for embedding tables (words, relative biases)."""
-    return weight.uniform_(-0.05, 0.05)
+def embedding_uniform(weight: Tensor, reach: float = 0.05) -> Tensor:
+    """Uniform in +-``reach``; 0.05 is Keras' default for embedding tables (words, relative biases)."""
+    return weight.uniform_(-reach, reach)

@@ -22,9 +22,9 @@ from vatt.models.transformer import Encoder
 class WordEmbedding(nn.Module):
     """A table of word vectors. Row 0, the padding, is an ordinary row."""
 
-    def __init__(self, vocab_size: int, dim: int, trainable: bool) -> None:
+    def __init__(self, vocab_size: int, dim: int, trainable: bool, reach: float = 0.05) -> None:
         super().__init__()
-        self.weight = nn.Parameter(embedding_uniform(torch.empty(vocab_size, dim)), requires_grad=trainable)
+        self.weight = nn.Parameter(embedding_uniform(torch.empty(vocab_size, dim), reach), requires_grad=trainable)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(R, W) integers -> (R, W, E).
@@ -68,7 +68,8 @@ class TextBackbone(nn.Module):
             config = replace(config, pre_norm=False)
         self.kind = config.kind
         self.width = config.d_model
-        self.embedding = WordEmbedding(config.vocab_size, config.d_embedding, config.trainable_embeddings)
+        words = config.vocab_size, config.d_embedding, config.trainable_embeddings
+        self.embedding = WordEmbedding(*words, config.embedding_reach)
         self.linear = Dense(config.d_embedding, config.d_model) if config.kind == "linear" else None
         if self.linear is not None:
             return

@@ -24,7 +24,8 @@ class TextTokens(nn.Module):
     def __init__(self, config: UnifiedConfig, backend: str) -> None:
         super().__init__()
         D = config.d_model
-        self.embedding = WordEmbedding(config.txt_vocab_size, config.txt_embedding_dim, config.txt_embedding_trainable)
+        words = config.txt_vocab_size, config.txt_embedding_dim, config.txt_embedding_trainable
+        self.embedding = WordEmbedding(*words, config.txt_embedding_reach)
         self.pre_projection = Dense(config.txt_embedding_dim, D, gelu=True)
         self.positions = Positions({"temporal": config.max_txt_temporal_buckets}, D, backend)
         self.agg_token = AggregationToken(D)
