@@ -154,7 +154,6 @@ def _workers(config: DataConfig) -> dict[str, Any]:
     }
     if config.workers:
         options |= {"prefetch_factor": config.prefetch, "timeout": max(_ALIVE, 2 * config.decode_timeout)}
-        options |= {"multiprocessing_context": "spawn" if torch.cuda.is_initialized() else None}
     return options
 
 

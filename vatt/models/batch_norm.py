@@ -41,13 +41,18 @@ class BatchNorm(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.training:
             mean, var = self._statistics(wide)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean), 1 - self.momentum)
-                self.running_var.lerp_(var.to(self.running_var), 1 - self.momentum)
+            self._remember(mean.detach(), var.detach())
         else:
             mean, var = self.running_mean, self.running_var
         normed = (wide - mean) * torch.rsqrt(var + self.eps)
         return (normed * self.weight + self.bias).to(x.dtype)
+
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        """Moves the running statistics, unless those of the batch are not finite: a skipped step must leave no trace."""
+        finite = torch.isfinite(mean).all() & torch.isfinite(var).all()
+        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
+            moved = running.lerp(batch.to(running), 1 - self.momentum)
+            running.copy_(torch.where(finite, moved, running))
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance over the rows; two passes, since E[x^2] - E[x]^2 cancels in float32."""
