@@ -48,7 +48,7 @@ class BatchNorm(nn.Module):
         return (normed * self.weight + self.bias).to(x.dtype)
 
     def _remember(self, mean: Tensor, var: Tensor) -> None:
-        """Moves the running statistics, unless those of the batch are not finite: a skipped step must leave no trace."""
+        """Moves the running statistics, unless the batch is not finite: a skipped step must leave no trace."""
         finite = torch.isfinite(mean).all() & torch.isfinite(var).all()
         for running, batch in ((self.running_mean, mean), (self.running_var, var)):
             moved = running.lerp(batch.to(running), 1 - self.momentum)
