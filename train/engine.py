@@ -21,6 +21,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.utils import (
     logger,
     safe_get_full_fp32_param,
@@ -120,6 +121,12 @@ def gather(item: Any) -> list[Any]:
     return items
 
 
+def peer_lost(error: RuntimeError) -> bool:
+    """Whether gloo raised the error because another rank has gone. With NCCL a rank waits for its launcher."""
+    text = str(error).lower()
+    return "gloo" in text and ("closed by peer" in text or "reset by peer" in text)
+
+
 def wait_for_all() -> None:
     """Returns when all ranks have called it."""
     dist.barrier()
@@ -153,6 +160,8 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     }
     if bf16:
         settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        if config.zero == 0:  # only then has DeepSpeed an optimizer wrapper here that gives its state by name
+            settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.deepspeed is None:
         return settings
     try:
@@ -164,11 +173,16 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     for key in _OURS:
         if key in own:
             raise ConfigError(f"{config.deepspeed}: {key} is set by run.*, engine.* and optim.*; remove it there")
+    for key in ("zero_optimization", "fp16", "bf16"):
+        if not isinstance(own.get(key, {}), dict):
+            raise ConfigError(f"{config.deepspeed}: {key}: expected an object, got {own[key]!r}")
     stage = own.get("zero_optimization", {}).get("stage", config.zero)
     if stage != config.zero:
         raise ConfigError(f"{config.deepspeed}: zero_optimization.stage is {stage}, but --zero is {config.zero}")
     if own.get("fp16", {}).get("enabled"):
         raise ConfigError(f"{config.deepspeed}: fp16 is not supported; use engine.precision=bf16")
+    if own.get("bf16", {}).get("enabled", bf16) != bf16:
+        raise ConfigError(f"{config.deepspeed}: bf16.enabled is {not bf16}; set engine.precision instead")
     return _merge(settings, own)
 
 
@@ -207,9 +221,14 @@ class Engine:
             weight_decay=optim.weight_decay,
             fused=fused,
         )
-        self._engine, *_ = deepspeed.initialize(
-            model=module.to(device), optimizer=self._adam, config=self.settings, dist_init_required=False
-        )
+        try:
+            self._engine, *_ = deepspeed.initialize(
+                model=module.to(device), optimizer=self._adam, config=self.settings, dist_init_required=False
+            )
+        except (ValueError, DeepSpeedConfigError) as error:  # pydantic's errors are ValueErrors
+            if config.deepspeed is None:
+                raise
+            raise ConfigError(f"{config.deepspeed}: DeepSpeed refuses it: {error}") from error
         self.module: nn.Module = self._engine.module
         self.dtype = torch.bfloat16 if bf16 else torch.float32
 

@@ -17,6 +17,8 @@ from train.run_folder import RunFolder
 from vatt.data import SkipLog, TrainLoader
 from vatt.schedules import quarter_cosine, step_cosine
 
+_SAME_SIGNAL = 3.0  # seconds within which signals are one and the same wish
+
 
 class NotFinite(RuntimeError):
     """Too many steps in a row gave a loss or gradient that is not finite."""
@@ -52,7 +54,7 @@ class Trainer:
     evaluate: Callable[[int], None]
     step: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
-    _stop: bool = False
+    _stopped_at: float | None = None  # when the first signal came
     _bad_in_a_row: int = 0
 
     def run(self) -> bool:
@@ -69,12 +71,13 @@ class Trainer:
             for batch in self.loader:
                 if self.step >= run.steps:
                     break
-                stop, skipped = agree([self._stop, bool(batch["skipped"])])
+                stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])])
                 if skipped:
                     self._note_skipped(batch["skipped"])
                 else:
                     self.skips.add(run.batch_size, [])
                 if stop:
+                    self.reporter.say("stopping; a checkpoint is written")
                     break
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 result = self.engine.train_step(batch, rate, run.seed * 1_000_003 + self.step)
@@ -146,13 +149,18 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first interrupt or termination ends the run after its step, with a checkpoint; a second one at once."""
+        """An interrupt or a termination ends the run after its step, with a checkpoint.
+
+        A second Ctrl-C ends it at once, if some seconds lie between: launchers pass on the Ctrl-C that the terminal has
+        already sent to every process, as a termination (deepspeed) or as another interrupt (torchrun).
+        """
 
         def stop(number: int, frame: Any) -> None:
-            if self._stop:
+            now = time.monotonic()
+            if self._stopped_at is None:
+                self._stopped_at = now  # no output here: a signal may come in the middle of a line
+            elif number == signal.SIGINT and now - self._stopped_at > _SAME_SIGNAL:
                 raise KeyboardInterrupt
-            self._stop = True
-            self.reporter.say("stopping after this step; a checkpoint will be written")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

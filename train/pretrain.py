@@ -13,7 +13,7 @@ import torch  # noqa: E402
 from train.assemble import Assembled, assemble, prepare  # noqa: E402
 from train.checkpoint import CheckpointError  # noqa: E402
 from train.cli import Job, parse  # noqa: E402
-from train.engine import start_distributed, stop_distributed  # noqa: E402
+from train.engine import peer_lost, start_distributed, stop_distributed  # noqa: E402
 from train.finish import finish  # noqa: E402
 from train.loop import NotFinite  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
@@ -57,6 +57,14 @@ def main(arguments: list[str]) -> int:
         where = error.filename or (job and job.out) or "the folder of the run"
         print(f"error: {where}: {error.strerror or error}", file=sys.stderr, flush=True)
         return 1
+    except RuntimeError as error:
+        if not peer_lost(error):
+            raise
+        print("error: another rank has ended, for a reason of its own", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
     finally:
         if assembled is not None:
             assembled.trainer.loader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -100,15 +101,20 @@ def test_two_ranks_under_the_launcher_agree_with_one(sample, tmp_path, zero):
         assert two[step] == pytest.approx(one[step], rel=1e-4)
 
 
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+
+
 @pytest.mark.slow
 def test_a_signal_ends_the_run_with_a_checkpoint(sample, tmp_path):
     out = tmp_path / "run"
     arguments = command("--data", sample, "--model", "vatt-tiny", "--out", out, "--steps", "5000", *SMALL)
     process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 120
-        while not (out / "metrics.jsonl").is_file() and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_for((out / "metrics.jsonl").is_file)
         process.send_signal(signal.SIGTERM)
         text = process.communicate(timeout=60)[0]
     finally:
@@ -119,6 +125,63 @@ def test_a_signal_ends_the_run_with_a_checkpoint(sample, tmp_path):
     assert (out / "checkpoints" / f"step-{done:08d}" / "state.json").is_file()
     text = run("--out", out, "--resume", "--steps", done + 1)
     assert f"resumed from step {done}" in text
+
+
+@pytest.mark.slow
+def test_ctrl_c_under_the_launcher_ends_with_a_checkpoint(sample, tmp_path):
+    """The terminal interrupts every process, decoding ones too, and the launcher then terminates them all."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    extra = ["--data", sample, "--model", "vatt-tiny", "--out", out, "--steps", "5000", *SMALL]
+    with log.open("w") as file:
+        arguments = command(*extra, ranks=2)
+        launcher = subprocess.Popen(
+            arguments, cwd=ROOT, env=environment(), stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        wait_for((out / "metrics.jsonl").is_file)
+        os.killpg(launcher.pid, signal.SIGINT)
+        launcher.wait(timeout=60)  # the launcher leaves at once, before the ranks
+        wait_for(lambda: "stopped after step" in log.read_text())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
+    done = max(losses(out))
+    assert (out / "checkpoints" / f"step-{done:08d}" / "state.json").is_file()
+    assert "DataLoader worker" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_never_recovers_is_stopped(sample, tmp_path):
+    limits = ["--steps", "20", "optim.lr=1e30", "run.max_skipped_steps=3"]
+    refused(train(sample, tmp_path / "run", *limits, code=1), "3 steps in a row gave a loss or gradient", "optim.lr")
+    assert records(tmp_path / "run")[-1]["skipped_steps"] == 2
+
+
+@pytest.mark.slow
+def test_a_deepspeed_json_that_deepspeed_refuses(sample, tmp_path):
+    own = tmp_path / "own.json"
+    own.write_text('{"zero_optimization": {"stag": 0}}')
+    refused(train(sample, tmp_path / "run", "--deepspeed-config", own, code=1), str(own), "stag")
+
+
+def tiny_disk(folder, megabytes):
+    """Mounts a file system of that size, where this user may."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if mount is None or subprocess.run([mount, *options], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs more rights")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named(sample, tmp_path):
+    disk = tmp_path / "disk"
+    tiny_disk(disk, 2)
+    try:
+        text = train(sample, disk / "run", "--steps", "9", "run.save_every=2", code=1, ranks=2)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    refused(text, str(disk / "run" / "checkpoints" / "step-00000002"), "cannot write", "No space left")
 
 
 def copy_with_bad_files(sample, folder, bad):

@@ -6,6 +6,7 @@ therefore the number of the step, and a resumed run sees the very same clips, wi
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -150,15 +151,22 @@ def _workers(config: DataConfig) -> dict[str, Any]:
     options: dict[str, Any] = {
         "num_workers": config.workers,
         "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": _start_worker,
     }
     if config.workers:
         options |= {"prefetch_factor": config.prefetch, "timeout": max(_ALIVE, 2 * config.decode_timeout)}
     return options
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """One thread, and deaf to the signals that a terminal or a launcher sends to all processes of a job.
+
+    The job finishes its step and writes a checkpoint then, and a dead worker would raise in the middle of it. A worker
+    ends when the loader is closed, or by itself when the job has gone.
+    """
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _EvalSet(Dataset):
