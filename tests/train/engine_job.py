@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from train.config import EngineConfig, OptimConfig
-from train.engine import Engine, start_distributed, stop_distributed
+from train.engine import Engine, start_distributed, stop_distributed, wait_for_all
 from vatt.config import from_dict, override
 from vatt.models import Pretraining
 from vatt.models.config import VATTConfig
@@ -50,9 +50,16 @@ def batch_of(step: int, poison: bool) -> dict[str, torch.Tensor]:
     }
 
 
-def main(job: dict) -> None:
+def main(jobs: list[dict]) -> None:
+    """The jobs one after the other: starting the processes costs more than what they do."""
     torch.set_num_threads(1)
     rank, ranks, device = start_distributed()
+    for job in jobs:
+        run(job, rank, ranks, device)
+    stop_distributed()
+
+
+def run(job: dict, rank: int, ranks: int, device: torch.device) -> None:
     torch.manual_seed(0)
     module = Pretraining(small_model(job.get("model", "vatt-tiny")))
     module.vatt.activation_checkpointing = job["engine"].get("activation_checkpointing", False)
@@ -79,7 +86,7 @@ def main(job: dict) -> None:
         save_file(model, job["out"] + ".model")
         save_file(optimizer, job["out"] + ".optimizer")
     engine.close()
-    stop_distributed()
+    wait_for_all()
 
 
 if __name__ == "__main__":
