@@ -14,9 +14,10 @@ from train.cli import Job
 from train.config import PretrainConfig
 from train.console import Reporter
 from train.data import Corpus, fit_vocabulary, make_tokenizer, read_corpus
-from train.engine import Engine, gather, wait_for_all
+from train.engine import Engine
 from train.evaluate_run import Evaluator
 from train.loop import Trainer
+from train.ranks import gather, wait_for_all
 from train.run_folder import RunFolder
 from vatt.config import ConfigError, to_dict
 from vatt.data import SkipLog, Tokenizer, TrainLoader, load_word_embeddings

@@ -7,15 +7,9 @@ ZeRO stage or the number of ranks, and nothing is ever unpickled.
 from __future__ import annotations
 
 import contextlib
-import gc
-import json
 import logging
-import os
-import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -32,12 +26,12 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from train.config import EngineConfig, OptimConfig
+from train.deepspeed_json import deepspeed_json
 from vatt.config import ConfigError
 from vatt.data import Batch
 from vatt.optim import Adam
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-_OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
 
 
 @dataclass
@@ -74,126 +68,6 @@ def _finite_everywhere(tensors: list[Tensor]) -> bool:
     return bool(finite)
 
 
-def start_distributed() -> tuple[int, int, torch.device]:
-    """Joins the ranks that a launcher started, or makes this process the only one: (rank, ranks, device).
-
-    Raises:
-        ConfigError: on a CPU without a C++ compiler, which DeepSpeed needs there at its first start.
-    """
-    logger.setLevel(logging.ERROR)
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu and shutil.which("c++") is None and shutil.which("g++") is None:
-        raise ConfigError("DeepSpeed needs a C++ compiler on a machine without a GPU; install one (Debian: g++)")
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        try:
-            dist.init_process_group("nccl" if on_gpu else "gloo")
-        except dist.DistNetworkError as error:
-            port = os.environ["MASTER_PORT"]
-            raise ConfigError(
-                f"the ranks cannot meet at port {port} ({str(error).splitlines()[0]}); if another job holds it, start "
-                f"with: deepspeed --master_port PORT train/pretrain.py ..."
-            ) from error
-    return dist.get_rank(), dist.get_world_size(), device
-
-
-def agree(flags: list[bool]) -> list[bool]:
-    """Each flag, true on all ranks if it was on any: what all must do together."""
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-    votes = torch.tensor([float(flag) for flag in flags], device=device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return [bool(vote) for vote in votes.tolist()]
-
-
-def gather(item: Any) -> list[Any]:
-    """The items of all ranks, in the order of ranks. Small Python objects of our own processes alone."""
-    items: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(items, item)
-    return items
-
-
-def peer_lost(error: RuntimeError) -> bool:
-    """Whether gloo raised the error because another rank has gone. With NCCL a rank waits for its launcher."""
-    text = str(error).lower()
-    return "gloo" in text and ("closed by peer" in text or "reset by peer" in text)
-
-
-def wait_for_all() -> None:
-    """Returns when all ranks have called it."""
-    dist.barrier()
-
-
-def stop_distributed() -> None:
-    """Leaves together. Ranks that end while others still talk to them abort those."""
-    if dist.is_initialized():
-        dist.barrier()
-        gc.collect()
-        dist.destroy_process_group()
-
-
-def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, bf16: bool) -> dict[str, Any]:
-    """Our configuration as DeepSpeed's, with the entries of the user's own file over it.
-
-    Raises:
-        ConfigError: the user's file cannot be read, or sets what our own configuration decides.
-    """
-    zero: dict[str, Any] = {"stage": config.zero}
-    if config.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": config.gradient_accumulation,
-        "gradient_clipping": optim.clip_norm,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # the optimizer is ours; torch's fused Adam needs no compiler
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31 - 1,
-    }
-    if bf16:
-        settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
-        if config.zero == 0:  # only then has DeepSpeed an optimizer wrapper here that gives its state by name
-            settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    if config.deepspeed is None:
-        return settings
-    try:
-        own = json.loads(Path(config.deepspeed).read_text())
-        if not isinstance(own, dict):
-            raise ValueError("expected an object")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{config.deepspeed}: cannot read the DeepSpeed configuration: {error}") from error
-    for key in _OURS:
-        if key in own:
-            raise ConfigError(f"{config.deepspeed}: {key} is set by run.*, engine.* and optim.*; remove it there")
-    for key in ("zero_optimization", "fp16", "bf16"):
-        if not isinstance(own.get(key, {}), dict):
-            raise ConfigError(f"{config.deepspeed}: {key}: expected an object, got {own[key]!r}")
-    stage = own.get("zero_optimization", {}).get("stage", config.zero)
-    if stage != config.zero:
-        raise ConfigError(f"{config.deepspeed}: zero_optimization.stage is {stage}, but --zero is {config.zero}")
-    if own.get("fp16", {}).get("enabled"):
-        raise ConfigError(f"{config.deepspeed}: fp16 is not supported; use engine.precision=bf16")
-    if own.get("bf16", {}).get("enabled", bf16) != bf16:
-        raise ConfigError(f"{config.deepspeed}: bf16.enabled is {not bf16}; set engine.precision instead")
-    return _merge(settings, own)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if nested else value
-    return merged
-
-
 class Engine:
     """A module under DeepSpeed.
 
@@ -221,6 +95,7 @@ class Engine:
             weight_decay=optim.weight_decay,
             fused=fused,
         )
+        logger.setLevel(logging.ERROR)
         try:
             self._engine, *_ = deepspeed.initialize(
                 model=module.to(device), optimizer=self._adam, config=self.settings, dist_init_required=False

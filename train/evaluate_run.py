@@ -9,7 +9,8 @@ import torch
 
 from train.config import PretrainConfig
 from train.console import Reporter
-from train.engine import Engine, wait_for_all
+from train.engine import Engine
+from train.ranks import wait_for_all
 from train.run_folder import RunFolder
 from vatt.data import Clip, Tokenizer, eval_batches
 from vatt.evaluation import Table, embed, format_table, retrieval_table, write_results

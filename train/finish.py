@@ -9,8 +9,8 @@ from datetime import timedelta
 from safetensors.torch import save_file
 
 from train.assemble import Assembled
-from train.engine import wait_for_all
 from train.plots import write_plots
+from train.ranks import wait_for_all
 from train.records import read_metrics
 from train.report import write_report
 from vatt.config import to_dict

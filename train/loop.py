@@ -12,7 +12,8 @@ from typing import Any
 from train.checkpoint import Checkpoint, random_state, save
 from train.config import OptimConfig, PretrainConfig
 from train.console import Clock, Reporter, memory_gb
-from train.engine import Engine, agree, gather
+from train.engine import Engine
+from train.ranks import agree, gather
 from train.run_folder import RunFolder
 from vatt.data import SkipLog, TrainLoader
 from vatt.schedules import quarter_cosine, step_cosine

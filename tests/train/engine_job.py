@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from train.config import EngineConfig, OptimConfig
-from train.engine import Engine, start_distributed, stop_distributed, wait_for_all
+from train.engine import Engine
+from train.ranks import start_distributed, stop_distributed, wait_for_all
 from vatt.config import from_dict, override
 from vatt.models import Pretraining
 from vatt.models.config import VATTConfig
