@@ -32,7 +32,7 @@ class OptimConfig:
 class EngineConfig:
     """How the work is spread over devices; turned into a DeepSpeed configuration."""
 
-    zero: int = 0  # ZeRO stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters are shared out
+    zero: int = 0  # ZeRO stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters; bf16: 0 runs as 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
     activation_checkpointing: bool = False

@@ -20,7 +20,10 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     Raises:
         ConfigError: the user's file cannot be read, or sets what our own configuration decides.
     """
-    zero: dict[str, Any] = {"stage": config.zero}
+    # DeepSpeed's bf16 without ZeRO scales the loss, begins with an empty Adam step and hides its fp32 weights; stage 1
+    # does none of that, and is the same computation.
+    stage = 1 if bf16 and config.zero == 0 else config.zero
+    zero: dict[str, Any] = {"stage": stage}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     settings: dict[str, Any] = {
@@ -34,8 +37,6 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     }
     if bf16:
         settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
-        if config.zero == 0:  # only then has DeepSpeed an optimizer wrapper here that gives its state by name
-            settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.deepspeed is None:
         return settings
     try:
@@ -50,9 +51,9 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     for key in ("zero_optimization", "fp16", "bf16"):
         if not isinstance(own.get(key, {}), dict):
             raise ConfigError(f"{config.deepspeed}: {key}: expected an object, got {own[key]!r}")
-    stage = own.get("zero_optimization", {}).get("stage", config.zero)
-    if stage != config.zero:
-        raise ConfigError(f"{config.deepspeed}: zero_optimization.stage is {stage}, but --zero is {config.zero}")
+    wanted = own.get("zero_optimization", {}).pop("stage", config.zero)
+    if wanted != config.zero:
+        raise ConfigError(f"{config.deepspeed}: zero_optimization.stage is {wanted}, but --zero is {config.zero}")
     if own.get("fp16", {}).get("enabled"):
         raise ConfigError(f"{config.deepspeed}: fp16 is not supported; use engine.precision=bf16")
     if own.get("bf16", {}).get("enabled", bf16) != bf16:

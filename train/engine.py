@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.utils import (
     logger,
@@ -32,6 +35,15 @@ from vatt.data import Batch
 from vatt.optim import Adam
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class GlooAccelerator(CPU_Accelerator):
+    """DeepSpeed's CPU without its own collectives in shared memory, which it would compile for a minute at the first
+    start; gloo does the same. So no compiler is needed.
+    """
+
+    def get_op_builder(self, class_name: str) -> Any:
+        return None if class_name == "ShareMemCommBuilder" else super().get_op_builder(class_name)
 
 
 @dataclass
@@ -96,6 +108,10 @@ class Engine:
             fused=fused,
         )
         logger.setLevel(logging.ERROR)
+        # DeepSpeed's ZeRO calls collectives by names that PyTorch is about to change
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        if device.type == "cpu":
+            set_accelerator(GlooAccelerator())
         try:
             self._engine, *_ = deepspeed.initialize(
                 model=module.to(device), optimizer=self._adam, config=self.settings, dist_init_required=False
