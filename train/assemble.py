@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from train.checkpoint import CheckpointError, check_fits, load_latest, set_random_state
+from train.checkpoint import Checkpoint, CheckpointError, check_fits, load_latest, set_random_state
 from train.cli import Job
 from train.config import PretrainConfig
 from train.console import Reporter
@@ -123,9 +123,8 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
     evaluator = Evaluator(
         config, folder, engine, reporter, rank, prepared.corpus.held_out, prepared.tokenizer, prepared.oracle
     )
-    step, counts = 0, {"skipped_steps": 0}
-    if prepared.resume:
-        step, counts = _resume(prepared, engine, shapes, rank)
+    found = _resume(prepared, engine, shapes, rank) if prepared.resume else None
+    step = found.step if found else 0
     skips.note(prepared.corpus.skipped)
     loader = TrainLoader(
         prepared.corpus.sources,
@@ -152,7 +151,8 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
         peak_flops=None if peak is None or engine.dtype != torch.bfloat16 else peak * ranks,
         evaluate=lambda done: _evaluate_during(evaluator, done),
         step=step,
-        counts=counts,
+        counts=found.counts if found else {"skipped_steps": 0},
+        pending=found.pending if found else {},
     )
     if rank == 0:
         folder.write_json(folder.deepspeed, engine.settings)
@@ -172,7 +172,7 @@ def _evaluate_during(evaluator: Evaluator, step: int) -> None:
     evaluator(step)
 
 
-def _resume(prepared: Prepared, engine: Engine, shapes: dict[str, Any], rank: int) -> tuple[int, dict[str, int]]:
+def _resume(prepared: Prepared, engine: Engine, shapes: dict[str, Any], rank: int) -> Checkpoint:
     folder, reporter = prepared.folder, prepared.reporter
     checkpoint, complaints = load_latest(folder.checkpoints)
     for complaint in complaints:
@@ -186,7 +186,7 @@ def _resume(prepared: Prepared, engine: Engine, shapes: dict[str, Any], rank: in
     if rank == 0:
         folder.forget_metrics_after(checkpoint.step)
     reporter.say(f"resumed from step {checkpoint.step}")
-    return checkpoint.step, checkpoint.counts
+    return checkpoint
 
 
 def _set_word_embeddings(module: Pretraining, config: PretrainConfig) -> None:

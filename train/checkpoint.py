@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     random: list[dict[str, str]]  # one entry a rank, see ``random_state``
     counts: dict[str, int]
+    pending: dict[str, list[float]] = field(default_factory=dict)  # losses since the last record
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -50,6 +51,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "step": checkpoint.step,
         "random": checkpoint.random,
         "counts": checkpoint.counts,
+        "pending": checkpoint.pending,
         "torch": torch.__version__,
     }
     try:
@@ -114,7 +116,8 @@ def load(path: Path) -> Checkpoint:
         state = json.loads(file.read_text())
         if state["format"] != FORMAT:
             raise CheckpointError(f"{file}: format {state['format']}, this version reads {FORMAT}")
-        return Checkpoint(state["step"], tensors["model"], tensors["optimizer"], state["random"], state["counts"])
+        parts = (state[name] for name in ("random", "counts", "pending"))
+        return Checkpoint(state["step"], tensors["model"], tensors["optimizer"], *parts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error!r}") from error
 

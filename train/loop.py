@@ -41,6 +41,7 @@ class Trainer:
     Attributes:
         step: steps done.
         counts: what a checkpoint remembers: steps that were skipped.
+        pending: losses of the steps since the last record, by name.
     """
 
     config: PretrainConfig
@@ -55,6 +56,7 @@ class Trainer:
     evaluate: Callable[[int], None]
     step: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
+    pending: dict[str, list[float]] = field(default_factory=dict)
     _stopped_at: float | None = None  # when the first signal came
     _bad_in_a_row: int = 0
 
@@ -67,7 +69,6 @@ class Trainer:
         run = self.config.run
         clock = Clock(run.steps)
         clock.restart(self.step, 0.0)
-        sums: dict[str, list[float]] = {}
         with self._signals(), self.reporter.progress(self.step):
             for batch in self.loader:
                 if self.step >= run.steps:
@@ -86,11 +87,10 @@ class Trainer:
                 self._guard(result.applied)
                 if result.applied:
                     for name, value in result.losses.items():
-                        sums.setdefault(name, []).append(value)
+                        self.pending.setdefault(name, []).append(value)
                 self.reporter.advance(self.step)
                 if self.step % run.log_every == 0 or self.step == run.steps:
-                    self._record(clock, sums, rate)
-                    sums = {}
+                    self._record(clock, rate)
                 if self._due(run.save_every):
                     self.save()
                     clock.restart(self.step, self.loader.waited)
@@ -105,7 +105,7 @@ class Trainer:
         model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
         states = gather(random_state())
         if self.rank == 0:
-            checkpoint = Checkpoint(self.step, model, optimizer, states, self.counts)
+            checkpoint = Checkpoint(self.step, model, optimizer, states, self.counts, self.pending)
             save(self.folder.checkpoints, checkpoint, self.config.run.keep)
 
     def _due(self, every: int) -> bool:
@@ -129,10 +129,11 @@ class Trainer:
                 f"longer optim.warmup_steps or optim.clip_norm=1; {self.folder.checkpoints} holds older weights."
             )
 
-    def _record(self, clock: Clock, sums: dict[str, list[float]], rate: float) -> None:
+    def _record(self, clock: Clock, rate: float) -> None:
         figures = clock.measure(self.step, self.loader.waited, self.config.run.batch_size)
         flops = figures["samples_per_s"] * self.flops_per_sample
-        means = {name: sum(values) / len(values) for name, values in sums.items()}
+        means = {name: sum(values) / len(values) for name, values in self.pending.items()}
+        self.pending = {}
         self.reporter.train(
             {
                 "step": self.step,
