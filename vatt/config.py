@@ -50,7 +50,9 @@ def update(config: Config, values: dict[str, Any], where: str = "") -> Config:
     for key, value in values.items():
         dotted = f"{where}{key}"
         if key not in hints:
-            raise ConfigError(f"unknown configuration key {dotted!r}; {nearest(key, hints)}")
+            raise ConfigError(
+                f"unknown configuration key {dotted!r}; {nearest(dotted, [where + name for name in hints])}"
+            )
         current = getattr(config, key)
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
             if not isinstance(value, dict):

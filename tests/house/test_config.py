@@ -45,7 +45,7 @@ def test_overrides_convert_and_do_not_change_the_original():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("inner.rat=1", r"unknown configuration key 'inner.rat'; did you mean 'rate'\?"),
+        ("inner.rat=1", r"unknown configuration key 'inner.rat'; did you mean 'inner.rate'\?"),
         ("stepz=1", r"did you mean 'steps'\?"),
         ("steps=many", "steps: expected int, got 'many'"),
         ("steps=1.5", "steps: expected int, got 1.5"),

@@ -60,7 +60,7 @@ def test_a_file_may_name_a_preset(tmp_path):
     ("arguments", "message"),
     [
         (["optim.learning_rate=1"], "unknown configuration key 'optim.learning_rate'"),
-        (["optim.l=1"], "did you mean 'lr'"),
+        (["optim.l=1"], "did you mean 'optim.lr'"),
         (["--model", "vatt-huge"], "unknown model 'vatt-huge'"),
         (["--config", "papr"], "unknown configuration 'papr'; did you mean 'paper'"),
         (["--config", "absent.json"], "absent.json: cannot read"),

@@ -111,7 +111,8 @@ def decode_window(
             audio = _audio(container, start, spec, clock) if container.streams.audio else None
             return Window(frames, audio, start)
     except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
-        raise MediaError(path, "container", f"cannot be decoded: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)  # without the number and the path again
+        raise MediaError(path, "container", f"cannot be decoded: {reason}") from error
 
 
 def duration_of(container: InputContainer) -> float:
