@@ -157,9 +157,11 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
     if rank == 0:
         folder.write_json(folder.deepspeed, engine.settings)
         folder.write_json(folder.environment, environment() | {"ranks": str(ranks), "type": str(engine.dtype)})
-        clips = sum(len(source.clips) for source in prepared.corpus.sources)
+        clips = [clip for source in prepared.corpus.sources for clip in source.clips]
+        captioned = sum(bool(clip.captions) for clip in clips)
         reporter.say(
-            f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {clips} clips to train on, "
+            f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {len(clips)} clips to train on "
+            f"({captioned} with captions), "
             f"{len(prepared.corpus.held_out)} held out, {prepared.tokenizer.vocab_size} words; {ranks} x {name}, "
             f"{'bf16' if engine.dtype == torch.bfloat16 else 'fp32'}, ZeRO {config.engine.zero}; {folder.path}"
         )
