@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """
 import site, sys
-for folder in sys.argv[1:]:
+sys.path.append(sys.argv[1])  # the libraries, but not the editable install of the project that may be among them
+for folder in sys.argv[2:]:
     sys.path.insert(0, folder)
     site.addsitedir(folder)
 import vatt, vatt.kernels, vatt.models, vatt.data
@@ -48,7 +50,8 @@ def checkout(tmp_path):
 
 
 def probe(*folders: Path, cwd: Path) -> Path:
-    return Path(run(sys.executable, "-c", PROBE, *folders, cwd=cwd).strip().splitlines()[-1])
+    libraries = sysconfig.get_path("purelib")
+    return Path(run(sys.executable, "-S", "-c", PROBE, libraries, *folders, cwd=cwd).strip().splitlines()[-1])
 
 
 def test_bare_checkout(checkout, tmp_path):
