@@ -149,7 +149,7 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
         rank=rank,
         flops_per_sample=train_flops_per_sample(config.model),
         peak_flops=None if peak is None or engine.dtype != torch.bfloat16 else peak * ranks,
-        evaluate=lambda done: _evaluate_during(evaluator, done),
+        evaluate=evaluator,
         step=step,
         counts=found.counts if found else {"skipped_steps": 0},
         pending=found.pending if found else {},
@@ -168,10 +168,6 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
         if prepared.corpus.skipped:
             reporter.warn(f"the data sets: {skips.summary()}")
     return Assembled(prepared, trainer, evaluator, rank)
-
-
-def _evaluate_during(evaluator: Evaluator, step: int) -> None:
-    evaluator(step)
 
 
 def _resume(prepared: Prepared, engine: Engine, shapes: dict[str, Any], rank: int) -> Checkpoint:

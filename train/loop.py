@@ -53,7 +53,7 @@ class Trainer:
     rank: int
     flops_per_sample: float
     peak_flops: float | None
-    evaluate: Callable[[int], None]
+    evaluate: Callable[[int], object]
     step: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
