@@ -5,7 +5,7 @@ function in ``__init__.py``. ``backends.py`` keeps the list of backends, chooses
 This package knows nothing of VATT and needs torch alone.
 """
 
-from .attention import attention
+from .attention import attention, packed_attention
 from .backends import BackendError, Call, Choice, backends, choose, explain, operations
 from .mlp import mlp
 from .nce import nce
@@ -25,6 +25,7 @@ __all__ = [
     "mlp",
     "nce",
     "operations",
+    "packed_attention",
     "patch_embed",
     "rms_norm",
 ]

@@ -1,13 +1,14 @@
 """Which backend runs an operation, and why the others do not.
 
 Every operation registers its backends in order of preference, each with a function that lists the reasons to refuse a
-call. ``backend="auto"`` takes the first without a reason; a backend asked for by name runs or raises `BackendError`.
+call; a table may put another order before it (`prefer`). ``backend="auto"`` takes the first without a reason; a backend
+asked for by name runs or raises `BackendError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,11 +22,15 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True)
 class Call:
-    """What a backend may judge: where the tensors are, their type, and the operation's own facts (sizes, options)."""
+    """What a backend may judge: where the tensors are, their type, and the operation's own facts (sizes, options).
+
+    ``named`` is True when the caller asked for this backend by name, not for "auto".
+    """
 
     device: torch.device
     dtype: torch.dtype
     facts: Mapping[str, Any] = field(default_factory=dict)
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,26 @@ class _Backend:
 
 
 _OPERATIONS: dict[str, dict[str, _Backend]] = {}
+_ORDERS: dict[str, Callable[[Call], Sequence[str]]] = {}
 
 
 def register(op: str, backend: str, run: Callable[..., Any], refuse: Callable[[Call], list[str]]) -> None:
-    """Adds a backend of ``op``, after those already there (the first registered is preferred).
+    """Adds a backend of ``op``, after those already there (the first registered is preferred, but for `prefer`).
 
     ``run`` must import what it needs when it is called, so that listing backends loads no compiler and no driver.
     """
     _OPERATIONS.setdefault(op, {})[backend] = _Backend(run, refuse)
+
+
+def prefer(op: str, order: Callable[[Call], Sequence[str]]) -> None:
+    """``order`` names the backends that "auto" tries first for a call; the others follow as registered."""
+    _ORDERS[op] = order
+
+
+def _ordered(op: str, call: Call) -> Iterator[str]:
+    first = tuple(_ORDERS[op](call)) if op in _ORDERS else ()
+    yield from first
+    yield from (name for name in _OPERATIONS[op] if name not in first)
 
 
 def operations() -> tuple[str, ...]:
@@ -61,7 +78,7 @@ def operations() -> tuple[str, ...]:
 
 
 def backends(op: str) -> tuple[str, ...]:
-    """Names of the backends of ``op``, the preferred one first."""
+    """Names of the backends of ``op``, in the order of registration."""
     return tuple(_OPERATIONS[op])
 
 
@@ -74,14 +91,14 @@ def choose(op: str, backend: str, call: Call) -> Callable[..., Any]:
     known = _OPERATIONS[op]
     if backend == "auto":
         refused = {}
-        for name, candidate in known.items():
-            if not (reasons := candidate.refuse(call)):
-                return candidate.run
+        for name in _ordered(op, call):
+            if not (reasons := known[name].refuse(call)):
+                return known[name].run
             refused[name] = "; ".join(reasons)
         raise BackendError(f"{op}: no backend can run this call: {refused}")
     if backend not in known:
         raise BackendError(f"{op}: unknown backend {backend!r}; there are: auto, {', '.join(known)}")
-    if reasons := known[backend].refuse(call):
+    if reasons := known[backend].refuse(replace(call, named=True)):
         raise BackendError(f"{op}: backend {backend!r} refuses this call: {'; '.join(reasons)}")
     return known[backend].run
 
@@ -90,8 +107,8 @@ def explain(op: str, device: torch.device | str, dtype: torch.dtype = torch.floa
     """All backends of ``op`` for tensors of ``dtype`` on ``device``: which one "auto" takes, why others cannot run."""
     call = Call(torch.device(device), dtype, facts)
     rows, found = [], False
-    for name, candidate in _OPERATIONS[op].items():
-        reasons = tuple(candidate.refuse(call))
+    for name in _ordered(op, call):
+        reasons = tuple(_OPERATIONS[op][name].refuse(call))
         rows.append(Choice(op, name, chosen=not reasons and not found, reasons=reasons))
         found = found or not reasons
     return rows

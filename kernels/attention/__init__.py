@@ -1,16 +1,35 @@
-"""Multi-head attention with a key mask and an additive bias."""
+"""Multi-head self-attention with a key mask and an additive bias, for dense batches and for packed sequences."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
-from ..backends import Call, choose, refuse_non_float, register
-from . import reference, sdpa
+from ..backends import Call, choose, prefer, refuse_non_float, register
+from . import fused, peers, reference, sdpa
+from .packed import by_segment
+from .preferred import order
+from .tiles import Segments, longest, segments_of, tokens
 
-__all__ = ["attention"]
+__all__ = ["attention", "packed_attention", "segments_of"]
 
-register("attention", "sdpa", sdpa.attention, sdpa.refuse)
-register("attention", "torch", reference.attention, refuse_non_float)
+_DENSE = {
+    "triton": (fused.dense_attention, fused.refuse),
+    "sdpa": (sdpa.attention, sdpa.refuse),
+    "sdpa_flash": (sdpa.with_kernel(SDPBackend.FLASH_ATTENTION), sdpa.refuse_plain),
+    "sdpa_cudnn": (sdpa.with_kernel(SDPBackend.CUDNN_ATTENTION), sdpa.refuse_plain),
+    "flash_attn": (peers.flash_attn_2, peers.refuse("flash_attn", "flash-attn 2")),
+    "flash_attn_4": (peers.flash_attn_4, peers.refuse("flash_attn.cute", "flash-attn 4", dropout=False)),
+    "xformers": (peers.xformers, peers.refuse("xformers", "xformers")),
+    "torch": (reference.attention, refuse_non_float),
+}
+for _name, (_run, _refuse) in _DENSE.items():
+    register("attention", _name, _run, _refuse)
+    register("packed_attention", _name, fused.attention if _name == "triton" else by_segment(_run), _refuse)
+prefer("attention", order)
+prefer("packed_attention", order)
 
 
 def attention(
@@ -28,14 +47,17 @@ def attention(
     """softmax(q k^T * scale + bias + mask) v.
 
     Args:
-        q_BNHE, k_BNHE, v_BNHE: (B, N, H, E), one floating-point type.
+        q_BNHE, k_BNHE, v_BNHE: (B, N, H, E), one floating-point type. `packed_attention` reads one tensor that holds
+            all three, without a copy.
         mask: (B, N) over the keys, nonzero where a key may be seen; masked scores are lowered by 1e9 (or as far as
             the type goes), so a row in which all keys are masked is the softmax of the lowered scores.
         bias: (H, N, N), added to the scores of every item; differentiable.
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.
         return_weights: also return the weights (B, H, N, N) after dropout; the "torch" backend alone can.
-        backend: "auto", "sdpa" (torch.nn.functional.scaled_dot_product_attention) or "torch".
+        backend: "auto" (by the table in `preferred.py`), "triton" (flash attention, this project's), "sdpa" (PyTorch's
+            scaled_dot_product_attention), "sdpa_flash" and "sdpa_cudnn" (one of its kernels), "flash_attn",
+            "flash_attn_4", "xformers" (where installed), or "torch".
 
     Returns:
         (B, N, H, E), or this and the weights.
@@ -54,6 +76,59 @@ def attention(
         raise ValueError(f"mask: expected {(B, N)}, got {tuple(mask.shape)}")
     if bias is not None and bias.shape != (H, N, N):
         raise ValueError(f"bias: expected {(H, N, N)}, got {tuple(bias.shape)}")
-    call = Call(q_BNHE.device, q_BNHE.dtype, {"return_weights": return_weights})
+    call = _call(q_BNHE, N, mask, bias, dropout_p, return_weights)
     out_BNHE, weights_BHNN = choose("attention", backend, call)(q_BNHE, k_BNHE, v_BNHE, mask, bias, scale, dropout_p)
     return (out_BNHE, weights_BHNN) if return_weights else out_BNHE
+
+
+def packed_attention(
+    qkv_T3HE: Tensor,
+    segments: Segments | None = None,
+    *,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float,
+    dropout_p: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """`attention` within each of several sequences that lie one behind the other in T rows.
+
+    Args:
+        qkv_T3HE: (T, 3, H, E), queries, keys and values of all tokens.
+        segments: ((count, length), ...), count sequences of length tokens each, in the order of the rows.
+        cu_seqlens: instead of segments, the boundaries (0, n_1, n_1 + n_2, ..., T) of the sequences. They shape the
+            launch on the host: a tensor on a GPU is waited for.
+        mask: (T,), nonzero where a key may be seen.
+        bias: (H, N, N), where all sequences have the same length N.
+        scale, dropout_p, backend: as in `attention`.
+
+    Returns:
+        (T, H, E).
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+        BackendError: the backend cannot run this call.
+    """
+    if qkv_T3HE.ndim != 4 or qkv_T3HE.shape[1] != 3:
+        raise ValueError(f"qkv_T3HE: expected (T, 3, H, E), got {tuple(qkv_T3HE.shape)}")
+    T, _, H, _ = qkv_T3HE.shape
+    if (segments is None) == (cu_seqlens is None):
+        raise ValueError("segments: give either segments or cu_seqlens")
+    if segments is None:
+        assert cu_seqlens is not None
+        segments = segments_of(cu_seqlens)
+    if tokens(segments) != T:
+        raise ValueError(f"segments: {tokens(segments)} tokens, but qkv_T3HE has {T}")
+    if mask is not None and mask.shape != (T,):
+        raise ValueError(f"mask: expected ({T},), got {tuple(mask.shape)}")
+    N = longest(segments)
+    if bias is not None and (bias.shape != (H, N, N) or len(segments) != 1):
+        raise ValueError(f"bias: expected {(H, N, N)} and sequences of one length, got {tuple(bias.shape)}, {segments}")
+    run = choose("packed_attention", backend, _call(qkv_T3HE, N, mask, bias, dropout_p, False))
+    return run(qkv_T3HE, segments, mask, bias, scale, dropout_p)
+
+
+def _call(x: Tensor, N: int, mask: Tensor | None, bias: Tensor | None, dropout_p: float, weights: bool) -> Call:
+    facts = {"head_dim": x.shape[-1], "length": N, "mask": mask is not None, "bias": bias is not None}
+    return Call(x.device, x.dtype, {**facts, "dropout": dropout_p > 0, "return_weights": weights})

@@ -5,10 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..backends import Call, choose, refuse_non_float, register
-from . import reference
+from ..devices import refuse_triton
+from . import fused, reference
 
 __all__ = ["mlp"]
 
+register("mlp", "triton", fused.mlp, refuse_triton)
+register("mlp", "triton_gemm", fused.mlp_gemm, refuse_triton)
 register("mlp", "torch", reference.mlp, refuse_non_float)
 
 
@@ -29,7 +32,8 @@ def mlp(
         weight_in: (M, D); bias_in: (M,) or None.
         weight_out: (D, M); bias_out: (D,) or None.
         dropout_p: dropout of the activation.
-        backend: "auto" or "torch".
+        backend: "auto", "triton" (cuBLAS's products, and bias, GELU and dropout in one pass between them), "triton_gemm"
+            (the first product in Triton too, with that pass in its epilogue) or "torch".
 
     Returns:
         (..., D).

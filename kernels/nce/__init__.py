@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..backends import Call, choose, refuse_non_float, register
-from . import reference
+from ..devices import refuse_triton
+from . import fused, reference
 
 __all__ = ["Rows", "nce"]
 
+register("nce", "triton", fused.nce, refuse_triton)
 register("nce", "torch", reference.nce, refuse_non_float)
 
 
@@ -41,7 +43,7 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
             so the positives count twice in the denominator; the mask of ``first`` is not used. "symmetric": the sum of
             two losses, one a direction. Both as in the official code (utils/train/objectives.py); the paper's
             equations 4 and 5 count the positives once.
-        backend: "auto" or "torch".
+        backend: "auto", "triton" (streams over all rows; memory grows with the rows, not with the pairs) or "torch".
 
     Returns:
         (B,), computed in at least float32. Items that a mask excludes have loss 0; the others are scaled by B / (number

@@ -23,8 +23,8 @@ def nce(first: Rows, second: Rows, temperature: float, kind: str) -> Tensor:
     first, second = _wide(first), _wide(second)
     if kind == "asymmetric":
         first = replace(first, mask=None, mask_all=None)
-        return _scale(_asymmetric(first, second, temperature), second.mask).to(dtype)
-    return _scale(_scale(_symmetric(first, second, temperature), first.mask), second.mask).to(dtype)
+        return scale(_asymmetric(first, second, temperature), second.mask).to(dtype)
+    return scale(scale(_symmetric(first, second, temperature), first.mask), second.mask).to(dtype)
 
 
 def _wide(rows: Rows) -> Rows:
@@ -37,14 +37,14 @@ def _wide(rows: Rows) -> Rows:
 def _asymmetric(first: Rows, second: Rows, temperature: float) -> Tensor:
     forward_BX = _lower(_similar(first, second) / temperature, first, second)
     backward_BX = _lower(_similar(second, first) / temperature, second, first)
-    return torch.cat([forward_BX, backward_BX], dim=1).logsumexp(1) - _positive(first, second, temperature)
+    return torch.cat([forward_BX, backward_BX], dim=1).logsumexp(1) - positive(first, second, temperature)
 
 
 def _symmetric(first: Rows, second: Rows, temperature: float) -> Tensor:
     # Lowered before the division by the temperature, unlike the asymmetric loss: as the official code does.
     forward_BX = _lower(_similar(first, second), first, second) / temperature
     backward_BX = _lower(_similar(second, first), second, first) / temperature
-    return forward_BX.logsumexp(1) + backward_BX.logsumexp(1) - 2 * _positive(first, second, temperature)
+    return forward_BX.logsumexp(1) + backward_BX.logsumexp(1) - 2 * positive(first, second, temperature)
 
 
 def _similar(own: Rows, far: Rows) -> Tensor:
@@ -52,7 +52,7 @@ def _similar(own: Rows, far: Rows) -> Tensor:
     return torch.einsum("bcd,asd->bacs", own.local, far.all).flatten(1)
 
 
-def _positive(first: Rows, second: Rows, temperature: float) -> Tensor:
+def positive(first: Rows, second: Rows, temperature: float) -> Tensor:
     pairs_BCS = torch.einsum("bcd,bsd->bcs", first.local, second.local)
     return (pairs_BCS / temperature).flatten(1).logsumexp(1)
 
@@ -67,7 +67,7 @@ def _lower(similar_BX: Tensor, own: Rows, far: Rows) -> Tensor:
     return similar_BX
 
 
-def _scale(losses_B: Tensor, mask_B: Tensor | None) -> Tensor:
+def scale(losses_B: Tensor, mask_B: Tensor | None) -> Tensor:
     """Makes the mean of the result over the batch the mean of the losses over the valid items, or 0 without any."""
     if mask_B is None:
         return losses_B

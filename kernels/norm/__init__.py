@@ -7,21 +7,47 @@ from typing import overload
 from torch import Tensor
 
 from ..backends import Call, choose, refuse_non_float, register
-from . import reference
+from ..devices import refuse_triton
+from . import fused, reference
 
 __all__ = ["layer_norm", "rms_norm"]
 
+WIDEST = 8192  # numbers of a row that one program can hold
+
+
+def _refuse(call: Call) -> list[str]:
+    width = call.facts.get("width", 1)
+    too_wide = [f"holds rows of up to {WIDEST} numbers, got {width}"] if width > WIDEST else []
+    return refuse_triton(call) + too_wide
+
+
+register("layer_norm", "triton", fused.layer_norm, _refuse)
+register("rms_norm", "triton", fused.rms_norm, _refuse)
 register("layer_norm", "torch", reference.layer_norm, refuse_non_float)
 register("rms_norm", "torch", reference.rms_norm, refuse_non_float)
 
 
 @overload
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = ..., *, residual: None = ..., backend: str = ...
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = ...,
+    *,
+    residual: None = ...,
+    dropout_p: float = ...,
+    backend: str = ...,
 ) -> Tensor: ...
 @overload
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = ..., *, residual: Tensor, backend: str = ...
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = ...,
+    *,
+    residual: Tensor,
+    dropout_p: float = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def layer_norm(
     x: Tensor,
@@ -30,6 +56,7 @@ def layer_norm(
     eps: float = 1e-6,
     *,
     residual: Tensor | None = None,
+    dropout_p: float = 0.0,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(x - mean) / sqrt(biased variance + eps) * weight + bias over the last axis; statistics in float32.
@@ -38,30 +65,47 @@ def layer_norm(
         x: (..., D).
         weight, bias: (D,).
         residual: (..., D). When given, x + residual is normalised.
-        backend: "auto" or "torch".
+        dropout_p: dropout of x before the sum; only with a residual.
+        backend: "auto", "triton" or "torch".
 
     Returns:
         The normalised tensor; with ``residual`` the pair (x + residual, normalised).
+
+    Raises:
+        ValueError: shapes that do not fit, or dropout without a residual; the message names the argument.
+        BackendError: the backend cannot run this call.
     """
-    _check("layer_norm", x, residual, weight=weight, bias=bias)
-    return choose("layer_norm", backend, Call(x.device, x.dtype))(x, weight, bias, eps, residual)
+    _check("layer_norm", x, residual, dropout_p, weight=weight, bias=bias)
+    call = Call(x.device, x.dtype, {"width": x.shape[-1]})
+    return choose("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p)
 
 
-@overload
-def rms_norm(x: Tensor, weight: Tensor, eps: float = ..., *, residual: None = ..., backend: str = ...) -> Tensor: ...
 @overload
 def rms_norm(
-    x: Tensor, weight: Tensor, eps: float = ..., *, residual: Tensor, backend: str = ...
+    x: Tensor, weight: Tensor, eps: float = ..., *, residual: None = ..., dropout_p: float = ..., backend: str = ...
+) -> Tensor: ...
+@overload
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = ..., *, residual: Tensor, dropout_p: float = ..., backend: str = ...
 ) -> tuple[Tensor, Tensor]: ...
 def rms_norm(
-    x: Tensor, weight: Tensor, eps: float = 1e-6, *, residual: Tensor | None = None, backend: str = "auto"
+    x: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    *,
+    residual: Tensor | None = None,
+    dropout_p: float = 0.0,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, as T5 does; otherwise as `layer_norm`."""
-    _check("rms_norm", x, residual, weight=weight)
-    return choose("rms_norm", backend, Call(x.device, x.dtype))(x, weight, eps, residual)
+    _check("rms_norm", x, residual, dropout_p, weight=weight)
+    call = Call(x.device, x.dtype, {"width": x.shape[-1]})
+    return choose("rms_norm", backend, call)(x, weight, eps, residual, dropout_p)
 
 
-def _check(op: str, x: Tensor, residual: Tensor | None, **parameters: Tensor) -> None:
+def _check(op: str, x: Tensor, residual: Tensor | None, dropout_p: float, **parameters: Tensor) -> None:
+    if not 0 <= dropout_p <= 1 or (dropout_p > 0 and residual is None):
+        raise ValueError(f"{op}: dropout_p: expected 0 to 1, and 0 without a residual, got {dropout_p}")
     for name, value in parameters.items():
         if value.shape != x.shape[-1:]:
             raise ValueError(f"{op}: {name}: expected ({x.shape[-1]},), got {tuple(value.shape)}")

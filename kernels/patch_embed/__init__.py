@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..backends import Call, choose, refuse_non_float, register
-from . import reference
+from . import fused, reference
 from .reference import add_positions
 
 __all__ = ["add_positions", "patch_embed"]
 
+register("patch_embed", "triton", fused.patch_embed, fused.refuse)
 register("patch_embed", "torch", reference.patch_embed, refuse_non_float)
 
 
@@ -38,11 +39,11 @@ def patch_embed(
         bias: (D,) or None.
         patch: patch size along each axis of S.
         kept: None for all N patches in row-major order, or int64 indices of the kept ones, in the order of the
-            output: (K,) shared by the batch, or (B, K).
+            output: (K,) shared by the batch, or (B, K). They must lie in [0, N), which a GPU does not check.
         positions: (N, D) rows, added at the kept indices.
         token: (D,), prepended as row 0, without position and dropout.
         dropout_p: dropout of the tokens after the positions were added.
-        backend: "auto" or "torch".
+        backend: "auto", "triton" (one implicit matrix product, which reads kept patches where they lie) or "torch".
 
     Returns:
         (B, K, D), or (B, 1 + K, D) with ``token``, of the type of ``weight``.
@@ -52,9 +53,10 @@ def patch_embed(
         BackendError: the backend cannot run this call.
     """
     _check(x, weight, bias, patch, kept)
-    run = choose("patch_embed", backend, Call(weight.device, weight.dtype, {"patch": patch, "input": x.dtype}))
-    tokens_BKD = run(x, weight, bias, patch, kept)
-    return add_positions(tokens_BKD, positions=positions, kept=kept, token=token, dropout_p=dropout_p)
+    _check_rows(x, weight, patch, positions, token)
+    facts = {"patch": patch, "input": x.dtype, "input_gradient": x.requires_grad and torch.is_grad_enabled()}
+    run = choose("patch_embed", backend, Call(weight.device, weight.dtype, facts))
+    return run(x, weight, bias, patch, kept, positions, token, dropout_p)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> None:
@@ -74,3 +76,14 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...
         raise ValueError(f"kept: expected (K,) or ({x.shape[0]}, K), got {tuple(kept.shape)}")
     if kept is not None and kept.dtype != torch.int64:
         raise ValueError(f"kept: expected int64, got {kept.dtype}")
+
+
+def _check_rows(
+    x: Tensor, weight: Tensor, patch: tuple[int, ...], positions: Tensor | None, token: Tensor | None
+) -> None:
+    N = math.prod(size // side for size, side in zip(x.shape[1:], patch, strict=False))
+    D = weight.shape[0]
+    if positions is not None and positions.shape != (N, D):
+        raise ValueError(f"positions: {tuple(positions.shape)} does not fit {N} patches of width {D}")
+    if token is not None and token.shape != (D,):
+        raise ValueError(f"token: expected ({D},), got {tuple(token.shape)}")

@@ -12,7 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def patch_embed(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> Tensor:
+def patch_embed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    patch: tuple[int, ...],
+    kept: Tensor | None,
+    positions: Tensor | None,
+    token: Tensor | None,
+    dropout_p: float,
+) -> Tensor:
+    """Projection and positions of the kept patches, and the token in front."""
+    tokens_BKD = project(x, weight, bias, patch, kept)
+    return add_positions(tokens_BKD, positions=positions, kept=kept, token=token, dropout_p=dropout_p)
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> Tensor:
     """Tokens (B, K, D) of the kept patches. Only they are copied, converted and multiplied."""
     patches_BKP = gather_patches(x, patch, kept)
     if patches_BKP.dtype == torch.uint8:

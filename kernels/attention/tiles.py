@@ -1,0 +1,70 @@
+"""Sequences packed one behind the other, and which block of which sequence a program works on.
+
+A packing is a tuple of segments (count, length): ``count`` sequences of ``length`` tokens each, in the order of the
+rows. A dense batch is one segment; video, audio and text of one batch are three; ragged sequences are one segment each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+Segments = tuple[tuple[int, int], ...]
+
+_CACHE: dict[tuple[Segments, int, torch.device], Tensor] = {}
+_CACHED = 256  # packings; beyond, the oldest is forgotten (ragged batches make a new one each step)
+
+
+def segments_of(cu_seqlens: Tensor | Sequence[int]) -> Segments:
+    """The packing with the boundaries ``cu_seqlens`` (0, n_1, n_1 + n_2, ...); a tensor on a GPU is waited for.
+
+    Raises:
+        ValueError: boundaries that do not begin at 0 or that decrease.
+    """
+    bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else list(cu_seqlens)
+    lengths = [b - a for a, b in pairwise(bounds)]
+    if not bounds or bounds[0] != 0 or min(lengths, default=0) < 0:
+        raise ValueError(f"cu_seqlens: expected 0 and then sums of lengths, got {bounds[:8]}")
+    merged: list[list[int]] = []
+    for length in lengths:
+        if merged and merged[-1][1] == length:
+            merged[-1][0] += 1
+        else:
+            merged.append([1, length])
+    return tuple((count, length) for count, length in merged)
+
+
+def tokens(segments: Segments) -> int:
+    """Rows of the packed tensor."""
+    return sum(count * length for count, length in segments)
+
+
+def longest(segments: Segments) -> int:
+    """Tokens of the longest sequence."""
+    return max((length for _, length in segments), default=0)
+
+
+def tile_map(segments: Segments, block: int, device: torch.device) -> Tensor:
+    """int32 (tiles, 3): first row of the sequence, its length, first token of the block. The longest come first, so
+    that the last programs to run are short ones."""
+    key = (segments, block, device)
+    if key not in _CACHE:
+        while len(_CACHE) >= _CACHED:
+            del _CACHE[next(iter(_CACHE))]
+        _CACHE[key] = _build(segments, block).to(device)
+    return _CACHE[key]
+
+
+def _build(segments: Segments, block: int) -> Tensor:
+    parts, first = [], 0
+    for count, length in segments:
+        starts = first + length * torch.arange(count, dtype=torch.int32)
+        blocks = torch.arange(0, length, block, dtype=torch.int32)
+        grid = torch.cartesian_prod(starts, blocks).view(-1, 2)
+        parts.append(torch.stack([grid[:, 0], torch.full_like(grid[:, 0], length), grid[:, 1]], dim=1))
+        first += count * length
+    order = sorted(range(len(parts)), key=lambda i: -segments[i][1])
+    return torch.cat([parts[i] for i in order] or [torch.empty(0, 3, dtype=torch.int32)]).contiguous()

@@ -1,0 +1,67 @@
+"""Where Triton kernels can run, and why not elsewhere. Nothing here is asked before an operation is called."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import torch
+
+from .backends import Call
+
+TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+INTERPRETER = "interpreter"
+
+
+def family(device: torch.device) -> str:
+    """The row of the launch tables for ``device``: "sm80" (Ampere, Ada), "sm90" (Hopper), "sm100" (Blackwell and
+    later), or "interpreter" for the CPU, where Triton's interpreter runs the kernels on small blocks."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return INTERPRETER
+    major = _capability(device.index)[0]
+    return "sm80" if major < 9 else "sm90" if major == 9 else "sm100"
+
+
+def refuse_triton(call: Call) -> list[str]:
+    """The reasons why Triton kernels cannot run ``call``, shared by all operations."""
+    reasons = [] if call.dtype.is_floating_point else [f"needs a floating-point type, got {call.dtype}"]
+    if call.dtype.is_floating_point and call.dtype not in TRITON_TYPES:
+        reasons.append(f"has float32, bfloat16 and float16, got {call.dtype}")
+    if not triton_installed():
+        reasons.append("Triton is not installed (pip install 'triton>=3.6')")
+    if call.device.type == "cuda":
+        if torch.version.hip is not None:
+            reasons.append("is written and tested for NVIDIA GPUs alone")
+        elif not torch.cuda.is_available():
+            reasons.append("finds no CUDA device")
+        elif _capability(call.device.index) < (8, 0):
+            reasons.append("needs compute capability 8.0 (A100) or newer")
+    elif call.device.type in ("cpu", "meta"):
+        reasons += _refuse_cpu(call)
+    else:
+        reasons.append(f"has no kernels for {call.device.type!r} devices")
+    return reasons
+
+
+def _refuse_cpu(call: Call) -> list[str]:
+    if not interpreting():
+        return ["runs on a CUDA device, or with TRITON_INTERPRET=1 in Triton's interpreter"]
+    if not call.named:
+        return ["Triton's interpreter is for tests: name the backend to use it"]
+    if call.dtype == torch.bfloat16:
+        return ["Triton's interpreter computes wrongly in bfloat16"]
+    return []
+
+
+def interpreting() -> bool:
+    """Whether Triton interprets kernels: its own environment variable TRITON_INTERPRET."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def triton_installed() -> bool:
+    return "triton" in sys.modules or importlib.util.find_spec("triton") is not None
+
+
+def _capability(index: int | None) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)

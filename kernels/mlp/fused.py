@@ -1,0 +1,125 @@
+"""Bias, GELU and dropout as custom operators of PyTorch, with their gradients: "triton" and "triton_gemm".
+
+Imports without Triton; the kernels are imported when an operator runs. Shapes: R rows, D width, M inner width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..dropout import draw_seed
+
+
+@torch.library.custom_op(
+    "vatt_kernels::bias_gelu",
+    mutates_args=(),
+    schema="(Tensor x, Tensor? bias, Tensor? seed, float p) -> Tensor",
+)
+def bias_gelu(x, bias, seed, p):  # type: ignore[no-untyped-def]
+    from . import triton_launch
+
+    return triton_launch.forward(x, bias, seed, p)
+
+
+@bias_gelu.register_fake
+def _(x, bias, seed, p):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op(
+    "vatt_kernels::bias_gelu_backward",
+    mutates_args=(),
+    schema="(Tensor grad_out, Tensor x, Tensor? bias, Tensor? seed, float p) -> (Tensor, Tensor)",
+)
+def bias_gelu_backward(grad_out, x, bias, seed, p):  # type: ignore[no-untyped-def]
+    from . import triton_launch
+
+    grad_x, bias_GM = triton_launch.backward(grad_out, x, bias, seed, p)
+    return grad_x, bias_GM.sum(0).to(bias.dtype) if bias is not None else x.new_empty(0)
+
+
+@bias_gelu_backward.register_fake
+def _(grad_out, x, bias, seed, p):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x), torch.empty_like(bias) if bias is not None else x.new_empty(0)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, bias, seed, ctx.p = inputs
+    ctx.save_for_backward(x, bias, seed)
+
+
+def _gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    x, bias, seed = ctx.saved_tensors
+    grad_x, grad_bias = bias_gelu_backward(grad_out.contiguous(), x, bias, seed, ctx.p)
+    return grad_x, grad_bias if bias is not None else None, None, None
+
+
+bias_gelu.register_autograd(_gradients, setup_context=_setup)
+
+
+@torch.library.custom_op(
+    "vatt_kernels::linear_gelu",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? seed, float p) -> (Tensor, Tensor)",
+)
+def linear_gelu(x, weight, bias, seed, p):  # type: ignore[no-untyped-def]
+    from . import triton_launch
+
+    return triton_launch.linear_forward(x, weight, bias, seed, p)
+
+
+@linear_gelu.register_fake
+def _(x, weight, bias, seed, p):  # type: ignore[no-untyped-def]
+    shape = x.shape[0], weight.shape[0]
+    return x.new_empty(shape), x.new_empty(shape)
+
+
+def _setup_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, seed, ctx.p = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, bias, seed, output[1])
+
+
+def _linear_gradients(ctx: Any, grad_out: Tensor | None, _product: Any) -> tuple[Tensor | None, ...]:
+    x, weight, bias, seed, product = ctx.saved_tensors
+    if grad_out is None:
+        return (None,) * 5
+    grad, grad_bias = bias_gelu_backward(grad_out.contiguous(), product, bias, seed, ctx.p)
+    return grad @ weight, grad.T @ x, grad_bias if bias is not None else None, None, None
+
+
+linear_gelu.register_autograd(_linear_gradients, setup_context=_setup_linear)
+
+
+def mlp(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    dropout_p: float,
+) -> Tensor:
+    """cuBLAS's products with one pass between them."""
+    seed = draw_seed(x.device) if dropout_p > 0 else None
+    product_RM = F.linear(x, weight_in).flatten(0, -2).contiguous()
+    hidden_RM = bias_gelu(product_RM, bias_in, seed, float(dropout_p))
+    return F.linear(hidden_RM, weight_out, bias_out).view(*x.shape[:-1], weight_out.shape[0])
+
+
+def mlp_gemm(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    dropout_p: float,
+) -> Tensor:
+    """The first product in Triton, with all that follows done on its accumulators."""
+    seed = draw_seed(x.device) if dropout_p > 0 else None
+    x_RD = x.flatten(0, -2).contiguous()
+    hidden_RM, _ = linear_gelu(x_RD, weight_in.contiguous(), bias_in, seed, float(dropout_p))
+    return F.linear(hidden_RM, weight_out, bias_out).view(*x.shape[:-1], weight_out.shape[0])

@@ -1,0 +1,52 @@
+"""Launch parameters of the patch embedding kernels, by family of device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Blocks(NamedTuple):
+    """A tile of the product, ``rows`` x ``columns``, summed over steps of ``depth``."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+_INTERPRETER = Blocks(16, 16, 16, 4, 1)
+_FLOAT32 = Blocks(64, 64, 32, 8, 2)
+
+# Not yet swept on a GPU. Forward: rows are tokens, columns the width, the sum runs over the numbers of a patch.
+_FORWARD = {
+    "sm80": Blocks(128, 128, 64, 8, 3),
+    "sm90": Blocks(128, 128, 64, 8, 3),
+    "sm100": Blocks(128, 128, 64, 8, 3),
+}
+# Weight gradient: rows are the numbers of a patch, columns the width, the sum runs over tokens.
+_WEIGHT = {
+    "sm80": Blocks(128, 128, 32, 8, 3),
+    "sm90": Blocks(128, 128, 32, 8, 4),
+    "sm100": Blocks(128, 128, 64, 8, 3),
+}
+# About two programs for each streaming multiprocessor; more partial sums than that only cost memory.
+_PROGRAMS = {"interpreter": 4, "sm80": 216, "sm90": 264, "sm100": 296}
+
+
+def forward(family: str, wide: bool) -> Blocks:
+    """``wide``: float32 weights."""
+    if family == "interpreter":
+        return _INTERPRETER
+    return _FLOAT32 if wide else _FORWARD[family]
+
+
+def weight(family: str, wide: bool) -> Blocks:
+    if family == "interpreter":
+        return _INTERPRETER
+    return _FLOAT32 if wide else _WEIGHT[family]
+
+
+def splits(family: str, tiles: int, steps: int) -> int:
+    """Into how many partial sums the ``steps`` of a weight gradient of ``tiles`` tiles are divided."""
+    return max(1, min(_PROGRAMS[family] // tiles, steps))

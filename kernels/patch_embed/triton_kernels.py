@@ -1,0 +1,222 @@
+"""Patch embedding as one implicit matrix product: kept patches are read where they lie in the signal.
+
+A signal is seen as (B, T, H, W) with W the contiguous axis, channels included; a patch is (PT, PH, PW) of it and is
+flattened in that order. Shapes: B batch, K kept patches, N all patches, P numbers in a patch, D width, M output rows
+(tokens and the aggregation token of all items).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..triton_dropout import keep, row_key
+
+
+@triton.jit
+def patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT: tl.constexpr, PER_ITEM: tl.constexpr,
+                PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, valid):  # fmt: skip
+    """Index of the k-th kept patch of item b, and the offset of its first number."""
+    index = k.to(tl.int64)
+    if KEPT:
+        at = k.to(tl.int64)
+        if PER_ITEM:
+            at += b.to(tl.int64) * K
+        index = tl.load(kept_ptr + at, mask=valid, other=0)
+    t, rest = index // (GH * GW), index % (GH * GW)
+    start = b.to(tl.int64) * stride_b + t * (PT * stride_t) + (rest // GW) * (PH * stride_h) + (rest % GW) * PW
+    return index, start
+
+
+@triton.jit
+def inside_patch(p, stride_t, stride_h, PH: tl.constexpr, PW: tl.constexpr):
+    """Offset of number ``p`` of a patch from its first one."""
+    line = p // PW
+    return (line // PH) * stride_t + (line % PH) * stride_h + p % PW
+
+
+@triton.jit
+def centred(x, kind, UINT8: tl.constexpr):
+    """Bytes minus 127.5, exact in every type; the division by 127.5 follows after the sum. Floats as they are."""
+    if UINT8:
+        x = x.to(tl.float32) - 127.5
+    return x.to(kind)
+
+
+@triton.jit
+def patch_embed_forward(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    positions_ptr,
+    token_ptr,
+    kept_ptr,
+    seed_ptr,
+    out_ptr,
+    M,
+    K,
+    D,
+    GH,
+    GW,
+    stride_b,
+    stride_t,
+    stride_h,
+    threshold,
+    keep_scale,
+    UINT8: tl.constexpr,
+    KEPT: tl.constexpr,
+    PER_ITEM: tl.constexpr,
+    BIAS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    TOKEN: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PT: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """out (M, D). Programs that share a block of patches are neighbours, so that the signal is read once from memory
+    and the rest of the time from the L2 cache."""
+    P: tl.constexpr = PT * PH * PW
+    across = tl.cdiv(D, BLOCK_D)
+    m = tl.program_id(0) // across * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = tl.program_id(0) % across * BLOCK_D + tl.arange(0, BLOCK_D)
+    rows = K + TOKEN
+    b, k = m // rows, m % rows - TOKEN
+    patches = (m < M) & (k >= 0)
+    index, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
+                               patches)  # fmt: skip
+    kind = weight_ptr.dtype.element_ty
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for p0 in range(0, P, BLOCK_P):
+        p = p0 + tl.arange(0, BLOCK_P)
+        offsets = start[:, None] + inside_patch(p, stride_t, stride_h, PH, PW)[None, :]
+        x = tl.load(x_ptr + offsets, mask=patches[:, None] & (p < P)[None, :], other=0)
+        w = tl.load(weight_ptr + d[:, None] * P + p[None, :], mask=(d < D)[:, None] & (p < P)[None, :], other=0.0)
+        acc = tl.dot(centred(x, kind, UINT8), tl.trans(w), acc, input_precision=PRECISION)
+    if UINT8:
+        acc *= 1.0 / 127.5
+    if BIAS:
+        acc += tl.load(bias_ptr + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+    inside = (m < M)[:, None] & (d < D)[None, :]
+    if POSITIONS:
+        of_patch = patches[:, None] & (d < D)[None, :]
+        acc += tl.load(positions_ptr + index[:, None] * D + d[None, :], mask=of_patch, other=0.0).to(tl.float32)
+    if DROPOUT:
+        acc = tl.where(keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold), acc * keep_scale, 0.0)
+    if TOKEN:
+        token = tl.load(token_ptr + d, mask=d < D, other=0.0).to(tl.float32)
+        acc = tl.where((k < 0)[:, None], token[None, :], acc)
+    out = out_ptr + m.to(tl.int64)[:, None] * D + d[None, :]
+    tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def patch_embed_weight(
+    x_ptr,
+    kept_ptr,
+    seed_ptr,
+    grad_out_ptr,
+    grad_weight_ptr,
+    M,
+    K,
+    D,
+    GH,
+    GW,
+    stride_b,
+    stride_t,
+    stride_h,
+    threshold,
+    keep_scale,
+    UINT8: tl.constexpr,
+    KEPT: tl.constexpr,
+    PER_ITEM: tl.constexpr,
+    TOKEN: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PT: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Partial sums (S, D, P) of the weight gradient: program (tile, s) of S adds every S-th block of rows."""
+    P: tl.constexpr = PT * PH * PW
+    across = tl.cdiv(D, BLOCK_D)
+    p = tl.program_id(0) // across * BLOCK_P + tl.arange(0, BLOCK_P)
+    d = tl.program_id(0) % across * BLOCK_D + tl.arange(0, BLOCK_D)
+    inner = inside_patch(p, stride_t, stride_h, PH, PW)
+    rows = K + TOKEN
+    kind = grad_out_ptr.dtype.element_ty
+    acc = tl.zeros([BLOCK_P, BLOCK_D], tl.float32)
+    for block in range(tl.program_id(1), tl.cdiv(M, BLOCK_M), tl.num_programs(1)):
+        m = block * BLOCK_M + tl.arange(0, BLOCK_M)
+        b, k = m // rows, m % rows - TOKEN
+        patches = (m < M) & (k >= 0)
+        _, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
+                               patches)  # fmt: skip
+        x = tl.load(x_ptr + start[:, None] + inner[None, :], mask=patches[:, None] & (p < P)[None, :], other=0)
+        grads = grad_out_ptr + m.to(tl.int64)[:, None] * D + d[None, :]
+        grad = tl.load(grads, mask=patches[:, None] & (d < D)[None, :], other=0.0)
+        if DROPOUT:
+            kept = keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold)
+            grad = tl.where(kept, grad, 0.0).to(kind)
+        acc = tl.dot(tl.trans(centred(x, kind, UINT8)), grad, acc, input_precision=PRECISION)
+    if UINT8:
+        acc *= 1.0 / 127.5
+    if DROPOUT:
+        acc *= keep_scale
+    own = tl.program_id(1).to(tl.int64) * D * P
+    target = grad_weight_ptr + own + d[None, :] * P + p[:, None]
+    tl.store(target, acc, mask=(p < P)[:, None] & (d < D)[None, :])
+
+
+@triton.jit
+def patch_embed_positions(
+    order_ptr,
+    bounds_ptr,
+    seed_ptr,
+    grad_out_ptr,
+    grad_positions_ptr,
+    B,
+    K,
+    D,
+    threshold,
+    keep_scale,
+    PER_ITEM: tl.constexpr,
+    TOKEN: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Gradient (N, D) of the position rows: the sum of the output rows that read each, in a fixed order.
+
+    ``order`` lists the places in ``kept`` sorted by patch, ``bounds`` (N + 1,) where each patch begins in it.
+    """
+    n = tl.program_id(0)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    first, last = tl.load(bounds_ptr + n), tl.load(bounds_ptr + n + 1)
+    readers = last - first
+    if not PER_ITEM:
+        readers = readers * B
+    acc = tl.zeros([BLOCK_B, BLOCK_D], tl.float32)
+    for r0 in range(0, readers, BLOCK_B):
+        r = r0 + tl.arange(0, BLOCK_B)
+        if PER_ITEM:
+            place = tl.load(order_ptr + first + r, mask=r < readers, other=0)
+            b, k = place // K, place % K
+        else:
+            k = tl.load(order_ptr + first + r // B, mask=r < readers, other=0)
+            b = (r % B).to(tl.int64)
+        m = b * (K + TOKEN) + k + TOKEN
+        inside = (r < readers)[:, None] & (d < D)[None, :]
+        grad = tl.load(grad_out_ptr + m[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
+        if DROPOUT:
+            kept = keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold)
+            grad = tl.where(kept, grad * keep_scale, 0.0)
+        acc += grad
+    tl.store(grad_positions_ptr + n.to(tl.int64) * D + d, tl.sum(acc, 0), mask=d < D)
