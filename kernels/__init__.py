@@ -7,7 +7,7 @@ This package knows nothing of VATT and needs torch alone.
 
 from .attention import attention, packed_attention
 from .backends import BackendError, Call, Choice, backends, choose, explain, operations
-from .mlp import mlp
+from .mlp import dense_gelu, mlp
 from .nce import nce
 from .norm import layer_norm, rms_norm
 from .patch_embed import add_positions, patch_embed
@@ -20,6 +20,7 @@ __all__ = [
     "attention",
     "backends",
     "choose",
+    "dense_gelu",
     "explain",
     "layer_norm",
     "mlp",

@@ -15,12 +15,13 @@ INTERPRETER = "interpreter"
 
 
 def family(device: torch.device) -> str:
-    """The row of the launch tables for ``device``: "sm80" (Ampere, Ada), "sm90" (Hopper), "sm100" (Blackwell and
-    later), or "interpreter" for the CPU, where Triton's interpreter runs the kernels on small blocks."""
+    """The row of the launch tables for ``device``: "sm90" (Hopper), "sm100" (data-centre Blackwell), "sm80" for all
+    others (Ampere, Ada, and the Blackwell of workstations, which has Ada's shared memory and matrix instructions), or
+    "interpreter" for the CPU, where Triton's interpreter runs the kernels on small blocks."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return INTERPRETER
     major = _capability(device.index)[0]
-    return "sm80" if major < 9 else "sm90" if major == 9 else "sm100"
+    return {9: "sm90", 10: "sm100"}.get(major, "sm80")
 
 
 def refuse_triton(call: Call) -> list[str]:

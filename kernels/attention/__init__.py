@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from ..backends import Call, choose, prefer, refuse_non_float, register
 from . import fused, peers, reference, sdpa
-from .packed import by_segment
+from .packed import Dense, by_segment
 from .preferred import order
 from .tiles import Segments, longest, segments_of, tokens
 
-__all__ = ["attention", "packed_attention", "segments_of"]
+__all__ = ["Segments", "attention", "packed_attention", "segments_of"]
 
-_DENSE = {
+Refuse = Callable[[Call], list[str]]
+
+_DENSE: dict[str, tuple[Dense, Refuse]] = {
     "triton": (fused.dense_attention, fused.refuse),
     "sdpa": (sdpa.attention, sdpa.refuse),
     "sdpa_flash": (sdpa.with_kernel(SDPBackend.FLASH_ATTENTION), sdpa.refuse_plain),
@@ -87,6 +89,7 @@ def packed_attention(
     *,
     cu_seqlens: Tensor | Sequence[int] | None = None,
     mask: Tensor | None = None,
+    masked: Sequence[bool] | None = None,
     bias: Tensor | None = None,
     scale: float,
     dropout_p: float = 0.0,
@@ -100,6 +103,8 @@ def packed_attention(
         cu_seqlens: instead of segments, the boundaries (0, n_1, n_1 + n_2, ..., T) of the sequences. They shape the
             launch on the host: a tensor on a GPU is waited for.
         mask: (T,), nonzero where a key may be seen.
+        masked: whether the mask hides anything, segment by segment; None where it may hide keys of all. It saves the
+            backends that have a call a segment the mask where there is none.
         bias: (H, N, N), where all sequences have the same length N.
         scale, dropout_p, backend: as in `attention`.
 
@@ -122,11 +127,13 @@ def packed_attention(
         raise ValueError(f"segments: {tokens(segments)} tokens, but qkv_T3HE has {T}")
     if mask is not None and mask.shape != (T,):
         raise ValueError(f"mask: expected ({T},), got {tuple(mask.shape)}")
+    if masked is not None and len(masked) != len(segments):
+        raise ValueError(f"masked: expected {len(segments)} entries, one a segment, got {len(masked)}")
     N = longest(segments)
     if bias is not None and (bias.shape != (H, N, N) or len(segments) != 1):
         raise ValueError(f"bias: expected {(H, N, N)} and sequences of one length, got {tuple(bias.shape)}, {segments}")
     run = choose("packed_attention", backend, _call(qkv_T3HE, N, mask, bias, dropout_p, False))
-    return run(qkv_T3HE, segments, mask, bias, scale, dropout_p)
+    return run(qkv_T3HE, segments, mask, masked, bias, scale, dropout_p)
 
 
 def _call(x: Tensor, N: int, mask: Tensor | None, bias: Tensor | None, dropout_p: float, weights: bool) -> Call:

@@ -6,6 +6,7 @@ head dim, N tokens of one sequence. A packing travels as two lists of integers, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,17 +94,19 @@ def dense_attention(
     B, N, _, _ = q_BNHE.shape
     qkv_T3HE = torch.stack([q_BNHE, k_BNHE, v_BNHE], dim=2).flatten(0, 1)
     mask_T = None if mask is None else mask.flatten()
-    return attention(qkv_T3HE, ((B, N),), mask_T, bias, scale, dropout_p).unflatten(0, (B, N)), None
+    return attention(qkv_T3HE, ((B, N),), mask_T, None, bias, scale, dropout_p).unflatten(0, (B, N)), None
 
 
 def attention(
     qkv_T3HE: Tensor,
     segments: Segments,
     mask_T: Tensor | None,
+    masked: Sequence[bool] | None,
     bias_HNN: Tensor | None,
     scale: float,
     dropout_p: float,
 ) -> Tensor:
+    """One launch for all segments; ``masked`` is not needed here, the mask is read for all of them."""
     seed = draw_seed(qkv_T3HE.device) if dropout_p > 0 else None
     # A byte a key, whatever type the mask came in.
     mask_T = None if mask_T is None else (mask_T != 0).to(torch.uint8).contiguous()

@@ -89,8 +89,7 @@ def backward(
     block = _blocks("keys", qkv, segments)
     tiles = tile_map(segments, block.own, qkv.device)
     options = _options(qkv, mask, bias, p, block, swapped=True)
-    outputs = lse, grad_out, delta, grad_qkv
-    launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **options)
+    launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs[1:], *numbers, **options)
     return grad_qkv, _bias_gradient(grad_out, qkv, lse, delta, segments, mask, bias, seed, scale, p)
 
 

@@ -8,11 +8,13 @@ from ..backends import Call, choose, refuse_non_float, register
 from ..devices import refuse_triton
 from . import fused, reference
 
-__all__ = ["mlp"]
+__all__ = ["dense_gelu", "mlp"]
 
 register("mlp", "triton", fused.mlp, refuse_triton)
 register("mlp", "triton_gemm", fused.mlp_gemm, refuse_triton)
 register("mlp", "torch", reference.mlp, refuse_non_float)
+register("dense_gelu", "triton", fused.dense_gelu, refuse_triton)
+register("dense_gelu", "torch", reference.dense_gelu, refuse_non_float)
 
 
 def mlp(
@@ -32,8 +34,8 @@ def mlp(
         weight_in: (M, D); bias_in: (M,) or None.
         weight_out: (D, M); bias_out: (D,) or None.
         dropout_p: dropout of the activation.
-        backend: "auto", "triton" (cuBLAS's products, and bias, GELU and dropout in one pass between them), "triton_gemm"
-            (the first product in Triton too, with that pass in its epilogue) or "torch".
+        backend: "auto", "triton" (cuBLAS's products; bias, GELU and dropout in one pass between them), "triton_gemm"
+            (the first product in Triton too, that pass on its accumulators) or "torch".
 
     Returns:
         (..., D).
@@ -48,3 +50,22 @@ def mlp(
         raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
     call = Call(x.device, x.dtype, {"inner": M})
     return choose("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p)
+
+
+def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str = "auto") -> Tensor:
+    """gelu(x W^T + b), with the exact (erf) GELU.
+
+    Args:
+        x: (..., D).
+        weight: (M, D); bias: (M,) or None.
+        backend: "auto", "triton" (cuBLAS's product; bias and GELU in one pass) or "torch".
+
+    Returns:
+        (..., M).
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+    """
+    if x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"x: expected (..., {weight.shape[1]}), got {tuple(x.shape)}")
+    return choose("dense_gelu", backend, Call(x.device, x.dtype))(x, weight, bias)

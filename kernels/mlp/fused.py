@@ -104,10 +104,7 @@ def mlp(
     dropout_p: float,
 ) -> Tensor:
     """cuBLAS's products with one pass between them."""
-    seed = draw_seed(x.device) if dropout_p > 0 else None
-    product_RM = F.linear(x, weight_in).flatten(0, -2).contiguous()
-    hidden_RM = bias_gelu(product_RM, bias_in, seed, float(dropout_p))
-    return F.linear(hidden_RM, weight_out, bias_out).view(*x.shape[:-1], weight_out.shape[0])
+    return F.linear(dense_gelu(x, weight_in, bias_in, dropout_p), weight_out, bias_out)
 
 
 def mlp_gemm(
@@ -123,3 +120,11 @@ def mlp_gemm(
     x_RD = x.flatten(0, -2).contiguous()
     hidden_RM, _ = linear_gelu(x_RD, weight_in.contiguous(), bias_in, seed, float(dropout_p))
     return F.linear(hidden_RM, weight_out, bias_out).view(*x.shape[:-1], weight_out.shape[0])
+
+
+def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, dropout_p: float = 0.0) -> Tensor:
+    """dropout(gelu(x W^T + b)): cuBLAS's product and one pass behind it."""
+    seed = draw_seed(x.device) if dropout_p > 0 else None
+    product = F.linear(x, weight)
+    hidden_RM = bias_gelu(product.flatten(0, -2).contiguous(), bias, seed, float(dropout_p))
+    return hidden_RM.view(product.shape)

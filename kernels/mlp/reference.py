@@ -14,7 +14,11 @@ def mlp(
     bias_out: Tensor | None,
     dropout_p: float,
 ) -> Tensor:
-    hidden = F.gelu(F.linear(x, weight_in, bias_in))
+    hidden = dense_gelu(x, weight_in, bias_in)
     if dropout_p > 0:
         hidden = F.dropout(hidden, dropout_p)
     return F.linear(hidden, weight_out, bias_out)
+
+
+def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.gelu(F.linear(x, weight, bias))

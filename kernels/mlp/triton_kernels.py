@@ -107,7 +107,7 @@ def linear_gelu_forward(
     PRECISION: tl.constexpr,
 ):
     """x W^T (R, M) for the backward pass, and dropout(gelu(x W^T + b)) from the same accumulators."""
-    # Programs go through GROUP blocks of rows, column block by column block, so that both operands stay in the L2 cache.
+    # GROUP blocks of rows at a time, column block by column block, so that both operands stay in the L2 cache.
     down, across = tl.cdiv(R, BLOCK_R), tl.cdiv(M, BLOCK_M)
     group = tl.program_id(0) // (GROUP * across)
     height = tl.minimum(down - group * GROUP, GROUP)

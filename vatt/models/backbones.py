@@ -27,7 +27,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.tokens = tokens
         self.encoder = Encoder(config, backend)
-        self.post_projection = Dense(config.d_model, config.d_post_proj, gelu=True) if config.post_projection else None
+        self.post_projection: Dense | None = None
+        if config.post_projection:
+            self.post_projection = Dense(config.d_model, config.d_post_proj, gelu=True, backend=backend)
         self.width = config.d_post_proj if config.post_projection else config.d_model
 
     def forward(

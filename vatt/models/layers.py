@@ -1,16 +1,18 @@
 """Building blocks. Each owns the parameters that it hands to an operation, since ZeRO-3 gathers them module by module.
 
-Shapes: B batch, N tokens, D width, H heads, E head dim, M inner width of the MLP.
+Shapes: B batch, N tokens, T = B * N, D width, H heads, E head dim, M inner width of the MLP.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vatt.kernels.attention import attention
-from vatt.kernels.mlp import mlp
+from vatt.kernels.attention import Segments, attention, packed_attention
+from vatt.kernels.mlp import dense_gelu, mlp
 from vatt.kernels.norm import layer_norm, rms_norm
 from vatt.models.initialize import glorot_uniform
 
@@ -23,15 +25,16 @@ def parameter(*shape: int) -> nn.Parameter:
 class Dense(nn.Module):
     """x W^T + b with W (d_out, d_in), Glorot-uniform, and an optional exact GELU."""
 
-    def __init__(self, d_in: int, d_out: int, bias: bool = True, gelu: bool = False) -> None:
+    def __init__(self, d_in: int, d_out: int, bias: bool = True, gelu: bool = False, backend: str = "auto") -> None:
         super().__init__()
         self.weight = nn.Parameter(glorot_uniform(torch.empty(d_out, d_in), d_in, d_out))
         self.bias = parameter(d_out) if bias else None
-        self.gelu = gelu
+        self.gelu, self.backend = gelu, backend
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
-        return F.gelu(y) if self.gelu else y
+        if self.gelu:
+            return dense_gelu(x, self.weight, self.bias, backend=self.backend)
+        return F.linear(x, self.weight, self.bias)
 
 
 class LayerNorm(nn.Module):
@@ -43,11 +46,13 @@ class LayerNorm(nn.Module):
         self.bias = parameter(d_model)
         self.eps, self.backend = eps, backend
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(..., D) and (..., D) or None -> x + residual (or x), and this normalised."""
-        if residual is None:
-            return x, layer_norm(x, self.weight, self.bias, self.eps, backend=self.backend)
-        return layer_norm(x, self.weight, self.bias, self.eps, residual=residual, backend=self.backend)
+    def forward(self, stream: Tensor, update: Tensor | None = None, dropout_p: float = 0.0) -> tuple[Tensor, Tensor]:
+        """(..., D) and (..., D) or None -> stream + dropout(update), and this normalised."""
+        if update is None:
+            return stream, layer_norm(stream, self.weight, self.bias, self.eps, backend=self.backend)
+        return layer_norm(
+            update, self.weight, self.bias, self.eps, residual=stream, dropout_p=dropout_p, backend=self.backend
+        )
 
 
 class RMSNorm(nn.Module):
@@ -58,11 +63,19 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
         self.eps, self.backend = eps, backend
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, stream: Tensor, update: Tensor | None = None, dropout_p: float = 0.0) -> tuple[Tensor, Tensor]:
         """As `LayerNorm.forward`."""
-        if residual is None:
-            return x, rms_norm(x, self.weight, self.eps, backend=self.backend)
-        return rms_norm(x, self.weight, self.eps, residual=residual, backend=self.backend)
+        if update is None:
+            return stream, rms_norm(stream, self.weight, self.eps, backend=self.backend)
+        return rms_norm(update, self.weight, self.eps, residual=stream, dropout_p=dropout_p, backend=self.backend)
+
+
+class Packing(NamedTuple):
+    """Sequences one behind the other in the token axis of a batch of 1: ``segments`` of (count, length), and which of
+    them the mask concerns (None: all)."""
+
+    segments: Segments
+    masked: tuple[bool, ...] | None = None
 
 
 class Attention(nn.Module):
@@ -85,27 +98,30 @@ class Attention(nn.Module):
         x_BND: Tensor,
         mask_BN: Tensor | None = None,
         bias_HNN: Tensor | None = None,
+        packing: Packing | None = None,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Output (B, N, D), and the weights (B, H, N, N) if asked for, else None."""
-        q_BNHE, k_BNHE, v_BNHE = (
-            F.linear(x_BND, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        )
-        backend = "torch" if return_weights and self.backend == "auto" else self.backend
+        B, N, _ = x_BND.shape
+        qkv_BN3HE = F.linear(x_BND, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, self.num_heads, -1))
         dropout_p = self.dropout if self.training else 0.0
-        result = attention(
-            q_BNHE,
-            k_BNHE,
-            v_BNHE,
-            mask=mask_BN,
-            bias=bias_HNN,
-            scale=self.scale,
-            dropout_p=dropout_p,
-            return_weights=return_weights,
-            backend=backend,
-        )
-        out_BNHE, weights_BHNN = result if isinstance(result, tuple) else (result, None)
-        return F.linear(out_BNHE.flatten(2), self.out_weight, self.out_bias), weights_BHNN
+        options: dict[str, Any] = dict(bias=bias_HNN, scale=self.scale, dropout_p=dropout_p)
+        weights_BHNN = None
+        if return_weights:
+            backend = "torch" if self.backend == "auto" else self.backend
+            result = attention(*qkv_BN3HE.unbind(2), mask=mask_BN, return_weights=True, backend=backend, **options)
+            out_THE, weights_BHNN = result[0].flatten(0, 1), result[1]
+        else:
+            segments, masked = packing or Packing(((B, N),))
+            out_THE = packed_attention(
+                qkv_BN3HE.flatten(0, 1),
+                segments,
+                mask=None if mask_BN is None else mask_BN.flatten(),
+                masked=masked,
+                backend=self.backend,
+                **options,
+            )
+        return F.linear(out_THE.flatten(1).view(B, N, -1), self.out_weight, self.out_bias), weights_BHNN
 
 
 class MLP(nn.Module):

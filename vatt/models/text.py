@@ -75,7 +75,7 @@ class TextBackbone(nn.Module):
             return
         first = config.kind in ("t5", "bert_small")
         self.agg_token = AggregationToken(config.d_embedding) if first else None
-        self.pre_projection = Dense(config.d_embedding, config.d_model, bias=False, gelu=True)
+        self.pre_projection = Dense(config.d_embedding, config.d_model, bias=False, gelu=True, backend=backend)
         self.positions: Positions | None = None
         self.encoder_agg_token: AggregationToken | None = None
         if config.kind != "t5":

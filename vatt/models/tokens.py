@@ -45,7 +45,7 @@ class PatchTokens(nn.Module):
         self.weight = nn.Parameter(glorot_uniform(torch.empty(d_model, size), size, volume * d_model))
         self.bias = parameter(d_model)
         self.agg_token = nn.Parameter(glorot_normal_vector(torch.empty(d_model)))
-        self.pre_projection = Dense(d_model, d_model, gelu=True) if pre_projection else None
+        self.pre_projection = Dense(d_model, d_model, gelu=True, backend=backend) if pre_projection else None
         self.positions = positions
         self.position_dropout = position_dropout
         self.drop_token = drop_token

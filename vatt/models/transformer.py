@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vatt.models.config import TextConfig, TransformerConfig
-from vatt.models.layers import MLP, Attention, LayerNorm, RMSNorm
+from vatt.models.layers import MLP, Attention, LayerNorm, Packing, RMSNorm
 from vatt.models.relative_bias import RelativeBias
 
 
 class EncoderLayer(nn.Module):
     """Attention and MLP, each with its norm, dropout and residual sum.
 
-    The residual sum is made by the norm that reads it. So a layer takes and returns a pair: the residual stream, and
-    the update that the next norm adds to it.
+    Dropout and residual sum are made by the norm that reads the sum. So a layer takes and returns a pair: the residual
+    stream, and the update that the next norm drops out and adds to it.
     """
 
     def __init__(self, config: TransformerConfig, backend: str = "auto", t5: bool = False) -> None:
@@ -39,21 +39,20 @@ class EncoderLayer(nn.Module):
         update_BND: Tensor | None,
         mask_BN: Tensor | None = None,
         bias_HNN: Tensor | None = None,
+        packing: Packing | None = None,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """New stream, new update (None after a post-norm layer), attention weights (B, H, N, N) or None."""
+        rate = self.dropout if self.training else 0.0
         if not self.pre_norm:
-            attended_BND, weights = self.attention(stream_BND, mask_BN, bias_HNN, return_weights)
-            _, normed_BND = self.attention_norm(self._drop(attended_BND), stream_BND)
-            _, stream_BND = self.mlp_norm(self._drop(self.mlp(normed_BND)), normed_BND)
+            attended_BND, weights = self.attention(stream_BND, mask_BN, bias_HNN, packing, return_weights)
+            _, normed_BND = self.attention_norm(stream_BND, attended_BND, rate)
+            _, stream_BND = self.mlp_norm(normed_BND, self.mlp(normed_BND), rate)
             return stream_BND, None, weights
-        stream_BND, normed_BND = self.attention_norm(stream_BND, update_BND)
-        attended_BND, weights = self.attention(normed_BND, mask_BN, bias_HNN, return_weights)
-        stream_BND, normed_BND = self.mlp_norm(self._drop(attended_BND), stream_BND)
-        return stream_BND, self._drop(self.mlp(normed_BND)), weights
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x
+        stream_BND, normed_BND = self.attention_norm(stream_BND, update_BND, rate)
+        attended_BND, weights = self.attention(normed_BND, mask_BN, bias_HNN, packing, return_weights)
+        stream_BND, normed_BND = self.mlp_norm(stream_BND, attended_BND, rate)
+        return stream_BND, self.mlp(normed_BND), weights
 
 
 class Encoder(nn.Module):
@@ -81,13 +80,18 @@ class Encoder(nn.Module):
         self.activation_checkpointing = False
 
     def forward(
-        self, x_BND: Tensor, mask_BN: Tensor | None = None, return_weights: bool = False
+        self,
+        x_BND: Tensor,
+        mask_BN: Tensor | None = None,
+        packing: Packing | None = None,
+        return_weights: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encodes tokens.
 
         Args:
             x_BND: (B, N, D).
             mask_BN: (B, N), nonzero for tokens that may be attended to; None for all.
+            packing: the sequences in the N tokens of a batch of 1, which do not see each other; not with T5.
             return_weights: also return the attention weights (B, H, N, N) of each layer (slower).
 
         Returns:
@@ -101,15 +105,18 @@ class Encoder(nn.Module):
         for layer in self.layers:
             if self.activation_checkpointing and self.training:
                 stream_BND, update_BND, weights = checkpoint(
-                    layer, stream_BND, update_BND, mask_BN, bias_HNN, return_weights, use_reentrant=False
+                    layer, stream_BND, update_BND, mask_BN, bias_HNN, packing, return_weights, use_reentrant=False
                 )
             else:
-                stream_BND, update_BND, weights = layer(stream_BND, update_BND, mask_BN, bias_HNN, return_weights)
+                stream_BND, update_BND, weights = layer(
+                    stream_BND, update_BND, mask_BN, bias_HNN, packing, return_weights
+                )
             if return_weights:
                 all_weights.append(weights)
         if self.final_norm is None:
             return stream_BND, all_weights
-        _, normed_BND = self.final_norm(stream_BND, update_BND)
+        rate = self.dropout if self.training else 0.0
+        _, normed_BND = self.final_norm(stream_BND, update_BND, rate)
         return self._drop(normed_BND), all_weights
 
     def _drop(self, x: Tensor) -> Tensor:

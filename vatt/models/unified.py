@@ -5,13 +5,15 @@ Shapes: B batch, R sentences, W words, K kept patches, D width, P output width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from vatt.kernels.patch_embed import add_positions
 from vatt.models.config import UnifiedConfig
 from vatt.models.drop_token import DropToken
-from vatt.models.layers import Dense
+from vatt.models.layers import Dense, Packing
 from vatt.models.positions import Positions
 from vatt.models.text import AggregationToken, WordEmbedding
 from vatt.models.tokens import PatchTokens
@@ -26,7 +28,7 @@ class TextTokens(nn.Module):
         D = config.d_model
         words = config.txt_vocab_size, config.txt_embedding_dim, config.txt_embedding_trainable
         self.embedding = WordEmbedding(*words, config.txt_embedding_reach)
-        self.pre_projection = Dense(config.txt_embedding_dim, D, gelu=True)
+        self.pre_projection = Dense(config.txt_embedding_dim, D, gelu=True, backend=backend)
         self.positions = Positions({"temporal": config.max_txt_temporal_buckets}, D, backend)
         self.agg_token = AggregationToken(D)
         self.position_dropout = config.position_dropout_rate
@@ -43,8 +45,9 @@ class UnifiedBackbone(nn.Module):
     """VATT-MA (official modeling/backbones/unified/uvatt.py).
 
     The modalities have their own tokenisers, GELU projections before and after the Transformer, positions and
-    aggregation tokens (the paper does not mention the projections), and pass separately through shared layers. Video
-    and audio draw separate DropToken permutations; text keeps all tokens.
+    aggregation tokens (the paper does not mention the projections), and pass through shared layers without seeing each
+    other: one after the other (`forward`) or packed into one pass (`forward_packed`), with the same result. Video and
+    audio draw separate DropToken permutations; text keeps all tokens.
     """
 
     def __init__(self, config: UnifiedConfig, backend: str = "auto") -> None:
@@ -77,7 +80,10 @@ class UnifiedBackbone(nn.Module):
         self.text_tokens = TextTokens(config, backend)
         self.encoder = Encoder(config, backend)
         self.post_projections = nn.ModuleDict(
-            {modality: Dense(D, config.d_post_proj, gelu=True) for modality in ("video", "audio", "text")}
+            {
+                modality: Dense(D, config.d_post_proj, gelu=True, backend=backend)
+                for modality in ("video", "audio", "text")
+            }
         )
         self.width = config.d_post_proj
 
@@ -98,15 +104,50 @@ class UnifiedBackbone(nn.Module):
         Raises:
             ValueError: an unknown modality, or an input that does not fit; the message names it.
         """
-        mask = None
-        if modality == "text":
-            tokens, mask = self.text_tokens(x)
-        elif modality == "video":
-            tokens = self.video_tokens(x, generator, kept)
-        elif modality == "audio":
-            tokens = self.audio_tokens(x, generator, kept)
-        else:
-            raise ValueError(f"modality: {modality!r} is not one of 'video', 'audio', 'text'")
+        tokens, mask = self._tokens(modality, x, generator, kept)
         encoded, _ = self.encoder(tokens, mask)
+        return self._features(modality, encoded)
+
+    def forward_packed(
+        self, inputs: Mapping[str, Tensor], *, generator: torch.Generator | None = None
+    ) -> dict[str, dict[str, Tensor]]:
+        """`forward` of several modalities in one pass of the shared layers, their tokens packed one behind the other.
+
+        Args:
+            inputs: modality -> signal, as in `forward`.
+            generator: CPU generator of DropToken (training mode only), which draws in the order of ``inputs``.
+
+        Returns:
+            modality -> what `forward` returns for it.
+        """
+        parts = {modality: self._tokens(modality, x, generator, None) for modality, x in inputs.items()}
+        segments = tuple((tokens.shape[0], tokens.shape[1]) for tokens, _ in parts.values())
+        masks = [mask for _, mask in parts.values()]
+        packing = Packing(segments, tuple(mask is not None for mask in masks))
+        tokens_1TD = torch.cat([tokens.flatten(0, 1) for tokens, _ in parts.values()])[None]
+        mask_1T = None
+        if any(packing.masked or ()):
+            filled = [tokens.new_ones(tokens.shape[:2]) if mask is None else mask for tokens, mask in parts.values()]
+            mask_1T = torch.cat([mask.flatten() for mask in filled])[None]
+        encoded_1TD, _ = self.encoder(tokens_1TD, mask_1T, packing)
+        split = encoded_1TD[0].split([count * length for count, length in segments])
+        return {
+            modality: self._features(modality, part.unflatten(0, segment))
+            for modality, part, segment in zip(parts, split, segments, strict=True)
+        }
+
+    def _tokens(
+        self, modality: str, x: Tensor, generator: torch.Generator | None, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens with the aggregation token first, and their mask if there is one."""
+        if modality == "text":
+            return self.text_tokens(x)
+        if modality == "video":
+            return self.video_tokens(x, generator, kept), None
+        if modality == "audio":
+            return self.audio_tokens(x, generator, kept), None
+        raise ValueError(f"modality: {modality!r} is not one of 'video', 'audio', 'text'")
+
+    def _features(self, modality: str, encoded: Tensor) -> dict[str, Tensor]:
         projected = self.post_projections[modality](encoded)
         return {"features_pooled": projected[:, 0], "features": projected[:, 1:]}

@@ -78,21 +78,24 @@ class VATT(nn.Module):
         Raises:
             ValueError: no input, or one that does not fit; the message names it.
         """
-        inputs = {"video": video, "audio": audio, "text": None if text is None else _flat(text)}
-        pooled = {}
-        for modality, x in inputs.items():
-            if x is not None:
-                pooled[modality] = self._backbone(modality, x, generator)["features_pooled"]
-        if not pooled:
+        given = {"video": video, "audio": audio, "text": None if text is None else _flat(text)}
+        inputs = {modality: x for modality, x in given.items() if x is not None}
+        if not inputs:
             raise ValueError("VATT: at least one of video, audio and text must be given")
+        features = self._backbones(inputs, generator)
+        pooled = {modality: features[modality]["features_pooled"] for modality in inputs}
         return {**{f"{modality}/features_pooled": x for modality, x in pooled.items()}, **self.head(pooled)}
 
-    def _backbone(self, modality: str, x: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def _backbones(self, inputs: dict[str, Tensor], generator: torch.Generator | None) -> dict[str, dict[str, Tensor]]:
         if self.unified is not None:
-            return self.unified(modality, x, generator=generator)
-        if modality == "text":
-            return self.text(x)
-        return (self.video if modality == "video" else self.audio)(x, generator=generator)
+            return self.unified.forward_packed(inputs, generator=generator)
+        features = {}
+        for modality, x in inputs.items():
+            if modality == "text":
+                features[modality] = self.text(x)
+            else:
+                features[modality] = (self.video if modality == "video" else self.audio)(x, generator=generator)
+        return features
 
     def _encoders(self) -> list[Encoder]:
         return [module for module in self.modules() if isinstance(module, Encoder)]
