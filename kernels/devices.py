@@ -66,3 +66,9 @@ def triton_installed() -> bool:
 
 def _capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
+
+
+def interpreter_block(size: int, large: int = 64) -> int:
+    """A block for the interpreter, whose cost is a call an operation: small where a loop over two or three blocks is
+    cheap (and so is tested), ``large`` along long axes."""
+    return 16 if size <= 64 else large

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..devices import interpreter_block
+
 
 class Blocks(NamedTuple):
     """``own``: tokens that a program keeps; ``other``: tokens a step of its loop reads."""
@@ -14,7 +16,6 @@ class Blocks(NamedTuple):
     stages: int
 
 
-_INTERPRETER = Blocks(16, 16, 4, 1)
 _SHORT = Blocks(32, 32, 4, 1)  # sentences: one program a sequence and head
 
 # (kernel, family): blocks for head dims up to 64, and for wider ones up to 128. Not yet swept on a GPU.
@@ -35,7 +36,8 @@ _FLOAT32 = {"forward": Blocks(64, 32, 8, 1), "queries": Blocks(32, 32, 4, 1), "k
 def blocks(kernel: str, family: str, head_dim: int, length: int, wide: bool) -> Blocks:
     """``kernel`` is "forward", "queries" (dq), "keys" (dk, dv) or "bias"; ``wide`` for float32 tensors."""
     if family == "interpreter":
-        return _INTERPRETER
+        block = interpreter_block(length)
+        return Blocks(block, block, 4, 1)
     if length <= 32 or kernel == "bias":
         return _SHORT
     if wide:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..devices import interpreter_block
+
 
 class Blocks(NamedTuple):
     """A tile of ``rows`` x ``columns``; ``depth``: what a step of a matrix product sums over."""
@@ -16,12 +18,10 @@ class Blocks(NamedTuple):
 
 
 # Element by element: 8 numbers of 2 bytes a thread and row, 16-byte accesses.
-_ELEMENTS = {"interpreter": Blocks(4, 16, 0, 4, 1)}
-_ELEMENTS_GPU = Blocks(8, 256, 0, 4, 1)
+_ELEMENTS = Blocks(8, 256, 0, 4, 1)
 
 # Not yet swept on a GPU.
 _PRODUCT = {
-    "interpreter": Blocks(16, 16, 16, 4, 1),
     "sm80": Blocks(128, 128, 32, 8, 3),
     "sm90": Blocks(128, 128, 64, 8, 3),
     "sm100": Blocks(128, 128, 64, 8, 3),
@@ -30,13 +30,17 @@ _FLOAT32 = Blocks(64, 64, 32, 8, 2)
 _PROGRAMS = {"interpreter": 3, "sm80": 432, "sm90": 528, "sm100": 592}
 
 
-def elements(family: str) -> Blocks:
-    return _ELEMENTS.get(family, _ELEMENTS_GPU)
+def elements(family: str, rows: int, columns: int) -> Blocks:
+    if family == "interpreter":
+        return Blocks(4 if rows <= 32 else 32, interpreter_block(columns, 256), 0, 4, 1)
+    return _ELEMENTS
 
 
-def product(family: str, wide: bool) -> Blocks:
+def product(family: str, wide: bool, rows: int, columns: int, depth: int) -> Blocks:
     """``wide``: float32 tensors."""
-    return _FLOAT32 if wide and family != "interpreter" else _PRODUCT[family]
+    if family == "interpreter":
+        return Blocks(interpreter_block(rows), interpreter_block(columns), interpreter_block(depth), 4, 1)
+    return _FLOAT32 if wide else _PRODUCT[family]
 
 
 def programs(family: str, across: int, steps: int) -> int:

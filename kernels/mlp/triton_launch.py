@@ -16,7 +16,7 @@ def forward(x: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Te
     """dropout(gelu(x + bias)) of (R, M)."""
     R, M = x.shape
     out = torch.empty_like(x)
-    block = blocks.elements(family_of(x))
+    block = blocks.elements(family_of(x), R, M)
     grid = (triton.cdiv(R, block.rows), triton.cdiv(M, block.columns))
     options = dict(BIAS=bias is not None, DROPOUT=p > 0, ROWS=block.rows, COLUMNS=block.columns)
     rates = dropout.threshold(p), dropout.keep_scale(p)
@@ -28,7 +28,7 @@ def backward(grad_out: Tensor, x: Tensor, bias: Tensor | None, seed: Tensor | No
     """Gradient of x (R, M), and partial sums (G, M) of the bias gradient (empty without a bias)."""
     R, M = x.shape
     family = family_of(x)
-    block = blocks.elements(family)
+    block = blocks.elements(family, R, M)
     across = triton.cdiv(M, block.columns)
     programs = blocks.programs(family, across, triton.cdiv(R, block.rows))
     grad_x = torch.empty_like(x)
@@ -62,7 +62,7 @@ def linear_forward(
     R, D = x.shape
     M = weight.shape[0]
     out, product = x.new_empty(R, M), x.new_empty(R, M)
-    block = blocks.product(family_of(x), x.dtype == torch.float32)
+    block = blocks.product(family_of(x), x.dtype == torch.float32, R, M, D)
     launch(
         linear_gelu_forward,
         (triton.cdiv(R, block.rows) * triton.cdiv(M, block.columns),),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..devices import interpreter_block
+
 
 class Blocks(NamedTuple):
     """``own`` rows a program keeps, ``other`` rows a step of its loop reads, ``depth`` of their product, ``width``: the
@@ -16,8 +18,6 @@ class Blocks(NamedTuple):
     warps: int
     stages: int
 
-
-_INTERPRETER = Blocks(16, 16, 16, 16, 4, 1)
 
 # (kernel, float32), family: not yet swept on a GPU. A product of float32 is three of tf32.
 _GPU = {
@@ -37,9 +37,12 @@ _GPU = {
 _PROGRAMS = {"interpreter": 3, "sm80": 216, "sm90": 264, "sm100": 296}
 
 
-def blocks(kernel: str, family: str, wide: bool) -> Blocks:
-    """``kernel`` is "forward" or "gradient"; ``wide`` for float32 rows."""
-    return _INTERPRETER if family == "interpreter" else _GPU[kernel, wide][family]
+def blocks(kernel: str, family: str, wide: bool, own: int, other: int, width: int) -> Blocks:
+    """``kernel`` is "forward" or "gradient"; ``wide`` for float32 rows; the numbers of rows and their width."""
+    if family == "interpreter":
+        depth = interpreter_block(width)
+        return Blocks(interpreter_block(own), interpreter_block(other), depth, depth, 4, 1)
+    return _GPU[kernel, wide][family]
 
 
 def splits(family: str, tiles: int, steps: int) -> int:

@@ -19,7 +19,7 @@ def forward(query: Tensor, key: Tensor, mask: Tensor | None, temperature: float)
     """Partial log-sum-exps (S, M) in powers of two, float32."""
     (M, D), N = query.shape, key.shape[0]
     family = family_of(query)
-    block = blocks("forward", family, query.dtype == torch.float32)
+    block = blocks("forward", family, query.dtype == torch.float32, M, N, D)
     tiles = triton.cdiv(M, block.own)
     parts = splits(family, tiles, triton.cdiv(N, block.other))
     lse = query.new_empty(parts, M, dtype=torch.float32)
@@ -54,7 +54,7 @@ def gradient(
     """
     (rows, D), others = own.shape, other.shape[0]
     family = family_of(own)
-    block = blocks("gradient", family, own.dtype == torch.float32)
+    block = blocks("gradient", family, own.dtype == torch.float32, rows, others, D)
     tiles, parts_of_width = triton.cdiv(rows, block.own), triton.cdiv(D, block.width)
     parts = splits(family, tiles * parts_of_width, triton.cdiv(others, block.other))
     partial = own.new_empty(parts, rows, D, dtype=torch.float32)

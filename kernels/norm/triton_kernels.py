@@ -142,7 +142,7 @@ def forward(
     normed = torch.empty_like(x_RD)
     mean = x_RD.new_empty(R if bias is not None else 0, dtype=torch.float32)
     rstd = x_RD.new_empty(R, dtype=torch.float32)
-    block = blocks.forward(family_of(x_RD), D)
+    block = blocks.forward(family_of(x_RD), D, R)
     launch(
         norm_forward,
         (triton.cdiv(R, block.rows),),
@@ -182,7 +182,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the residual and of x (empty without dropout: the same), partial sums (G, D) of weight and bias."""
     R, D = total_RD.shape
-    block = blocks.backward(family_of(total_RD), D)
+    block = blocks.backward(family_of(total_RD), D, R)
     programs = min(block.programs, triton.cdiv(R, block.rows))
     grad_residual = torch.empty_like(total_RD)
     grad_x = torch.empty_like(total_RD) if p > 0 else total_RD.new_empty(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..devices import interpreter_block
+
 
 class Blocks(NamedTuple):
     """A tile of the product, ``rows`` x ``columns``, summed over steps of ``depth``."""
@@ -15,7 +17,6 @@ class Blocks(NamedTuple):
     stages: int
 
 
-_INTERPRETER = Blocks(16, 16, 16, 4, 1)
 _FLOAT32 = Blocks(64, 64, 32, 8, 2)
 
 # Not yet swept on a GPU. Forward: rows are tokens, columns the width, the sum runs over the numbers of a patch.
@@ -34,17 +35,26 @@ _WEIGHT = {
 _PROGRAMS = {"interpreter": 4, "sm80": 216, "sm90": 264, "sm100": 296}
 
 
-def forward(family: str, wide: bool) -> Blocks:
+def forward(family: str, wide: bool, rows: int, width: int, patch: int) -> Blocks:
     """``wide``: float32 weights."""
     if family == "interpreter":
-        return _INTERPRETER
+        return _interpreter(rows, width, patch)
     return _FLOAT32 if wide else _FORWARD[family]
 
 
-def weight(family: str, wide: bool) -> Blocks:
+def weight(family: str, wide: bool, rows: int, width: int, patch: int) -> Blocks:
     if family == "interpreter":
-        return _INTERPRETER
+        return _interpreter(patch, width, rows)
     return _FLOAT32 if wide else _WEIGHT[family]
+
+
+def _interpreter(rows: int, columns: int, depth: int) -> Blocks:
+    return Blocks(interpreter_block(rows), interpreter_block(columns), interpreter_block(depth, 256), 4, 1)
+
+
+def positions(family: str, width: int) -> int:
+    """Columns of a program that sums the gradients of a position."""
+    return interpreter_block(width, 256) if family == "interpreter" else min(256, 1 << (width - 1).bit_length())
 
 
 def splits(family: str, tiles: int, steps: int) -> int:

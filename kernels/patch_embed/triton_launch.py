@@ -49,7 +49,7 @@ def forward(
     extra = int(token is not None)
     out = weight.new_empty(B, extra + K, D)
     M = B * (extra + K)
-    block = blocks.forward(family_of(weight), weight.dtype == torch.float32)
+    block = blocks.forward(family_of(weight), weight.dtype == torch.float32, M, D, weight.shape[1])
     launch(
         patch_embed_forward,
         (triton.cdiv(M, block.rows) * triton.cdiv(D, block.columns),),
@@ -91,7 +91,7 @@ def weight_gradient(
     B, rows, D = grad_out.shape
     P, M = math.prod(sides.values()), B * rows
     family = family_of(grad_out)
-    block = blocks.weight(family, grad_out.dtype == torch.float32)
+    block = blocks.weight(family, grad_out.dtype == torch.float32, M, D, P)
     tiles = triton.cdiv(P, block.rows) * triton.cdiv(D, block.columns)
     splits = blocks.splits(family, tiles, triton.cdiv(M, block.depth))
     partial = grad_out.new_empty(splits, D, P, dtype=torch.float32)
@@ -133,7 +133,7 @@ def positions_gradient(
     ordered, order = torch.sort(places, stable=True)
     bounds = torch.searchsorted(ordered, torch.arange(count + 1, device=grad_out.device))
     grad = grad_out.new_empty(count, D, dtype=torch.float32)
-    wide = min(256, triton.next_power_of_2(D)) if family_of(grad_out) != "interpreter" else 16
+    wide = blocks.positions(family_of(grad_out), D)
     launch(
         patch_embed_positions,
         (count, triton.cdiv(D, wide)),
