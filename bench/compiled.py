@@ -44,16 +44,16 @@ def problems(row: Row, expect: Expect) -> list[str]:
     allowed = expect.matrix[row.arch] if expect.matrix is not None else ("none",)
     if not set(row.matrix.split("+")) <= set(allowed):
         found.append(f"matrix instruction: {row.matrix}, expected {' or '.join(allowed)}")
-    if expect.wide and not _mostly_wide(row.accesses):
+    if _wide_share(row.accesses) < expect.wide:
         found.append(f"narrow accesses of global memory (bytes:count): {row.accesses}")
     return [f"{row.op} {row.case} {row.kernel} {row.arch}: {text}" for text in found]
 
 
-def _mostly_wide(accesses: str) -> bool:
-    """Whether accesses of 16 bytes move three quarters of the bytes; the scalars of a row are narrow in any code."""
+def _wide_share(accesses: str) -> float:
+    """The share of the bytes that accesses of 16 bytes move."""
     counts = [(int(width), int(count)) for width, _, count in (part.partition(":") for part in accesses.split())]
-    wide = sum(width * count for width, count in counts if width >= WIDE)
-    return wide > 0 and 4 * wide >= 3 * sum(width * count for width, count in counts)
+    moved = sum(width * count for width, count in counts)
+    return sum(width * count for width, count in counts if width >= WIDE) / moved if moved else 0.0
 
 
 def check(rows: Iterable[Row], cases: Iterable[Case] = CASES) -> list[str]:

@@ -16,16 +16,17 @@ class Blocks(NamedTuple):
     stages: int
 
 
-_SHORT = Blocks(32, 32, 4, 1)  # sentences: one program a sequence and head
+# Sentences: one program a sequence and head.
+_SHORT = dict.fromkeys(("forward", "queries", "bias"), Blocks(32, 32, 4, 1)) | {"keys": Blocks(32, 16, 4, 1)}
 
 # (kernel, family): blocks for head dims up to 64, and for wider ones up to 128. Not yet swept on a GPU.
 _LONG: dict[tuple[str, str], tuple[Blocks, Blocks]] = {
     ("forward", "sm80"): (Blocks(128, 64, 8, 2), Blocks(128, 32, 8, 3)),
     ("forward", "sm90"): (Blocks(128, 128, 8, 2), Blocks(128, 64, 8, 2)),
-    ("forward", "sm100"): (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 2)),
+    ("forward", "sm100"): (Blocks(128, 64, 8, 2), Blocks(128, 64, 8, 2)),
     ("queries", "sm80"): (Blocks(128, 64, 8, 2), Blocks(64, 64, 8, 2)),
     ("queries", "sm90"): (Blocks(128, 64, 8, 2), Blocks(128, 64, 8, 2)),
-    ("queries", "sm100"): (Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2)),
+    ("queries", "sm100"): (Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
     ("keys", "sm80"): (Blocks(64, 32, 8, 2), Blocks(64, 64, 8, 1)),
     ("keys", "sm90"): (Blocks(128, 64, 8, 2), Blocks(64, 32, 8, 2)),
     ("keys", "sm100"): (Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
@@ -39,7 +40,7 @@ def blocks(kernel: str, family: str, head_dim: int, length: int, wide: bool) -> 
         block = interpreter_block(length)
         return Blocks(block, block, 4, 1)
     if length <= 32 or kernel == "bias":
-        return _SHORT
+        return _SHORT[kernel]
     if wide:
         return _FLOAT32[kernel]  # twice the bytes, and three products for each
     return _LONG[kernel, family][head_dim > 64]

@@ -25,13 +25,13 @@ _GPU = {
     ("forward", True): dict.fromkeys(("sm80", "sm90", "sm100"), Blocks(128, 64, 32, 0, 8, 2)),
     ("gradient", False): {
         "sm80": Blocks(128, 64, 64, 128, 8, 2),
-        "sm90": Blocks(128, 64, 64, 256, 8, 2),
-        "sm100": Blocks(128, 64, 64, 128, 8, 2),
+        "sm90": Blocks(128, 64, 64, 128, 8, 2),
+        "sm100": Blocks(64, 64, 64, 128, 4, 2),
     },
     ("gradient", True): {
         "sm80": Blocks(32, 32, 32, 64, 4, 1),
         "sm90": Blocks(64, 32, 32, 128, 8, 1),
-        "sm100": Blocks(128, 64, 32, 128, 8, 1),
+        "sm100": Blocks(64, 64, 32, 64, 4, 1),
     },
 }
 _PROGRAMS = {"interpreter": 3, "sm80": 216, "sm90": 264, "sm100": 296}

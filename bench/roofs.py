@@ -1,0 +1,61 @@
+"""What the device can do at best: the rate of a large copy and of a large matrix product, measured in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from bench.costs import Cost
+from bench.timing import Timing, measure
+
+
+@dataclass(frozen=True)
+class Roofs:
+    """``copy`` in bytes a second, read and written; ``matmul`` (bfloat16) and ``tf32`` in operations a second."""
+
+    copy: float
+    matmul: float
+    tf32: float
+
+    def rate(self, dtype: torch.dtype) -> float:
+        """Of products in ``dtype``. One of float32 that is to be exact takes three of tf32 on the matrix units."""
+        return self.tf32 / 3 if dtype == torch.float32 else self.matmul
+
+    def floor_ms(self, cost: Cost, dtype: torch.dtype) -> float:
+        """No version runs faster: the larger of the time of the bytes and the time of the operations."""
+        return 1e3 * max(cost.bytes / self.copy, cost.flops / self.rate(dtype))
+
+
+# NVIDIA H100 SXM data sheet, dense; and what an earlier reading of that machine type gave for a copy and for 8192^3 in
+# bf16 (tf32 was not read: half of bf16, as on the data sheet).
+DATASHEET = Roofs(copy=3.35e12, matmul=989e12, tf32=494.5e12)
+EARLIER = Roofs(copy=3.0e12, matmul=798e12, tf32=399e12)
+
+
+def measure_roofs(device: torch.device, tiny: bool, seconds: float = 1.0) -> tuple[Roofs, dict[str, Timing]]:
+    """Random data everywhere: products of zeros draw less power and run faster. ``tiny`` for a CPU: nominal only."""
+    side, size = (256, 1 << 20) if tiny else (8192, 1 << 30)
+    source = torch.randint(1, 256, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    timings = {"copy": measure(lambda: target.copy_(source), device, seconds)}
+    del source, target
+    for name, dtype in (("matmul", torch.float32 if tiny else torch.bfloat16), ("tf32", torch.float32)):
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        with _tf32(name == "tf32"):
+            timings[name] = measure(lambda a=a, b=b: a @ b, device, seconds)  # type: ignore[misc]
+        del a, b
+    rates = {name: 2 * side**3 / (timings[name].median * 1e-3) for name in ("matmul", "tf32")}
+    return Roofs(2 * size / (timings["copy"].median * 1e-3), rates["matmul"], rates["tf32"]), timings
+
+
+@contextmanager
+def _tf32(on: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

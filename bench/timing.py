@@ -1,0 +1,145 @@
+"""Times of a call on the device, its peak memory, and a limit for calls that may hang."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+FLUSH = 256 << 20  # bytes; more than the L2 of any GPU so far (50 MB on H100, 126 MB on B200)
+CYCLES_PER_MS = 1_800_000  # of the clock that torch.cuda._sleep counts, roughly
+FEWEST, MOST = 5, 60
+
+_flush: dict[torch.device, torch.Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: ``median``, ``p20`` and ``p80`` of ``repeats`` calls; ``host``: how long issuing a call took."""
+
+    median: float
+    p20: float
+    p80: float
+    repeats: int
+    host: float
+
+
+class TooLong(Exception):
+    """A call ran past its limit."""
+
+
+class DeviceLost(Exception):
+    """The CUDA context is gone (an illegal access, say): nothing more can run in this process."""
+
+
+def measure(call: Callable[[], Any], device: torch.device, seconds: float) -> Timing:
+    """Times ``call``, which ran before (compilers are warm), for about ``seconds``; each time from a cold L2."""
+    if device.type != "cuda":
+        return _measure_host(call, seconds)
+    host = _host_ms(call)
+    once = _events(call, device, host, 2)[0][1]
+    repeats = max(FEWEST if once < 500 else 3, min(MOST, int(1e3 * seconds / max(once, 0.01))))
+    times, hosts = _events(call, device, host, repeats)
+    return _timing(times, hosts)
+
+
+def _host_ms(call: Callable[[], Any]) -> float:
+    """How long the host needs to issue a call, at most: with an idle device, whose work is not waited for."""
+    found = []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        found.append(1e3 * (time.perf_counter() - began))
+    return min(min(found), 20.0)
+
+
+def _events(
+    call: Callable[[], Any], device: torch.device, host: float, repeats: int
+) -> tuple[list[float], list[float]]:
+    """The device first sleeps for as long as the host needs to issue the call, so that gaps between launches, which a
+    training step hides behind other work, do not enter; a call that waits for the device itself keeps them."""
+    if device not in _flush:
+        _flush[device] = torch.empty(FLUSH, dtype=torch.uint8, device=device)
+    buffer = _flush[device]
+    pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(repeats)]
+    hosts = []
+    for start, end in pairs:
+        buffer.random_(0, 255)
+        torch.cuda._sleep(int(CYCLES_PER_MS * (1.5 * host + 0.05)))
+        start.record()
+        began = time.perf_counter()
+        call()
+        hosts.append(1e3 * (time.perf_counter() - began))
+        end.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) for start, end in pairs], hosts
+
+
+def _measure_host(call: Callable[[], Any], seconds: float) -> Timing:
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 3 or (len(times) < MOST and time.perf_counter() - began < seconds):
+        start = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - start))
+    return _timing(times, times)
+
+
+def _timing(times: list[float], hosts: list[float]) -> Timing:
+    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    return Timing(statistics.median(times), fifths[0], fifths[3], len(times), statistics.median(hosts))
+
+
+def peak_mib(call: Callable[[], Any], device: torch.device) -> float | None:
+    """MiB that ``call`` has at most beyond what is allocated before it, its results among them; None on a CPU."""
+    if device.type != "cuda":
+        call()
+        return None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raises TooLong inside when it lasts longer. For the main thread; a call into C code is cut after it returns."""
+
+    def stop(*_: Any) -> None:
+        raise TooLong(f"took longer than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def tidy(device: torch.device) -> None:
+    """Gives back what a case held. Raises DeviceLost where the device no longer answers."""
+    gc.collect()
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        raise DeviceLost(reason(error)) from error
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one short line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

@@ -1,0 +1,221 @@
+"""What the tests of the Triton kernels share: where they run, how results are computed, and what is demanded of all.
+
+On a machine with a CUDA device the kernels are compiled, elsewhere Triton's interpreter runs them on the CPU. Import
+from here as `tests.kernels.conftest`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("0", "")
+RUNNABLE = importlib.util.find_spec("triton") is not None and (INTERPRETED or DEVICE.type == "cuda")
+
+needs_triton = pytest.mark.skipif(not RUNNABLE, reason="needs Triton, with a CUDA device or TRITON_INTERPRET=1")
+# The interpreter is silently wrong in bfloat16.
+HALF = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
+few = settings(
+    derandomize=True, max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+
+SEED = 5
+CLOSE = 1e-5  # float32, relative to the largest number of an array
+SLACK = 1e-6  # float32, for arrays that are zero but for rounding
+BORDER = 4096  # numbers before and behind every array in `check_memory`
+SENTINEL = -77.0
+
+Results = dict[str, Tensor | None]
+
+
+@dataclass
+class Case:
+    """One call: ``run(backend, **leaves)`` gives a tensor or some; ``leaves`` are the inputs with a gradient."""
+
+    run: Callable[..., Any]
+    leaves: dict[str, Tensor]
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def evaluate(
+    case: Case,
+    backend: str = "triton",
+    dtype: torch.dtype = torch.float32,
+    wide: torch.dtype | None = None,
+    place: Callable[[Tensor], Tensor] = torch.clone,
+) -> Results:
+    """Outputs and gradients by name. Leaves, and gradients of outputs, are rounded to ``dtype``; the call then computes
+    in ``wide``. ``place`` lays each of them out in memory."""
+    wide = wide or dtype
+    leaves = {name: place(x.to(dtype).to(wide)).requires_grad_() for name, x in case.leaves.items()}
+    torch.manual_seed(SEED)
+    outputs = case.run(backend, **leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    grads = [place(randn(*out.shape, seed=90 + i).to(dtype).to(wide)) for i, out in enumerate(outputs)]
+    found = torch.autograd.grad(outputs, list(leaves.values()), grads, allow_unused=True)
+    named = {f"output {i}": out.detach() for i, out in enumerate(outputs)}
+    return {**named, **{f"gradient of {name}": grad for name, grad in zip(leaves, found, strict=True)}}
+
+
+def check_close(actual: Results, expected: Results, tolerance: float = CLOSE, slack: float = SLACK) -> None:
+    """Equal within ``tolerance`` of the largest number of each array, plus ``slack``."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        found = actual[name]
+        if value is None or found is None:
+            assert value is found, name
+            continue
+        atol = tolerance * float(value.abs().max()) + slack if value.numel() else slack
+        torch.testing.assert_close(
+            found.to(value.dtype), value, atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def check_identical(actual: Results, expected: Results) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (value is None) == (actual[name] is None), name
+        same = value is None or torch.equal(actual[name], value)
+        assert same, name
+
+
+def check_reference(
+    case: Case, backend: str = "triton", oracle: torch.dtype = torch.float64, slack: float = SLACK
+) -> None:
+    """Outputs and gradients equal those of plain PyTorch, in the type ``oracle``, on the same numbers."""
+    check_close(evaluate(case, backend), evaluate(case, "torch", wide=oracle), slack=slack)
+
+
+def check_half(case: Case, dtype: torch.dtype, backend: str = "triton") -> None:
+    """Not much less exact than plain PyTorch in the same type: flash-attention's rule. The slack is the rounding of the
+    largest number of the array, which any result has."""
+    exact = evaluate(case, "torch", dtype, wide=torch.float64)
+    ours, plain = evaluate(case, backend, dtype), evaluate(case, "torch", dtype)
+    for name, value in exact.items():
+        assert value is not None
+        assert ours[name].dtype == plain[name].dtype == dtype, name
+        error, allowed = ((found[name].double() - value).abs().max() for found in (ours, plain))
+        slack = torch.finfo(dtype).eps / 2 * value.abs().max()
+        assert error <= 2 * allowed + slack, f"{name}: error {error}, of plain PyTorch {allowed}, slack {slack}"
+
+
+def check_layout(case: Case, backend: str = "triton") -> None:
+    """Inputs and gradients that do not lie in one piece give the same."""
+    check_identical(evaluate(case, backend, place=every_second), evaluate(case, backend))
+
+
+def every_second(x: Tensor) -> Tensor:
+    """``x``, in every second number of memory; NaN between."""
+    spread = torch.full((*x.shape, 2), float("nan"), dtype=x.dtype, device=x.device)
+    spread[..., 0] = x
+    return spread[..., 0]
+
+
+def check_repeats(case: Case, backend: str = "triton") -> None:
+    """Two runs give the same bits."""
+    check_identical(evaluate(case, backend), evaluate(case, backend))
+
+
+def check_compiled(case: Case, backend: str = "triton") -> None:
+    """One graph without a break, with the gradients of the eager call."""
+    torch.compiler.reset()
+    compiled = Case(torch.compile(case.run, fullgraph=True, backend="aot_eager"), case.leaves)
+    check_close(evaluate(compiled, backend), evaluate(case, backend), 1e-6)
+
+
+def check_memory(case: Case, backend: str = "triton") -> None:
+    """Every number of every array that the launchers allocate is written, nothing around is, and nothing around the
+    inputs is read: they lie in NaN."""
+    plain = evaluate(case, backend)
+    with allocations() as handed:
+        guarded = evaluate(case, backend, place=lambda x: bordered(x, float("nan"))[1])
+    assert any(inner.numel() for _, inner in handed), "nothing was allocated: the test sees nothing"
+    for whole, inner in handed:
+        assert not inner.isnan().any(), f"never written: part of {tuple(inner.shape)}"
+        outside = torch.cat([whole[:BORDER], whole[-BORDER:]])
+        assert (outside == SENTINEL).all(), f"written outside of {tuple(inner.shape)}"
+    check_identical(guarded, plain)
+
+
+def bordered(x: Tensor, border: float) -> tuple[Tensor, Tensor]:
+    """A buffer with ``x`` in its middle, and this part of it."""
+    whole = torch.full((x.numel() + 2 * BORDER,), border, dtype=x.dtype, device=x.device)
+    inner = whole[BORDER : BORDER + x.numel()].view(x.shape)
+    inner.copy_(x)
+    return whole, inner
+
+
+@contextmanager
+def allocations() -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Inside, memory that is asked for without a content is NaN, in the middle of a buffer of `SENTINEL`."""
+    handed = []
+    original = torch.Tensor.new_empty
+
+    def hand_out(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        handed.append(bordered(torch.full(shape, float("nan"), dtype=dtype, device=device), SENTINEL))
+        return handed[-1][1]
+
+    def empty_like(x: Tensor) -> Tensor:
+        return hand_out(x.shape, x.dtype, x.device)
+
+    def new_empty(x: Tensor, *size: Any, dtype: torch.dtype | None = None, **others: Any) -> Tensor:
+        if others:  # of Triton's interpreter; the launchers give sizes and a type
+            return original(x, *size, dtype=dtype, **others)
+        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+        return hand_out(shape, dtype or x.dtype, x.device)
+
+    def refuse(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError("torch.empty: not watched by this test")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty_like", empty_like)
+        patch.setattr(torch.Tensor, "new_empty", new_empty)
+        patch.setattr(torch, "empty", refuse)
+        yield handed
+
+
+def check_seeds(case: Case, backend: str = "triton") -> None:
+    """Dropout follows PyTorch's generator: one seed one output, another seed another output."""
+    outs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        outs.append(case.run(backend, **case.leaves))
+    first, again, other = ((out if isinstance(out, tuple) else (out,))[0] for out in outs)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def seed_drawn() -> Tensor:
+    """The seed that an operation draws first inside `evaluate`."""
+    from vatt.kernels.dropout import draw_seed
+
+    state = torch.get_rng_state(), torch.cuda.get_rng_state() if DEVICE.type == "cuda" else None
+    torch.manual_seed(SEED)
+    seed = draw_seed(DEVICE)
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+    return seed
+
+
+def elementwise_keep(rows: int, columns: int, p: float) -> Tensor:
+    """The factors (rows, columns) of dropout of an operation inside `evaluate`: 0 or the scale of what is kept."""
+    from vatt.kernels.dropout import keep_mask, keep_scale
+
+    places = torch.arange(rows, device=DEVICE)[:, None], torch.arange(columns, device=DEVICE)[None, :]
+    return keep_mask(seed_drawn(), *places, p).double() * keep_scale(p)

@@ -1,0 +1,286 @@
+"""Flash attention in Triton against plain PyTorch: dense batches and packed sequences."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kernels.conftest import (
+    DEVICE,
+    HALF,
+    Case,
+    check_close,
+    check_compiled,
+    check_half,
+    check_layout,
+    check_memory,
+    check_reference,
+    check_repeats,
+    check_seeds,
+    evaluate,
+    few,
+    needs_triton,
+    randn,
+    seed_drawn,
+)
+from vatt.kernels import attention, packed_attention
+from vatt.kernels.dropout import keep_mask, keep_scale
+
+pytestmark = needs_triton
+
+SEVERAL = ((1, 33), (2, 17), (1, 1), (2, 3))
+
+
+def mask_of(kind, items, length):
+    """``kind``: None, "some" (a third is hidden), "row" (some, and all keys of the first item), "all"."""
+    if kind is None:
+        return None
+    mask = (randn(items, length, seed=7) > -0.4).long()
+    mask[:, :1] = 1
+    if kind == "row":
+        mask[:1] = 0
+    return torch.zeros_like(mask) if kind == "all" else mask
+
+
+def dense(B=2, N=17, H=2, E=16, mask=None, bias=False, scale=None, p=0.0):
+    leaves = {f"{name}_BNHE": randn(B, N, H, E, seed=seed) for seed, name in enumerate("qkv")}
+    if bias:
+        leaves["bias"] = randn(H, N, N, seed=3)
+    options = dict(mask=mask_of(mask, B, N), scale=scale or 1 / math.sqrt(E), dropout_p=p)
+
+    def run(backend, **leaves):
+        return attention(**leaves, **options, backend=backend)
+
+    return Case(run, leaves)
+
+
+def packed(segments=SEVERAL, H=1, E=16, mask=None, bias=False, scale=None, p=0.0, bounds=False):
+    """``bounds``: given as cu_seqlens."""
+    lengths = [length for count, length in segments for _ in range(count)]
+    leaves = {"qkv_T3HE": randn(sum(lengths), 3, H, E)}
+    if bias:
+        leaves["bias"] = randn(H, max(lengths), max(lengths), seed=3)
+    masks = [mask_of(mask if i == 0 else "some", 1, length)[0] for i, length in enumerate(lengths) if mask]
+    options = dict(mask=torch.cat(masks) if masks else None, scale=scale or 1 / math.sqrt(E), dropout_p=p)
+    packing = dict(cu_seqlens=[0, *accumulate(lengths)]) if bounds else dict(segments=segments)
+
+    def run(backend, **leaves):
+        return packed_attention(**leaves, **packing, **options, backend=backend)
+
+    return Case(run, leaves)
+
+
+def by_mask(segments, mask, scale, p):
+    """Packed attention with the explicit mask on its weights: row = head * T + token, column = key in its sequence."""
+
+    def run(_backend, qkv_T3HE, bias=None):
+        T, _, H, _ = qkv_T3HE.shape
+        outs, first = [], 0
+        for length in (length for count, length in segments for _ in range(count)):
+            here = slice(first, first + length)
+            q, k, v = qkv_T3HE[here].unbind(1)
+            scores_HNN = torch.einsum("nhe,mhe->hnm", q, k) * scale + (0 if bias is None else bias)
+            if mask is not None:
+                scores_HNN = scores_HNN.masked_fill(mask[here] == 0, -math.inf)
+            heads, tokens = torch.arange(H, device=DEVICE), torch.arange(first, first + length, device=DEVICE)
+            rows_HN1 = (heads[:, None] * T + tokens)[:, :, None]
+            kept = keep_mask(seed_drawn(), rows_HN1, torch.arange(length, device=DEVICE), p)
+            weights_HNN = scores_HNN.softmax(-1) * kept * keep_scale(p)
+            outs.append(torch.einsum("hnm,mhe->nhe", weights_HNN, v))
+            first += length
+        return torch.cat(outs)
+
+    return run
+
+
+@pytest.mark.parametrize("N", [1, 2, 17, 33])
+@pytest.mark.parametrize("E", [16, 24, 64])
+@pytest.mark.parametrize("mask", [None, "some"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_equals_the_reference(N, E, mask, bias):
+    check_reference(dense(N=N, E=E, mask=mask, bias=bias))
+
+
+@pytest.mark.parametrize("E", [1, 7, 128])
+def test_other_head_dims(E):
+    check_reference(dense(E=E))
+
+
+@pytest.mark.parametrize("H", [1, 3])
+def test_heads_and_the_scale_of_t5(H):
+    check_reference(dense(H=H, scale=1.0, bias=True, mask="some"))
+
+
+def test_more_items_than_programs_of_the_bias_gradient():
+    from vatt.kernels.attention.triton_launch import BIAS_PROGRAMS
+
+    check_reference(dense(B=2 * BIAS_PROGRAMS + 3, N=3, H=1, bias=True))
+
+
+@pytest.mark.parametrize("length", [64, 65, 130])
+def test_long_sequences(length):
+    """Beyond 64 tokens the interpreter has blocks of 64."""
+    check_reference(packed(((1, length),), H=1, mask="some", bias=True))
+
+
+@pytest.mark.parametrize("mask", ["row", "all"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("N", [1, 7, 16, 33])
+def test_rows_with_all_keys_masked(mask, bias, N):
+    """In float32 the lowered scores are all equal, so such a row is the mean of the values."""
+    check_reference(dense(N=N, mask=mask, bias=bias), oracle=torch.float32)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float32, torch.float16])
+def test_any_type_of_mask(kind):
+    q, k, v = (randn(2, 5, 1, 16, seed=seed) for seed in range(3))
+    mask = mask_of("some", 2, 5)
+    expected = attention(q, k, v, mask=mask, scale=0.5, backend="torch")
+    torch.testing.assert_close(attention(q, k, v, mask=mask.to(kind), scale=0.5, backend="triton"), expected)
+    if kind.is_floating_point:  # whatever is not zero may be seen
+        small = mask.to(kind) * 1e-3
+        torch.testing.assert_close(attention(q, k, v, mask=small, scale=0.5, backend="triton"), expected)
+
+
+@pytest.mark.parametrize("shape", [dict(B=0), dict(N=0), dict(B=0, N=0)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_nothing(shape, bias):
+    check_reference(dense(**shape, bias=bias))
+
+
+@pytest.mark.parametrize("segments", [((1, 17),), ((4, 5),), SEVERAL, ((1, 1), (2, 40)), ((2, 3), (1, 0), (0, 9))])
+@pytest.mark.parametrize("mask", [None, "some"])
+@pytest.mark.parametrize("bounds", [False, True])
+def test_packed_equals_the_reference(segments, mask, bounds):
+    check_reference(packed(segments, mask=mask, bounds=bounds))
+
+
+def test_packed_with_a_bias_and_a_tensor_of_bounds():
+    check_reference(packed(((3, 17),), bias=True, mask="some"))
+    qkv = randn(8, 3, 1, 16)
+    out = packed_attention(qkv, cu_seqlens=torch.tensor([0, 3, 8], device=DEVICE), scale=0.5, backend="triton")
+    expected = packed_attention(qkv, ((1, 3), (1, 5)), scale=0.5, backend="torch")
+    torch.testing.assert_close(out, expected)
+
+
+def test_a_packed_sequence_with_all_keys_masked():
+    check_reference(packed(mask="all"), oracle=torch.float32)
+
+
+def test_large_scores():
+    """The running peak: scores of several hundreds, growing and falling along the keys."""
+    ours = dense(N=33, scale=8.0)
+    grow = torch.linspace(0.1, 4, 33, device=DEVICE)[:, None, None]
+    for order in (grow, grow.flip(0)):
+        ours.leaves["k_BNHE"] = randn(2, 33, 2, 16, seed=1) * order
+        check_close(evaluate(ours), evaluate(ours, "torch", wide=torch.float64), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    "options", [dict(N=33), dict(N=33, mask="some", bias=True), dict(E=24, scale=1.0), dict(N=2, E=64)]
+)
+def test_half_types_are_as_exact_as_plain_pytorch(dtype, options):
+    check_half(dense(**options), dtype)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_types_packed(dtype):
+    check_half(packed(mask="some"), dtype)
+
+
+@pytest.mark.parametrize(
+    ("segments", "options"),
+    [
+        (SEVERAL, dict(p=0.3)),
+        (SEVERAL, dict(p=0.3, mask="some", E=24)),
+        (((3, 17),), dict(p=0.5, bias=True)),
+        (((2, 33),), dict(p=0.1, bias=True, mask="some", H=1)),
+        (((1, 1),), dict(p=0.5)),
+    ],
+)
+def test_dropout_equals_the_explicit_mask(segments, options):
+    ours = packed(segments, **options)
+    lengths = [length for count, length in segments for _ in range(count)]
+    mask = torch.cat([mask_of("some", 1, length)[0] for length in lengths]) if "mask" in options else None
+    expected = by_mask(segments, mask, 1 / math.sqrt(options.get("E", 16)), options["p"])
+    check_close(evaluate(ours), evaluate(Case(expected, ours.leaves), wide=torch.float64))
+
+
+def test_dense_dropout_is_the_packed_one():
+    ours, other = dense(B=3, p=0.3), packed(((3, 17),), p=0.3)
+    qkv = torch.stack(list(ours.leaves.values()), dim=2).flatten(0, 1)
+    found = evaluate(Case(other.run, {"qkv_T3HE": qkv}))["output 0"]
+    assert torch.equal(evaluate(ours)["output 0"].flatten(0, 1), found)
+
+
+def test_dropout_of_everything():
+    assert not any(value.any() for value in evaluate(packed(p=1.0)).values())
+
+
+def test_dropout_follows_the_generator():
+    check_seeds(packed(p=0.5))
+
+
+CASES = {
+    "dense": dense(N=33, mask="some"),
+    "dense, bias, dropout": dense(N=17, E=24, bias=True, mask="some", p=0.3),
+    "packed": packed(),
+    "packed, mask, dropout": packed(mask="some", p=0.3, E=7),
+    "packed, bias": packed(((3, 7),), bias=True),
+    "one token": packed(((1, 1),), E=1, H=1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory(name):
+    check_memory(CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_in_pieces(name):
+    check_layout(CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_repeats_bit_by_bit(name):
+    check_repeats(CASES[name])
+
+
+@pytest.mark.parametrize("name", list(CASES)[:4])
+def test_compiles_without_a_break(name):
+    check_compiled(CASES[name])
+
+
+@few
+@given(
+    B=st.integers(0, 3),
+    N=st.integers(1, 40),
+    H=st.integers(1, 3),
+    E=st.integers(1, 40),
+    mask=st.sampled_from([None, "some"]),
+    bias=st.booleans(),
+)
+def test_any_dense_shape(B, N, H, E, mask, bias):
+    check_reference(dense(B, N, H, E, mask, bias))
+
+
+@few
+@given(
+    segments=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 35)), min_size=1, max_size=4).map(tuple),
+    mask=st.sampled_from([None, "some"]),
+    p=st.sampled_from([0.0, 0.25]),
+)
+def test_any_packing(segments, mask, p):
+    if sum(count * length for count, length in segments) == 0:
+        mask = None
+    ours = packed(segments, H=1, mask=mask, p=p)
+    lengths = [length for count, length in segments for _ in range(count)]
+    hidden = torch.cat([mask_of("some", 1, length)[0] for length in lengths]) if mask else None
+    expected = by_mask(segments, hidden, 0.25, p) if lengths else ours.run
+    check_close(evaluate(ours), evaluate(Case(expected, ours.leaves), "torch", wide=torch.float64))

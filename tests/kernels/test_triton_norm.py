@@ -1,0 +1,237 @@
+"""The norms in Triton against plain PyTorch; and the dropout mask, which all operations share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kernels.conftest import (
+    DEVICE,
+    HALF,
+    SLACK,
+    Case,
+    check_close,
+    check_compiled,
+    check_half,
+    check_layout,
+    check_memory,
+    check_reference,
+    check_repeats,
+    check_seeds,
+    elementwise_keep,
+    evaluate,
+    few,
+    needs_triton,
+    randn,
+)
+from vatt.kernels import layer_norm, rms_norm
+from vatt.kernels.dropout import draw_seed, keep_mask, keep_scale, threshold
+
+triton = pytest.importorskip("triton")
+tl = triton.language
+keep, row_key = (getattr(pytest.importorskip("vatt.kernels.triton_dropout"), name) for name in ("keep", "row_key"))
+
+pytestmark = needs_triton
+
+OPS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
+
+
+def case(op="layer_norm", shape=(2, 17), width=48, residual=True, p=0.0, used=None):
+    """``used``: the index of the only output that is used."""
+    leaves = {"x": randn(*shape, width), "weight": randn(width, seed=1)}
+    if op == "layer_norm":
+        leaves["bias"] = randn(width, seed=2)
+    if residual:
+        leaves["residual"] = randn(*shape, width, seed=3) + 1
+
+    def run(backend, **leaves):
+        out = OPS[op](**leaves, dropout_p=p, backend=backend)
+        return out if used is None else out[used]
+
+    return Case(run, leaves)
+
+
+def slack(width):
+    """In rows of one or two numbers the gradient of x is the small difference of large terms."""
+    return 3e-5 if width <= 2 else SLACK
+
+
+def by_mask(op, p, rows, width):
+    """The norm behind a dropout by the explicit mask."""
+    factors = elementwise_keep(rows, width, p)
+
+    def run(_backend, x, residual, **parameters):
+        dropped = (x.flatten(0, -2) * factors).view(x.shape)
+        return OPS[op](dropped, residual=residual, **parameters, backend="torch")
+
+    return run
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("width", [1, 7, 48])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 17), (33,), (0,), (2, 0)])
+def test_equals_the_reference(op, shape, width, residual):
+    check_reference(case(op, shape, width, residual), slack=slack(width))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("used", [0, 1])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_one_of_the_outputs_may_be_unused(op, used, p):
+    both = case(op, p=p)
+    one = case(op, p=p, used=used)
+    expected = Case(lambda _, **leaves: by_mask(op, p, 34, 48)("torch", **leaves)[used], both.leaves)
+    found, wanted = evaluate(one), evaluate(expected, wide=torch.float64)
+    if used == 0:  # the sum alone: the operator gives zeros where plain PyTorch has no gradient
+        for name in ("weight", "bias"):
+            assert not torch.any(found.pop(f"gradient of {name}", torch.zeros(1)))
+            wanted.pop(f"gradient of {name}", None)
+    check_close(found, wanted)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("residual", [False, True])
+def test_half_types_are_as_exact_as_plain_pytorch(op, dtype, residual):
+    check_half(case(op, residual=residual), dtype)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_statistics_are_float32(dtype):
+    """Far from zero the squares of a half type overflow or cancel."""
+    x = torch.tensor([[2000.0, 2008.0, 2016.0, 2024.0]], dtype=dtype, device=DEVICE)
+    weight, bias = torch.ones(4, dtype=dtype, device=DEVICE), torch.zeros(4, dtype=dtype, device=DEVICE)
+    for op, parameters in ((layer_norm, (weight, bias)), (rms_norm, (weight,))):
+        wide = op(x.double(), *(v.double() for v in parameters), backend="torch")
+        out = op(x, *parameters, backend="triton")
+        torch.testing.assert_close(out.double(), wide, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("shape", "width", "p"), [((2, 17), 7, 0.3), ((1,), 48, 0.9), ((33,), 1, 0.5)])
+def test_dropout_equals_the_explicit_mask(op, shape, width, p):
+    ours = case(op, shape, width, p=p)
+    expected = Case(by_mask(op, p, torch.Size(shape).numel(), width), ours.leaves)
+    check_close(evaluate(ours), evaluate(expected, wide=torch.float64), slack=slack(width))
+
+
+def test_dropout_of_everything_leaves_the_residual():
+    ours = case(p=1.0)
+    assert torch.equal(evaluate(ours)["output 0"], ours.leaves["residual"])
+    assert not evaluate(ours)["gradient of x"].any()
+
+
+def test_dropout_follows_the_generator():
+    check_seeds(case(p=0.5))
+
+
+CASES = {
+    "layer_norm": dict(shape=(33,), width=7, residual=False),
+    "rms_norm": dict(op="rms_norm", shape=(17,), width=7, residual=False),
+    "layer_norm, residual, dropout": dict(p=0.3),
+    "rms_norm, residual, dropout": dict(op="rms_norm", width=7, p=0.3),
+    "one row": dict(shape=(1,), width=1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory(name):
+    check_memory(case(**CASES[name]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_in_pieces(name):
+    check_layout(case(**CASES[name]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_repeats_bit_by_bit(name):
+    check_repeats(case(**CASES[name]))
+
+
+@pytest.mark.parametrize("name", list(CASES)[:4])
+def test_compiles_without_a_break(name):
+    check_compiled(case(**CASES[name]))
+
+
+@few
+@given(
+    op=st.sampled_from(list(OPS)),
+    shape=st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple),
+    width=st.integers(1, 40),
+    residual=st.booleans(),
+)
+def test_any_shape(op, shape, width, residual):
+    check_reference(case(op, shape, width, residual), slack=slack(width))
+
+
+@triton.jit
+def write_mask(seed_ptr, rows_ptr, columns_ptr, out_ptr, below, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    r, c = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    keys = row_key(seed_ptr, tl.load(rows_ptr + r))
+    kept = keep(keys[:, None], tl.load(columns_ptr + c)[None, :], below)
+    tl.store(out_ptr + r[:, None] * COLUMNS + c[None, :], kept.to(tl.int32))
+
+
+class TestMask:
+    """`keep_mask` of kernels/dropout.py."""
+
+    ROWS, COLUMNS = 300, 200
+
+    def kept(self, p, seed=123456789012345678, rows=None, columns=None):
+        rows = torch.arange(self.ROWS)[:, None] if rows is None else rows
+        columns = torch.arange(self.COLUMNS)[None, :] if columns is None else columns
+        return keep_mask(torch.tensor([seed]), rows, columns, p)
+
+    @pytest.mark.parametrize("p", [0.02, 0.1, 0.5, 0.9])
+    @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**62 - 1])
+    def test_share(self, p, seed):
+        kept = self.kept(p, seed).double()
+        deviation = (p * (1 - p)) ** 0.5
+        assert abs(kept.mean() - (1 - p)) < 4 * deviation / kept.numel() ** 0.5
+        # Every row and every column as well: 5 standard deviations, for about a thousand of each.
+        for axis in (0, 1):
+            assert (kept.mean(axis) - (1 - p)).abs().max() < 5 * deviation / kept.shape[axis] ** 0.5
+
+    @pytest.mark.parametrize("p", [0.1, 0.5])
+    @pytest.mark.parametrize("distance", [1, 2, 64, 2**16])
+    def test_no_correlation_between_rows_columns_and_seeds(self, p, distance):
+        rows, columns = torch.arange(self.ROWS)[:, None], torch.arange(self.COLUMNS)[None, :]
+        here = self.kept(p)
+        neighbours = {
+            "row": self.kept(p, rows=rows + distance),
+            "column": self.kept(p, columns=columns + distance),
+            "seed": self.kept(p, seed=123456789012345678 + distance),
+            "high part of the seed": self.kept(p, seed=123456789012345678 + (distance << 32)),
+            "row and column": self.kept(p, rows=rows + distance, columns=columns + distance),
+        }
+        for name, other in neighbours.items():
+            correlation = torch.corrcoef(torch.stack([here.flatten(), other.flatten()]).double())[0, 1]
+            assert abs(correlation) < 4.5 / here.numel() ** 0.5, name
+
+    def test_extremes(self):
+        assert self.kept(0.0).all()
+        assert not self.kept(1.0).any()
+        assert keep_scale(0.0) == 1.0
+        assert keep_scale(0.5) == 2.0
+        assert keep_scale(1.0) == 0.0
+
+    def test_seeds_come_from_the_generator(self):
+        torch.manual_seed(0)
+        seeds = [draw_seed(DEVICE).item() for _ in range(3)]
+        torch.manual_seed(0)
+        assert [draw_seed(DEVICE).item() for _ in range(3)] == seeds
+        assert len(set(seeds)) == 3
+
+    @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1, 2**32, 2**62 - 1])
+    def test_the_twin_in_triton_is_equal_bit_by_bit(self, seed):
+        """Also for rows near 2^32 and columns near 2^31, where signed arithmetic would differ."""
+        rows = torch.tensor([0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 77, 12345678], device=DEVICE)
+        columns = torch.tensor([0, 1, 63, 64, 4095, 2**20, 2**31 - 2, 2**31 - 1], device=DEVICE)
+        seeds = torch.tensor([seed], device=DEVICE)
+        out = torch.full((8, 8), -1, dtype=torch.int32, device=DEVICE)
+        write_mask[(1,)](seeds, rows, columns.to(torch.int32), out, threshold(0.5), ROWS=8, COLUMNS=8)
+        assert torch.equal(out, keep_mask(seeds, rows[:, None], columns[None, :], 0.5).int())

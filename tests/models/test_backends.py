@@ -1,0 +1,103 @@
+"""The whole model on the Triton kernels and in plain PyTorch: the same training. And the packed pass of VATT-MA."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from vatt.config import to_dict
+from vatt.models import VATT, Pretraining
+from vatt.optim import Adam
+from vatt.presets import preset
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STEPS = 3
+
+
+def batch(config, clips=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shape = config.input
+    text = torch.randint(1, 100, (clips, shape.candidates, shape.words), generator=g)
+    text[:, :, shape.words // 2 :] = 0
+    return {
+        "video": torch.randint(0, 256, (clips, shape.frames, shape.size, shape.size, 3), generator=g).to(torch.uint8),
+        "audio": torch.rand(clips, shape.samples, generator=g) * 2 - 1,
+        "text": text,
+        "audio_mask": torch.tensor([1.0] * (clips - 1) + [0.0]),
+        "text_mask": torch.ones(clips),
+    }
+
+
+def trained(config, backend, start, data):
+    """Losses, gradients of the first step and parameters after a few steps."""
+    model = Pretraining(config, backend).to(DEVICE).train()
+    model.load_state_dict(start)
+    optimizer = Adam(model.parameters(), lr=1e-3)
+    losses, first = [], {}
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = model({k: v.to(DEVICE) for k, v in data.items()}, seed=step)["loss"]
+        loss.backward()
+        if step == 0:
+            first = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, first, dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
+def test_training_is_the_same_on_the_triton_kernels(name):
+    pytest.importorskip("triton")
+    config = preset(name)
+    for part in (config.video, config.waveform, config.text, config.unified):
+        part.num_layers = 2
+    torch.manual_seed(0)
+    start = copy.deepcopy(Pretraining(config, "torch").state_dict())
+    data = batch(config)
+    losses, grads, params = trained(config, "torch", start, data)
+    triton_losses, triton_grads, triton_params = trained(config, "triton", start, data)
+    assert triton_losses == pytest.approx(losses, rel=1e-4)
+    assert losses[-1] < losses[0]
+    assert triton_grads.keys() == grads.keys()
+    for name, grad in grads.items():
+        # Zero in exact arithmetic are the gradients of key biases; they hold rounding noise.
+        scale = max(grad.abs().max().item(), 1e-4)
+        torch.testing.assert_close(
+            triton_grads[name], grad, atol=1e-4 * scale, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    # Adam divides by the size of the gradient, so noise moves a parameter by up to the rate a step.
+    moved = torch.cat([(triton_params[n] - p).flatten().abs() for n, p in params.items()])
+    assert moved.mean() < 1e-5
+    assert moved.max() < 2 * STEPS * 1e-3
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("given", [("video", "audio", "text"), ("audio", "text"), ("text",)])
+def test_the_packed_pass_equals_one_pass_a_modality(training, given):
+    config = preset("vatt-ma-tiny")
+    torch.manual_seed(0)
+    model = VATT(config).double().train(training)
+    data = {name: x for name, x in batch(config).items() if name in given}
+    data = {name: x.double() if x.is_floating_point() else x for name, x in data.items()}
+    inputs = {name: x.flatten(0, 1) if name == "text" else x for name, x in data.items()}
+    packed = model.unified.forward_packed(inputs, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    for name, x in inputs.items():
+        alone = model.unified(name, x, generator=generator)
+        for part, value in alone.items():
+            torch.testing.assert_close(packed[name][part], value)
+
+
+def test_one_argument_selects_the_reference():
+    """No operation of a model built with backend="torch" asks for anything else."""
+    for name in ("vatt-tiny", "vatt-ma-tiny"):
+        model = Pretraining(preset(name), "torch")
+        chosen = {module.backend for module in model.modules() if hasattr(module, "backend") and _is_gelu(module)}
+        assert chosen == {"torch"}, to_dict(preset(name))
+
+
+def _is_gelu(module):
+    """A dense layer without GELU is one matrix product and has no choice."""
+    return getattr(module, "gelu", True)
