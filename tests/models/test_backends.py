@@ -9,14 +9,29 @@ import torch
 
 from vatt.config import to_dict
 from vatt.models import VATT, Pretraining
-from vatt.optim import Adam
+from vatt.models.config import InputConfig
+from vatt.optim import SGD
 from vatt.presets import preset
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = 3
 
 
-def batch(config, clips=2, seed=0):
+def small(name):
+    """The tiny model, one layer of it, on clips that the interpreter can afford."""
+    config = preset(name)
+    config.input = InputConfig(frames=8, size=32, sample_rate=5120, words=7, candidates=2)
+    config.video.max_temporal_buckets = config.unified.max_vid_temporal_buckets = 2
+    config.video.max_vertical_buckets = config.video.max_horizontal_buckets = 2
+    config.unified.max_vid_spatial_buckets = 2
+    config.waveform.max_temporal_buckets = config.unified.max_aud_temporal_buckets = 8
+    config.unified.max_txt_temporal_buckets = 7
+    for part in (config.video, config.waveform, config.text, config.unified):
+        part.num_layers = 1
+    return config
+
+
+def batch(config, clips=4, seed=0):
     g = torch.Generator().manual_seed(seed)
     shape = config.input
     text = torch.randint(1, 100, (clips, shape.candidates, shape.words), generator=g)
@@ -34,7 +49,7 @@ def trained(config, backend, start, data):
     """Losses, gradients of the first step and parameters after a few steps."""
     model = Pretraining(config, backend).to(DEVICE).train()
     model.load_state_dict(start)
-    optimizer = Adam(model.parameters(), lr=1e-3)
+    optimizer = SGD(model.parameters(), lr=0.002, momentum=0.0)
     losses, first = [], {}
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -50,33 +65,31 @@ def trained(config, backend, start, data):
 @pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
 def test_training_is_the_same_on_the_triton_kernels(name):
     pytest.importorskip("triton")
-    config = preset(name)
-    for part in (config.video, config.waveform, config.text, config.unified):
-        part.num_layers = 2
+    config = small(name)
     torch.manual_seed(0)
     start = copy.deepcopy(Pretraining(config, "torch").state_dict())
     data = batch(config)
     losses, grads, params = trained(config, "torch", start, data)
     triton_losses, triton_grads, triton_params = trained(config, "triton", start, data)
-    assert triton_losses == pytest.approx(losses, rel=1e-4)
+    # Plain SGD: Adam divides by the size of a gradient, and so turns rounding noise into steps of full length. Batch
+    # norm over four clips still amplifies it from step to step.
+    assert triton_losses[0] == pytest.approx(losses[0], rel=1e-5)
+    assert triton_losses == pytest.approx(losses, rel=2e-3)
     assert losses[-1] < losses[0]
     assert triton_grads.keys() == grads.keys()
+    largest = max(grad.abs().max().item() for grad in grads.values())
     for name, grad in grads.items():
-        # Zero in exact arithmetic are the gradients of key biases; they hold rounding noise.
-        scale = max(grad.abs().max().item(), 1e-4)
-        torch.testing.assert_close(
-            triton_grads[name], grad, atol=1e-4 * scale, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    # Adam divides by the size of the gradient, so noise moves a parameter by up to the rate a step.
-    moved = torch.cat([(triton_params[n] - p).flatten().abs() for n, p in params.items()])
-    assert moved.mean() < 1e-5
-    assert moved.max() < 2 * STEPS * 1e-3
+        # Some gradients are zero in exact arithmetic (key biases, a shift before batch norm) and hold only noise.
+        tolerance = 1e-4 * grad.abs().max().item() + 1e-5 * largest
+        torch.testing.assert_close(triton_grads[name], grad, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        change = (params[name] - start[name].to(DEVICE)).abs().max().item()
+        torch.testing.assert_close(triton_params[name], params[name], atol=1e-2 * change + 1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("given", [("video", "audio", "text"), ("audio", "text"), ("text",)])
 def test_the_packed_pass_equals_one_pass_a_modality(training, given):
-    config = preset("vatt-ma-tiny")
+    config = small("vatt-ma-tiny")
     torch.manual_seed(0)
     model = VATT(config).double().train(training)
     data = {name: x for name, x in batch(config).items() if name in given}
