@@ -6,7 +6,7 @@ This package knows nothing of VATT and needs torch alone.
 """
 
 from .attention import attention, packed_attention
-from .backends import BackendError, Call, Choice, backends, choose, explain, operations
+from .backends import BackendError, Call, Choice, backends, choose, explain, operations, pick
 from .mlp import dense_gelu, mlp
 from .nce import nce
 from .norm import layer_norm, rms_norm
@@ -28,5 +28,6 @@ __all__ = [
     "operations",
     "packed_attention",
     "patch_embed",
+    "pick",
     "rms_norm",
 ]

@@ -82,8 +82,8 @@ def backends(op: str) -> tuple[str, ...]:
     return tuple(_OPERATIONS[op])
 
 
-def choose(op: str, backend: str, call: Call) -> Callable[..., Any]:
-    """The function that runs ``op``.
+def pick(op: str, backend: str, call: Call) -> str:
+    """The name of the backend that runs ``op``.
 
     Raises:
         BackendError: ``backend`` does not exist or refuses the call, or "auto" finds none; the message holds why.
@@ -93,14 +93,19 @@ def choose(op: str, backend: str, call: Call) -> Callable[..., Any]:
         refused = {}
         for name in _ordered(op, call):
             if not (reasons := known[name].refuse(call)):
-                return known[name].run
+                return name
             refused[name] = "; ".join(reasons)
         raise BackendError(f"{op}: no backend can run this call: {refused}")
     if backend not in known:
         raise BackendError(f"{op}: unknown backend {backend!r}; there are: auto, {', '.join(known)}")
     if reasons := known[backend].refuse(replace(call, named=True)):
         raise BackendError(f"{op}: backend {backend!r} refuses this call: {'; '.join(reasons)}")
-    return known[backend].run
+    return backend
+
+
+def choose(op: str, backend: str, call: Call) -> Callable[..., Any]:
+    """The function that runs ``op``. Raises BackendError as `pick` does."""
+    return _OPERATIONS[op][pick(op, backend, call)].run
 
 
 def explain(op: str, device: torch.device | str, dtype: torch.dtype = torch.float32, **facts: Any) -> list[Choice]:

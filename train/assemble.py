@@ -14,7 +14,7 @@ from train.cli import Job
 from train.config import PretrainConfig
 from train.console import Reporter
 from train.data import Corpus, fit_vocabulary, make_tokenizer, read_corpus
-from train.engine import Engine
+from train.engine import Engine, training_type
 from train.evaluate_run import Evaluator
 from train.loop import Trainer
 from train.ranks import gather, wait_for_all
@@ -23,6 +23,7 @@ from vatt.config import ConfigError, to_dict
 from vatt.data import SkipLog, Tokenizer, TrainLoader, load_word_embeddings
 from vatt.environment import environment
 from vatt.flops import peak_flops, train_flops_per_sample
+from vatt.kernels import BackendError, Call, operations, pick
 from vatt.models import Pretraining
 from vatt.models.text import WordEmbedding
 from vatt.sample import build, levels
@@ -40,6 +41,7 @@ class Prepared:
     tokenizer: Tokenizer
     reporter: Reporter
     oracle: dict[str, Any] | None
+    kernels: dict[str, str]
     resume: bool
 
 
@@ -58,7 +60,7 @@ class Assembled:
         self.prepared.reporter.close()
 
 
-def prepare(job: Job, rank: int, ranks: int) -> Prepared:
+def prepare(job: Job, rank: int, ranks: int, device: torch.device) -> Prepared:
     """Folder, sample, data sets and tokenizer. Rank 0 writes; the others read what it wrote.
 
     Raises:
@@ -71,6 +73,7 @@ def prepare(job: Job, rank: int, ranks: int) -> Prepared:
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {ranks} ranks x "
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation) of at least 2 each"
         )
+    kernels = _kernels(config.engine.kernels, device, training_type(config.engine, device))
     folder: RunFolder | None = None
     if rank == 0:
         name = "sample" if job.sample else config.model.name
@@ -94,7 +97,7 @@ def prepare(job: Job, rank: int, ranks: int) -> Prepared:
     fit_vocabulary(config.model, tokenizer)
     if rank == 0:
         folder.write_json(folder.config, to_dict(config))
-    return Prepared(config, folder, corpus, tokenizer, reporter, oracle, job.resume)
+    return Prepared(config, folder, corpus, tokenizer, reporter, oracle, kernels, job.resume)
 
 
 def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) -> Assembled:
@@ -156,7 +159,9 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
     )
     if rank == 0:
         folder.write_json(folder.deepspeed, engine.settings)
-        folder.write_json(folder.environment, environment() | {"ranks": str(ranks), "type": str(engine.dtype)})
+        folder.write_json(
+            folder.environment, environment() | prepared.kernels | {"ranks": str(ranks), "type": str(engine.dtype)}
+        )
         clips = [clip for source in prepared.corpus.sources for clip in source.clips]
         captioned = sum(bool(clip.captions) for clip in clips)
         reporter.say(
@@ -165,9 +170,30 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
             f"{len(prepared.corpus.held_out)} held out, {prepared.tokenizer.vocab_size} words; {ranks} x {name}, "
             f"{'bf16' if engine.dtype == torch.bfloat16 else 'fp32'}, ZeRO {config.engine.zero}; {folder.path}"
         )
+        reporter.say(f"kernels: {', '.join(f'{name} ({ops})' for name, ops in _grouped(prepared.kernels).items())}")
         if prepared.corpus.skipped:
             reporter.warn(f"the data sets: {skips.summary()}")
     return Assembled(prepared, trainer, evaluator, rank)
+
+
+def _kernels(backend: str, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """The backend of each operation of the model, by "kernel <operation>".
+
+    Raises:
+        ConfigError: a backend that does not exist or cannot run here.
+    """
+    try:
+        return {f"kernel {op}": pick(op, backend, Call(device, dtype)) for op in operations()}
+    except BackendError as error:
+        raise ConfigError(f"engine.kernels: {error}") from error
+
+
+def _grouped(kernels: dict[str, str]) -> dict[str, str]:
+    """Backend -> its operations, in one text."""
+    found: dict[str, list[str]] = {}
+    for op, backend in kernels.items():
+        found.setdefault(backend, []).append(op.removeprefix("kernel "))
+    return {backend: ", ".join(ops) for backend, ops in found.items()}
 
 
 def _resume(prepared: Prepared, engine: Engine, shapes: dict[str, Any], rank: int) -> Checkpoint:

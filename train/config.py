@@ -37,7 +37,7 @@ class EngineConfig:
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
     activation_checkpointing: bool = False
     gradient_accumulation: int = 1  # negatives come from one part at a time
-    kernels: str = "auto"  # backend of vatt.kernels
+    kernels: str = "auto"  # backend of all operations: auto, triton, or torch for the plain-PyTorch references
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
 
     def __post_init__(self) -> None:

@@ -80,6 +80,12 @@ def _finite_everywhere(tensors: list[Tensor]) -> bool:
     return bool(finite)
 
 
+def training_type(config: EngineConfig, device: torch.device) -> torch.dtype:
+    """The type of weights and activations: bfloat16 if asked for, or on a GPU where nothing else is."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if bf16 else torch.float32
+
+
 class Engine:
     """A module under DeepSpeed.
 
@@ -95,7 +101,8 @@ class Engine:
     def __init__(
         self, module: nn.Module, config: EngineConfig, optim: OptimConfig, rank_batch: int, device: torch.device
     ) -> None:
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self.dtype = training_type(config, device)
+        bf16 = self.dtype == torch.bfloat16
         self.parts, self.device, self.zero = config.gradient_accumulation, device, config.zero
         self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)
         fused = device.type == "cuda" and not config.offload_optimizer
@@ -121,7 +128,6 @@ class Engine:
                 raise
             raise ConfigError(f"{config.deepspeed}: DeepSpeed refuses it: {error}") from error
         self.module: nn.Module = self._engine.module
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
 
     def train_step(self, batch: Batch, lr: float, seed: int) -> StepResult:
         """One update from the batch of this rank at the rate ``lr``; DropToken is drawn from ``seed``."""

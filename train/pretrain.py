@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     try:
         job = parse(arguments, on_gpu=torch.cuda.is_available())
         rank, ranks, device = start_distributed()
-        prepared = prepare(job, rank, ranks)
+        prepared = prepare(job, rank, ranks, device)
         assembled = assemble(prepared, rank, ranks, device)
         complete = assembled.trainer.run()
         finish(assembled, complete, time.monotonic() - began)

@@ -164,6 +164,13 @@ def test_a_deepspeed_json_that_deepspeed_refuses(sample, tmp_path):
     refused(train(sample, tmp_path / "run", "--deepspeed-config", own, code=1), str(own), "stag")
 
 
+@pytest.mark.slow
+def test_kernels_that_do_not_exist_are_refused_before_a_folder_is_made(sample, tmp_path):
+    text = train(sample, tmp_path / "run", "engine.kernels=cuda", code=1)
+    refused(text, "engine.kernels: attention: unknown backend 'cuda'; there are: auto, triton, sdpa")
+    assert not (tmp_path / "run").exists()
+
+
 def tiny_disk(folder, megabytes):
     """Mounts a file system of that size, where this user may."""
     folder.mkdir()
