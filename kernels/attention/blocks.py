@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..devices import interpreter_block
+from .tiles import SHORT
 
 
 class Blocks(NamedTuple):
@@ -17,7 +18,9 @@ class Blocks(NamedTuple):
 
 
 # Sentences: one program a sequence and head.
-_SHORT = dict.fromkeys(("forward", "queries", "bias"), Blocks(32, 32, 4, 1)) | {"keys": Blocks(32, 16, 4, 1)}
+_SHORT = dict.fromkeys(("forward", "bias"), Blocks(32, 32, 4, 1)) | dict.fromkeys(
+    ("queries", "keys"), Blocks(32, 16, 8, 1)
+)
 
 # (kernel, family): blocks for head dims up to 64, and for wider ones up to 128. Not yet swept on a GPU.
 _LONG: dict[tuple[str, str], tuple[Blocks, Blocks]] = {
@@ -39,7 +42,7 @@ def blocks(kernel: str, family: str, head_dim: int, length: int, wide: bool) -> 
     if family == "interpreter":
         block = interpreter_block(length)
         return Blocks(block, block, 4, 1)
-    if length <= 32 or kernel == "bias":
+    if length <= SHORT or kernel == "bias":
         return _SHORT[kernel]
     if wide:
         return _FLOAT32[kernel]  # twice the bytes, and three products for each

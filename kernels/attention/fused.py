@@ -19,7 +19,7 @@ from .tiles import Segments, longest
 
 WIDEST = 128  # head dim
 
-_COMMON = "int[] counts, int[] lengths, Tensor? mask, Tensor? bias, Tensor? seed, float scale, float p"
+_COMMON = "int[] counts, int[] lengths, bool[] masked, Tensor? mask, Tensor? bias, Tensor? seed, float scale, float p"
 _FORWARD = f"(Tensor qkv, {_COMMON}) -> (Tensor, Tensor)"
 _BACKWARD = f"(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, {_COMMON}) -> (Tensor, Tensor)"
 
@@ -34,48 +34,49 @@ def refuse(call: Call) -> list[str]:
 
 
 @torch.library.custom_op("vatt_kernels::attention", mutates_args=(), schema=_FORWARD)
-def packed_attention(qkv, counts, lengths, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def packed_attention(qkv, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
     from . import triton_launch
 
     segments = tuple(zip(counts, lengths, strict=True))
-    return triton_launch.forward(qkv, segments, mask, bias, seed, scale, p)
+    return triton_launch.forward(qkv, segments, masked, mask, bias, seed, scale, p)
 
 
 @packed_attention.register_fake
-def _(qkv, counts, lengths, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def _(qkv, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
     T, _, H, E = qkv.shape
     return qkv.new_empty(T, H, E), qkv.new_empty(H, T, dtype=torch.float32)
 
 
 @torch.library.custom_op("vatt_kernels::attention_backward", mutates_args=(), schema=_BACKWARD)
-def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
     from . import triton_launch
 
     segments = tuple(zip(counts, lengths, strict=True))
-    grad_qkv, bias_PHNN = triton_launch.backward(grad_out, qkv, out, lse, segments, mask, bias, seed, scale, p)
+    tensors = grad_out, qkv, out, lse
+    grad_qkv, bias_PHNN = triton_launch.backward(*tensors, segments, masked, mask, bias, seed, scale, p)
     return grad_qkv, bias_PHNN.sum(0).to(bias.dtype) if bias is not None else bias_PHNN
 
 
 @packed_attention_backward.register_fake
-def _(grad_out, qkv, out, lse, counts, lengths, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def _(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
     return torch.empty_like(qkv), torch.empty_like(bias) if bias is not None else lse.new_empty(0)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    qkv, counts, lengths, mask, bias, seed, scale, p = inputs
+    qkv, counts, lengths, masked, mask, bias, seed, scale, p = inputs
     ctx.set_materialize_grads(False)
-    ctx.packing, ctx.rates, ctx.with_bias = (counts, lengths), (scale, p), bias is not None
+    ctx.packing, ctx.rates, ctx.with_bias = (counts, lengths, masked), (scale, p), bias is not None
     ctx.save_for_backward(qkv, *output, mask, bias, seed)
 
 
 def _gradients(ctx: Any, grad_out: Tensor | None, _lse: Any) -> tuple[Tensor | None, ...]:
     qkv, out, lse, mask, bias, seed = ctx.saved_tensors
     if grad_out is None:
-        return (None,) * 8
+        return (None,) * 9
     grad_qkv, grad_bias = packed_attention_backward(
         grad_out.contiguous(), qkv, out, lse, *ctx.packing, mask, bias, seed, *ctx.rates
     )
-    return grad_qkv, None, None, None, grad_bias if ctx.with_bias else None, None, None, None
+    return grad_qkv, None, None, None, None, grad_bias if ctx.with_bias else None, None, None, None
 
 
 packed_attention.register_autograd(_gradients, setup_context=_setup)
@@ -106,7 +107,7 @@ def attention(
     scale: float,
     dropout_p: float,
 ) -> Tensor:
-    """One launch for all segments; ``masked`` is not needed here, the mask is read for all of them."""
+    """A launch for the long sequences and one for the short ones, each with a mask where there is one."""
     seed = draw_seed(qkv_T3HE.device) if dropout_p > 0 else None
     # A byte a key, whatever type the mask came in.
     mask_T = None if mask_T is None else (mask_T != 0).to(torch.uint8).contiguous()
@@ -114,7 +115,8 @@ def attention(
         bias_HNN = bias_HNN.contiguous()
         assert bias_HNN.shape[-1] == longest(segments)
     counts, lengths = [count for count, _ in segments], [length for _, length in segments]
+    flags = [mask_T is not None and has_mask for has_mask in (masked or [True] * len(segments))]
     out, _ = packed_attention(
-        qkv_T3HE.contiguous(), counts, lengths, mask_T, bias_HNN, seed, float(scale), float(dropout_p)
+        qkv_T3HE.contiguous(), counts, lengths, flags, mask_T, bias_HNN, seed, float(scale), float(dropout_p)
     )
     return out

@@ -7,14 +7,16 @@ rows. A dense batch is one segment; video, audio and text of one batch are three
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 Segments = tuple[tuple[int, int], ...]
 
-_CACHE: dict[tuple[Segments, int, torch.device], Tensor] = {}
+SHORT = 32  # tokens of a sequence that fits into one small block
+
+_CACHE: dict[tuple[Segments, tuple[int, ...], int, torch.device], Tensor] = {}
 _CACHED = 256  # packings; beyond, the oldest is forgotten (ragged batches make a new one each step)
 
 
@@ -26,7 +28,7 @@ def segments_of(cu_seqlens: Tensor | Sequence[int]) -> Segments:
     """
     bounds = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else list(cu_seqlens)
     lengths = [b - a for a, b in pairwise(bounds)]
-    if not bounds or bounds[0] != 0 or min(lengths, default=0) < 0:
+    if not bounds or bounds[0] != 0 or min([0, *lengths]) < 0:
         raise ValueError(f"cu_seqlens: expected 0 and then sums of lengths, got {bounds[:8]}")
     merged: list[list[int]] = []
     for length in lengths:
@@ -39,32 +41,46 @@ def segments_of(cu_seqlens: Tensor | Sequence[int]) -> Segments:
 
 def tokens(segments: Segments) -> int:
     """Rows of the packed tensor."""
-    return sum(count * length for count, length in segments)
+    return sum([count * length for count, length in segments])
 
 
 def longest(segments: Segments) -> int:
     """Tokens of the longest sequence."""
-    return max((length for _, length in segments), default=0)
+    return max([0] + [length for _, length in segments])
 
 
-def tile_map(segments: Segments, block: int, device: torch.device) -> Tensor:
-    """int32 (tiles, 3): first row of the sequence, its length, first token of the block. The longest come first, so
-    that the last programs to run are short ones."""
-    key = (segments, block, device)
+def groups(segments: Segments, masked: Sequence[bool]) -> list[tuple[bool, int, tuple[int, ...]]]:
+    """Segments that one launch serves: (has a mask, longest sequence, indices of the segments).
+
+    Short sequences have blocks of their own, and only segments with a mask pay for reading it.
+    """
+    found: dict[tuple[bool, bool], list[int]] = {}
+    for index, ((_, length), has_mask) in enumerate(zip(segments, masked, strict=True)):
+        found.setdefault((has_mask, length <= SHORT), []).append(index)
+    return [
+        (has_mask, max(segments[index][1] for index in indices), tuple(indices))
+        for (has_mask, _), indices in found.items()
+    ]
+
+
+def tile_map(segments: Segments, chosen: tuple[int, ...], block: int, device: torch.device) -> Tensor:
+    """int32 (tiles, 3) of the ``chosen`` segments: first row of the sequence, its length, first token of the block.
+    The longest come first, so that the last programs to run are short ones."""
+    key = (segments, chosen, block, device)
     if key not in _CACHE:
         while len(_CACHE) >= _CACHED:
             del _CACHE[next(iter(_CACHE))]
-        _CACHE[key] = _build(segments, block).to(device)
+        _CACHE[key] = _build(segments, chosen, block).to(device)
     return _CACHE[key]
 
 
-def _build(segments: Segments, block: int) -> Tensor:
-    parts, first = [], 0
-    for count, length in segments:
-        starts = first + length * torch.arange(count, dtype=torch.int32)
+def _build(segments: Segments, chosen: tuple[int, ...], block: int) -> Tensor:
+    firsts = list(accumulate((count * length for count, length in segments), initial=0))
+    parts = [torch.empty(0, 3, dtype=torch.int32)]
+    for index in sorted(chosen, key=lambda index: -segments[index][1]):
+        count, length = segments[index]
+        starts = firsts[index] + length * torch.arange(count, dtype=torch.int32)
         blocks = torch.arange(0, length, block, dtype=torch.int32)
         grid = torch.cartesian_prod(starts, blocks).view(-1, 2)
         parts.append(torch.stack([grid[:, 0], torch.full_like(grid[:, 0], length), grid[:, 1]], dim=1))
-        first += count * length
-    order = sorted(range(len(parts)), key=lambda i: -segments[i][1])
-    return torch.cat([parts[i] for i in order] or [torch.empty(0, 3, dtype=torch.int32)]).contiguous()
+    return torch.cat(parts).contiguous()

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ..triton_dropout import keep, row_key
-from .triton_forward import scores
+from .triton_forward import masked_score, scores
 
 
 @triton.jit
@@ -62,6 +62,7 @@ def attention_backward_queries(
         keys = row_key(seed_ptr, heads)
     if MASK:
         mask_ptr += start
+    low = masked_score(mask_ptr, length, MASK, BLOCK_N)
     if BIAS:
         bias_ptr += h.to(tl.int64) * length * length
 
@@ -72,7 +73,7 @@ def attention_backward_queries(
         seen = (columns < length)[:, None] & (e < E)[None, :]
         k = tl.load(base + HE + offsets, mask=seen, other=0.0)
         v = tl.load(base + 2 * HE + offsets, mask=seen, other=0.0)
-        s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, mask_ptr, bias_ptr, MASK, BIAS,
+        s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
                    False, PRECISION)  # fmt: skip
         p = tl.math.exp2(s - lse[:, None])
         dp = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
@@ -124,6 +125,7 @@ def attention_backward_keys(
     v = tl.load(base + 2 * HE + offsets, mask=inside, other=0.0)
     if MASK:
         mask_ptr += start
+    low = masked_score(mask_ptr, length, MASK, BLOCK_N)
     if BIAS:
         bias_ptr += h.to(tl.int64) * length * length
 
@@ -139,7 +141,7 @@ def attention_backward_keys(
         # Rows beyond the sequence: an infinite log-sum-exp makes their weights 0.
         lse = tl.load(lse_ptr + heads, mask=rows < length, other=float("inf"))
         delta = tl.load(delta_ptr + heads, mask=rows < length, other=0.0)
-        s = scores(k, tl.trans(q), rows[None, :], columns[:, None], length, scale, mask_ptr, bias_ptr, MASK, BIAS,
+        s = scores(k, tl.trans(q), rows[None, :], columns[:, None], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
                    False, PRECISION)  # fmt: skip
         p = tl.math.exp2(s - lse[None, :])
         dp = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION)
@@ -209,8 +211,9 @@ def attention_backward_bias(
         seen_ptr = mask_ptr
         if MASK:
             seen_ptr += start
-        s = scores(q, tl.trans(k), rows[:, None], columns[None, :], N, scale, seen_ptr, bias_ptr, MASK, True, False,
-                   PRECISION)  # fmt: skip
+        low = masked_score(seen_ptr, N, MASK, BLOCK_N)
+        s = scores(q, tl.trans(k), rows[:, None], columns[None, :], N, scale, low, seen_ptr, bias_ptr, MASK, True,
+                   False, PRECISION)  # fmt: skip
         dp = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
         if DROPOUT:
             kept = keep(row_key(seed_ptr, heads)[:, None], columns[None, :], threshold)

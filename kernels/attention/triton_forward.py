@@ -11,11 +11,25 @@ import triton.language as tl
 from ..triton_dropout import keep, row_key
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
-LOWERED: tl.constexpr = tl.constexpr(-1e9 * 1.4426950408889634)  # the official -1e9 for masked keys, in powers of two
+LOWERED: tl.constexpr = tl.constexpr(-1e9)  # of masked keys, as in the official code
 
 
 @triton.jit
-def scores(q, k, rows, columns, length, scale, mask_ptr, bias_ptr, MASK: tl.constexpr, BIAS: tl.constexpr,
+def masked_score(mask_ptr, length, MASK: tl.constexpr, BLOCK: tl.constexpr):
+    """The score of a masked key: far below all others or, where no key of the sequence may be seen, 0. In the official
+    code such a row has scores of -1e9 that have lost their differences in float32, so its weights are equal."""
+    low = 0.0
+    if MASK:
+        seen = tl.zeros([BLOCK], tl.int32)
+        for n0 in range(0, length, BLOCK):
+            columns = n0 + tl.arange(0, BLOCK)
+            seen |= tl.load(mask_ptr + columns, mask=columns < length, other=0).to(tl.int32)
+        low = tl.where(tl.max(seen, 0) != 0, LOWERED, 0.0)
+    return low
+
+
+@triton.jit
+def scores(q, k, rows, columns, length, scale, low, mask_ptr, bias_ptr, MASK: tl.constexpr, BIAS: tl.constexpr,
            EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Scores (rows, columns) in powers of two; ``rows`` and ``columns`` are vectors that broadcast against each other,
     so that a transposed block is made by transposed vectors. Columns beyond the sequence are -inf."""
@@ -24,14 +38,14 @@ def scores(q, k, rows, columns, length, scale, mask_ptr, bias_ptr, MASK: tl.cons
         inside = (rows < length) & (columns < length)
         s += tl.load(bias_ptr + rows * length + columns, mask=inside, other=0.0).to(tl.float32) * LOG2E
     if MASK:
-        s += tl.where(tl.load(mask_ptr + columns, mask=columns < length, other=0) != 0, 0.0, LOWERED)
+        s = tl.where(tl.load(mask_ptr + columns, mask=columns < length, other=0) != 0, s, low)
     if not EVEN:
         s = tl.where(columns < length, s, -float("inf"))
     return s
 
 
 @triton.jit
-def _step(total, peak, acc, q, base, rows, n0, length, stride, HE, e, keys, scale, threshold, mask_ptr, bias_ptr,
+def _step(total, peak, acc, q, base, rows, n0, length, stride, HE, e, keys, scale, threshold, low, mask_ptr, bias_ptr,
           MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, E: tl.constexpr, BLOCK_N: tl.constexpr,
           EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """One block of keys: the running sum and peak of the softmax, and the weighted values."""
@@ -41,8 +55,8 @@ def _step(total, peak, acc, q, base, rows, n0, length, stride, HE, e, keys, scal
         inside = (e < E)[None, :] & (columns >= 0)[:, None]
     offsets = columns[:, None] * stride + e[None, :]
     k = tl.load(base + HE + offsets, mask=inside, other=0.0)
-    s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, mask_ptr, bias_ptr, MASK, BIAS, EVEN,
-               PRECISION)  # fmt: skip
+    s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
+               EVEN, PRECISION)  # fmt: skip
     higher = tl.maximum(peak, tl.max(s, 1))
     p = tl.math.exp2(s - higher[:, None])
     shrink = tl.math.exp2(peak - higher)
@@ -93,6 +107,7 @@ def attention_forward(
         keys = row_key(seed_ptr, h.to(tl.int64) * T + start + rows)
     if MASK:
         mask_ptr += start
+    low = masked_score(mask_ptr, length, MASK, BLOCK_N)
     if BIAS:
         bias_ptr += h.to(tl.int64) * length * length
 
@@ -102,10 +117,11 @@ def attention_forward(
     whole = length // BLOCK_N * BLOCK_N
     for n0 in range(0, whole, BLOCK_N):
         total, peak, acc = _step(total, peak, acc, q, base, rows, n0, length, stride, HE, e, keys, scale, threshold,
-                                 mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_N, True, PRECISION)  # fmt: skip
+                                 low, mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_N, True, PRECISION)  # fmt: skip
     if whole < length:
         total, peak, acc = _step(total, peak, acc, q, base, rows, whole, length, stride, HE, e, keys, scale, threshold,
-                                 mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_N, False, PRECISION)  # fmt: skip
+                                 low, mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_N, False,
+                                 PRECISION)  # fmt: skip
 
     if DROPOUT:
         acc *= keep_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,16 +12,15 @@ from torch import Tensor
 from .. import dropout
 from ..launch import family_of, launch
 from .blocks import Blocks, blocks
-from .tiles import Segments, longest, tile_map
+from .tiles import Segments, groups, tile_map
 from .triton_backward import attention_backward_bias, attention_backward_keys, attention_backward_queries
 from .triton_forward import attention_forward
 
 BIAS_PROGRAMS = 16  # partial sums of the bias gradient
 
 
-def _blocks(kernel: str, qkv: Tensor, segments: Segments) -> Blocks:
-    wide = qkv.dtype == torch.float32
-    return blocks(kernel, family_of(qkv), qkv.shape[-1], longest(segments), wide)
+def _blocks(kernel: str, qkv: Tensor, length: int) -> Blocks:
+    return blocks(kernel, family_of(qkv), qkv.shape[-1], length, qkv.dtype == torch.float32)
 
 
 def _options(
@@ -45,21 +45,26 @@ def _options(
 def forward(
     qkv: Tensor,
     segments: Segments,
+    masked: Sequence[bool],
     mask: Tensor | None,
     bias: Tensor | None,
     seed: Tensor | None,
     scale: float,
     p: float,
 ) -> tuple[Tensor, Tensor]:
-    """qkv (T, 3, H, E), mask (T,), bias (H, N, N) -> out (T, H, E), log-sum-exp (H, T)."""
+    """qkv (T, 3, H, E), mask (T,), bias (H, N, N) -> out (T, H, E), log-sum-exp (H, T).
+
+    ``masked``: which segments the mask concerns.
+    """
     T, _, H, E = qkv.shape
     out, lse = qkv.new_empty(T, H, E), qkv.new_empty(H, T, dtype=torch.float32)
-    block = _blocks("forward", qkv, segments)
-    tiles = tile_map(segments, block.own, qkv.device)
-    rates = dropout.threshold(p), dropout.keep_scale(p)
-    options = _options(qkv, mask, bias, p, block)
-    grid = (len(tiles), H)
-    launch(attention_forward, grid, qkv, mask, bias, seed, tiles, out, lse, T, H, scale, *rates, **options)
+    numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
+    for has_mask, length, chosen in groups(segments, masked):
+        block = _blocks("forward", qkv, length)
+        seen = mask if has_mask else None
+        tiles = tile_map(segments, chosen, block.own, qkv.device)
+        options = _options(qkv, seen, bias, p, block)
+        launch(attention_forward, (len(tiles), H), qkv, seen, bias, seed, tiles, out, lse, *numbers, **options)
     return out, lse
 
 
@@ -69,6 +74,7 @@ def backward(
     out: Tensor,
     lse: Tensor,
     segments: Segments,
+    masked: Sequence[bool],
     mask: Tensor | None,
     bias: Tensor | None,
     seed: Tensor | None,
@@ -79,17 +85,16 @@ def backward(
     T, _, H, _ = qkv.shape
     grad_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
-
-    block = _blocks("queries", qkv, segments)
-    tiles = tile_map(segments, block.own, qkv.device)
-    inputs, options = (qkv, mask, bias, seed), _options(qkv, mask, bias, p, block)
-    outputs = out, lse, grad_out, delta, grad_qkv
-    launch(attention_backward_queries, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **options)
-
-    block = _blocks("keys", qkv, segments)
-    tiles = tile_map(segments, block.own, qkv.device)
-    options = _options(qkv, mask, bias, p, block, swapped=True)
-    launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs[1:], *numbers, **options)
+    for has_mask, length, chosen in groups(segments, masked):
+        inputs = qkv, mask if has_mask else None, bias, seed
+        block = _blocks("queries", qkv, length)
+        tiles = tile_map(segments, chosen, block.own, qkv.device)
+        options, outputs = _options(qkv, inputs[1], bias, p, block), (out, lse, grad_out, delta, grad_qkv)
+        launch(attention_backward_queries, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **options)
+        block = _blocks("keys", qkv, length)
+        tiles = tile_map(segments, chosen, block.own, qkv.device)
+        options = _options(qkv, inputs[1], bias, p, block, swapped=True)
+        launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs[1:], *numbers, **options)
     return grad_qkv, _bias_gradient(grad_out, qkv, lse, delta, segments, mask, bias, seed, scale, p)
 
 
@@ -109,7 +114,7 @@ def _bias_gradient(
         return lse.new_empty(0)
     T, _, H, _ = qkv.shape
     ((B, N),) = segments
-    block = _blocks("bias", qkv, segments)
+    block = _blocks("bias", qkv, N)
     programs = min(BIAS_PROGRAMS, B)
     grad_bias = lse.new_empty(programs, H, N, N)
     options = _options(qkv, mask, bias, p, block)

@@ -76,11 +76,11 @@ def test_attention_never_holds_the_scores():
     from vatt.kernels.attention import triton_launch
 
     segments, heads = ((64, 785), (64, 601), (320, 17)), 12
-    rows = sum(count * length for count, length in segments)
+    rows, masked = sum(count * length for count, length in segments), [False] * 3
 
     def run():
         qkv = meta(rows, 3, heads, 64)
-        out, lse = triton_launch.forward(qkv, segments, None, None, None, 0.125, 0.0)
-        triton_launch.backward(out, qkv, out, lse, segments, None, None, None, 0.125, 0.0)
+        out, lse = triton_launch.forward(qkv, segments, masked, None, None, None, 0.125, 0.0)
+        triton_launch.backward(out, qkv, out, lse, segments, masked, None, None, None, 0.125, 0.0)
 
     assert largest(run) == rows * 3 * heads * 64 < 64 * heads * 785**2
