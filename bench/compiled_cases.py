@@ -85,8 +85,9 @@ def _patch_embed(x: Tensor, patch: list[int], width: int, kept: int, patches: in
     places = _meta(*((x.shape[0], kept) if per_item else (kept,)), dtype=torch.int64)
     weight, bias, positions, token, seed = _meta(width, P), _meta(width), _meta(patches, width), _meta(width), _seed(p)
     out = triton_launch.forward(x, weight, bias, patch, places, positions, token, seed, p)
-    triton_launch.weight_gradient(out, x, patch, places, 1, seed, p)
-    triton_launch.positions_gradient(out, patches, places, 1, seed, p)
+    grad = triton_launch.dropped(out, 1, seed, p)
+    triton_launch.weight_gradient(grad, x, patch, places, 1)
+    triton_launch.positions_gradient(grad, patches, places, 1)
 
 
 def _nce_forward(queries: int, keys: int, width: int, masked: bool, dtype: torch.dtype) -> None:
@@ -141,6 +142,7 @@ SENTENCES = {
 # Indices of patches, 8 bytes, are read by every thread for its rows; position rows come in the layout of the product.
 PATCHES = {
     "patch_embed_forward": Expect(TENSOR_CORES, wide=0.5),
+    "patch_embed_dropped": Expect(),
     "patch_embed_weight": Expect(TENSOR_CORES, wide=0.5),
     "patch_embed_positions": Expect(wide=0.4),
 }

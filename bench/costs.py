@@ -1,9 +1,10 @@
 """Operations and bytes that a call cannot do without.
 
-Convention: 2 operations a multiply-add, and only matrix products are counted. Bytes: each pass (forward, backward) reads
-each of its inputs once and writes each of its outputs once; what a pass could keep on the chip is not counted (the
-hidden layer of the MLP, the scores). Scores that are too large to keep are computed again once in the backward pass, as
-flash attention counts it: 5 products there against 2 in the forward pass, and for the contrastive loss 3 against 1.
+Convention: 2 operations a multiply-add, and only matrix products are counted. Bytes: each pass (forward, backward)
+reads each of its inputs once and writes each of its outputs once; what a pass could keep on the chip is not counted
+(the hidden layer of the MLP, the scores). Scores that are too large to keep are computed again once in the backward
+pass, as flash attention counts it: 5 products there against 2 in the forward pass, and for the contrastive loss 3
+against 1.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ Bound = Callable[[], tuple[Tensor, ...]]
 class Problem:
     """``leaves``: the differentiable inputs by name; ``fixed``: the others. ``bind`` (leaves, backend, dropout) gives
     the call, without arguments; ``outputs`` names what it returns; ``backends`` are those of this project. ``parts``:
-    in how many slices of its items the plain one runs when its intermediates would not fit."""
+    in how many slices of its items the plain one runs when its intermediates would not fit; ``notes``: what a reader of
+    a row must know."""
 
     shape: Shape
     device: torch.device
@@ -36,6 +37,7 @@ class Problem:
     outputs: tuple[str, ...]
     backends: tuple[str, ...] = ("triton",)
     parts: int = 1
+    notes: list[str] = field(default_factory=list)
 
     def copy(self, dtype: torch.dtype) -> Leaves:
         """The leaves in another type, with the same (rounded) numbers."""
@@ -162,7 +164,10 @@ def _nce(shape: NceShape, draw: _Draw) -> Problem:
     V, C, D = shape.videos, shape.candidates, shape.width
     video = draw.raw(V, 1, D)
     text = 0.3 * video + draw.raw(V, C, D)
-    rows = {"first": torch.nn.functional.normalize(video, dim=-1), "second": torch.nn.functional.normalize(text, dim=-1)}
+    rows = {
+        "first": torch.nn.functional.normalize(video, dim=-1),
+        "second": torch.nn.functional.normalize(text, dim=-1),
+    }
     leaves = {f"{name}_{part}": x.to(draw.dtype).clone() for name, x in rows.items() for part in ("local", "all")}
     for leaf in leaves.values():
         leaf.requires_grad_()

@@ -135,13 +135,13 @@ REAL: tuple[Shape, ...] = (
 )
 
 TINY: tuple[Shape, ...] = (
-    PatchShape(name="video", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=32, dtype=_F32),
-    AttentionShape(name="video", priority=1, batch=2, length=21, heads=2, head_dim=16, dtype=_F32),
-    BlockShape(name="video", priority=1, batch=2, length=9, width=32, heads=2, dtype=_F32),
+    PatchShape(name="video", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=16, dtype=_F32),
+    AttentionShape(name="video", priority=1, batch=1, length=18, heads=1, head_dim=16, dtype=_F32),
+    BlockShape(name="video", priority=1, batch=1, length=5, width=16, heads=1, dtype=_F32),
     NceShape(name="mil", priority=1, videos=6, candidates=3, width=16, dtype=_F32),
-    NormShape(name="layer", priority=1, rows=18, width=24, dtype=_F32),
-    MlpShape(name="video", priority=1, rows=18, width=16, dtype=_F32),
-    AttentionShape(name="text", batch=3, length=7, heads=2, head_dim=16, text=True, dtype=_F32),
+    NormShape(name="layer", priority=1, rows=7, width=24, dtype=_F32),
+    MlpShape(name="video", priority=1, rows=7, width=16, dtype=_F32),
+    AttentionShape(name="text", batch=2, length=7, heads=1, head_dim=16, text=True, dtype=_F32),
     PatchShape(name="audio", signal=(2, 70), patch=(8,), kept=4, width=32, dtype=_F32),
     NormShape(name="rms", rows=5, width=16, centred=False, dtype=_F32),
 )

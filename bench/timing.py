@@ -86,7 +86,7 @@ def _events(
 def _measure_host(call: Callable[[], Any], seconds: float) -> Timing:
     times: list[float] = []
     began = time.perf_counter()
-    while len(times) < 3 or (len(times) < MOST and time.perf_counter() - began < seconds):
+    while len(times) < 2 or (len(times) < MOST and time.perf_counter() - began < seconds):
         start = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - start))
@@ -94,14 +94,13 @@ def _measure_host(call: Callable[[], Any], seconds: float) -> Timing:
 
 
 def _timing(times: list[float], hosts: list[float]) -> Timing:
-    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    fifths = statistics.quantiles(times, n=5, method="inclusive")  # needs two
     return Timing(statistics.median(times), fifths[0], fifths[3], len(times), statistics.median(hosts))
 
 
 def peak_mib(call: Callable[[], Any], device: torch.device) -> float | None:
     """MiB that ``call`` has at most beyond what is allocated before it, its results among them; None on a CPU."""
     if device.type != "cuda":
-        call()
         return None
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(device)

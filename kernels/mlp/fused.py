@@ -117,14 +117,20 @@ def mlp_gemm(
 ) -> Tensor:
     """The first product in Triton, with all that follows done on its accumulators."""
     seed = draw_seed(x.device) if dropout_p > 0 else None
-    x_RD = x.flatten(0, -2).contiguous()
-    hidden_RM, _ = linear_gelu(x_RD, weight_in.contiguous(), bias_in, seed, float(dropout_p))
+    x_RD = x.reshape(-1, x.shape[-1]).contiguous()
+    hidden_RM, _ = linear_gelu(x_RD, weight_in.contiguous(), _contiguous(bias_in), seed, float(dropout_p))
     return F.linear(hidden_RM, weight_out, bias_out).view(*x.shape[:-1], weight_out.shape[0])
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
 def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, dropout_p: float = 0.0) -> Tensor:
     """dropout(gelu(x W^T + b)): cuBLAS's product and one pass behind it."""
     seed = draw_seed(x.device) if dropout_p > 0 else None
     product = F.linear(x, weight)
-    hidden_RM = bias_gelu(product.flatten(0, -2).contiguous(), bias, seed, float(dropout_p))
+    hidden_RM = bias_gelu(
+        product.reshape(-1, product.shape[-1]).contiguous(), _contiguous(bias), seed, float(dropout_p)
+    )
     return hidden_RM.view(product.shape)

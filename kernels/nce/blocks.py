@@ -25,7 +25,7 @@ _GPU = {
     ("forward", True): dict.fromkeys(("sm80", "sm90", "sm100"), Blocks(128, 64, 32, 0, 8, 2)),
     ("gradient", False): {
         "sm80": Blocks(128, 64, 64, 128, 8, 2),
-        "sm90": Blocks(128, 64, 64, 128, 8, 2),
+        "sm90": Blocks(64, 64, 64, 256, 8, 2),
         "sm100": Blocks(64, 64, 64, 128, 4, 2),
     },
     ("gradient", True): {

@@ -105,6 +105,7 @@ def _run(
     seed = draw_seed(x.device) if dropout_p > 0 else None
     rows_RD = x.reshape(-1, D).contiguous()
     residual_RD = None if residual is None else residual.reshape(-1, D).contiguous()
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     total_RD, normed_RD, _, _ = norm(rows_RD, residual_RD, weight, bias, seed, eps, dropout_p)
     if residual is None:
         return normed_RD.view(x.shape)

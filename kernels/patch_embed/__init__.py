@@ -81,7 +81,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...
 def _check_rows(
     x: Tensor, weight: Tensor, patch: tuple[int, ...], positions: Tensor | None, token: Tensor | None
 ) -> None:
-    N = math.prod(size // side for size, side in zip(x.shape[1:], patch, strict=False))
+    N = math.prod([size // side for size, side in zip(x.shape[1:], patch, strict=False)])
     D = weight.shape[0]
     if positions is not None and positions.shape != (N, D):
         raise ValueError(f"positions: {tuple(positions.shape)} does not fit {N} patches of width {D}")

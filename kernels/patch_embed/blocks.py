@@ -28,7 +28,7 @@ _FORWARD = {
 # Weight gradient: rows are the numbers of a patch, columns the width, the sum runs over tokens.
 _WEIGHT = {
     "sm80": Blocks(128, 128, 32, 8, 3),
-    "sm90": Blocks(128, 128, 32, 8, 4),
+    "sm90": Blocks(128, 128, 64, 8, 3),
     "sm100": Blocks(128, 128, 64, 8, 3),
 }
 # About two programs for each streaming multiprocessor; more partial sums than that only cost memory.
@@ -50,6 +50,13 @@ def weight(family: str, wide: bool, rows: int, width: int, patch: int) -> Blocks
 
 def _interpreter(rows: int, columns: int, depth: int) -> Blocks:
     return Blocks(interpreter_block(rows), interpreter_block(columns), interpreter_block(depth, 256), 4, 1)
+
+
+def elements(family: str, rows: int, width: int) -> Blocks:
+    """Element by element: 16 bytes a thread and row."""
+    if family == "interpreter":
+        return Blocks(4 if rows <= 32 else 32, interpreter_block(width, 256), 0, 4, 1)
+    return Blocks(8, 256, 0, 4, 1)
 
 
 def positions(family: str, width: int) -> int:

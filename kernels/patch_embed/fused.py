@@ -54,8 +54,9 @@ def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):  # type:
     """Gradients of the weight (D, P), of the position rows (N, D), whose sum is the bias's, and of the token (D,)."""
     from . import triton_launch
 
-    weight_SDP = triton_launch.weight_gradient(grad_out, x, patch, kept, int(token), seed, p)
-    positions_ND = triton_launch.positions_gradient(grad_out, patches, kept, int(token), seed, p)
+    grad = triton_launch.dropped(grad_out, int(token), seed, p)
+    weight_SDP = triton_launch.weight_gradient(grad, x, patch, kept, int(token))
+    positions_ND = triton_launch.positions_gradient(grad, patches, kept, int(token))
     token_D = grad_out[:, 0].sum(0, dtype=torch.float32) if token else positions_ND.new_empty(0)
     return weight_SDP.sum(0).to(grad_out.dtype), positions_ND, token_D
 
@@ -70,7 +71,7 @@ def _(grad_out, x, patch, kept, seed, p, patches, token):  # type: ignore[no-unt
 
 
 def _patches(x: Tensor, patch: list[int]) -> int:
-    return math.prod(size // side for size, side in zip(x.shape[1:], patch, strict=False))
+    return math.prod([size // side for size, side in zip(x.shape[1:], patch, strict=False)])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -113,6 +114,7 @@ def patch_embed(
     dropout_p: float,
 ) -> Tensor:
     seed = draw_seed(x.device) if dropout_p > 0 else None
-    kept = None if kept is None else kept.contiguous()
-    positions = None if positions is None else positions.contiguous()
-    return tokens(x.contiguous(), weight, bias, list(patch), kept, positions, token, seed, float(dropout_p))
+    optional = bias, kept, positions, token
+    bias, kept, positions, token = (None if value is None else value.contiguous() for value in optional)
+    signal, weight = x.contiguous(), weight.contiguous()
+    return tokens(signal, weight, bias, list(patch), kept, positions, token, seed, float(dropout_p))

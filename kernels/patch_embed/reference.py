@@ -45,13 +45,14 @@ def gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor | None) -> Te
     axes = len(patch)
     grid = tuple(size // side for size, side in zip(x.shape[1 : 1 + axes], patch, strict=True))
     blocks = _blocks(x, patch, grid)
+    volume = math.prod(blocks.shape[1 + axes :])
     if kept is None:
-        return blocks.reshape(x.shape[0], math.prod(grid), -1)
+        return blocks.reshape(x.shape[0], math.prod(grid), volume)
     items: slice | Tensor = slice(None)
     if kept.ndim == 2:
         items = torch.arange(x.shape[0], device=x.device)[:, None]
     chosen = blocks[(items, *torch.unravel_index(kept, grid))]
-    return chosen.reshape(x.shape[0], kept.shape[-1], -1)
+    return chosen.reshape(x.shape[0], kept.shape[-1], volume)
 
 
 def _blocks(x: Tensor, patch: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:

@@ -115,10 +115,35 @@ def patch_embed_forward(
 
 
 @triton.jit
+def patch_embed_dropped(
+    grad_out_ptr,
+    seed_ptr,
+    grad_ptr,
+    M,
+    D,
+    rows,
+    threshold,
+    keep_scale,
+    TOKEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The gradient (M, D) in front of the dropout. One pass: the kernels below read it many times."""
+    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    d = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (m < M)[:, None] & (d < D)[None, :]
+    offsets = m.to(tl.int64)[:, None] * D + d[None, :]
+    grad = tl.load(grad_out_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+    kept = keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold)
+    dropped = tl.where(kept, grad * keep_scale, 0.0)
+    grad = tl.where((m % rows < TOKEN)[:, None], grad, dropped)
+    tl.store(grad_ptr + offsets, grad.to(grad_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def patch_embed_weight(
     x_ptr,
     kept_ptr,
-    seed_ptr,
     grad_out_ptr,
     grad_weight_ptr,
     M,
@@ -129,13 +154,10 @@ def patch_embed_weight(
     stride_b,
     stride_t,
     stride_h,
-    threshold,
-    keep_scale,
     UINT8: tl.constexpr,
     KEPT: tl.constexpr,
     PER_ITEM: tl.constexpr,
     TOKEN: tl.constexpr,
-    DROPOUT: tl.constexpr,
     PT: tl.constexpr,
     PH: tl.constexpr,
     PW: tl.constexpr,
@@ -152,7 +174,7 @@ def patch_embed_weight(
     inner = inside_patch(p, stride_t, stride_h, PH, PW)
     rows = K + TOKEN
     kind = grad_out_ptr.dtype.element_ty
-    acc = tl.zeros([BLOCK_P, BLOCK_D], tl.float32)
+    acc = tl.zeros([BLOCK_D, BLOCK_P], tl.float32)
     for block in range(tl.program_id(1), tl.cdiv(M, BLOCK_M), tl.num_programs(1)):
         m = block * BLOCK_M + tl.arange(0, BLOCK_M)
         b, k = m // rows, m % rows - TOKEN
@@ -162,34 +184,25 @@ def patch_embed_weight(
         x = tl.load(x_ptr + start[:, None] + inner[None, :], mask=patches[:, None] & (p < P)[None, :], other=0)
         grads = grad_out_ptr + m.to(tl.int64)[:, None] * D + d[None, :]
         grad = tl.load(grads, mask=patches[:, None] & (d < D)[None, :], other=0.0)
-        if DROPOUT:
-            kept = keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold)
-            grad = tl.where(kept, grad, 0.0).to(kind)
-        acc = tl.dot(tl.trans(centred(x, kind, UINT8)), grad, acc, input_precision=PRECISION)
+        acc = tl.dot(tl.trans(grad), centred(x, kind, UINT8), acc, input_precision=PRECISION)
     if UINT8:
         acc *= 1.0 / 127.5
-    if DROPOUT:
-        acc *= keep_scale
     own = tl.program_id(1).to(tl.int64) * D * P
-    target = grad_weight_ptr + own + d[None, :] * P + p[:, None]
-    tl.store(target, acc, mask=(p < P)[:, None] & (d < D)[None, :])
+    target = grad_weight_ptr + own + d[:, None] * P + p[None, :]
+    tl.store(target, acc, mask=(d < D)[:, None] & (p < P)[None, :])
 
 
 @triton.jit
 def patch_embed_positions(
     order_ptr,
     bounds_ptr,
-    seed_ptr,
     grad_out_ptr,
     grad_positions_ptr,
     B,
     K,
     D,
-    threshold,
-    keep_scale,
     PER_ITEM: tl.constexpr,
     TOKEN: tl.constexpr,
-    DROPOUT: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -214,9 +227,5 @@ def patch_embed_positions(
             b = (r % B).to(tl.int64)
         m = b * (K + TOKEN) + k + TOKEN
         inside = (r < readers)[:, None] & (d < D)[None, :]
-        grad = tl.load(grad_out_ptr + m[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
-        if DROPOUT:
-            kept = keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold)
-            grad = tl.where(kept, grad * keep_scale, 0.0)
-        acc += grad
+        acc += tl.load(grad_out_ptr + m[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(grad_positions_ptr + n.to(tl.int64) * D + d, tl.sum(acc, 0), mask=d < D)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import dropout
 from ..launch import family_of, launch
 from . import blocks
-from .triton_kernels import patch_embed_forward, patch_embed_positions, patch_embed_weight
+from .triton_kernels import patch_embed_dropped, patch_embed_forward, patch_embed_positions, patch_embed_weight
 
 
 def _layout(x: Tensor, patch: list[int]) -> tuple[tuple[int, ...], tuple[int, int, int, int, int], dict[str, int]]:
@@ -83,9 +83,21 @@ def forward(
     return out
 
 
-def weight_gradient(
-    grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor | None, extra: int, seed: Tensor | None, p: float
-) -> Tensor:
+def dropped(grad_out: Tensor, extra: int, seed: Tensor | None, p: float) -> Tensor:
+    """The gradient in front of the dropout, (B, ``extra`` + K, D)."""
+    if p == 0:
+        return grad_out
+    B, rows, D = grad_out.shape
+    grad = torch.empty_like(grad_out)
+    block = blocks.elements(family_of(grad_out), B * rows, D)
+    grid = (triton.cdiv(B * rows, block.rows), triton.cdiv(D, block.columns))
+    sizes = B * rows, D, rows, dropout.threshold(p), dropout.keep_scale(p)
+    options = dict(TOKEN=extra, ROWS=block.rows, COLUMNS=block.columns, num_warps=block.warps)
+    launch(patch_embed_dropped, grid, grad_out, seed, grad, *sizes, **options)
+    return grad
+
+
+def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor | None, extra: int) -> Tensor:
     """Partial sums (S, D, P) of the gradient of the weight."""
     _, numbers, sides = _layout(x, patch)
     B, rows, D = grad_out.shape
@@ -101,18 +113,14 @@ def weight_gradient(
         (tiles, splits),
         x,
         kept,
-        seed,
         grad_out,
         partial,
         M,
         rows - extra,
         D,
         *numbers,
-        dropout.threshold(p),
-        dropout.keep_scale(p),
         **options,
         TOKEN=extra,
-        DROPOUT=p > 0,
         BLOCK_P=block.rows,
         BLOCK_D=block.columns,
         BLOCK_M=block.depth,
@@ -123,9 +131,7 @@ def weight_gradient(
     return partial
 
 
-def positions_gradient(
-    grad_out: Tensor, count: int, kept: Tensor | None, extra: int, seed: Tensor | None, p: float
-) -> Tensor:
+def positions_gradient(grad_out: Tensor, count: int, kept: Tensor | None, extra: int) -> Tensor:
     """Gradient (N, D) in float32 of ``count`` = N position rows. Its sum over N is the gradient of the bias."""
     B, rows, D = grad_out.shape
     K = rows - extra
@@ -139,17 +145,13 @@ def positions_gradient(
         (count, triton.cdiv(D, wide)),
         order,
         bounds,
-        seed,
         grad_out,
         grad,
         B,
         K,
         D,
-        dropout.threshold(p),
-        dropout.keep_scale(p),
         PER_ITEM=kept is not None and kept.ndim == 2,
         TOKEN=extra,
-        DROPOUT=p > 0,
         BLOCK_B=8,
         BLOCK_D=wide,
         num_warps=4,

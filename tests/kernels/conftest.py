@@ -10,12 +10,12 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +28,12 @@ needs_triton = pytest.mark.skipif(not RUNNABLE, reason="needs Triton, with a CUD
 # The interpreter is silently wrong in bfloat16.
 HALF = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 few = settings(
-    derandomize=True, max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    derandomize=True,
+    max_examples=12,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),  # explaining a failure costs minutes
+    suppress_health_check=list(HealthCheck),
 )
 
 SEED = 5
@@ -40,12 +45,28 @@ SENTINEL = -77.0
 Results = dict[str, Tensor | None]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Threads of PyTorch only wait for each other over arrays as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @dataclass
 class Case:
     """One call: ``run(backend, **leaves)`` gives a tensor or some; ``leaves`` are the inputs with a gradient."""
 
     run: Callable[..., Any]
     leaves: dict[str, Tensor]
+    results: dict[str, Results] = field(default_factory=dict)
+
+    def plain(self, backend: str) -> Results:
+        """`evaluate`, once for all checks of the case."""
+        if backend not in self.results:
+            self.results[backend] = evaluate(self, backend)
+        return self.results[backend]
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -115,8 +136,8 @@ def check_half(case: Case, dtype: torch.dtype, backend: str = "triton") -> None:
 
 
 def check_layout(case: Case, backend: str = "triton") -> None:
-    """Inputs and gradients that do not lie in one piece give the same."""
-    check_identical(evaluate(case, backend, place=every_second), evaluate(case, backend))
+    """Inputs and gradients that do not lie in one piece give the same, but for the order of sums in PyTorch's part."""
+    check_close(evaluate(case, backend, place=every_second), case.plain(backend), SLACK)
 
 
 def every_second(x: Tensor) -> Tensor:
@@ -128,20 +149,20 @@ def every_second(x: Tensor) -> Tensor:
 
 def check_repeats(case: Case, backend: str = "triton") -> None:
     """Two runs give the same bits."""
-    check_identical(evaluate(case, backend), evaluate(case, backend))
+    check_identical(evaluate(case, backend), case.plain(backend))
 
 
 def check_compiled(case: Case, backend: str = "triton") -> None:
     """One graph without a break, with the gradients of the eager call."""
     torch.compiler.reset()
     compiled = Case(torch.compile(case.run, fullgraph=True, backend="aot_eager"), case.leaves)
-    check_close(evaluate(compiled, backend), evaluate(case, backend), 1e-6)
+    check_close(evaluate(compiled, backend), case.plain(backend), 1e-6)
 
 
 def check_memory(case: Case, backend: str = "triton") -> None:
     """Every number of every array that the launchers allocate is written, nothing around is, and nothing around the
     inputs is read: they lie in NaN."""
-    plain = evaluate(case, backend)
+    plain = case.plain(backend)
     with allocations() as handed:
         guarded = evaluate(case, backend, place=lambda x: bordered(x, float("nan"))[1])
     assert any(inner.numel() for _, inner in handed), "nothing was allocated: the test sees nothing"

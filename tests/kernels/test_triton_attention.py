@@ -33,7 +33,7 @@ from vatt.kernels.dropout import keep_mask, keep_scale
 
 pytestmark = needs_triton
 
-SEVERAL = ((1, 33), (2, 17), (1, 1), (2, 3))
+SEVERAL = ((2, 3), (1, 17), (1, 1), (1, 5))
 
 
 def mask_of(kind, items, length):
@@ -98,17 +98,20 @@ def by_mask(segments, mask, scale, p):
     return run
 
 
-@pytest.mark.parametrize("N", [1, 2, 17, 33])
-@pytest.mark.parametrize("E", [16, 24, 64])
-@pytest.mark.parametrize("mask", [None, "some"])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("N", "E"), [(1, 24), (2, 24), (17, 24), (33, 24), (2, 16), (17, 64)])
+@pytest.mark.parametrize(("mask", "bias"), [(None, False), ("some", True)])
 def test_equals_the_reference(N, E, mask, bias):
-    check_reference(dense(N=N, E=E, mask=mask, bias=bias))
+    check_reference(dense(N=N, H=1, E=E, mask=mask, bias=bias))
+
+
+@pytest.mark.parametrize(("mask", "bias"), [("some", False), (None, True)])
+def test_mask_or_bias_alone(mask, bias):
+    check_reference(dense(mask=mask, bias=bias))
 
 
 @pytest.mark.parametrize("E", [1, 7, 128])
 def test_other_head_dims(E):
-    check_reference(dense(E=E))
+    check_reference(dense(B=1, H=1, E=E))
 
 
 @pytest.mark.parametrize("H", [1, 3])
@@ -119,7 +122,7 @@ def test_heads_and_the_scale_of_t5(H):
 def test_more_items_than_programs_of_the_bias_gradient():
     from vatt.kernels.attention.triton_launch import BIAS_PROGRAMS
 
-    check_reference(dense(B=2 * BIAS_PROGRAMS + 3, N=3, H=1, bias=True))
+    check_reference(dense(B=BIAS_PROGRAMS + 3, N=3, H=1, bias=True))
 
 
 @pytest.mark.parametrize("length", [64, 65, 130])
@@ -130,10 +133,10 @@ def test_long_sequences(length):
 
 @pytest.mark.parametrize("mask", ["row", "all"])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("N", [1, 7, 16, 33])
+@pytest.mark.parametrize("N", [1, 7, 17])
 def test_rows_with_all_keys_masked(mask, bias, N):
     """In float32 the lowered scores are all equal, so such a row is the mean of the values."""
-    check_reference(dense(N=N, mask=mask, bias=bias), oracle=torch.float32)
+    check_reference(dense(N=N, H=1, mask=mask, bias=bias), oracle=torch.float32)
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float32, torch.float16])
@@ -153,9 +156,8 @@ def test_nothing(shape, bias):
     check_reference(dense(**shape, bias=bias))
 
 
-@pytest.mark.parametrize("segments", [((1, 17),), ((4, 5),), SEVERAL, ((1, 1), (2, 40)), ((2, 3), (1, 0), (0, 9))])
-@pytest.mark.parametrize("mask", [None, "some"])
-@pytest.mark.parametrize("bounds", [False, True])
+@pytest.mark.parametrize("segments", [((1, 17),), ((4, 5),), SEVERAL, ((1, 1), (1, 33)), ((2, 3), (1, 0), (0, 9))])
+@pytest.mark.parametrize(("mask", "bounds"), [(None, False), ("some", True)])
 def test_packed_equals_the_reference(segments, mask, bounds):
     check_reference(packed(segments, mask=mask, bounds=bounds))
 
@@ -174,16 +176,16 @@ def test_a_packed_sequence_with_all_keys_masked():
 
 def test_large_scores():
     """The running peak: scores of several hundreds, growing and falling along the keys."""
-    ours = dense(N=33, scale=8.0)
+    ours = dense(B=1, N=33, H=1, scale=8.0)
     grow = torch.linspace(0.1, 4, 33, device=DEVICE)[:, None, None]
     for order in (grow, grow.flip(0)):
-        ours.leaves["k_BNHE"] = randn(2, 33, 2, 16, seed=1) * order
+        ours.leaves["k_BNHE"] = randn(1, 33, 1, 16, seed=1) * order
         check_close(evaluate(ours), evaluate(ours, "torch", wide=torch.float64), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
-    "options", [dict(N=33), dict(N=33, mask="some", bias=True), dict(E=24, scale=1.0), dict(N=2, E=64)]
+    "options", [dict(B=1, N=33, H=1), dict(mask="some", bias=True), dict(H=1, E=24, scale=1.0), dict(N=2, E=64)]
 )
 def test_half_types_are_as_exact_as_plain_pytorch(dtype, options):
     check_half(dense(**options), dtype)
@@ -199,8 +201,8 @@ def test_half_types_packed(dtype):
     [
         (SEVERAL, dict(p=0.3)),
         (SEVERAL, dict(p=0.3, mask="some", E=24)),
-        (((3, 17),), dict(p=0.5, bias=True)),
-        (((2, 33),), dict(p=0.1, bias=True, mask="some", H=1)),
+        (((3, 5),), dict(p=0.5, bias=True, H=2)),
+        (((1, 33),), dict(p=0.1, bias=True, mask="some")),
         (((1, 1),), dict(p=0.5)),
     ],
 )
@@ -213,7 +215,7 @@ def test_dropout_equals_the_explicit_mask(segments, options):
 
 
 def test_dense_dropout_is_the_packed_one():
-    ours, other = dense(B=3, p=0.3), packed(((3, 17),), p=0.3)
+    ours, other = dense(B=3, N=5, p=0.3), packed(((3, 5),), p=0.3)
     qkv = torch.stack(list(ours.leaves.values()), dim=2).flatten(0, 1)
     found = evaluate(Case(other.run, {"qkv_T3HE": qkv}))["output 0"]
     assert torch.equal(evaluate(ours)["output 0"].flatten(0, 1), found)
@@ -228,9 +230,9 @@ def test_dropout_follows_the_generator():
 
 
 CASES = {
-    "dense": dense(N=33, mask="some"),
-    "dense, bias, dropout": dense(N=17, E=24, bias=True, mask="some", p=0.3),
-    "packed": packed(),
+    "dense": dense(B=1, N=17, mask="some"),
+    "dense, bias, dropout": dense(B=1, E=24, bias=True, mask="some", p=0.3),
+    "packed": packed(H=2),
     "packed, mask, dropout": packed(mask="some", p=0.3, E=7),
     "packed, bias": packed(((3, 7),), bias=True),
     "one token": packed(((1, 1),), E=1, H=1),
@@ -259,9 +261,9 @@ def test_compiles_without_a_break(name):
 
 @few
 @given(
-    B=st.integers(0, 3),
-    N=st.integers(1, 40),
-    H=st.integers(1, 3),
+    B=st.integers(0, 2),
+    N=st.integers(1, 20),
+    H=st.integers(1, 2),
     E=st.integers(1, 40),
     mask=st.sampled_from([None, "some"]),
     bias=st.booleans(),
@@ -272,7 +274,7 @@ def test_any_dense_shape(B, N, H, E, mask, bias):
 
 @few
 @given(
-    segments=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 35)), min_size=1, max_size=4).map(tuple),
+    segments=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), min_size=1, max_size=3).map(tuple),
     mask=st.sampled_from([None, "some"]),
     p=st.sampled_from([0.0, 0.25]),
 )

@@ -129,32 +129,32 @@ def test_dropout_follows_the_generator():
 
 
 CASES = {
-    "layer_norm": dict(shape=(33,), width=7, residual=False),
-    "rms_norm": dict(op="rms_norm", shape=(17,), width=7, residual=False),
-    "layer_norm, residual, dropout": dict(p=0.3),
-    "rms_norm, residual, dropout": dict(op="rms_norm", width=7, p=0.3),
-    "one row": dict(shape=(1,), width=1),
+    "layer_norm": case(shape=(33,), width=7, residual=False),
+    "rms_norm": case("rms_norm", (17,), 7, residual=False),
+    "layer_norm, residual, dropout": case(p=0.3),
+    "rms_norm, residual, dropout": case("rms_norm", width=7, p=0.3),
+    "one row": case(shape=(1,), width=1),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_memory(name):
-    check_memory(case(**CASES[name]))
+    check_memory(CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_inputs_in_pieces(name):
-    check_layout(case(**CASES[name]))
+    check_layout(CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_repeats_bit_by_bit(name):
-    check_repeats(case(**CASES[name]))
+    check_repeats(CASES[name])
 
 
 @pytest.mark.parametrize("name", list(CASES)[:4])
 def test_compiles_without_a_break(name):
-    check_compiled(case(**CASES[name]))
+    check_compiled(CASES[name])
 
 
 @few
@@ -206,6 +206,7 @@ class TestMask:
             "column": self.kept(p, columns=columns + distance),
             "seed": self.kept(p, seed=123456789012345678 + distance),
             "high part of the seed": self.kept(p, seed=123456789012345678 + (distance << 32)),
+            "seed and row": self.kept(p, seed=123456789012345678 ^ distance, rows=rows ^ distance),
             "row and column": self.kept(p, rows=rows + distance, columns=columns + distance),
         }
         for name, other in neighbours.items():

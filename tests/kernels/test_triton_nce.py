@@ -1,0 +1,191 @@
+"""The contrastive losses on the streaming log-sum-exp in Triton against plain PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kernels.conftest import (
+    DEVICE,
+    HALF,
+    Case,
+    check_close,
+    check_compiled,
+    check_layout,
+    check_memory,
+    check_reference,
+    check_repeats,
+    evaluate,
+    few,
+    needs_triton,
+    randn,
+)
+from vatt.kernels import nce
+from vatt.kernels.nce import Rows
+
+pytestmark = needs_triton
+
+KINDS = ["asymmetric", "symmetric"]
+NEAR = 1e-4  # losses and gradients are differences of terms as large as 1 / temperature
+
+
+def valid(items, hidden, seed):
+    """A mask that hides the first item and a few others; all of them, if ``hidden`` is "all"."""
+    mask = (randn(items, seed=seed) > -0.5).float()
+    mask[:1] = 0
+    return torch.zeros_like(mask) if hidden == "all" else mask
+
+
+def case(kind="asymmetric", B=5, ranks=1, offset=0, C=1, S=3, D=7, masks=(None, None), temperature=0.07):
+    """Local rows are ``offset`` to ``offset + B`` of all rows, and have a gradient from both uses. ``masks``: of the
+    first and the second modality, None, "some" or "all"."""
+    A = B * ranks
+    leaves = {
+        "first": F.normalize(randn(A, C, D), dim=-1),
+        "second": F.normalize(randn(A, S, D, seed=1), dim=-1),
+    }
+    hidden = [None if mask is None else valid(A, mask, 11 + i).to(DEVICE) for i, mask in enumerate(masks)]
+    local = slice(offset, offset + B)
+
+    def run(backend, first, second):
+        rows = [
+            Rows(x[local], x, *(() if mask is None else (mask[local], mask)))
+            for x, mask in zip((first, second), hidden, strict=True)
+        ]
+        return nce(*rows, temperature=temperature, kind=kind, backend=backend)
+
+    return Case(run, leaves)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("B", "D"), [(1, 7), (2, 1), (17, 7), (33, 7), (5, 48)])
+def test_equals_the_reference(kind, B, D):
+    check_reference(case(kind, B, D=D), slack=NEAR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("C", "S", "ranks", "offset"), [(1, 1, 3, 0), (2, 5, 1, 0), (2, 4, 3, 10), (4, 1, 3, 5), (1, 5, 2, 5)]
+)
+def test_candidates_and_ranks(kind, C, S, ranks, offset):
+    check_reference(case(kind, ranks=ranks, offset=offset, C=C, S=S), slack=NEAR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masks", [("some", None), (None, "some"), ("some", "some")])
+def test_masks(kind, masks):
+    check_reference(case(kind, ranks=3, offset=5, masks=masks), slack=NEAR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masks", [("all", None), (None, "all"), ("all", "all"), ("some", "all")])
+def test_all_items_masked(kind, masks):
+    """In float32 the lowered similarities are all equal; the loss is 0, or not touched by the mask of the first."""
+    ours = case(kind, masks=masks)
+    check_reference(ours, oracle=torch.float32, slack=NEAR)
+    if kind == "symmetric" or masks[1] == "all":
+        assert not any(value.any() for value in evaluate(ours).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_valid_item_on_this_rank(kind):
+    """Others have some, so the mean over this rank is 0 while theirs is not."""
+    ours = case(kind, B=1, ranks=4, offset=0, masks=("some", "some"))
+    check_reference(ours, slack=NEAR)
+    assert not evaluate(ours)["output 0"].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.005, 1.0])
+def test_temperatures(kind, temperature):
+    ours = case(kind, masks=("some", "some"), temperature=temperature)
+    check_close(evaluate(ours), evaluate(ours, "torch", wide=torch.float64), 1e-4 if temperature < 0.01 else 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_local_batch(kind):
+    everywhere = [F.normalize(randn(4, n, 6, seed=n), dim=-1) for n in (1, 2)]
+
+    def run(backend, first, second):
+        return nce(Rows(first[:0], first), Rows(second[:0], second), temperature=0.1, kind=kind, backend=backend)
+
+    check_reference(Case(run, dict(zip(("first", "second"), everywhere, strict=True))), slack=NEAR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_rows_than_a_block_of_the_interpreter(kind):
+    check_reference(case(kind, B=3, ranks=30, offset=30, S=2, D=70), slack=NEAR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("missing", ["first_local", "second_local", "first_all", "second_all"])
+def test_rows_without_a_gradient(kind, missing):
+    """Gathered rows of other ranks may have none."""
+    rows = {"first_local": 0, "second_local": 1, "first_all": 2, "second_all": 3}
+    leaves = {name: F.normalize(randn(4, 2, 6, seed=seed), dim=-1) for name, seed in rows.items()}
+    fixed = {missing: leaves.pop(missing)}
+
+    def run(backend, **given):
+        every = {**given, **{name: x.to(next(iter(given.values())).dtype) for name, x in fixed.items()}}
+        first, second = (Rows(every[f"{name}_local"], every[f"{name}_all"]) for name in ("first", "second"))
+        return nce(first, second, temperature=0.1, kind=kind, backend=backend)
+
+    check_reference(Case(run, leaves), slack=NEAR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("masks", [(None, None), ("some", "some")])
+def test_half_types_stay_near(kind, dtype, masks):
+    """Plain PyTorch computes in float32 from half rows; the kernel rounds the softmax weights to the half type, a few
+    roundings of the gradient. The losses themselves are sums in float32."""
+    ours = case(kind, B=9, ranks=2, offset=9, S=2, masks=masks)
+    found, exact = evaluate(ours, dtype=dtype), evaluate(ours, "torch", dtype, wide=torch.float64)
+    assert all(value.dtype == dtype for value in found.values())
+    check_close(found, exact, 2 * torch.finfo(dtype).eps)
+
+
+CASES = {
+    "asymmetric": case(),
+    "asymmetric, masks, ranks": case(B=9, ranks=2, offset=9, masks=("some", "some")),
+    "symmetric": case("symmetric", C=2, D=17),
+    "symmetric, masks, ranks": case("symmetric", ranks=3, offset=5, masks=("some", "some")),
+    "one": case(B=1, S=1, D=1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory(name):
+    check_memory(CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_in_pieces(name):
+    check_layout(CASES[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_repeats_bit_by_bit(name):
+    check_repeats(CASES[name])
+
+
+@pytest.mark.parametrize("name", ["asymmetric", "symmetric, masks, ranks"])
+def test_compiles_without_a_break(name):
+    check_compiled(CASES[name])
+
+
+@few
+@given(
+    kind=st.sampled_from(KINDS),
+    B=st.integers(1, 6),
+    ranks=st.integers(1, 3),
+    C=st.integers(1, 3),
+    S=st.integers(1, 3),
+    D=st.integers(1, 20),
+    masks=st.tuples(*[st.sampled_from([None, "some"])] * 2),
+)
+def test_any_shape(kind, B, ranks, C, S, D, masks):
+    check_reference(case(kind, B, ranks, B * (ranks - 1), C, S, D, masks), slack=NEAR)
