@@ -38,10 +38,10 @@ class Efficiency:
 
 EFFICIENCIES = {
     "patch_embed": Efficiency(
-        *(0.50, 0.45, 0.48, 0.33),
+        *(0.50, 0.45, 0.48, 0.42),
         "pixels are converted in registers between load and product (about half the cycles of the product), and each "
-        "tile of pixels is read once a block of columns; the weight gradient draws its dropout mask again for each of "
-        "24 blocks of patch numbers, about 2.5 times the cycles of its product",
+        "tile of pixels is read once a block of columns; with dropout the gradient of the tokens is masked in a pass of "
+        "its own (77 MB each way)",
     ),
     "attention": Efficiency(
         *(0.45, 0.40, 0.22, 0.21),
@@ -63,14 +63,14 @@ EFFICIENCIES = {
         *(0.55, 0.50, 0.48, 0.42), "its parts: projections at 88%, MLP, norms and attention as in their rows"
     ),
     "nce": Efficiency(
-        *(0.50, 0.28, 0.50, 0.28),
-        "exponentials hide behind products that are 256 deep; the backward pass makes 6 products where 3 would do, "
-        "since a program makes 128 of the 256 columns of a gradient and each part computes the similarities again",
+        *(0.50, 0.39, 0.50, 0.39),
+        "exponentials hide behind products that are 256 deep; the backward pass computes the similarities again for "
+        "each of its four gradients",
     ),
     "nce float32": Efficiency(
         *(0.45, 0.22, 0.45, 0.22),
-        "as above, and the operands of the three products of tf32 are split in registers; width 512 has four parts of "
-        "columns, so less than this",
+        "as above, and twice: a program makes 128 of the 256 columns of a gradient (four parts at width 512, so less "
+        "than this); the operands of the three products of tf32 are split in registers",
     ),
 }
 
