@@ -40,8 +40,8 @@ EFFICIENCIES = {
     "patch_embed": Efficiency(
         *(0.50, 0.45, 0.48, 0.42),
         "pixels are converted in registers between load and product (about half the cycles of the product), and each "
-        "tile of pixels is read once a block of columns; with dropout the gradient of the tokens is masked in a pass of "
-        "its own (77 MB each way)",
+        "tile of pixels is read once a block of columns; with dropout the gradient of the tokens is masked in a pass "
+        "of its own (77 MB each way)",
     ),
     "attention": Efficiency(
         *(0.45, 0.40, 0.22, 0.21),
