@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,7 +28,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     meta["enable_fp_fusion"] = True  # multiply-add in one rounding; Triton's own default changes between versions
     if _recorder is not None:
         _recorder(kernel, grid, args, meta)
-    else:
+        return
+    device = next(value.device for value in args if isinstance(value, torch.Tensor))
+    # Triton launches on the current device, wherever the tensors are.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[grid](*args, **meta)
 
 

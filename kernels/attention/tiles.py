@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,11 +77,12 @@ def tile_map(segments: Segments, chosen: tuple[int, ...], block: int, device: to
 
 def _build(segments: Segments, chosen: tuple[int, ...], block: int) -> Tensor:
     firsts = list(accumulate((count * length for count, length in segments), initial=0))
-    parts = [torch.empty(0, 3, dtype=torch.int32)]
+    here: dict[str, Any] = dict(dtype=torch.int32, device="cpu")
+    parts = [torch.empty(0, 3, **here)]
     for index in sorted(chosen, key=lambda index: -segments[index][1]):
         count, length = segments[index]
-        starts = firsts[index] + length * torch.arange(count, dtype=torch.int32)
-        blocks = torch.arange(0, length, block, dtype=torch.int32)
+        starts = firsts[index] + length * torch.arange(count, **here)
+        blocks = torch.arange(0, length, block, **here)
         grid = torch.cartesian_prod(starts, blocks).view(-1, 2)
         parts.append(torch.stack([grid[:, 0], torch.full_like(grid[:, 0], length), grid[:, 1]], dim=1))
     return torch.cat(parts).contiguous()
