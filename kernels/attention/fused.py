@@ -116,6 +116,7 @@ def attention(
         assert bias_HNN.shape[-1] == longest(segments)
     counts, lengths = [count for count, _ in segments], [length for _, length in segments]
     flags = [mask_T is not None and has_mask for has_mask in (masked or [True] * len(segments))]
+    mask_T = mask_T if any(flags) else None
     out, _ = packed_attention(
         qkv_T3HE.contiguous(), counts, lengths, flags, mask_T, bias_HNN, seed, float(scale), float(dropout_p)
     )

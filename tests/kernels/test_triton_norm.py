@@ -71,7 +71,7 @@ def by_mask(op, p, rows, width):
 
 # First, because a kernel that writes outside of its arrays may end the process in any other test.
 CASES = {
-    "layer_norm": case(shape=(33,), width=7, residual=False),
+    "layer_norm": case(shape=(17,), width=7, residual=False),
     "rms_norm": case("rms_norm", (17,), 7, residual=False),
     "layer_norm, residual, dropout": case(p=0.3),
     "rms_norm, residual, dropout": case("rms_norm", width=7, p=0.3),
@@ -87,7 +87,7 @@ def test_memory(name):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("width", [1, 7, 48])
-@pytest.mark.parametrize("shape", [(), (1,), (2, 17), (33,), (0,), (2, 0)])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 9), (33,), (0,), (2, 0)])
 def test_equals_the_reference(op, shape, width, residual):
     check_reference(case(op, shape, width, residual), slack=slack(width))
 
