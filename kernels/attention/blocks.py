@@ -40,7 +40,7 @@ _FLOAT32 = {"forward": Blocks(64, 32, 8, 1), "queries": Blocks(32, 32, 4, 1), "k
 def blocks(kernel: str, family: str, head_dim: int, length: int, wide: bool) -> Blocks:
     """``kernel`` is "forward", "queries" (dq), "keys" (dk, dv) or "bias"; ``wide`` for float32 tensors."""
     if family == "interpreter":
-        block = interpreter_block(length)
+        block = 32 if 16 < length <= SHORT else interpreter_block(length)
         return Blocks(block, block, 4, 1)
     if length <= SHORT or kernel == "bias":
         return _SHORT[kernel]
