@@ -66,12 +66,18 @@ def write_environment(path: Path, device: torch.device, command: str) -> dict[st
     facts["device"] = torch.cuda.get_device_name(device) if cuda else "cpu"
     facts["driver"] = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else "none"
     facts["cuda"] = torch.version.cuda or "none"
-    facts["commit"] = _run("git", "rev-parse", "HEAD")
-    status = _run("git", "status", "--porcelain", "--untracked-files=no")
-    facts["dirty"] = status != "" if status != "unknown" else "unknown"
+    facts["commit"] = git("rev-parse", "HEAD") or "unknown"
+    status = git("status", "--porcelain", "--untracked-files=no")
+    facts["dirty"] = "unknown" if status is None else status != ""
     facts["command"] = command
     path.write_text(json.dumps(facts, indent=2) + "\n")
     return facts
+
+
+def git(*words: str, tree: Path = ROOT) -> str | None:
+    """What git says of a tree, or None where it says nothing (no git, or not a clone)."""
+    answer = _run("git", "-C", str(tree), *words)
+    return None if answer == "unknown" else answer
 
 
 def _run(*command: str) -> str:
