@@ -9,7 +9,7 @@ if a second run gives the same bits. With dropout the backends draw different ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,8 +37,9 @@ def cases(shape: Shape) -> list[float]:
     return [0.0, DROPOUT] if shape.has_dropout else [0.0]
 
 
-def check(shape: Shape, dropout: float, device: torch.device) -> Iterator[Row]:
-    """One row for each tensor of each backend; a backend that fails gives one row with the reason."""
+def check(shape: Shape, dropout: float, device: torch.device, backends: Sequence[str] | None = None) -> Iterator[Row]:
+    """One row for each tensor of each backend (by default those with kernels of ours); a backend that fails gives one
+    row with the reason."""
     problem, about = None, dict(op=shape.op, case=shape.name, dtype=str(shape.dtype)[6:], dropout=dropout)
     want: Leaves = {}
     eager: dict[str, float] = {}
@@ -51,7 +52,7 @@ def check(shape: Shape, dropout: float, device: torch.device) -> Iterator[Row]:
     except Exception as failure:
         yield {**about, "backend": "torch", "passed": False, "note": reason(failure)}
         problem = None
-    for backend in problem.backends if problem else ():
+    for backend in (backends or shape.backends) if problem else ():
         try:
             with limited(LIMIT):
                 rows = list(_rows(problem, backend, dropout, want, eager))

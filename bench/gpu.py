@@ -20,10 +20,14 @@ from pathlib import Path
 
 import torch
 
-from bench import correctness, speed, summary, sweep
+from bench import correctness, store, summary, sweep
 from bench.records import ROOT, Table, write_environment
-from bench.roofs import DATASHEET, Roofs, measure_roofs
+from bench.roofs import DATASHEET, Roofs
 from bench.shapes import OPS, shapes
+from bench.suite.catalogue import plan
+from bench.suite.ops import op_subjects
+from bench.suite.session import Budget, Session
+from bench.suite.sink import Sink, roofs
 from bench.sweep_targets import TARGETS
 from bench.timing import DeviceLost
 from bench.warm import pool
@@ -42,19 +46,20 @@ class Run:
         self.ops = tuple(options.op or OPS)
         self.left_out: list[str] = []
         self.notes: list[str] = []
-        modules = {"correctness": correctness, "speed": speed, "sweep": sweep}
+        self.size = "tiny" if options.tiny else "gpu"
+        modules = {"correctness": correctness, "sweep": sweep}
         self.tables = {
             stage: Table(self.out / f"{stage}.csv", module.FIELDS, module.KEY, options.resume)  # type: ignore[attr-defined]
             for stage, module in modules.items()
         }
-        self.facts = write_environment(self.out / "environment.json", self.device, " ".join(sys.argv[1:]))
+        self.facts = write_environment(self.out / "environment.json", self.device, sys.argv[1:], options.commit)
 
     def seconds(self, stage: str) -> float:
         return self.options.seconds or SECONDS[stage]
 
     def correctness(self) -> None:
         until, table = time.monotonic() + self.seconds("correctness"), self.tables["correctness"]
-        todo = [(shape, p) for shape in shapes(self.options.tiny, self.ops) for p in correctness.cases(shape)]
+        todo = [(shape, p) for shape in shapes(self.size, self.ops) for p in correctness.cases(shape)]
         for shape, p in todo:
             key = dict(op=shape.op, case=shape.name, dropout=p)
             if table.has(**key):
@@ -69,22 +74,20 @@ class Run:
         say(f"correctness: {len(table.rows)} rows")
 
     def speed(self) -> None:
-        until, table = time.monotonic() + self.seconds("speed"), self.tables["speed"]
-        roofs, timings = measure_roofs(self.device, self.options.tiny, 0.01 if self.options.tiny else 1.0)
-        for name, timing in timings.items():
-            if not table.has(op="roof", case=name):
-                rate = {"gbps": roofs.copy / 1e9} if name == "copy" else {"tflops": getattr(roofs, name) / 1e12}
-                table.add(dict(op="roof", case=name, ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, **rate))
-        self.notes.append(_roof_line(roofs))
+        """Rows of the schema of `bench.store`: `bench.report` reads them as they are."""
+        tiny, until = self.options.tiny, time.monotonic() + self.seconds("speed")
+        if not self.options.resume:
+            (self.out / "speed.csv").unlink(missing_ok=True)
+        sink = Sink(self.out / "speed.csv", self.device, self.options.resume, self.options.commit, same=())
+        found = roofs(sink, self.device, self.size)
+        self.notes.append(_roof_line(found))
         say(self.notes[-1])
-        runner = speed.Speed(table, roofs, self.device, 0.0 if self.options.tiny else 0.35, until)
-        work = speed.plan(shapes(self.options.tiny, self.ops))
-        if self.options.tiny:  # each kind of provider once is enough
-            work = [w for w in work if w.shape.priority == 1 and (w.dropout > 0 or not w.shape.has_dropout)]
-        for piece in work:
-            for row in runner.run(piece):
-                say(speed.line(row))
-        self.left_out += runner.left_out
+        budget = Budget(0.0 if tiny else 0.35, until, rounds=1 if tiny else 3)
+        session = Session(sink, self.device, found, budget, known=sink.known)
+        for subject, heavy in plan(op_subjects(self.size, self.ops, self.device, kernels=True)):
+            if not tiny or subject.rank == 0:  # each kind of provider once is enough
+                session.run(subject, heavy)
+        self.left_out += [f"speed {words}" for words in session.left_out]
 
     def sweep(self) -> None:
         workers = pool() if self.device.type == "cuda" else None
@@ -122,7 +125,8 @@ class Run:
 
     def finish(self) -> int:
         """Writes and prints the summary; 1 if a tensor failed."""
-        checked, timed = self.tables["correctness"].rows, self.tables["speed"].rows
+        checked, path = self.tables["correctness"].rows, self.out / "speed.csv"
+        timed = store.read(path) if path.exists() else []
         facts = self.facts
         lines = [f"{facts['device']}, driver {facts['driver']}, torch {facts['torch']}, triton {facts['triton']}"]
         lines[0] += f", commit {facts['commit'][:12]}{' with changes' if facts['dirty'] is True else ''}"
@@ -167,6 +171,7 @@ def parse(arguments: Iterable[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes in float32")
     parser.add_argument("--seconds", type=float, help=f"a stage, of the sweep an operation; default: {SECONDS}")
+    parser.add_argument("--commit", help="of this tree, where it is no clone and git cannot tell")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are in --out and add the others")
     parser.add_argument("--steps", type=int, default=60, help="of --only train")
     options = parser.parse_args(list(arguments))

@@ -15,28 +15,30 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bench.problems import Bound, Leaves, Problem
-from bench.shapes import AttentionShape, NceShape, PatchShape
+from bench.shapes import TINY, AttentionShape, NceShape, PatchShape, Shape
 from vatt.kernels import attention
 from vatt.kernels.backends import backends
 from vatt.kernels.patch_embed.reference import normalise_uint8
 
 OURS = "triton"
+AUTO = "auto"
 COMPILE = "torch.compile"
 Provider = Callable[[Problem, float], tuple[Bound, Leaves]]
 
 
-def providers(problem: Problem) -> dict[str, Provider]:
-    """By name, in the order in which they are measured."""
-    found = {name: _backend(name) for name in problem.backends}
-    op = problem.shape.op
+def providers(shape: Shape, kernels: bool = True) -> dict[str, Provider]:
+    """By name, in the order in which they are measured. Without ``kernels``, for a CPU: what "auto" takes there in
+    place of our kernels, and none of the peers that need a GPU."""
+    found = {name: _backend(name) for name in (shape.backends if kernels else (AUTO,))}
+    op = shape.op
     if op == "patch_embed":
         found["gather + cuBLAS"] = _gather
-    if op == "attention":
+    if op == "attention" and kernels:
         found |= {name: _backend(name) for name in backends("packed_attention") if name not in (OURS, "torch")}
         found |= {f"{name} apart": _apart(name) for name in backends("attention") if name not in (OURS, "torch")}
     if op == "nce":
         found |= {"open_clip": _open_clip, "torch in slices": _in_slices}
-    if op == "block":
+    if op == "block" and kernels:
         # The same attention on both sides leaves norms and MLP as the difference.
         found |= {f"{name}+sdpa": _backend(f"{name}+sdpa") for name in (OURS, "torch")}
     found["torch"] = _backend("torch")
@@ -60,19 +62,17 @@ def _backend(name: str) -> Provider:
 
 
 def _compile(provider: Provider) -> Provider:
-    """On a CPU only the tracing is exercised: the C++ compiler would take a minute."""
+    """Of a tiny shape only the tracing is exercised: on a CPU, the C++ compiler would take a minute."""
 
     def make(problem: Problem, dropout: float) -> tuple[Bound, Leaves]:
-        torch._dynamo.reset()
         call, leaves = provider(problem, dropout)
-        backend = "inductor" if problem.device.type == "cuda" else "aot_eager"
+        backend = "aot_eager" if problem.shape in TINY else "inductor"
         options: dict[str, Any] = dict(backend=backend, dynamic=False)
         whole = torch.compile(call, fullgraph=True, **options)
         try:
             whole()
         except torch._dynamo.exc.Unsupported:
             # Cut into pieces at what cannot be traced; the row says so, for such a baseline may be a weak one.
-            torch._dynamo.reset()
             problem.notes.append("torch.compile breaks the graph")
             return torch.compile(call, **options), leaves
         return whole, leaves

@@ -25,9 +25,8 @@ Bound = Callable[[], tuple[Tensor, ...]]
 @dataclass
 class Problem:
     """``leaves``: the differentiable inputs by name; ``fixed``: the others. ``bind`` (leaves, backend, dropout) gives
-    the call, without arguments; ``outputs`` names what it returns; ``backends`` are those of this project. ``parts``:
-    in how many slices of its items the plain one runs when its intermediates would not fit; ``notes``: what a reader of
-    a row must know."""
+    the call, without arguments; ``outputs`` names what it returns. ``parts``: in how many slices of its items the plain
+    one runs when its intermediates would not fit; ``notes``: what a reader of a row must know."""
 
     shape: Shape
     device: torch.device
@@ -35,7 +34,6 @@ class Problem:
     fixed: dict[str, Any]
     bind: Callable[..., Bound]
     outputs: tuple[str, ...]
-    backends: tuple[str, ...] = ("triton",)
     parts: int = 1
     notes: list[str] = field(default_factory=list)
 
@@ -46,6 +44,14 @@ class Problem:
     def call(self, backend: str, dropout: float) -> Bound:
         """On the leaves themselves."""
         return self.bind(self.leaves, backend, dropout)
+
+    def refresh(self, leaves: Leaves) -> None:
+        """New numbers into ``leaves`` and the signal, in place and of the same distribution: their rows change places.
+        A call after it cannot live on what an earlier one left in a cache."""
+        signal = self.fixed.get("x")
+        with torch.no_grad():
+            for x in (*leaves.values(), *(() if signal is None else (signal,))):
+                x.copy_(x.flip(0))
 
     def gradients(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Random gradients of the outputs, always the same numbers."""
@@ -144,7 +150,7 @@ def _mlp(shape: MlpShape, draw: _Draw) -> Problem:
     def bind(leaves: Leaves, backend: str, dropout: float) -> Bound:
         return lambda: (mlp(*leaves.values(), dropout_p=dropout, backend=backend),)
 
-    return Problem(shape, draw.device, leaves, {}, bind, ("out",), ("triton", "triton_gemm"))
+    return Problem(shape, draw.device, leaves, {}, bind, ("out",))
 
 
 def _block(shape: BlockShape, draw: _Draw) -> Problem:

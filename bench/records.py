@@ -59,17 +59,19 @@ def number(row: Mapping[str, str], name: str) -> float | None:
     return float(row[name]) if row.get(name) else None
 
 
-def write_environment(path: Path, device: torch.device, command: str) -> dict[str, Any]:
-    """Device, driver, versions, and which commit this was, as JSON."""
+def write_environment(
+    path: Path, device: torch.device, command: Sequence[str], commit: str | None = None
+) -> dict[str, Any]:
+    """Device, driver, versions, and which commit this was (``commit`` where git cannot tell), as JSON."""
     cuda = device.type == "cuda"
     facts: dict[str, Any] = dict(environment())
     facts["device"] = torch.cuda.get_device_name(device) if cuda else "cpu"
     facts["driver"] = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else "none"
     facts["cuda"] = torch.version.cuda or "none"
-    facts["commit"] = git("rev-parse", "HEAD") or "unknown"
+    facts["commit"] = commit or git("rev-parse", "HEAD") or "unknown"
     status = git("status", "--porcelain", "--untracked-files=no")
     facts["dirty"] = "unknown" if status is None else status != ""
-    facts["command"] = command
+    facts["command"] = " ".join(command)
     path.write_text(json.dumps(facts, indent=2) + "\n")
     return facts
 

@@ -5,7 +5,7 @@ Tokens, widths and heads are those of the presets (`vatt.presets`); a test compa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -19,6 +19,7 @@ class Shape:
 
     op: ClassVar[str] = ""
     has_dropout: ClassVar[bool] = True
+    backends: ClassVar[tuple[str, ...]] = ("triton",)  # those with kernels of this project
     name: str
     priority: int = 2
     dtype: torch.dtype = torch.bfloat16
@@ -68,6 +69,7 @@ class NormShape(Shape):
 @dataclass(frozen=True, kw_only=True)
 class MlpShape(Shape):
     op: ClassVar[str] = "mlp"
+    backends: ClassVar[tuple[str, ...]] = ("triton", "triton_gemm")
     rows: int
     width: int
 
@@ -146,9 +148,30 @@ TINY: tuple[Shape, ...] = (
     NormShape(name="rms", rows=5, width=16, centred=False, dtype=_F32),
 )
 
+# For a processor of a few cores: the sizes of vatt-base with few clips, so that a call takes from 1 ms to 1 s.
+CPU: tuple[Shape, ...] = (
+    PatchShape(
+        name="video_768", priority=1, signal=(2, 32, 224, 224, 3), patch=(4, 16, 16), kept=784, width=768, dtype=_F32
+    ),
+    AttentionShape(name="video_785_h12", priority=1, batch=1, length=785, heads=12, dtype=_F32),
+    BlockShape(name="video_785_768", priority=1, batch=1, length=785, width=768, heads=12, dtype=_F32),
+    NceShape(name="mil_512x5", priority=1, videos=512, candidates=5, width=256, dtype=_F32),
+    NormShape(name="layer_768", priority=1, rows=4 * 785, width=768, dtype=_F32),
+    MlpShape(name="video_768", priority=1, rows=785, width=768, dtype=_F32),
+    AttentionShape(name="text_17_h8", batch=40, length=17, heads=8, text=True, dtype=_F32),
+    PatchShape(name="audio_768", signal=(4, 153600), patch=(128,), kept=600, width=768, dtype=_F32),
+)
+
+SIZES = {"tiny": TINY, "cpu": CPU, "gpu": REAL}
 OPS = tuple(dict.fromkeys(shape.op for shape in REAL))
 
 
-def shapes(tiny: bool, ops: tuple[str, ...] = OPS) -> list[Shape]:
-    """The shapes of the named operations, the most important first."""
-    return sorted((s for s in (TINY if tiny else REAL) if s.op in ops), key=lambda s: s.priority)
+def shapes(size: str, ops: tuple[str, ...] = OPS) -> list[Shape]:
+    """The shapes of the named operations at a size of `SIZES`, the most important first."""
+    return sorted((shape for shape in SIZES[size] if shape.op in ops), key=lambda shape: shape.priority)
+
+
+def words(shape: Shape) -> str:
+    """A shape in words: its fields but the name, the priority and the type."""
+    rest = {f.name: getattr(shape, f.name) for f in fields(shape) if f.name not in ("name", "priority", "dtype")}
+    return ", ".join(f"{name} {value}" for name, value in rest.items() if value is not False)

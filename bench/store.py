@@ -123,7 +123,7 @@ def origin(device: torch.device, tree: Path = ROOT) -> dict[str, str]:
     facts = environment()
     status = git("status", "--porcelain", "--untracked-files=no", tree=tree)
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": now(),
         "run": uuid.uuid4().hex[:8],
         "commit": (git("rev-parse", "HEAD", tree=tree) or "unknown")[:12],
         "dirty": "unknown" if status is None else str(status != ""),
@@ -134,6 +134,16 @@ def origin(device: torch.device, tree: Path = ROOT) -> dict[str, str]:
         "triton": _version("triton"),
         "cuda": torch.version.cuda or "none",
     }
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name(found: str) -> str:

@@ -19,7 +19,7 @@ from bench.evaluate import error, named
 from bench.problems import Problem, make
 from bench.records import Table
 from bench.shapes import Shape, shapes
-from bench.speed import DROPOUT
+from bench.suite.ops import DROPOUT
 from bench.sweep_targets import TARGETS, Target, replaced
 from bench.timing import DeviceLost, limited, measure, reason, tidy
 from bench.warm import SEED, pool, warm
@@ -35,7 +35,7 @@ Times = dict[int, float]  # milliseconds by index of the candidate; -1 is the co
 
 def chosen_shapes(target: Target, tiny: bool) -> list[Shape]:
     """The shapes of a target that exist."""
-    of_op = shapes(tiny, (target.op,))
+    of_op = shapes("tiny" if tiny else "gpu", (target.op,))
     return of_op[:1] if tiny else [shape for shape in of_op if shape.name in target.shapes]
 
 

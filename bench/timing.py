@@ -15,6 +15,7 @@ import torch
 
 FLUSH = 256 << 20  # bytes; more than the L2 of any GPU so far (50 MB on H100, 126 MB on B200)
 CYCLES_PER_MS = 1_800_000  # of the clock that torch.cuda._sleep counts, roughly
+FLUSH_HOST = 64 << 20  # more than the share of the last cache that a few cores have
 FEWEST, MOST = 5, 60
 
 _flush: dict[torch.device, torch.Tensor] = {}
@@ -22,13 +23,15 @@ _flush: dict[torch.device, torch.Tensor] = {}
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds: ``median``, ``p20`` and ``p80`` of ``repeats`` calls; ``host``: how long issuing a call took."""
+    """Milliseconds: ``median``, ``p20``, ``p80`` and the ``best`` of ``repeats`` calls; ``host``: how long issuing a
+    call took."""
 
     median: float
     p20: float
     p80: float
     repeats: int
     host: float
+    best: float
 
 
 class TooLong(Exception):
@@ -41,13 +44,20 @@ class DeviceLost(Exception):
 
 def measure(call: Callable[[], Any], device: torch.device, seconds: float) -> Timing:
     """Times ``call``, which ran before (compilers are warm), for about ``seconds``; each time from a cold L2."""
+    return summarise(*sample(call, device, seconds))
+
+
+def sample(
+    call: Callable[[], Any], device: torch.device, seconds: float, refresh: Callable[[], Any] = lambda: None
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of the calls of about ``seconds``, and of issuing them. Before each call, and not timed, ``refresh``
+    changes its inputs, and the caches are filled with something else."""
     if device.type != "cuda":
-        return _measure_host(call, seconds)
+        return _host_times(call, device, seconds, refresh)
     host = _host_ms(call)
-    once = _events(call, device, host, 2)[0][1]
+    once = _events(call, device, host, 2, refresh)[0][1]
     repeats = max(FEWEST if once < 500 else 3, min(MOST, int(1e3 * seconds / max(once, 0.01))))
-    times, hosts = _events(call, device, host, repeats)
-    return _timing(times, hosts)
+    return _events(call, device, host, repeats, refresh)
 
 
 def _host_ms(call: Callable[[], Any]) -> float:
@@ -62,16 +72,15 @@ def _host_ms(call: Callable[[], Any]) -> float:
 
 
 def _events(
-    call: Callable[[], Any], device: torch.device, host: float, repeats: int
+    call: Callable[[], Any], device: torch.device, host: float, repeats: int, refresh: Callable[[], Any]
 ) -> tuple[list[float], list[float]]:
     """The device first sleeps for as long as the host needs to issue the call, so that gaps between launches, which a
     training step hides behind other work, do not enter; a call that waits for the device itself keeps them."""
-    if device not in _flush:
-        _flush[device] = torch.empty(FLUSH, dtype=torch.uint8, device=device)
-    buffer = _flush[device]
+    buffer = _buffer(device)
     pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(repeats)]
     hosts = []
     for start, end in pairs:
+        refresh()
         buffer.random_(0, 255)
         torch.cuda._sleep(int(CYCLES_PER_MS * (1.5 * host + 0.05)))
         start.record()
@@ -83,19 +92,32 @@ def _events(
     return [start.elapsed_time(end) for start, end in pairs], hosts
 
 
-def _measure_host(call: Callable[[], Any], seconds: float) -> Timing:
+def _buffer(device: torch.device) -> torch.Tensor:
+    if device not in _flush:
+        size = FLUSH if device.type == "cuda" else FLUSH_HOST
+        _flush[device] = torch.empty(size, dtype=torch.uint8, device=device)
+    return _flush[device]
+
+
+def _host_times(
+    call: Callable[[], Any], device: torch.device, seconds: float, refresh: Callable[[], Any]
+) -> tuple[list[float], list[float]]:
+    buffer = _buffer(device) if seconds > 0 else None  # no time to measure: only exercised
     times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 2 or (len(times) < MOST and time.perf_counter() - began < seconds):
+    fewest = 2 if seconds <= 0.1 else 1  # one slow call a round is enough
+    while len(times) < fewest or (len(times) < MOST and sum(times) < 1e3 * seconds):
+        refresh()
+        if buffer is not None:
+            buffer.fill_(len(times))
         start = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - start))
-    return _timing(times, times)
+    return times, times
 
 
-def _timing(times: list[float], hosts: list[float]) -> Timing:
-    fifths = statistics.quantiles(times, n=5, method="inclusive")  # needs two
-    return Timing(statistics.median(times), fifths[0], fifths[3], len(times), statistics.median(hosts))
+def summarise(times: list[float], hosts: list[float]) -> Timing:
+    fifths = statistics.quantiles(times, n=5, method="inclusive") if len(times) > 1 else times * 4
+    return Timing(statistics.median(times), fifths[0], fifths[3], len(times), statistics.median(hosts), min(times))
 
 
 def peak_mib(call: Callable[[], Any], device: torch.device) -> float | None:

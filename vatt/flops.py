@@ -15,7 +15,7 @@ published with the paper count the attention products once (2 N^2 D): halve that
 from __future__ import annotations
 
 import re
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from vatt.models.config import DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
 
@@ -64,7 +64,7 @@ class Flops:
 
 
 @dataclass(frozen=True)
-class _Branch:
+class Branch:
     """How one modality goes through its encoder, or the shared one."""
 
     encoder: TransformerConfig
@@ -74,6 +74,7 @@ class _Branch:
     values: int  # of a patch, or dimensions of a word vector
     pre: bool  # a GELU projection D -> D of each row
     post: int  # width of the GELU projection behind the encoder, or 0
+    dropped: int = 0  # patches that are projected and then dropped
 
     @property
     def width(self) -> int:
@@ -114,20 +115,26 @@ def _kept(total: int, buckets: int, drop: DropTokenConfig, training: bool) -> To
     return Tokens(total, int(drop.patch_sampling_rate * buckets))
 
 
-def forward_flops(config: VATTConfig, training: bool = True) -> dict[str, Flops]:
+def forward_flops(config: VATTConfig, training: bool = True, project_all: bool = False) -> dict[str, Flops]:
     """Operations of "video", "audio", "text" and "head" for one clip.
 
     In training DropToken is on and the clip has all its candidate sentences; otherwise all tokens and one sentence.
+    ``project_all``: every patch is projected before DropToken, as in the official code; ours projects the kept ones.
     """
     sentences = config.input.candidates if training else 1
-    branches = _branches(config, training)
+    branches = branches_of(config, training)
+    if project_all:
+        counts = tokens(config, training)
+        branches = {
+            name: replace(branch, dropped=counts[name].total - counts[name].kept) for name, branch in branches.items()
+        }
     found = {name: _branch_flops(branch) for name, branch in branches.items()}
     found["text"] = found["text"] * sentences
     found["head"] = Flops(head=_head_flops(config, {name: part.width for name, part in branches.items()}, sentences))
     return found
 
 
-def _branches(config: VATTConfig, training: bool) -> dict[str, _Branch]:
+def branches_of(config: VATTConfig, training: bool) -> dict[str, Branch]:
     kept = {name: count.kept for name, count in tokens(config, training).items()}
     if config.backbone == "unified":
         part = config.unified
@@ -137,7 +144,7 @@ def _branches(config: VATTConfig, training: bool) -> dict[str, _Branch]:
             "text": part.txt_embedding_dim,
         }
         return {
-            name: _Branch(part, part.num_layers, n, n + 1, values[name], name != "text", part.d_post_proj)
+            name: Branch(part, part.num_layers, n, n + 1, values[name], name != "text", part.d_post_proj)
             for name, n in kept.items()
         }
     vid, audio = config.video, config.spectrogram if config.audio_input == "spectrogram" else config.waveform
@@ -147,7 +154,7 @@ def _branches(config: VATTConfig, training: bool) -> dict[str, _Branch]:
     pictures = vid.temporal_patch_size * vid.spatial_patch_size**2 * 3
     signals = {"video": (vid, pictures), "audio": (audio, sound)}
     found = {
-        name: _Branch(
+        name: Branch(
             part,
             part.num_layers,
             kept[name],
@@ -161,18 +168,18 @@ def _branches(config: VATTConfig, training: bool) -> dict[str, _Branch]:
     return {**found, "text": _text_branch(config.text, kept["text"])}
 
 
-def _text_branch(text: TextConfig, words: int) -> _Branch:
+def _text_branch(text: TextConfig, words: int) -> Branch:
     """T5 and bert_small also project an aggregation token, BERT and bert_small add one of the encoder's own."""
     if text.kind == "linear":
-        return _Branch(text, 0, words, words, text.d_embedding, False, 0)
+        return Branch(text, 0, words, words, text.d_embedding, False, 0)
     rows = words + (text.kind != "bert")
-    return _Branch(text, text.num_layers, rows, rows + (text.kind != "t5"), text.d_embedding, False, 0)
+    return Branch(text, text.num_layers, rows, rows + (text.kind != "t5"), text.d_embedding, False, 0)
 
 
-def _branch_flops(branch: _Branch) -> Flops:
+def _branch_flops(branch: Branch) -> Flops:
     part, n = branch.encoder, branch.tokens
     D, inner = part.d_model, part.num_heads * part.d_kv
-    before = branch.rows * D * (branch.values + (D if branch.pre else 0))
+    before = (branch.rows + branch.dropped) * D * branch.values + (branch.rows * D * D if branch.pre else 0)
     return Flops(
         patch=2 * (before + n * D * branch.post),
         attention_projections=branch.layers * 8 * n * D * inner,

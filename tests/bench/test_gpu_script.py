@@ -20,10 +20,11 @@ from bench.evaluate import error, named, poisoned
 from bench.floors import table
 from bench.peers import COMPILE, OURS, providers
 from bench.problems import make
-from bench.records import Table
 from bench.roofs import EARLIER, Roofs
-from bench.shapes import OPS, REAL, TINY, AttentionShape, BlockShape, MlpShape, NormShape, shapes
-from bench.speed import FIELDS, KEY, Speed, Work, plan
+from bench.shapes import OPS, REAL, TINY, AttentionShape, BlockShape, MlpShape, NormShape
+from bench.suite.catalogue import Wish, plan, subjects
+from bench.suite.ops import OpSubject
+from bench.suite.session import Budget, Session
 from bench.summary import speed as speed_lines
 from bench.summary import targets as target_lines
 from bench.sweep_targets import TARGETS, entry, replaced
@@ -148,7 +149,7 @@ def test_peers_compute_the_same(shape):
     """All but open_clip, another loss, against the plain backend: outputs and, on the same leaves, gradients."""
     problem = make(shape, CPU)
     want = named(problem, problem.call("torch", 0.0), problem.leaves)
-    for name, provider in providers(problem).items():
+    for name, provider in providers(shape).items():
         installed = not any(word in name for word in ("flash", "cudnn", "xformers"))
         if not installed or "open_clip" in name or (name.startswith(OURS) and not INTERPRETED):
             continue
@@ -163,27 +164,37 @@ def test_peers_compute_the_same(shape):
             assert error(together, want["grad qkv"]) < 1e-5, name
 
 
-def test_a_provider_that_fails_is_a_row(tmp_path):
-    table = Table(tmp_path / "speed.csv", FIELDS, KEY, resume=False)
-    runner = Speed(table, Roofs(1e9, 1e9, 1e9), CPU, 0.0, time.monotonic() + 60)
-    row = dict(op="norm", case="layer", dropout=0.0, provider="broken")
-    work = Work(next(s for s in TINY if s.op == "norm"), 0.0, compiled=False)
+def test_a_provider_that_fails_is_a_row():
+    class Broken(OpSubject):
+        def prepare(self, provider):
+            if provider == "torch":
+                raise MemoryError("no room")
+            return super().prepare(provider)
 
-    def broken(problem, dropout):
-        raise MemoryError("no room")
-
-    (found,) = runner._provider(make(work.shape, CPU), work, row, broken)
-    assert found["note"] == "MemoryError: no room" == rows(tmp_path / "speed.csv")[0]["note"]
+    subject = Broken(next(s for s in TINY if s.op == "norm"), 0.0, CPU, kernels=False)
+    subject.providers = ("auto", "torch")
+    found = []
+    session = Session(found.append, CPU, Roofs(1e9, 1e9, 1e9), Budget(0.0, rounds=1))
+    session.run(subject, heavy=False)
+    by = {(row["provider"], row.get("mode")): row for row in found}
+    assert by["torch", None]["note"] == "MemoryError: no room"
+    assert "ms" not in by["torch", None]
+    assert by["auto", "forward"]["ms"] > 0
+    assert by["auto again", "forward+backward"]["ms"] > 0
+    late = Session(found.append, CPU, Roofs(1e9, 1e9, 1e9), Budget(0.0, until=time.monotonic() - 1))
+    late.run(subject, heavy=False)
+    assert late.left_out == ["norm/layer/float32/p0: auto, torch"]
     with pytest.raises(TooLong), limited(0.05):
         time.sleep(5)
 
 
 def test_the_plan_begins_with_the_targets_and_reaches_everything():
-    work = plan(shapes(tiny=False))
-    assert len(set(work)) == len(work) == sum(4 if shape.has_dropout else 2 for shape in REAL)
-    first = [piece for piece in work if piece.shape.priority == 1 and piece.dropout > 0]
-    assert work[0].shape.name == "video_768"
-    assert max(map(work.index, first)) < len(work) / 3
+    work = plan(subjects(Wish("gpu", only="ops"), CPU, kernels=True))
+    names = [(subject.name, heavy) for subject, heavy in work]
+    assert len(set(names)) == len(names) == sum(4 if shape.has_dropout else 2 for shape in REAL)
+    first = [number for number, (subject, _) in enumerate(work) if subject.shape.priority == 1 and subject.dropout > 0]
+    assert names[0] == ("patch_embed/video_768/bfloat16/p0.1", False)
+    assert max(first) < len(work) / 3
 
 
 def test_shapes_are_those_of_the_models():

@@ -1,0 +1,162 @@
+"""A whole prediction: memory of a GPU, what is exchanged, time of a step and of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bench.plan.exchanges import Exchange, of_states, of_the_loss
+from bench.plan.request import ASSUMED, CONFIGURATION, Request, Source
+from bench.plan.speed import Speed, speed
+from bench.plan.zero import Buckets, States, effective_stage, state_bytes, weights
+from vatt.memory import Activations, activation_bytes, traffic_bytes
+from vatt.models.config import VATTConfig
+from vatt.presets import preset
+
+GIB = 2**30
+DAY = 86_400
+MOST = 1 << 16  # samples a GPU that are tried
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``memory``: bytes of one GPU by part; ``traffic``: bytes that its passes at least read and write (see
+    `vatt.memory.traffic_bytes`); ``exchanges``: with the seconds of each. Steps in seconds."""
+
+    request: Request
+    memory: dict[str, int]
+    update: int  # bytes while the optimizer runs, without activations
+    largest_batch: int  # a GPU; 0: nothing fits
+    traffic: int
+    exchanges: list[tuple[Exchange, float]]
+    speed: Speed
+    sources: list[Source]
+
+    @property
+    def needed(self) -> int:
+        return max(sum(self.memory.values()), self.update)
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.request.memory_gib * GIB
+
+    @property
+    def communication(self) -> float:
+        return sum(seconds for _, seconds in self.exchanges)
+
+    @property
+    def step(self) -> dict[str, float]:
+        """Seconds of a step, if nothing is sent while the GPU computes, and if all that can be hidden is."""
+        compute, sent = self.speed.seconds, self.communication
+        return {"no overlap": compute + sent, "full overlap": max(compute, sent)}
+
+    @property
+    def share(self) -> dict[str, float]:
+        """Of the step in which the GPU waits for other GPUs."""
+        return {name: 1 - self.speed.seconds / seconds for name, seconds in self.step.items()}
+
+    @property
+    def days(self) -> dict[str, float]:
+        return {name: self.request.steps * seconds / DAY for name, seconds in self.step.items()}
+
+
+def predict(request: Request) -> Plan:
+    """The plan of a checked request.
+
+    Raises:
+        ConfigError: an unknown model. ValueError: an unknown GPU or stage. StoreError: unreadable results.
+    """
+    config, links = preset(request.model), request.links()
+    states = state_bytes(config, request.zero, request.gpus, request.type)
+    count = weights(config)
+    exchanges = of_states(count, request.zero, request.type, Buckets())
+    exchanges += of_the_loss(config, request.local_batch, request.gpus)
+    computed = speed(request, config)
+    return Plan(
+        request,
+        memory(request, config, states),
+        update_bytes(request, states),
+        largest_batch(request, config, states),
+        traffic_bytes(_activations(request, config), request.type, sum(count.trained)),
+        [(exchange, exchange.seconds(links)) for exchange in exchanges],
+        computed,
+        [*computed.sources, *_sources(request)],
+    )
+
+
+def memory(request: Request, config: VATTConfig, states: States) -> dict[str, int]:
+    """Bytes of one GPU in the backward pass by part, an upper bound: as if all parts were full at once."""
+    kept = _activations(request, config)
+    return {
+        "parameters": states.parameters,
+        "fp32 weights": states.master,
+        "Adam's moments": states.moments,
+        "gradients": states.gradients,
+        "gathered parameters": states.gathered,
+        "gradient bucket": states.buckets,
+        "its copy, reduced": states.copies,
+        "batch": request.local_batch * sample_bytes(config),
+        "activations": sum(kept.samples.values()) + kept.constant,
+        "recomputed layer": kept.recomputed,
+        "embeddings of all GPUs": kept.gathered,
+        "similarities": kept.pairs,
+        "reserve": round(request.reserve_gib * GIB),
+    }
+
+
+def _activations(request: Request, config: VATTConfig) -> Activations:
+    options = dict(checkpointing=request.checkpointing, backend=request.kernels, ranks=request.gpus)
+    return activation_bytes(config, request.type, request.local_batch, **options)  # type: ignore[arg-type]
+
+
+def update_bytes(request: Request, states: States) -> int:
+    """Bytes of one GPU while the optimizer runs."""
+    return states.updating + round(request.reserve_gib * GIB)
+
+
+def sample_bytes(config: VATTConfig) -> int:
+    """A clip as the engine gets it: uint8 pixels, float32 sound, int64 words, two float32 masks."""
+    spec, sound = config.input, config.spectrogram
+    audio = spec.samples
+    if config.audio_input == "spectrogram":
+        steps = sound.max_temporal_buckets * sound.temporal_patch_size
+        audio = steps * sound.max_spectoral_buckets * sound.spectoral_patch_size
+    return 3 * spec.frames * spec.size**2 + 4 * audio + 8 * spec.candidates * spec.words + 8
+
+
+def largest_batch(request: Request, config: VATTConfig, states: States) -> int:
+    """Samples a GPU, with as many GPUs, that the memory holds; found by halving."""
+    low, high = 0, MOST
+
+    def fits(samples: int) -> bool:
+        asked = replace(request, batch=samples * request.gpus)
+        needed = max(sum(memory(asked, config, states).values()), update_bytes(asked, states))
+        return needed <= request.memory_gib * GIB
+
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _sources(request: Request) -> list[Source]:
+    stage = effective_stage(request.zero, request.type)
+    buckets = Buckets()
+    rates = request.source
+    found = [
+        rates("gpu", "GPU", request.gpu),
+        rates("memory_gib", "memory of a GPU", f"{request.memory_gib:g} GiB"),
+        rates("reserve_gib", "CUDA context, gaps, temporaries", f"{request.reserve_gib:g} GiB"),
+        rates("intra_gbps", "within a node", f"{request.intra_gbps:g} GB/s a GPU, one direction"),
+        rates("inter_gbps", "between nodes", f"{request.inter_gbps:g} GB/s a GPU, one direction"),
+        rates("gpus_per_node", "GPUs of a node", str(request.per_node)),
+        rates("latency_us", "start of a collective", f"{request.latency_us:g} us"),
+        rates("steps", "steps", f"{request.steps:,}", CONFIGURATION),
+        rates("dtype", "type", request.dtype),
+        rates("kernels", "kernels", f"{request.kernels}; what they save was checked without a GPU"),
+        Source("bucket of gradients", f"{buckets.reduce_bucket_size:,} elements", "DeepSpeed's default"),
+        Source("links", "a rate is reached in full, levels one after the other", ASSUMED),
+        Source("not counted", "loading data, evaluation, checkpoints, a slow rank", ASSUMED),
+    ]
+    if stage != request.zero:
+        found.append(Source("ZeRO", f"stage {request.zero} in bf16 runs as stage {stage}", "train/deepspeed_json.py"))
+    return found

@@ -1,0 +1,182 @@
+"""What DeepSpeed keeps on one rank beside the activations, by ZeRO stage, as version 0.19.8 lays it out.
+
+In bytes of distinct storages; tests/bench/test_plan.py holds it against what the ranks of a real run allocate. Of the
+sizes, ``T`` are the trainable parameters (a frozen word table has no gradient, no moments, no fp32 copy), ``N`` ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+from vatt.models import VATT
+from vatt.models.config import VATTConfig
+
+STAGES = (0, 1, 2, 3)
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Elements, DeepSpeed's own defaults, which the generated settings leave as they are (a test compares them)."""
+
+    reduce_bucket_size: int = 500_000_000
+    prefetch_bucket_size: int = 50_000_000
+    param_persistence_threshold: int = 100_000
+    max_reuse_distance: int = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes on one rank.
+
+    ``parameters``: in the training type, frozen ones and the batch norms' buffers among them; ``master``: fp32 weights
+    of the optimizer; ``moments``: both of Adam; ``gradients``: from the backward pass to the update; ``update``:
+    gradients in fp32 that the optimizer's step adds to what stays; ``gathered``: ZeRO-3's whole parameters, at
+    most; ``persistent``: those of them that stay; ``buckets``: of gradients, in the backward pass; ``copies``: of what
+    a bucket holds, while it is reduced; ``idle``: gradients and buckets that stay allocated between two steps.
+    """
+
+    parameters: int
+    master: int
+    moments: int
+    gradients: int
+    update: int
+    gathered: int
+    persistent: int
+    buckets: int
+    copies: int
+    idle: int
+
+    @property
+    def steady(self) -> int:
+        """Between two steps."""
+        return self.parameters + self.master + self.moments + self.persistent + self.idle
+
+    @property
+    def updating(self) -> int:
+        """In the optimizer's step, when the activations are gone."""
+        return self.steady + self.update
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Elements of every parameter, in order."""
+
+    trained: tuple[int, ...]
+    frozen: tuple[int, ...]
+    buffers: int  # bytes
+
+    @property
+    def total(self) -> int:
+        return sum(self.trained) + sum(self.frozen)
+
+
+def weights(config: VATTConfig) -> Weights:
+    """Counts the parameters without memory for them. Raises ValueError for a model that cannot be built."""
+    with torch.device("meta"):
+        model = VATT(config)
+    found = list(model.parameters())
+    return Weights(
+        tuple(p.numel() for p in found if p.requires_grad),
+        tuple(p.numel() for p in found if not p.requires_grad),
+        sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
+    )
+
+
+def effective_stage(zero: int, dtype: torch.dtype) -> int:
+    """bfloat16 without ZeRO runs as stage 1 (see train/deepspeed_json.py).
+
+    Raises:
+        ValueError: a stage that does not exist, or a type that is not trained in.
+    """
+    if zero not in STAGES:
+        raise ValueError(f"zero: {zero} is not one of 0, 1, 2, 3")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype: expected float32 or bfloat16, got {dtype}")
+    return 1 if zero == 0 and dtype == torch.bfloat16 else zero
+
+
+def state_bytes(
+    config: VATTConfig, zero: int, ranks: int, dtype: torch.dtype, buckets: Buckets | None = None
+) -> States:
+    """Parameters, gradients, optimizer and buckets of one rank (the fullest one, where ranks differ).
+
+    Raises:
+        ValueError: as `effective_stage`, or fewer than 1 rank.
+    """
+    stage = effective_stage(zero, dtype)
+    if ranks < 1:
+        raise ValueError(f"ranks: {ranks} must be 1 or more")
+    count, s, sizes = weights(config), dtype.itemsize, buckets or Buckets()
+    if stage == 0:
+        return _whole(count, s, sizes)
+    return _flat(count, ranks, s, sizes) if stage < 3 else _partitioned(count, ranks, s, sizes)
+
+
+def _whole(count: Weights, s: int, sizes: Buckets) -> States:
+    """Stage 0 in fp32: torch's own layout. The gradients are copied into a flat bucket to be reduced."""
+    trained = sum(count.trained)
+    flat = _in_bucket(trained, sizes) * s
+    parameters = count.total * s + count.buffers
+    return States(parameters, 0, 2 * trained * FP32, trained * s, trained * s, 0, 0, 0, flat, 0)
+
+
+def _flat(count: Weights, ranks: int, s: int, sizes: Buckets) -> States:
+    """Stages 1 and 2: parameters in one buffer, padded to 2 N elements; each rank updates a part of it in fp32, in a
+    copy of its own even if the parameters are fp32. The bucket has its full size however small the model is."""
+    trained = sum(count.trained)
+    padded = -(-trained // (2 * ranks)) * 2 * ranks
+    part = padded // ranks
+    return States(
+        parameters=(padded + sum(count.frozen)) * s + count.buffers,
+        master=part * FP32,
+        moments=2 * part * FP32,
+        gradients=_fullest(count.trained, part, ranks) * s,
+        update=part * FP32,
+        gathered=0,
+        persistent=0,
+        buckets=sizes.reduce_bucket_size * s,
+        copies=_in_bucket(trained, sizes) * s if ranks > 1 else 0,
+        idle=0,
+    )
+
+
+def _in_bucket(trained: int, sizes: Buckets) -> int:
+    return min(trained, sizes.reduce_bucket_size)
+
+
+def _fullest(sizes: tuple[int, ...], part: int, ranks: int) -> int:
+    """Elements of all parameters that lie in a rank's part, at least in one element, of the rank with the most: a
+    gradient is kept whole by each rank that needs some of it."""
+    ends = list(accumulate(sizes))
+    spans = list(zip(ends, sizes, strict=True))
+    return max(
+        sum(size for end, size in spans if end > rank * part and end - size < (rank + 1) * part)
+        for rank in range(ranks)
+    )
+
+
+def _partitioned(count: Weights, ranks: int, s: int, sizes: Buckets) -> States:
+    """Stage 3: every parameter is shared out by itself, padded to N elements. Small ones stay whole, and of the others
+    all that are read again within the reuse distance: with DeepSpeed's 1e9 elements that is a whole model of less than
+    half of them, from the forward pass to the backward pass. So at most all are gathered. One rank gathers nothing."""
+    both = (*count.trained, *count.frozen)
+    part = sum(-(-size // ranks) for size in count.trained)
+    small = sum(size for size in both if size <= sizes.param_persistence_threshold)
+    persistent, gathered = (0, 0) if ranks == 1 else (small * s, count.total * s)
+    bucket = sizes.reduce_bucket_size * s
+    return States(
+        parameters=sum(-(-size // ranks) for size in both) * s + count.buffers,
+        master=part * FP32,
+        moments=2 * part * FP32,
+        gradients=part * s,
+        update=part * FP32,
+        gathered=gathered,
+        persistent=persistent,
+        buckets=bucket,
+        copies=_in_bucket(sum(count.trained), sizes) * s,
+        idle=part * s + bucket,
+    )

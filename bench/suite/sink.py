@@ -1,0 +1,76 @@
+"""Where measured rows go: to the screen, and to a results file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench import store
+from bench.roofs import Roofs, measure_roofs
+from bench.suite.session import Row
+
+SAME = ("commit", "device", "torch", "triton", "threads")
+
+
+def line(row: Row) -> str:
+    """A row as one short line of text."""
+    head = f"{row['op']} {row['case']} p={row.get('dropout', 0):g} {row.get('mode', '')} {row['provider']}"
+    if row.get("ms") is None:
+        return f"{head}: {row['note']}"
+    parts = [f"{row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})"]
+    parts.append(f"{row['floor_share']:.0%} of the roof")
+    if row.get("rate"):
+        parts.append(f"{row['rate']:.3g} {row['unit']}")
+    if row.get("peak_mib") is not None:
+        parts.append(f"{row['peak_mib']:.0f} MiB")
+    if row.get("error") is not None:
+        parts.append(f"error {row['error']:.1e}")
+    return f"{head}: {', '.join(parts)}{' (' + row['note'] + ')' if row.get('note') else ''}"
+
+
+class Sink:
+    """Prints rows and appends them to a results file."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        device: torch.device,
+        resume: bool = False,
+        commit: str | None = None,
+        same: Sequence[str] = SAME,
+    ) -> None:
+        """``resume``: `known` finds rows that ``path`` has already, of an origin that is the same in these columns.
+        ``commit``: of a tree that is no clone, where git cannot tell."""
+        self.path, self.origin, self._same = path, store.origin(device), same
+        if commit is not None:
+            self.origin["commit"] = commit[:12]
+        self.rows: list[Row] = []
+        self.before = store.read(path) if resume and path is not None and path.exists() else []
+
+    def __call__(self, row: Row) -> None:
+        self.rows.append(row)
+        print(line(row), flush=True)
+        if self.path is not None:
+            store.append(self.path, [{**self.origin, "time": store.now(), **row}])
+
+    def known(self, row: Row) -> bool:
+        """Whether the file had this row before this run. Changes that are in no commit have no name, so nobody knows
+        whether two rows with them are of the same code."""
+        if "commit" in self._same and self.origin["dirty"] != "False":
+            return False
+        wanted = {name: self.origin[name] for name in self._same} | ({"dirty": "False"} if self._same else {})
+        wanted |= {name: store.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
+        return any(all(old[name] == value for name, value in wanted.items()) for old in self.before)
+
+
+def roofs(sink: Sink, device: torch.device, size: str) -> Roofs:
+    """Measures them and adds their rows."""
+    found, timings = measure_roofs(device, size, 0.01 if size == "tiny" else 1.0)
+    for name, timing in timings.items():
+        rate = {"gbps": found.copy * 1e-9} if name == "copy" else {"tflops": getattr(found, name) * 1e-12}
+        row = dict(suite="roof", op="roof", case=name, provider="torch", ms=timing.best, ms_p20=timing.p20)
+        row |= dict(ms_p80=timing.p80, repeats=timing.repeats, floor_share=1.0, command="python -m bench.run", **rate)
+        sink(row)
+    return found

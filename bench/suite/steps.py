@@ -1,0 +1,135 @@
+"""Whole training steps as subjects: ours with each kernel backend, and complete models that others would write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.costs import Cost
+from bench.rivals.whole import models
+from bench.suite.prepared import BOTH, FORWARD, STEP, Prepared, Subject
+from vatt.flops import train_flops_per_sample
+from vatt.models.config import VATTConfig
+from vatt.models.pretraining import Pretraining
+from vatt.models.transformer import Encoder
+from vatt.presets import preset
+
+# Preset and clips of a batch. The first GPU sizes are those of 64 clips a GPU, 32 GPUs: the paper's batch of 2048.
+STEPS: dict[str, tuple[tuple[str, int], ...]] = {
+    "tiny": (("vatt-tiny", 2),),
+    "cpu": (("vatt-tiny", 8), ("vatt-ma-tiny", 8)),
+    "gpu": (("vatt-base", 64), ("vatt-medium", 32), ("vatt-ma-medium", 32), ("vatt-large", 16)),
+}
+
+
+class StepSubject(Subject):
+    """One preset at one batch, with DropToken and dropout as configured."""
+
+    heavy = frozenset({"ours torch.compile"})
+
+    def __init__(self, model: str, batch: int, size: str, device: torch.device, kernels: bool) -> None:
+        self.config, self.batch, self.device = _config(model, size), batch, device
+        # Of a tiny model only the tracing is exercised: the C++ compiler would take a minute.
+        self.compiler = "aot_eager" if size == "tiny" else "inductor"
+        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        video = self.config.input
+        words = f"batch {batch}, {video.frames} x {video.size} x {video.size} pixels, {video.samples} samples, "
+        words += f"{video.candidates} x {video.words} words"
+        self.about = dict(suite="steps", op="step", case=f"{model} b{batch}", shape=words)
+        self.about |= dict(dtype=str(self.dtype).removeprefix("torch."), dropout=_dropout(self.config))
+        self.select = f"--step {model}:{batch}"
+        self.ours = "ours triton" if kernels else "ours auto"
+        self.providers = (self.ours, "ours torch", *models(self.config), *sorted(self.heavy))
+
+    def prepare(self, provider: str) -> Prepared:
+        began = time.perf_counter()
+        torch.manual_seed(0)
+        inputs = _inputs(self.config, self.batch, self.device)
+        module = self._module(provider).to(self.device, self.dtype).train()
+        loss = _ours(module, inputs) if provider.startswith("ours") else _rival(module, inputs)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        adam = torch.optim.AdamW(parameters, lr=1e-4, fused=self.device.type == "cuda")
+
+        def both() -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            loss().backward()
+
+        def step() -> None:
+            both()
+            adam.step()
+
+        calls: dict[str, Callable[[], Any]] = {FORWARD: loss, BOTH: both, STEP: step}
+        for _ in range(2 if provider in self.heavy else 1):
+            step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        first = time.perf_counter() - began
+        work = train_flops_per_sample(self.config) * self.batch
+        costs = {mode: Cost(work / 3 if mode == FORWARD else work, 0.0) for mode in calls}
+        return Prepared(calls, costs, lambda: _refresh(inputs), first, samples=self.batch)
+
+    def _module(self, provider: str) -> nn.Module:
+        if not provider.startswith("ours"):
+            return models(self.config)[provider]()
+        backend = provider.removeprefix("ours ")
+        if backend != "torch.compile":
+            return Pretraining(self.config, backend)
+        module = Pretraining(self.config, "torch")
+        for part in module.modules():
+            if isinstance(part, Encoder):  # around them DropToken draws from a new generator at each call
+                part.compile(backend=self.compiler, dynamic=False)
+        return module
+
+    def release(self) -> None:
+        torch._dynamo.reset()
+
+
+def _config(model: str, size: str) -> VATTConfig:
+    config = preset(model)
+    if size != "tiny":
+        return config
+    cut: dict[str, Any] = dict(num_layers=1)
+    parts = {name: replace(getattr(config, name), **cut) for name in ("video", "waveform", "text", "unified")}
+    return replace(config, **parts)
+
+
+def _dropout(config: VATTConfig) -> float:
+    return (config.unified if config.backbone == "unified" else config.video).dropout_rate
+
+
+def _inputs(config: VATTConfig, batch: int, device: torch.device) -> dict[str, Tensor]:
+    spec, g = config.input, torch.Generator(device).manual_seed(0)
+    options: dict[str, Any] = dict(generator=g, device=device)
+    vocabulary = config.unified.txt_vocab_size if config.backbone == "unified" else config.text.vocab_size
+    return {
+        "video": torch.randint(0, 256, (batch, spec.frames, spec.size, spec.size, 3), dtype=torch.uint8, **options),
+        "audio": torch.rand((batch, spec.samples), **options) * 2 - 1,
+        "text": torch.randint(1, vocabulary, (batch, spec.candidates, spec.words), **options),
+    }
+
+
+def _refresh(inputs: dict[str, Tensor]) -> None:
+    for x in inputs.values():
+        x.copy_(x.flip(0, 1))
+
+
+def _ours(module: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+    seeds = iter(range(1 << 30))  # DropToken keeps other tokens at each call
+    return lambda: module(inputs, next(seeds))["loss"]
+
+
+def _rival(module: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+    return lambda: module(inputs["video"], inputs["audio"], inputs["text"])
+
+
+def step_subjects(
+    size: str, device: torch.device, kernels: bool, steps: Sequence[tuple[str, int]] | None = None
+) -> list[Subject]:
+    """``steps``: presets and clips of a batch; default: those of the size."""
+    return [StepSubject(model, batch, size, device, kernels) for model, batch in steps or STEPS[size]]

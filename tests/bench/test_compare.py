@@ -1,0 +1,122 @@
+"""Two trees side by side: a slowed operation is found, a wrong one is refused, and the interval holds what it says."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.store import read
+from bench.suite.ratios import least_rounds, ratio
+
+ROOT = Path(__file__).resolve().parents[2]
+CASE = "norm/layer/float32/p0"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A repository of its own with the library and the benchmark of this one, committed."""
+    tree = tmp_path / "tree"
+    for name in ("vatt", "kernels", "bench"):
+        unwanted = shutil.ignore_patterns("__pycache__", "results")
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=unwanted)
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=T", "-c", "user.email=t@t", "commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(tree), *words], check=True, timeout=60)
+    return tree
+
+
+def compare(tree, *options):
+    command = [sys.executable, "-m", "bench.run", "--base", "HEAD", "--size", "tiny", "--device", "cpu"]
+    command += ["--case", CASE, "--seconds", "0.2", "--threads", "1", *options]
+    env = {**os.environ, "TRITON_INTERPRET": "0"}
+    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=200)
+
+
+START = "    if residual is None:\n        return F.layer_norm"
+
+
+def insert(tree, line):
+    """Puts a line at the beginning of the plain layer norm."""
+    path = tree / "kernels" / "norm" / "reference.py"
+    text = path.read_text()
+    assert text.count(START) == 1, "kernels/norm/reference.py has changed: find its layer_norm"
+    path.write_text(text.replace(START, f"    {line}\n{START}"))
+
+
+@pytest.mark.slow
+def test_a_slowed_operation_is_found_and_an_unchanged_one_is_not(clone, tmp_path):
+    results = tmp_path / "results.csv"
+    done = compare(clone, "--threshold", "3", "--results", str(results))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "none is slower by more than 300%" in done.stdout
+    rows = read(results)
+    assert {(r["provider"], r["mode"]) for r in rows} == {("auto", "forward"), ("auto", "forward+backward")}
+    assert len(rows) == 4
+    assert len({r["commit"] for r in rows}) == 1
+    assert not subprocess.run(
+        ["git", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True, check=True
+    ).stdout
+    insert(clone, "__import__('time').sleep(0.01)")
+    done = compare(clone, "--threshold", "3", "--mode", "forward")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(rf"SLOWER .* {CASE} forward auto \(measured again\)", done.stdout)
+    assert "1 slower by more than 300%, 0 no longer run" in done.stdout
+
+
+@pytest.mark.slow
+def test_wrong_results_are_refused_before_any_time_is_taken(clone):
+    insert(clone, "weight = weight * 1.01")
+    done = compare(clone)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"{CASE}: normed lies" in done.stderr
+    assert "verdict" not in done.stdout
+    insert(clone, "raise RuntimeError('out of order')")
+    done = compare(clone)
+    assert done.returncode == 2
+    assert "out of order" in done.stderr
+
+
+def test_bad_requests(capsys):
+    from bench import run
+
+    assert run.main(["--base", "no-such-commit", "--size", "tiny", "--device", "cpu", "--op", "norm"]) == 2
+    assert "'no-such-commit' is no commit" in capsys.readouterr().err
+    assert run.main(["--size", "tiny", "--device", "cpu", "--case", "nothing"]) == 2
+    assert "matches nothing" in capsys.readouterr().err
+    for words in (["--rounds", "2"], ["--threshold", "0"], ["--threads", "0"], ["--resume"], ["--step", "vatt-base"]):
+        with pytest.raises(SystemExit):
+            run.main(["--device", "cpu", "--base", "HEAD", *words])
+        assert words[0] in capsys.readouterr().err
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says():
+    """Both sides alike, noisy and skewed: the interval may miss 1 in at most 5% of the cases (and some chance)."""
+    draw = random.Random(0)
+    for rounds in (least_rounds(), 9, 15):
+        missed = 0
+        for _ in range(800):
+            new, base = ([[draw.lognormvariate(0, 0.3) for _ in range(3)] for _ in range(rounds)] for _ in range(2))
+            found = ratio(new, base)
+            assert found.low <= found.median <= found.high
+            missed += not found.low <= 1 <= found.high
+        assert missed / 800 < 0.075, rounds
+
+
+def test_verdicts():
+    base = [[1.0, 1.0]] * 9
+    assert ratio([[1.2, 1.2]] * 9, base).verdict(0.05) == "SLOWER"
+    assert ratio([[0.8, 0.8]] * 9, base).verdict(0.05) == "faster"
+    assert ratio([[1.01, 1.01]] * 9, base).verdict(0.05) == "same"
+    assert ratio([[1.5], *[[1.1]] * 4, *[[1.0]] * 4], base).verdict(0.05) == "unclear"
+    drifting = [[1.0 + n] for n in range(9)]  # a machine that grows slower divides out
+    assert ratio([[2 * x[0]] for x in drifting], drifting).verdict(0.05) == "SLOWER"
+    with pytest.raises(ValueError, match="rounds"):
+        ratio([[1.0]] * 3, [[1.0]] * 3)
+    with pytest.raises(ValueError, match="argument"):
+        ratio([[1.0]] * 9, [[1.0]] * 8)
