@@ -1,0 +1,73 @@
+"""Memory and time of the contrastive loss, both passes, as the batch grows: videos against 5 sentences each."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from bench import peers
+from bench.costs import cost
+from bench.jobs.memory import peak_mib
+from bench.jobs.model import pace
+from bench.jobs.options import Options
+from bench.jobs.rows import Report, Row, attempt, case, times
+from bench.problems import make
+from bench.shapes import NceShape, words
+from bench.timing import tidy
+from vatt.kernels.backends import backends
+
+CANDIDATES, WIDTH = 5, 256  # of the models
+
+
+def loss_memory(options: Options, report: Report) -> None:
+    """Measures every backend of ours, and the loss in the style of open_clip. Each ends at its first failure."""
+    device = torch.device(options.device)
+    for provider in (*backends("nce"), "open_clip"):
+        for videos in options.batches or _doubling(*options.amount.losses):
+            shape = NceShape(name=f"b{videos}", videos=videos, candidates=CANDIDATES, width=WIDTH, dtype=torch.float32)
+            about = case(
+                options,
+                "loss_memory",
+                f"b{videos} x{CANDIDATES} d{WIDTH}",
+                mode="forward+backward",
+                provider=provider,
+                shape=words(shape),
+                dtype="float32",
+                dropout=0.0,
+                select=["--batch", str(videos)],
+            )
+            if not attempt(report, about, device, partial(_measured, options, shape, provider)):
+                break
+            tidy(device)
+
+
+def _doubling(first: int, last: int) -> list[int]:
+    found = [first]
+    while 2 * found[-1] <= last:
+        found.append(2 * found[-1])
+    return found
+
+
+def _measured(options: Options, shape: NceShape, provider: str) -> Row:
+    device = torch.device(options.device)
+    problem = make(shape, device)
+    # Named, so that a backend that cannot run here says why.
+    call, leaves = peers.providers(shape)[provider](problem, 0.0)
+    wanted = list(leaves.values())
+    grads = problem.gradients(call())
+
+    def both() -> None:
+        torch.autograd.grad(call(), wanted, grads)
+
+    both()
+    peak = peak_mib(both, device)
+    timing = pace(both, device, options.budget / 2, options.amount.fewest)
+    return {
+        **times(timing),
+        "tflops": cost(shape, True, 0.0).flops / timing.median * 1e-9,
+        "rate": 1e3 * shape.videos / timing.median,
+        "unit": "clips/s",
+        "peak_mib": peak,
+        "note": "peak beyond the embeddings; their gradients are among it",
+    }

@@ -1,0 +1,192 @@
+"""What is asked of the jobs, and how much of it each size measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import store
+from vatt.config import nearest
+from vatt.presets import PRESETS
+
+JOBS = ("pretrain", "train", "loader", "embed", "loss_memory")
+DROPS = (50, 0, 25, 75)  # % of the patches that DropToken drops; what the models are configured for comes first
+DEFAULT_DROP = DROPS[0]
+GIB = 2**30
+
+
+class JobError(ValueError):
+    """A request that cannot be met; the message names the option."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Batches of a model from ``first``, doubling up to ``last`` or until memory ends. ``full``: at every rate of
+    DropToken; else the other rates at the first batch alone."""
+
+    model: str
+    first: int
+    last: int
+    full: bool = True
+
+    def batches(self) -> tuple[int, ...]:
+        found = [self.first]
+        while 2 * found[-1] <= self.last:
+            found.append(2 * found[-1])
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of each job is measured.
+
+    ``model`` and ``batch``: of train, loader and embed; ``seconds``: for the steps of one case, at least ``fewest`` of
+    them; ``clips``: files that are written to be read; ``losses``: first and last batch of the contrastive loss;
+    ``steps``, ``log``: of the training command; ``limit``: seconds for a process, after which it is ended.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    model: str
+    batch: int
+    fewest: int
+    seconds: float
+    clips: int
+    losses: tuple[int, int]
+    steps: int
+    log: int
+    limit: float
+
+
+# As many clips at once as the largest GPU so far could hold (B200, 180 GB) of the smaller models, and then some.
+_MOST = 2048
+_REAL = tuple(name for name in PRESETS if "tiny" not in name)
+SIZES = {
+    "tiny": Size((Sweep("vatt-tiny", 2, 4, full=False),), "vatt-tiny", 4, 2, 0.0, 8, (64, 128), 4, 1, 120.0),
+    "cpu": Size(
+        (Sweep("vatt-tiny", 4, 32), Sweep("vatt-base", 1, 2, full=False)),
+        *("vatt-tiny", 16, 3, 2.0, 48, (64, 4096), 20, 5, 420.0),
+    ),
+    "gpu": Size(
+        tuple(Sweep(name, 8, _MOST) for name in _REAL),
+        *("vatt-base", 64, 5, 2.0, 96, (64, 32768), 40, 5, 600.0),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure. None stands for what the size says.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        size: of `SIZES`.
+        only: of `JOBS`.
+        models: presets, for pretrain, train, loader and embed.
+        batches: clips a step, instead of doubling until memory ends; for loss_memory, videos.
+        drops: % of the patches that DropToken drops.
+        backend: of our operations: auto, triton or torch.
+        seconds: for the steps of one case.
+        limit: seconds for one process.
+        threads: of PyTorch on a CPU; None: the cores of this process.
+        memory_gib: GiB that a process may hold in main memory (CPU alone); None: no limit.
+
+    Raises:
+        JobError: a value that cannot be; the message names the option.
+    """
+
+    device: str
+    size: str
+    only: tuple[str, ...] = JOBS
+    models: tuple[str, ...] | None = None
+    batches: tuple[int, ...] | None = None
+    drops: tuple[int, ...] | None = None
+    backend: str = "auto"
+    seconds: float | None = None
+    limit: float | None = None
+    threads: int | None = None
+    memory_gib: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.models or ():
+            if name not in PRESETS:
+                raise JobError(f"--model {name}: unknown model {name!r}; {nearest(name, PRESETS)}")
+        for option, values in (("--batch", self.batches or ()), ("--threads", (self.threads,))):
+            for value in values:
+                if value is not None and value < 1:
+                    raise JobError(f"{option} {value}: must be 1 or more")
+        for drop in self.drops or ():
+            if not 0 <= drop < 100:
+                raise JobError(f"--drop {drop}: is not a percentage from 0 to 99")
+        for option, number in (("--memory-gib", self.memory_gib), ("--limit", self.limit)):
+            if number is not None and not number > 0:
+                raise JobError(f"{option} {number:g}: must be above 0")
+
+    @property
+    def amount(self) -> Size:
+        return SIZES[self.size]
+
+    @property
+    def tiny(self) -> bool:
+        return self.size == "tiny"
+
+    @property
+    def budget(self) -> float:
+        """Seconds for the steps of one case."""
+        return self.amount.seconds if self.seconds is None else self.seconds
+
+    @property
+    def end(self) -> float:
+        """Seconds for one process."""
+        return self.amount.limit if self.limit is None else self.limit
+
+    @property
+    def cores(self) -> int:
+        """Threads of PyTorch, and processes that read. One for the tiny size: two that share their cores with other
+        work wait for each other, a smoke test up to fifty times longer."""
+        return self.threads or (1 if self.tiny else store.cores())
+
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """Of pretrain: those of the size, or of the presets that were asked for."""
+        if self.models is None:
+            return self.amount.sweeps
+        known = {sweep.model: sweep for sweep in self.amount.sweeps}
+        like = self.amount.sweeps[0]
+        return tuple(known.get(name, Sweep(name, like.first, like.last, like.full)) for name in self.models)
+
+    def cases(self, sweep: Sweep) -> list[tuple[int, tuple[int, ...]]]:
+        """(drop in %, batches in rising order), in the order of measuring."""
+        batches, first = self.batches or sweep.batches(), self.batches or (sweep.first,)
+        drops = self.drops or DROPS
+        return [(drop, batches if sweep.full or drop == DEFAULT_DROP else first) for drop in drops]
+
+    def reading(self) -> list[tuple[str, int]]:
+        """(preset, clips a batch) of train, loader and embed."""
+        return [
+            (name, batch)
+            for name in self.models or (self.amount.model,)
+            for batch in self.batches or (self.amount.batch,)
+        ]
+
+
+def available_gib(share: float = 0.6) -> float | None:
+    """``share`` of the main memory that is free for this process, in GiB; None where the system does not tell."""
+    found = [_meminfo(), _cgroup()]
+    known = [size for size in found if size is not None]
+    return share * min(known) / GIB if known else None
+
+
+def _meminfo() -> float | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _cgroup() -> float | None:
+    """What a container may still take. It counts cached files as taken, so this errs to the safe side."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        return float((folder / "memory.max").read_text()) - float((folder / "memory.current").read_text())
+    except (OSError, ValueError):  # no such limit, or "max"
+        return None
