@@ -112,7 +112,10 @@ def main(arguments: Iterable[str] | None = None) -> int:
 
 def _shared(options: argparse.Namespace) -> list[str]:
     found = ["--device", options.device, "--size", options.size]
-    return found + (["--results", str(options.results)] if options.results else [])
+    for name in ("results", "threads", "seconds"):
+        if getattr(options, name) is not None:
+            found += [f"--{name}", str(getattr(options, name))]
+    return found
 
 
 def _measure(options: argparse.Namespace, device: torch.device) -> int:

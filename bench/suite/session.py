@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from bench.jobs.memory import peak_mib
 from bench.roofs import Roofs
+from bench.suite.packages import package_version
 from bench.suite.prepared import BOTH, FORWARD, STEP, Prepared, Subject
-from bench.timing import DeviceLost, Timing, limited, peak_mib, reason, sample, summarise, tidy
+from bench.timing import DeviceLost, Timing, limited, reason, sample, summarise, tidy
 from vatt.flops import peak_flops
 
 ROUNDS = 3
@@ -177,7 +179,7 @@ class Session:
             peak_mib=turn.peaks[mode],
             first_call_s=turn.prepared.first_call_s,
             error=turn.prepared.error,
-            note="; ".join(turn.prepared.notes),
+            note="; ".join(filter(None, [package_version(turn.name), *turn.prepared.notes])),
             command=self._again(subject, turn.name),
         )
         if turn.prepared.samples:

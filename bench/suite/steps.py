@@ -55,14 +55,15 @@ class StepSubject(Subject):
         parameters = [p for p in module.parameters() if p.requires_grad]
         adam = torch.optim.AdamW(parameters, lr=1e-4, fused=self.device.type == "cuda")
 
+        # Gradients are freed at the end, so that they count into the memory of the next call.
         def both() -> None:
-            for parameter in parameters:
-                parameter.grad = None
             loss().backward()
+            adam.zero_grad()
 
         def step() -> None:
-            both()
+            loss().backward()
             adam.step()
+            adam.zero_grad()
 
         calls: dict[str, Callable[[], Any]] = {FORWARD: loss, BOTH: both, STEP: step}
         for _ in range(2 if provider in self.heavy else 1):
