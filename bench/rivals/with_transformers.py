@@ -1,8 +1,8 @@
 """Built from Hugging Face's transformers: VideoMAE, its encoder layers on patches of sound, and T5; all with SDPA.
 
 Against ours: all patches are embedded before half of them are dropped; VideoMAE has fixed positions, no CLS token (its
-tokens are averaged), no bias of the keys, no dropout of the positions and none inside the MLP; T5 has RMS norms
-throughout, and its position bias as in the paper; the heads have no batch norms.
+tokens are averaged) and no dropout of the positions; its layers, also those for sound, have no bias of the keys and no
+dropout inside the MLP; T5 has RMS norms throughout; the heads have no batch norms.
 """
 
 from __future__ import annotations
