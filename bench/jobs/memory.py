@@ -7,7 +7,10 @@ weights, say), and what the process keeps for later, which its resident size sho
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,9 +32,10 @@ def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
 
 def _host_peak(call: Callable[[], Any]) -> int:
     """Bytes. All threads are seen."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        result = call()
-    del result
+    with _silent():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            result = call()
+        del result
     held: dict[int, int] = {}  # by address
     now = peak = 0
     for address, size in _changes(profile.profiler.kineto_results.experimental_event_tree()):  # type: ignore[union-attr]
@@ -44,6 +48,20 @@ def _host_peak(call: Callable[[], Any]) -> int:
             # allocated: only what began here ends here.
             now -= held.pop(address, 0)
     return peak
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drops what the profiler's library writes to the standard error output at each start and stop."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _changes(roots: Iterable[Any]) -> Iterator[tuple[int, int]]:

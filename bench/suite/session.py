@@ -161,7 +161,7 @@ class Session:
     def _row(self, subject: Subject, turn: Turn, mode: str, timing: Timing) -> Row:
         needed, roofs = turn.prepared.costs[mode], self.roofs
         floor = roofs.floor_ms(needed, subject.dtype)
-        row = dict(
+        row: Row = dict(
             **subject.about,
             provider=turn.name,
             mode=mode,
