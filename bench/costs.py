@@ -34,6 +34,16 @@ def cost(shape: Shape, backward: bool, dropout: float = 0.0) -> Cost:
     return forward + back if backward else forward
 
 
+def cost_of(provider: str, shape: Shape, backward: bool, dropout: float = 0.0) -> Cost:
+    """`cost`, but of open_clip's loss, which is another: it makes one matrix of logits and keeps it, so one product
+    there and two back."""
+    needed = cost(shape, backward, dropout)
+    if isinstance(shape, NceShape) and provider.endswith("open_clip"):
+        product = 2 * shape.videos**2 * shape.candidates * shape.width
+        return Cost((3 if backward else 1) * product, needed.bytes)
+    return needed
+
+
 def _patch(shape: PatchShape, s: int, dropout: float) -> tuple[Cost, Cost]:
     """Only kept patches are read, and the backward pass has no gradient of the input."""
     B, K, D = shape.signal[0], shape.kept, shape.width

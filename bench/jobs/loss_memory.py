@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from bench import peers
-from bench.costs import cost
+from bench.costs import cost_of
 from bench.jobs.memory import peak_mib
 from bench.jobs.model import pace
 from bench.jobs.options import Options
@@ -65,7 +65,7 @@ def _measured(options: Options, shape: NceShape, provider: str) -> Row:
     timing = pace(both, device, options.budget / 2, options.amount.fewest)
     return {
         **times(timing),
-        "tflops": cost(shape, True, 0.0).flops / timing.median * 1e-9,
+        "tflops": cost_of(provider, shape, True).flops / timing.median * 1e-9,
         "rate": 1e3 * shape.videos / timing.median,
         "unit": "clips/s",
         "peak_mib": peak,

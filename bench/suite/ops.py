@@ -9,7 +9,7 @@ import torch
 
 from bench import evaluate, peers
 from bench.correctness import WIDER
-from bench.costs import cost
+from bench.costs import cost_of
 from bench.problems import Leaves, Problem, make
 from bench.rivals.ops import op_rivals, rival_error, rival_names
 from bench.shapes import Shape, shapes, words
@@ -61,7 +61,7 @@ class OpSubject(Subject):
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         first = time.perf_counter() - began
-        costs = {mode: cost(self.shape, mode == BOTH, self.dropout) for mode in calls}
+        costs = {mode: cost_of(provider, self.shape, mode == BOTH, self.dropout) for mode in calls}
         refresh = lambda: problem.refresh(leaves)  # noqa: E731
         return Prepared(calls, costs, refresh, first, error, notes=list(problem.notes))
 
