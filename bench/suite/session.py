@@ -132,7 +132,8 @@ class Session:
         try:
             with limited(min(left, LIMIT_HEAVY if heavy else LIMIT)):
                 prepared = subject.prepare(name)
-                peaks = {mode: peak_mib(call, self.device) for mode, call in prepared.calls.items()}
+                asked = {mode: call for mode, call in prepared.calls.items() if mode in self.choice.modes}
+                peaks = {mode: peak_mib(call, self.device) for mode, call in asked.items()}
         except Exception as failure:  # refused, not installed, out of memory, does not compile: a row says so
             self._fail(subject, name, failure)
             return None
