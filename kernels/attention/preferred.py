@@ -16,5 +16,11 @@ _ORDER: dict[str, tuple[str, ...]] = {
 }
 
 
+# With dropout PyTorch's SDPA has no fused way on a CPU, and is slower there than the plain operations (measured: the
+# rows "attention video_785_h12" of bench/results/results.csv).
+_CPU_DROPOUT = ("torch", "sdpa")
+
+
 def order(call: Call) -> tuple[str, ...]:
-    return _ORDER[family(call.device)]
+    of = family(call.device)
+    return _CPU_DROPOUT if of == "interpreter" and call.facts.get("dropout") else _ORDER[of]
