@@ -1,0 +1,36 @@
+"""The README's table and picture are those that the committed results give."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bench.report.__main__ import main
+from bench.store import RESULTS, read
+
+ROOT = Path(__file__).resolve().parents[2]
+REGION = re.compile(r"<!-- table: python -m bench.report --markdown -->\n(.*?)<!-- end of table -->", re.S)
+
+
+def test_the_table_of_the_readme(capsys):
+    assert main(["--markdown"]) == 0
+    found = REGION.search((ROOT / "README.md").read_text())
+    assert found, "README.md has lost the marks of its table"
+    assert found.group(1).strip() == capsys.readouterr().out.strip()
+
+
+def test_the_picture_of_the_readme(tmp_path):
+    path = tmp_path / "speed.svg"
+    assert main(["--svg", str(path)]) == 0
+    assert path.read_text() == (ROOT / "bench" / "results" / "speed.svg").read_text()
+
+
+def test_committed_rows_say_where_they_come_from():
+    rows = read(RESULTS)
+    assert {row["suite"] for row in rows} >= {"ops", "steps", "jobs", "roof"}
+    for row in rows:
+        assert re.fullmatch(r"[0-9a-f]{12}", row["commit"]), row
+        assert row["dirty"] == "False", row
+        assert row["device"], row
+        assert row["torch"], row
+        assert row["command"].startswith("python -m bench."), row
