@@ -56,7 +56,7 @@ class Turn:
 
     name: str
     prepared: Prepared
-    peaks: dict[str, float | None]
+    peaks: dict[str, float]
     times: dict[str, list[float]] = field(default_factory=dict)
     hosts: dict[str, list[float]] = field(default_factory=dict)
     failed: bool = False
