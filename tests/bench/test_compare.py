@@ -26,6 +26,7 @@ def clone(tmp_path):
     for name in ("vatt", "kernels", "bench"):
         unwanted = shutil.ignore_patterns("__pycache__", "results")
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=unwanted)
+    shutil.copy(ROOT / ".gitignore", tree)
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=T", "-c", "user.email=t@t", "commit", "-qm", "one"]):
         subprocess.run(["git", "-C", str(tree), *words], check=True, timeout=60)
     return tree

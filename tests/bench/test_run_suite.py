@@ -188,5 +188,5 @@ def test_providers_take_turns():
     subject.providers = ("auto", "torch")
     Session(lambda row: None, CPU, Roofs(1e9, 1e9, 1e9), Budget(0.0, rounds=3)).run(subject, heavy=False)
     rounds = [name for name, _ in itertools.groupby(order)]
-    assert rounds.count("torch") == 3
-    assert rounds.count("auto") >= 3
+    assert rounds.count("torch") == 1 + 3  # once for its memory, then in each round
+    assert rounds.count("auto") >= 1 + 3
