@@ -10,6 +10,7 @@ from typing import Any
 
 from vatt.config import ConfigError, nearest
 from vatt.models.config import (
+    ClassifierConfig,
     HeadConfig,
     InputConfig,
     TextConfig,
@@ -110,3 +111,51 @@ def preset(name: str) -> VATTConfig:
     if name not in PRESETS:
         raise ConfigError(f"unknown model {name!r}; {nearest(name, PRESETS)}")
     return PRESETS[name]()
+
+
+# The inputs of the official fine-tuning: 2.56 s at 320 x 320 pixels for video, 6.4 s of sound at 24 kHz (section 4.2).
+_VIDEO_INPUT = dict(frames=32, fps=12.5, size=320)
+_AUDIO_INPUT = dict(frames=64, fps=10.0, sample_rate=24000)
+
+
+def _vit(size: str) -> ClassifierConfig:
+    return ClassifierConfig(
+        name=f"vit-{size}",
+        modality="video",
+        input=InputConfig(**_VIDEO_INPUT),  # type: ignore[arg-type]
+        video=VideoConfig(
+            **_size(size), max_vertical_buckets=20, max_horizontal_buckets=20, random_patch_sampling=False
+        ),
+    )
+
+
+def _wat(size: str) -> ClassifierConfig:
+    return ClassifierConfig(
+        name=f"wat-{size}",
+        modality="audio",
+        input=InputConfig(**_AUDIO_INPUT),  # type: ignore[arg-type]
+        waveform=WaveformConfig(**_size(size), random_patch_sampling=False),
+        num_classes=527,
+        labels="multi",
+        dropout=0.0,
+    )
+
+
+CLASSIFIERS: dict[str, Callable[[], ClassifierConfig]] = {
+    "vit-base": lambda: _vit("base"),
+    "vit-medium": lambda: _vit("medium"),
+    "vit-large": lambda: _vit("large"),
+    "wat-base": lambda: _wat("base"),
+    "wat-medium": lambda: _wat("medium"),
+}
+
+
+def classifier_preset(name: str) -> ClassifierConfig:
+    """A fresh configuration of the named fine-tuned model: Kinetics-400 for ``vit-*``, AudioSet for ``wat-*``.
+
+    Raises:
+        ConfigError: no such name; the message holds the nearest one.
+    """
+    if name not in CLASSIFIERS:
+        raise ConfigError(f"unknown model {name!r}; {nearest(name, CLASSIFIERS)}")
+    return CLASSIFIERS[name]()

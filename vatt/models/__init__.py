@@ -1,8 +1,8 @@
 """The models: backbones, heads, and the whole of VATT."""
 
 from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
-from vatt.models.classifier import Classifier
-from vatt.models.config import VATTConfig
+from vatt.models.classifier import Classifier, build_classifier
+from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.models.pretraining import Pretraining
 from vatt.models.text import TextBackbone
 from vatt.models.unified import UnifiedBackbone
@@ -12,6 +12,7 @@ __all__ = [
     "VATT",
     "Backbone",
     "Classifier",
+    "ClassifierConfig",
     "Pretraining",
     "SpectrogramBackbone",
     "TextBackbone",
@@ -19,4 +20,5 @@ __all__ = [
     "VATTConfig",
     "VideoBackbone",
     "WaveformBackbone",
+    "build_classifier",
 ]

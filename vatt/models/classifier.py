@@ -6,13 +6,15 @@ Shapes: B samples, V clips (views) of one sample, D width, K classes.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vatt.models.backbones import Backbone
+from vatt.models.backbones import Backbone, VideoBackbone, WaveformBackbone
+from vatt.models.config import ClassifierConfig
 from vatt.models.layers import Dense
 
 
@@ -35,8 +37,23 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.classifier = Dense(backbone.width, num_classes)
         self.dropout, self.labels = dropout, labels
+        self.config: ClassifierConfig | None = None  # set by `build_classifier`
         if labels == "multi" and num_classes > 1 and self.classifier.bias is not None:
             nn.init.constant_(self.classifier.bias, -math.log(num_classes - 1))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, backend: str = "auto") -> Classifier:
+        """The fine-tuned model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
+
+        Raises:
+            PretrainedError: see `vatt.pretrained.load_pretrained`; also for the folder of a pretraining model.
+        """
+        from vatt.pretrained import PretrainedError, load_pretrained  # it builds models, so it imports this file
+
+        model = load_pretrained(folder, backend)
+        if not isinstance(model, cls):
+            raise PretrainedError(f"{folder}: holds a {type(model).__name__}, which has no classes; use VATT")
+        return model
 
     def forward(self, x: Tensor, *, views: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Logits (B, K).
@@ -54,6 +71,22 @@ class Classifier(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax or sigmoid of the (averaged) logits."""
         return logits.softmax(-1) if self.labels == "single" else logits.sigmoid()
+
+
+def build_classifier(config: ClassifierConfig, backend: str = "auto") -> Classifier:
+    """The classifier of a configuration, with random weights.
+
+    Raises:
+        ValueError: a configuration that cannot be built; the message names the field.
+    """
+    backbone: Backbone
+    if config.modality == "video":
+        backbone = VideoBackbone(config.video, backend)
+    else:
+        backbone = WaveformBackbone(config.waveform, backend)
+    made = Classifier(backbone, config.num_classes, config.dropout, config.labels)
+    made.config = config
+    return made
 
 
 def average_views(logits: Tensor, views: int) -> Tensor:

@@ -169,3 +169,34 @@ class VATTConfig:
     unified: UnifiedConfig = field(default_factory=UnifiedConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass
+class ClassifierConfig:
+    """A backbone of one modality with a classification layer: what fine-tuning makes.
+
+    A picture is a video whose frames are all alike (section 4.2.3): its model has the modality "video".
+    """
+
+    name: str = "vit-base"
+    modality: Literal["video", "audio"] = "video"
+    input: InputConfig = field(default_factory=InputConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    waveform: WaveformConfig = field(default_factory=WaveformConfig)
+    num_classes: int = 400
+    classes: list[str] = field(default_factory=list)  # names in the order of the logits; empty: not known
+    labels: Literal["single", "multi"] = "single"  # one class a sample, or any number
+    dropout: float = 0.5  # before the classification layer; the official rates: 0.5 for video, 0 for audio
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes: {self.num_classes} must be 1 or more")
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ValueError(f"classes: {len(self.classes)} names for num_classes={self.num_classes}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: {self.dropout} must be in [0, 1)")
+
+    @property
+    def backbone(self) -> VideoConfig | WaveformConfig:
+        """The section of the modality."""
+        return self.video if self.modality == "video" else self.waveform

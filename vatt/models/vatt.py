@@ -5,6 +5,8 @@ Shapes: B clips, C candidate sentences a clip, W words, D width.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +45,20 @@ class VATT(nn.Module):
             self.text = TextBackbone(config.text, backend)
             widths = (self.video.width, self.audio.width, self.text.width)
         self.head = build_head(config.head, *widths)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, backend: str = "auto") -> VATT:
+        """The model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
+
+        Raises:
+            PretrainedError: see `vatt.pretrained.load_pretrained`; also for the folder of a classifier.
+        """
+        from vatt.pretrained import PretrainedError, load_pretrained  # it builds models, so it imports this file
+
+        model = load_pretrained(folder, backend)
+        if not isinstance(model, cls):
+            raise PretrainedError(f"{folder}: holds a {type(model).__name__}, not a VATT; use {type(model).__name__}")
+        return model
 
     @property
     def activation_checkpointing(self) -> bool:
