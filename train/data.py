@@ -40,6 +40,8 @@ def read_corpus(config: DataConfig) -> Corpus:
     weights = config.weights or [1.0] * len(config.sources)
     for name, weight in zip(config.sources, weights, strict=True):
         found = read_clips(name)
+        if other := next((clip for clip in found.clips if clip.kind != "video"), None):
+            raise ManifestError(f"{name}, column {other.kind}: {other.video}: pretraining reads videos (column video)")
         training, held_out = hold_out(found.clips, config.eval_share)
         if not training:
             splits = sorted({str(clip.split) for clip in found.clips})

@@ -2,7 +2,9 @@
 
 from vatt.data.config import AugmentConfig, DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.loader import Batch, Source, TrainLoader, eval_batches
+from vatt.data.labelled import LabelledReader, Views, view_batches
+from vatt.data.labels import Classes, LabelError, find_classes, read_classes
+from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader, eval_batches
 from vatt.data.manifest import Clip, ManifestError, hold_out, read_clips
 from vatt.data.skipped import SkipLog, TooManyBadClips
 from vatt.data.text import TextError, Tokenizer, load_word_embeddings
@@ -10,8 +12,12 @@ from vatt.data.text import TextError, Tokenizer, load_word_embeddings
 __all__ = [
     "AugmentConfig",
     "Batch",
+    "Classes",
     "Clip",
+    "ClipLoader",
     "DataConfig",
+    "LabelError",
+    "LabelledReader",
     "ManifestError",
     "MediaError",
     "SkipLog",
@@ -20,8 +26,12 @@ __all__ = [
     "Tokenizer",
     "TooManyBadClips",
     "TrainLoader",
+    "Views",
     "eval_batches",
+    "find_classes",
     "hold_out",
     "load_word_embeddings",
+    "read_classes",
     "read_clips",
+    "view_batches",
 ]

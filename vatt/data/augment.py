@@ -15,15 +15,25 @@ from vatt.data.config import AugmentConfig
 from vatt.data.decode import Box, Filter
 
 
-class CentreView:
-    """The largest square in the middle, as it is: for evaluation."""
+class SquareView:
+    """The largest square, as it is: for evaluation. ``place`` runs over the longer side, from 0 (left or top) to 1."""
+
+    def __init__(self, place: float = 0.5) -> None:
+        self.place = place
 
     def box(self, height: int, width: int) -> Box:
         side = min(height, width)
-        return Box((height - side) // 2, (width - side) // 2, side, side)
+        return Box(int((height - side) * self.place), int((width - side) * self.place), side, side)
 
     def filters(self, mean_luma: float) -> list[Filter]:
         return []
+
+
+class CentreView(SquareView):
+    """The largest square in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)
 
 
 class RandomView:

@@ -108,7 +108,7 @@ def decode_window(
                 raise MediaError(path, "duration", f"{duration:.2f} s, at least {SHORTEST} s are needed")
             start = max(0.0, choose_start(duration))
             frames = _video(container, path, start, duration, view, spec, clock)
-            audio = _audio(container, start, spec, clock) if container.streams.audio else None
+            audio = _audio(container, start, spec, clock)[0] if container.streams.audio else None
             return Window(frames, audio, start)
     except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)  # without the number and the path again
@@ -222,8 +222,11 @@ class _Scaler:
         return graph
 
 
-def _audio(container: InputContainer, start: float, spec: InputConfig, clock: _Clock) -> np.ndarray:
-    """The sound from ``start`` on, mono float32 (L,). Each unbroken run of samples is put where its time says."""
+def _audio(container: InputContainer, start: float, spec: InputConfig, clock: _Clock) -> tuple[np.ndarray, float]:
+    """The sound from ``start`` on, mono float32 (L,), and the time at which the last frame read ends (0: none was).
+
+    Each unbroken run of samples is put where its time says.
+    """
     rate = spec.sample_rate
     out = np.zeros(spec.samples, np.float32)
     origin = (container.start_time or 0) / av.time_base
@@ -244,7 +247,7 @@ def _audio(container: InputContainer, start: float, spec: InputConfig, clock: _C
         place = _put(out, resampler.resample(frame), place)
     if resampler is not None:
         _put(out, resampler.resample(None), place)
-    return np.clip(out, -1, 1)
+    return np.clip(out, -1, 1), expected
 
 
 def _put(out: np.ndarray, frames: list[Any], place: float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from vatt.data.text import Tokenizer
 from vatt.models.config import InputConfig
 
 Batch = dict[str, Any]
+Reader = Callable[[Clip, np.random.Generator], Sample]  # raises MediaError for a clip that cannot be decoded
 _SUBSTITUTES = 20  # clips that are tried for one sample before the data set counts as unusable
 _ALIVE = 600.0  # seconds without a batch after which a worker counts as dead
 
@@ -46,10 +47,8 @@ class Source:
 class _TrainSet(Dataset):
     """Samples by number. A clip that cannot be decoded is replaced by another one of its data set."""
 
-    def __init__(
-        self, sources: list[Source], tokenizer: Tokenizer, spec: InputConfig, config: DataConfig, seed: int
-    ) -> None:
-        self.sources, self.tokenizer, self.spec, self.config, self.seed = sources, tokenizer, spec, config, seed
+    def __init__(self, sources: list[Source], read: Reader, seed: int) -> None:
+        self.sources, self.read, self.seed = sources, read, seed
         self.schedule = Schedule([len(s.clips) for s in sources], [s.weight for s in sources], seed)
 
     def __getitem__(self, number: int) -> tuple[Sample, int, list[dict[str, Any]]]:
@@ -60,14 +59,15 @@ class _TrainSet(Dataset):
             rng = np.random.default_rng([self.seed, 7, pick.source, pick.count, attempt])
             item = pick.item if attempt == 0 else int(rng.integers(len(source.clips)))
             try:
-                return training_sample(source.clips[item], self.tokenizer, self.spec, self.config, rng), item, skipped
+                return self.read(source.clips[item], rng), item, skipped
             except MediaError as error:
-                skipped.append(_record(source.name, error))
+                skipped.append(bad_clip(source.name, error))
         reasons = "; ".join(sorted({f"{r['file']} ({r['field']}: {r['reason']})" for r in skipped})[:3])
         raise NoUsableClip(f"{source.name}: {len(skipped)} clips in a row could not be read, such as {reasons}")
 
 
-def _record(source: str, error: MediaError) -> dict[str, Any]:
+def bad_clip(source: str, error: MediaError) -> dict[str, Any]:
+    """The record of a clip that was passed over."""
     return {"dataset": source, "file": error.file, "field": error.field, "reason": error.reason}
 
 
@@ -93,13 +93,14 @@ class _Steps:
             step += 1
 
 
-class TrainLoader:
+class ClipLoader:
     """Batches for the steps from ``start_step`` on, for ever.
 
     The ranks of a step share out one global batch, which is the same for any number of ranks that divides it.
 
     Args:
         sources: the data sets; all must have clips.
+        read: makes the sample of a clip, in a worker.
         batch_size: samples a batch of this rank.
         seed: of the order, the windows and the augmentation.
 
@@ -110,8 +111,7 @@ class TrainLoader:
     def __init__(
         self,
         sources: list[Source],
-        tokenizer: Tokenizer,
-        spec: InputConfig,
+        read: Reader,
         config: DataConfig,
         *,
         batch_size: int,
@@ -125,10 +125,10 @@ class TrainLoader:
                 raise ValueError(f"{source.name}: the data set has no clip to train on")
         self.waited = 0.0
         self._loader = DataLoader(
-            _TrainSet(sources, tokenizer, spec, config, seed),
+            _TrainSet(sources, read, seed),
             batch_sampler=_Steps(start_step, batch_size, rank, world_size),  # type: ignore[arg-type]
             collate_fn=_collate,
-            **_workers(config),
+            **worker_options(config),
         )
         self._batches: Iterator[Batch] | None = None
 
@@ -147,13 +147,38 @@ class TrainLoader:
             batches._shutdown_workers()
 
 
-def _workers(config: DataConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "num_workers": config.workers,
-        "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _start_worker,
-    }
-    if config.workers:
+class TrainLoader(ClipLoader):
+    """The batches of pretraining; see `ClipLoader`."""
+
+    def __init__(
+        self,
+        sources: list[Source],
+        tokenizer: Tokenizer,
+        spec: InputConfig,
+        config: DataConfig,
+        **options: Any,
+    ) -> None:
+        """``options``: those of `ClipLoader` after ``config``."""
+        read = _PretrainReader(tokenizer, spec, config)
+        super().__init__(sources, read, config, **options)
+
+
+@dataclass(frozen=True)
+class _PretrainReader:
+    tokenizer: Tokenizer
+    spec: InputConfig
+    config: DataConfig
+
+    def __call__(self, clip: Clip, rng: np.random.Generator) -> Sample:
+        return training_sample(clip, self.tokenizer, self.spec, self.config, rng)
+
+
+def worker_options(config: DataConfig, most: int | None = None) -> dict[str, Any]:
+    """The options of a DataLoader for ``config.workers`` processes, or ``most`` if that is fewer."""
+    workers = config.workers if most is None else min(config.workers, most)
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+    if workers:
+        options["worker_init_fn"] = _start_worker
         options |= {"prefetch_factor": config.prefetch, "timeout": max(_ALIVE, 2 * config.decode_timeout)}
     return options
 
@@ -185,7 +210,7 @@ class _EvalSet(Dataset):
             samples, query = evaluation_windows(self.clips[index], self.tokenizer, self.spec, self.config, self.windows)
             return index, samples, query
         except MediaError as error:
-            return _record("evaluation", error)
+            return bad_clip("evaluation", error)
 
 
 def _collate_eval(clips: Sequence[Clip], items: list[tuple[int, list[Sample], str] | dict[str, Any]]) -> Batch:
@@ -218,9 +243,7 @@ def eval_batches(
     (B, 1, W) of the query, the masks (B,), index (B,), and lists of B: captions (the queries), videos (str) and ranges
     (start and end of the clip, seconds or None).
     """
-    options = _workers(config) | {"num_workers": min(config.workers, len(clips))}
-    if not options["num_workers"]:
-        options = {key: options[key] for key in ("num_workers", "pin_memory")}
+    options = worker_options(config, len(clips))
     loader = DataLoader(
         _EvalSet(clips, tokenizer, spec, config, windows),
         batch_size=batch_size,

@@ -15,7 +15,8 @@ from typing import Any
 from vatt.data.captions import Caption, CaptionError, read_captions, sidecar_of, timed_caption
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
-COLUMNS = ("video", "start", "end", "caption", "label", "split")
+MEDIA = ("video", "audio", "image")  # the columns that name a file; a row fills one of them
+COLUMNS = (*MEDIA, "start", "end", "caption", "label", "split")
 
 
 class ManifestError(ValueError):
@@ -24,7 +25,10 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Clip:
-    """One item of a data set: a video, or a range of it (seconds), and the narration of the whole video."""
+    """One item of a data set: a video, or a range of it (seconds), and the narration of the whole video.
+
+    ``video`` is the media file, whatever its ``kind``: a video, a sound file ("audio") or a picture ("image").
+    """
 
     video: Path
     start: float | None = None
@@ -33,6 +37,7 @@ class Clip:
     label: str | None = None
     split: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
+    kind: str = "video"
 
 
 @dataclass
@@ -50,9 +55,10 @@ def read_clips(path: str | Path) -> Clips:
     """Reads a folder of videos (searched through, in the order of their names) or a manifest (.csv or .jsonl).
 
     The columns of a manifest are video, start, end, caption, label, split; all but video may be missing or empty, and
-    others are kept in ``Clip.extra``. Paths are relative to the manifest. Rows of one video are its narration: each of
-    them is a clip, with the captions of all. Where a manifest has no caption column, and in folders, the captions come
-    from files beside the videos (.srt, .vtt, .json, .txt of the same name).
+    others are kept in ``Clip.extra``. In place of video, a row may name a sound file (audio) or a picture (image).
+    Paths are relative to the manifest. Rows of one video are its narration: each of them is a clip, with the captions
+    of all. Where a manifest has no caption column, and in folders, the captions come from files beside the videos
+    (.srt, .vtt, .json, .txt of the same name).
 
     Raises:
         ManifestError: no such path, an unknown layout, a value that cannot be read, or no clip at all.
@@ -118,7 +124,9 @@ def _from_manifest(path: Path) -> Clips:
     for line, row in rows:
         clip = _clip(path, line, row, narration)
         if not clip.video.is_file():
-            found.skipped.append({"file": str(clip.video), "field": "video", "reason": f"no such file; {path}, {line}"})
+            found.skipped.append(
+                {"file": str(clip.video), "field": clip.kind, "reason": f"no such file; {path}, {line}"}
+            )
         else:
             clips.append(clip)
     of_video: dict[Path, tuple[Caption, ...]] = {}  # one tuple a video, shared by its clips
@@ -135,9 +143,11 @@ def _clip(path: Path, line: str, row: dict[str, Any], narration: dict[Path, list
         value = row.get(column)
         return None if value is None or str(value).strip() == "" else str(value).strip()
 
-    name = text("video")
-    if name is None:
-        raise ManifestError(f"{path}, {line}, column video: is empty")
+    named = [(kind, name) for kind in MEDIA if (name := text(kind)) is not None]
+    if len(named) != 1:
+        columns = ", ".join(kind for kind, _ in named) or "video"
+        raise ManifestError(f"{path}, {line}, column {columns}: {'only one may be filled' if named else 'is empty'}")
+    kind, name = named[0]
     video = path.parent / name
     start, end = (_number(path, line, column, text(column)) for column in ("start", "end"))
     if start is not None and end is not None and end <= start:
@@ -146,7 +156,7 @@ def _clip(path: Path, line: str, row: dict[str, Any], narration: dict[Path, list
         timed = start is not None and end is not None
         narration[video].append(timed_caption(caption, start, end) if timed else Caption(caption))
     extra = {key: str(value) for key, value in row.items() if key not in COLUMNS and value is not None}
-    return Clip(video, start, end, (), text("label"), text("split"), extra)
+    return Clip(video, start, end, (), text("label"), text("split"), extra, kind)
 
 
 def _number(path: Path, line: str, column: str, text: str | None) -> float | None:
@@ -196,5 +206,5 @@ def _check_columns(path: Path, names: list[str]) -> None:
         meant = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
         if name not in COLUMNS and meant:
             raise ManifestError(f"{path}, column {name}: did you mean {meant[0]!r}?")
-    if "video" not in names:
-        raise ManifestError(f"{path}: has no column video, only {', '.join(names) or 'none'}")
+    if not set(MEDIA) & set(names):
+        raise ManifestError(f"{path}: has no column video (or audio, or image), only {', '.join(names) or 'none'}")

@@ -1,0 +1,41 @@
+"""The command ``vatt``: one module a sub-command, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+# sub-command -> what it does. Its module, vatt.cli.<name>, has add_arguments(parser) and run(options) -> exit status.
+COMMANDS = {
+    "convert": "released TensorFlow weights to a folder that VATT.from_pretrained loads",
+    "data": "published annotations to a manifest; check a manifest and its files",
+    "embed": "embeddings of all videos, sounds or sentences of a folder or manifest",
+    "info": "models, this machine, and which kernels run here",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a sub-command; its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="vatt", description="Video-Audio-Text Transformer: data, weights, embeddings."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in COMMANDS.items():
+        made = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
+        if arguments[:1] == [name]:
+            import_module(f"vatt.cli.{name}").add_arguments(made)
+    options = parser.parse_args(arguments)
+    try:
+        return import_module(f"vatt.cli.{options.command}").run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
