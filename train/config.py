@@ -11,21 +11,31 @@ from vatt.models.config import VATTConfig
 
 @dataclass
 class OptimConfig:
-    """Adam as in the official code (its epsilon is not bias-corrected) and the learning rate over the steps."""
+    """Adam or SGD as in the official code (Adam's epsilon is not bias-corrected) and the learning rate over the steps.
 
-    schedule: Literal["step_cosine", "quarter_cosine"] = "step_cosine"  # the official code's, or the paper's
+    The first two schedules are of pretraining: the official code's, and the paper's; "cosine" ends at 0.
+    """
+
+    kind: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["step_cosine", "quarter_cosine", "cosine"] = "step_cosine"
     lr: float = 1e-4  # after warm-up
-    final_lr: float = 5e-5  # at the last step
+    final_lr: float = 5e-5  # at the last step; not of "cosine"
     warmup_steps: int = 5000
+    momentum: float = 0.9  # of SGD
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-7
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # of the whole gradient; 0 does not clip, as the official pretraining
+    clip_backbone: float = 0.0  # of the gradient without that of the classification layer; 0 does not clip
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.final_lr < 0 or self.warmup_steps < 0 or self.clip_norm < 0:
-            raise ValueError("lr must be above 0; final_lr, warmup_steps and clip_norm must not be negative")
+        if self.lr <= 0 or min(self.final_lr, self.warmup_steps, self.clip_norm, self.clip_backbone) < 0:
+            raise ValueError("lr must be above 0; final_lr, warmup_steps, clip_norm, clip_backbone not negative")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum} must be in [0, 1)")
+        if self.clip_norm and self.clip_backbone:
+            raise ValueError("clip_norm, clip_backbone: only one of the two may be above 0")
 
 
 @dataclass

@@ -30,11 +30,9 @@ from torch import Tensor, nn
 
 from train.config import EngineConfig, OptimConfig
 from train.deepspeed_json import deepspeed_json
+from train.optimizers import make_optimizer
 from vatt.config import ConfigError
 from vatt.data import Batch
-from vatt.optim import Adam
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class GlooAccelerator(CPU_Accelerator):
@@ -52,32 +50,6 @@ class StepResult:
 
     losses: dict[str, float]
     applied: bool
-
-
-class GuardedAdam(Adam):
-    """Adam that leaves the weights alone when a gradient on any rank is not finite. ``updates`` counts the others.
-
-    This is the one place that every ZeRO stage passes after it has reduced the gradients and before it changes
-    anything. The official code replaces NaN gradients by 0 instead, which hides them and still moves the weights by
-    the momentum.
-    """
-
-    updates = 0
-
-    def step(self, closure: Any = None) -> Any:
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if gradients and not _finite_everywhere(gradients):
-            return None
-        self.updates += 1
-        return super().step(closure)
-
-
-def _finite_everywhere(tensors: list[Tensor]) -> bool:
-    """Whether all elements are finite, on all ranks."""
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, float("inf"))])
-    finite = torch.isfinite(norms).all().float()
-    dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-    return bool(finite)
 
 
 def training_type(config: EngineConfig, device: torch.device) -> torch.dtype:
@@ -106,14 +78,8 @@ class Engine:
         self.parts, self.device, self.zero = config.gradient_accumulation, device, config.zero
         self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)
         fused = device.type == "cuda" and not config.offload_optimizer
-        self._adam = GuardedAdam(
-            [p for p in module.parameters() if p.requires_grad],
-            lr=optim.lr,
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.epsilon,
-            weight_decay=optim.weight_decay,
-            fused=fused,
-        )
+        self._optimizer = make_optimizer(module, optim, fused)
+        self._optimizer.shared_out = self.settings["zero_optimization"]["stage"] > 0
         logger.setLevel(logging.ERROR)
         # DeepSpeed's ZeRO calls collectives by names that PyTorch is about to change
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
@@ -121,22 +87,28 @@ class Engine:
             set_accelerator(GlooAccelerator())
         try:
             self._engine, *_ = deepspeed.initialize(
-                model=module.to(device), optimizer=self._adam, config=self.settings, dist_init_required=False
+                model=module.to(device), optimizer=self._optimizer, config=self.settings, dist_init_required=False
             )
         except (ValueError, DeepSpeedConfigError) as error:  # pydantic's errors are ValueErrors
             if config.deepspeed is None:
                 raise
             raise ConfigError(f"{config.deepspeed}: DeepSpeed refuses it: {error}") from error
         self.module: nn.Module = self._engine.module
+        groups = getattr(self._engine.optimizer, "fp32_partitioned_groups_flat", self._optimizer.param_groups)
+        if optim.clip_backbone and len(groups) != len(self._optimizer.param_groups):
+            raise ConfigError(
+                "optim.clip_backbone: ZeRO 3 cuts this model into several groups, whose norm is not known together; "
+                "set zero_optimization.sub_group_size above the number of parameters in your --deepspeed-config"
+            )
 
     def train_step(self, batch: Batch, lr: float, seed: int) -> StepResult:
         """One update from the batch of this rank at the rate ``lr``; DropToken is drawn from ``seed``."""
         self.module.train()
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        for group in self._adam.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = lr
-        before = self._adam.updates
+        before = self._optimizer.updates
         total: dict[str, Tensor] = {}
         for part in _split(batch, self.parts, self.device):
             losses = self._engine(part, seed)
@@ -148,7 +120,7 @@ class Engine:
         mean = torch.stack([total[name] for name in names])
         dist.all_reduce(mean)
         mean /= dist.get_world_size()
-        return StepResult(dict(zip(names, mean.tolist(), strict=True)), self._adam.updates > before)
+        return StepResult(dict(zip(names, mean.tolist(), strict=True)), self._optimizer.updates > before)
 
     @contextlib.contextmanager
     def _gathered(self, parameters: list[nn.Parameter], writer: int | None = None) -> Iterator[None]:
@@ -172,15 +144,15 @@ class Engine:
         return state
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Adam's moments, whole, on the CPU, as "<parameter>.<moment>", and "step". All ranks must call."""
-        step = self._adam_step()
+        """The optimizer's moments, whole, on the CPU, as "<parameter>.<moment>", and "step". All ranks must call."""
+        step = self._optimizer.steps_done()
         if step == 0:
             return {"step": torch.tensor(0)}
         state = {"step": torch.tensor(step)}
         for name, parameter in self._trained():
-            for moment in MOMENTS:
+            for moment in self._optimizer.moments:
                 full = safe_get_full_optimizer_state(parameter, moment)
-                full = self._adam.state[parameter][moment] if full is None else full
+                full = self._optimizer.state[parameter][moment] if full is None else full
                 state[f"{name}.{moment}"] = full.detach().float().cpu().view(parameter_shape(parameter)).contiguous()
         return state
 
@@ -198,32 +170,27 @@ class Engine:
                 buffer.copy_(model[name])
             if (step := int(optimizer["step"])) == 0:
                 return
-            self._prime_adam(step)
+            self._prime(step)
             for name, parameter in self._trained():
-                for moment in MOMENTS:
+                for moment in self._optimizer.moments:
                     value = optimizer[f"{name}.{moment}"].to(self.device)
-                    if parameter in self._adam.state:
-                        self._adam.state[parameter][moment].copy_(value)
+                    if parameter in self._optimizer.state:
+                        self._optimizer.state[parameter][moment].copy_(value)
                     else:
                         safe_set_full_optimizer_state(parameter, value, moment)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
-    def _adam_step(self) -> int:
-        return max((int(state["step"]) for state in self._adam.state.values() if "step" in state), default=0)
-
-    def _prime_adam(self, step: int) -> None:
-        """Gives Adam the states that it makes at its first step, so that they can be filled."""
+    def _prime(self, step: int) -> None:
+        """Gives the optimizer the states that it makes at its first step, so that they can be filled."""
         wrapper = self._engine.optimizer
         if self.zero == 3:
             flat = list(wrapper.fp32_partitioned_groups_flat)
         else:
-            flat = [p for group in self._adam.param_groups for p in group["params"]]
+            flat = [p for group in self._optimizer.param_groups for p in group["params"]]
         for p in flat:
-            on = p.device if self._adam.defaults.get("fused") else torch.device("cpu")
-            state = {moment: torch.zeros_like(p, dtype=torch.float32) for moment in MOMENTS}
-            self._adam.state[p] = {"step": torch.tensor(float(step), device=on), **state}
+            self._optimizer.state[p] = self._optimizer.fresh_state(p, step)
         if link := getattr(wrapper, "_lazy_init_hp_params_optimizer_state", None):
             link()  # ZeRO 1 and 2 (and bf16 without ZeRO) find a parameter's part of the states through this
 

@@ -95,7 +95,7 @@ class Watch:
 
     def steady(self):
         shares = self.shares()
-        states = self.engine._adam.state.values()
+        states = self.engine._optimizer.state.values()
         moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
         parameters = shares or storages(p.data for p in self.parameters)
         parameters = parameters | storages(self.engine.module.buffers())
