@@ -73,7 +73,7 @@ def prepare(job: Job, rank: int, ranks: int, device: torch.device) -> Prepared:
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {ranks} ranks x "
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation) of at least 2 each"
         )
-    kernels = _kernels(config.engine.kernels, device, training_type(config.engine, device))
+    kernels = kernels_of(config.engine.kernels, device, training_type(config.engine, device))
     folder: RunFolder | None = None
     if rank == 0:
         name = "sample" if job.sample else config.model.name
@@ -126,7 +126,7 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
     evaluator = Evaluator(
         config, folder, engine, reporter, rank, prepared.corpus.held_out, prepared.tokenizer, prepared.oracle
     )
-    found = _resume(prepared, engine, shapes, rank) if prepared.resume else None
+    found = resume_from(prepared.folder, reporter, engine, shapes, rank) if prepared.resume else None
     step = found.step if found else 0
     skips.note(prepared.corpus.skipped)
     loader = TrainLoader(
@@ -170,13 +170,13 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
             f"{len(prepared.corpus.held_out)} held out, {prepared.tokenizer.vocab_size} words; {ranks} x {name}, "
             f"{'bf16' if engine.dtype == torch.bfloat16 else 'fp32'}, ZeRO {config.engine.zero}; {folder.path}"
         )
-        reporter.say(f"kernels: {', '.join(f'{name} ({ops})' for name, ops in _grouped(prepared.kernels).items())}")
+        reporter.say(f"kernels: {', '.join(f'{name} ({ops})' for name, ops in grouped(prepared.kernels).items())}")
         if prepared.corpus.skipped:
             reporter.warn(f"the data sets: {skips.summary()}")
     return Assembled(prepared, trainer, evaluator, rank)
 
 
-def _kernels(backend: str, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+def kernels_of(backend: str, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """The backend of each operation of the model, by "kernel <operation>".
 
     Raises:
@@ -188,7 +188,7 @@ def _kernels(backend: str, device: torch.device, dtype: torch.dtype) -> dict[str
         raise ConfigError(f"engine.kernels: {error}") from error
 
 
-def _grouped(kernels: dict[str, str]) -> dict[str, str]:
+def grouped(kernels: dict[str, str]) -> dict[str, str]:
     """Backend -> its operations, in one text."""
     found: dict[str, list[str]] = {}
     for op, backend in kernels.items():
@@ -196,8 +196,12 @@ def _grouped(kernels: dict[str, str]) -> dict[str, str]:
     return {backend: ", ".join(ops) for backend, ops in found.items()}
 
 
-def _resume(prepared: Prepared, engine: Engine, shapes: dict[str, Any], rank: int) -> Checkpoint:
-    folder, reporter = prepared.folder, prepared.reporter
+def resume_from(folder: RunFolder, reporter: Reporter, engine: Engine, shapes: dict[str, Any], rank: int) -> Checkpoint:
+    """Puts the newest checkpoint of a run that can be read into the engine.
+
+    Raises:
+        CheckpointError: there is none, or it is of another model.
+    """
     checkpoint, complaints = load_latest(folder.checkpoints)
     for complaint in complaints:
         reporter.warn(f"{complaint}; going back to the one before")

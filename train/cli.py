@@ -23,7 +23,7 @@ class Job:
     sample: bool  # no data was given: use the built-in sample
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Names the nearest flag when one is unknown."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -42,7 +42,7 @@ def _numbers(text: str) -> list[float]:
 
 def parser() -> argparse.ArgumentParser:
     """At most twelve flags; a test holds it."""
-    made = _Parser(
+    made = Parser(
         prog="deepspeed train/pretrain.py",
         allow_abbrev=False,
         description="Pretrain VATT on videos. Without --data: on a built-in sample of a few hundred real .mp4 files.",

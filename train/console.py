@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from train.run_folder import RunFolder
 
-_SHORT = {"vidtxt_loss": "vid-txt", "vidaud_loss": "vid-aud", "audtxt_loss": "aud-txt"}
+_SHORT = {"vidtxt_loss": "vid-txt", "vidaud_loss": "vid-aud", "audtxt_loss": "aud-txt", "accuracy": "accuracy"}
 
 
 class Reporter:
@@ -65,8 +65,8 @@ class Reporter:
             self.say(train_line(record, self.steps))
             self._write({"kind": "train", **record})
 
-    def evaluation(self, step: int, table: dict[str, dict[str, float]]) -> None:
-        """Records the retrieval figures after ``step`` steps."""
+    def evaluation(self, step: int, table: dict[str, Any]) -> None:
+        """Records the figures of an evaluation after ``step`` steps."""
         if self.speak:
             self._write({"kind": "eval", "step": step, **table})
 
@@ -90,7 +90,8 @@ def train_line(record: dict[str, Any], steps: int) -> str:
     mfu = "n/a" if record["mfu"] is None else f"{100 * record['mfu']:.1f}%"
     eta = timedelta(seconds=round(record["eta"]))
     return (
-        f"step {step:>{len(str(steps))}}/{steps} {100 * step / steps:5.1f}% | loss {record['loss']:.3f} ({pairs}) | "
+        f"step {step:>{len(str(steps))}}/{steps} {100 * step / steps:5.1f}% | loss {record['loss']:.3f}"
+        f"{f' ({pairs})' if pairs else ''} | "
         f"lr {record['lr']:.2e} | {record['samples_per_s']:.1f} samples/s | {record['tflops']:.3f} TFLOP/s | "
         f"MFU {mfu} | data wait {100 * record['data_wait']:.0f}% | {record['memory_gb']:.2f} GB | ETA {eta}"
     )

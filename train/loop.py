@@ -7,18 +7,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from train.checkpoint import Checkpoint, random_state, save
-from train.config import OptimConfig, PretrainConfig
+from train.config import OptimConfig, RunConfig
 from train.console import Clock, Reporter, memory_gb
 from train.engine import Engine
 from train.ranks import agree, gather
 from train.run_folder import RunFolder
-from vatt.data import SkipLog, TrainLoader
-from vatt.schedules import quarter_cosine, step_cosine
+from vatt.data import ClipLoader, SkipLog
+from vatt.schedules import cosine, quarter_cosine, step_cosine
 
 _SAME_SIGNAL = 3.0  # seconds within which signals are one and the same wish
+
+
+class Job(Protocol):
+    """The sections of a configuration that the loop reads."""
+
+    optim: OptimConfig
+    run: RunConfig
 
 
 class NotFinite(RuntimeError):
@@ -30,6 +37,8 @@ def learning_rate(optim: OptimConfig, steps: int, step: int) -> float:
     warmup = min(optim.warmup_steps, steps // 2)
     if optim.schedule == "quarter_cosine":
         return quarter_cosine(step, base=optim.lr, final=optim.final_lr, total_steps=steps, warmup_steps=warmup)
+    if optim.schedule == "cosine":
+        return cosine(step, base=optim.lr, total_steps=steps, warmup_steps=warmup)
     levels = (optim.lr, optim.final_lr)
     return step_cosine(step, levels=levels, steps=(warmup, steps), total_steps=steps, warmup_steps=warmup)
 
@@ -39,21 +48,23 @@ class Trainer:
     """One run between its first or resumed step and its end.
 
     Attributes:
+        losses: names of what is recorded of every step, the loss itself first.
         step: steps done.
         counts: what a checkpoint remembers: steps that were skipped.
         pending: losses of the steps since the last record, by name.
     """
 
-    config: PretrainConfig
+    config: Job
     folder: RunFolder
     engine: Engine
-    loader: TrainLoader
+    loader: ClipLoader
     skips: SkipLog
     reporter: Reporter
     rank: int
     flops_per_sample: float
     peak_flops: float | None
     evaluate: Callable[[int], object]
+    losses: tuple[str, ...] = ("loss", "vidtxt_loss", "vidaud_loss")
     step: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
@@ -137,7 +148,7 @@ class Trainer:
         self.reporter.train(
             {
                 "step": self.step,
-                **{name: means.get(name, float("nan")) for name in ("loss", "vidtxt_loss", "vidaud_loss")},
+                **{name: means.get(name, float("nan")) for name in self.losses},
                 **{name: value for name, value in means.items() if name == "audtxt_loss"},
                 "lr": rate,
                 **figures,

@@ -21,6 +21,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.skipped = path / "skipped.jsonl"
         self.retrieval = path / "retrieval.json"
+        self.evaluation = path / "evaluation.json"
         self.environment = path / "environment.json"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"

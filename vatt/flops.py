@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import astuple, dataclass, replace
 
-from vatt.models.config import DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
+from vatt.models.config import ClassifierConfig, DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
 
 # Dense (not sparse) bf16 peaks of the data sheets in operations a second, by a word of the name that the driver
 # reports. The first match counts.
@@ -203,3 +203,10 @@ def train_flops_per_sample(config: VATTConfig) -> float:
 def peak_flops(device_name: str) -> float | None:
     """Peak bf16 rate of a GPU by the name that PyTorch reports (data sheet, dense), or None if it is not known."""
     return next((peak for name, peak in _PEAKS if re.search(rf"\b({name})\b", device_name)), None)
+
+
+def classifier_flops(config: ClassifierConfig, training: bool = False) -> float:
+    """Forward pass of one clip through a classifier; ``training`` applies DropToken where it is on."""
+    whole = VATTConfig(input=config.input, video=config.video, waveform=config.waveform)
+    width = branches_of(whole, training)[config.modality].width
+    return forward_flops(whole, training)[config.modality].total + 2.0 * width * config.num_classes
