@@ -149,6 +149,7 @@ class Engine:
         if step == 0:
             return {"step": torch.tensor(0)}
         state = {"step": torch.tensor(step)}
+        self._link()
         for name, parameter in self._trained():
             for moment in self._optimizer.moments:
                 full = safe_get_full_optimizer_state(parameter, moment)
@@ -191,8 +192,15 @@ class Engine:
             flat = [p for group in self._optimizer.param_groups for p in group["params"]]
         for p in flat:
             self._optimizer.state[p] = self._optimizer.fresh_state(p, step)
+        self._link()
+
+    def _link(self) -> None:
+        """ZeRO 1 and 2 (and bf16 without ZeRO) find a parameter's part of the states through this. They link once,
+        after the step of the first group, when the other groups have no states yet."""
+        wrapper = self._engine.optimizer
         if link := getattr(wrapper, "_lazy_init_hp_params_optimizer_state", None):
-            link()  # ZeRO 1 and 2 (and bf16 without ZeRO) find a parameter's part of the states through this
+            wrapper._hp_optimizer_states_linked = False
+            link()
 
     def close(self) -> None:
         """Frees what DeepSpeed holds."""

@@ -6,8 +6,8 @@ Shapes: N clips, Q clips that have a query, D width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,36 @@ class Embeddings:
     videos: list[str] = field(default_factory=list)
     ranges: list[tuple[float | None, float | None]] = field(default_factory=list)
 
+    @classmethod
+    def join(cls, parts: Sequence[Embeddings]) -> Embeddings:
+        """The embeddings of several ranks, one after the other. Raises ValueError: none of them has a clip."""
+        if not parts:
+            raise ValueError("evaluation: no clip could be read")
+        spaces = {name: torch.cat([part.spaces[name] for part in parts]) for name in parts[0].spaces}
+        text, audio = (torch.cat([getattr(part, name) for part in parts]) for name in ("has_text_N", "has_audio_N"))
+        lists = {
+            name: [item for part in parts for item in getattr(part, name)] for name in ("captions", "videos", "ranges")
+        }
+        return cls(spaces, text, audio, **lists)
 
-@torch.no_grad()
+
 def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu") -> Embeddings:
     """Embeds the batches of ``vatt.data.eval_batches`` in evaluation mode, and puts the mode back.
 
     As the official evaluation does, the embeddings of a clip's windows are averaged first and normalised after.
+
+    Raises:
+        ValueError: the batches hold no clip.
+    """
+    found = embed_windows(model, batches, device)
+    clips = len(found.captions)
+    found.spaces = {name: x.unflatten(0, (clips, -1)).mean(1) for name, x in found.spaces.items()}
+    return found
+
+
+@torch.no_grad()
+def embed_windows(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu") -> Embeddings:
+    """As `embed`, but the embeddings of all windows (N * windows, D), the windows of a clip in a row.
 
     Raises:
         ValueError: the batches hold no clip.
@@ -63,7 +87,7 @@ def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device |
             inputs = {name: batch[name].to(device) for name in ("video", "audio", "text")}
             for name, value in model(**inputs).items():
                 if not name.endswith("features_pooled"):
-                    parts.setdefault(name, []).append(value.float().unflatten(0, (clips, -1)).mean(1).cpu())
+                    parts.setdefault(name, []).append(value.float().cpu())
             for name in ("text_mask", "audio_mask"):
                 parts.setdefault(name, []).append(batch[name].bool())
             for name, values in lists.items():
@@ -97,6 +121,31 @@ def retrieval_table(found: Embeddings) -> Table:
     table = {name: retrieval(similar, own) for name, (similar, own) in _similarities(found).items()}
     table["chance"] = chance(len(found.captions), len(found.captions))
     return table
+
+
+def retrieval_tables(found: Embeddings, windows: int) -> dict[str, Table]:
+    """Retrieval by averaged embeddings (the paper's) and by averaged similarities, of `embed_windows`.
+
+    Raises:
+        ValueError: an embedding is not finite.
+    """
+    clips = len(found.captions)
+    averaged = replace(found, spaces={name: _per_clip(x, clips).mean(1) for name, x in found.spaces.items()})
+    tables = {"embeddings": retrieval_table(averaged), "similarities": {}}
+    for name, (query, video) in _PAIRS.items():
+        has = found.has_text_N if name == "text_to_video" else found.has_audio_N
+        if not has.any():
+            continue
+        query_ND = _per_clip(found.spaces[query], clips).mean(1)
+        similar = similarity(query_ND[has], found.spaces[video], windows, average_embeddings=False)
+        tables["similarities"][name] = retrieval(similar, has.nonzero()[:, 0])
+    tables["similarities"]["chance"] = chance(clips, clips)
+    return tables
+
+
+def _per_clip(x: Tensor, clips: int) -> Tensor:
+    """(N * windows, D) -> (N, windows, D); a sentence has one row a clip."""
+    return x.unflatten(0, (clips, -1))
 
 
 def format_table(table: Table, oracle: dict[str, Any] | None = None) -> str:

@@ -1,0 +1,38 @@
+"""Runs several command lines of fine-tuning and evaluation in one process, or in one a rank: starting a process costs
+more than what they do. ``python -m tests.train.finetune_jobs JOBS.json`` with [[script, [argument, ...]], ...].
+
+Prints a line ``== exit N`` after each job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from train import ranks
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    place = ranks.start_distributed()
+    for script, arguments in json.loads(Path(sys.argv[1]).read_text()):
+        module = import_module(f"train.{script}")
+        module.start_distributed = lambda: place  # the ranks have met once and stay together
+        module.stop_distributed = ranks.wait_for_all
+        try:
+            code = module.main(arguments)
+        except SystemExit as end:  # argparse
+            code = end.code
+        print(f"== exit {code}", flush=True)
+    ranks.stop_distributed()
+
+
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
+    os._exit(0)

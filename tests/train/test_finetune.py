@@ -1,0 +1,224 @@
+"""Fine-tuning, evaluation and probes as a user starts them, in small, on real .mp4, .wav and .png files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.ranks import ROOT, run_ranks
+from vatt.models import VATT, Classifier
+from vatt.presets import preset
+from vatt.pretrained import save_pretrained
+from vatt.sample import build
+from vatt.sample.pictures import build_pictures
+
+TINY = ["data.workers=0", "run.log_every=1", "run.eval_every=0", "model.input.size=32", "--batch-size", "4"]
+VIDEO = [*TINY, "model.input.frames=8", "model.input.fps=2.5"]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips") / "clips"
+    build(folder, train=30, val=6, workers=2, say=lambda text: None)
+    build_pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of small pretraining models, separate and modality-agnostic, on other inputs than the jobs'."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("vatt-tiny", "vatt-ma-tiny"):
+        config = preset(name)
+        config.text.vocab_size = config.unified.txt_vocab_size = 20
+        for part in (config.video, config.waveform, config.text, config.unified):
+            part.num_layers, part.d_model, part.d_kv, part.d_ff, part.num_heads = 1, 16, 8, 32, 2
+        torch.manual_seed(0)
+        save_pretrained(VATT(config), folder / name)
+    return folder
+
+
+def run_jobs(folder, jobs, ranks=1):
+    """The output of each job (rank 0), with its exit status."""
+    path = folder / "jobs.json"
+    path.write_text(json.dumps([[script, [str(word) for word in words]] for script, words in jobs]))
+    text = run_ranks(ranks, "-m", "tests.train.finetune_jobs", str(path))
+    parts = text.split("== exit ")
+    found = []
+    for before, after in zip(parts, parts[1:], strict=False):
+        found.append((before.partition("\n")[2] if found else before, int(after.split("\n", 1)[0])))
+    assert len(found) == len(jobs), text
+    return found
+
+
+def evaluation(out):
+    return json.loads((out / "evaluation.json").read_text())
+
+
+def losses(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
+
+
+@pytest.mark.slow
+def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
+    manifest, pictures = sample / "manifest.csv", sample / "pictures.csv"
+    video = ["--task", "video", "--config", "sample", "--data", manifest, *VIDEO]
+    audio = ["--task", "audio", "--config", "sample", "--data", manifest, *TINY]
+    image = ["--task", "image", "--config", "sample", "--data", pictures, *TINY]
+    tags = tmp_path / "tags.csv"  # several labels a row, the files as sound
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with tags.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "label", "split"])
+        writer.writerows([sample / row["video"], f"{row['size']}|{row['motion']}", row["split"]] for row in rows)
+    several = ["--task", "audio", "--data", tags, *TINY, "targets.mixup=5", "model.labels=multi", "--label", "label"]
+    out = {name: tmp_path / name for name in ("video", "ma", "again", "audio", "image", "multi", "next")}
+    found = run_jobs(
+        tmp_path,
+        [
+            ("finetune", [*video, "--init", models / "vatt-tiny", "--out", out["video"], "--steps", 4, "run.save_every=2"]),
+            ("finetune", [*video, "--init", models / "vatt-ma-tiny", "--out", out["ma"], "--steps", 2, "optim.kind=adam"]),
+            ("finetune", [*audio, "--init", models / "vatt-tiny", "--out", out["audio"], "--steps", 2]),
+            ("finetune", [*image, "--model", "vatt-tiny", "model.video.num_layers=1", "--out", out["image"], "--steps", 2]),
+            ("finetune", [*several, "--config", "sample", "--init", models / "vatt-tiny", "--out", out["multi"], "--steps", 2]),
+            ("finetune", [*video, "--init", out["video"], "--label", "shape", "--out", out["next"], "--steps", 2,
+                          "freeze_backbone=true", "model.video.random_patch_sampling=true"]),
+            ("evaluate", ["--task", "video", "--model", out["video"], "--data", manifest, "--label", "motion",
+                          "--clips", 2, "--workers", 0, "--out", tmp_path / "e.json"]),
+            ("evaluate", ["--task", "audio", "--model", out["multi"], "--data", tags, "--workers", 0,
+                          "--out", tmp_path / "a.json"]),
+            ("evaluate", ["--task", "image", "--model", out["image"], "--data", pictures, "--label", "shape",
+                          "--workers", 0]),
+            ("evaluate", ["--task", "video", "--model", out["video"], "--data", manifest, "--label", "colour"]),
+            ("evaluate", ["--task", "probe", "--model", out["ma"], "--data", manifest, "--label", "size", "--clips", 2,
+                          "--workers", 0, "--steps", 50, "--features", tmp_path / "f", "--out", tmp_path / "p.json"]),
+            ("evaluate", ["--task", "probe", "--model", out["ma"], "--data", manifest, "--label", "size", "--clips", 2,
+                          "--workers", 0, "--steps", 50, "--features", tmp_path / "f", "--out", tmp_path / "p2.json"]),
+        ],
+    )  # fmt: skip
+    texts = [text for text, _ in found]
+    assert [code for _, code in found] == [0] * 9 + [1, 0, 0], "\n".join(texts)
+    assert "position tables resampled" in texts[0]
+    assert "position tables resampled" not in texts[5]  # the same input
+    assert "from scratch" in texts[3]
+
+    model = Classifier.from_pretrained(out["video"])
+    assert model.config.classes == sorted({row["motion"] for row in rows if row["split"] == "train"})
+    table = evaluation(out["video"])["table"]
+    assert (table["n"], table["skipped"]) == (6, 0)
+    assert 0 <= table["top1"] <= table["top5"] <= 1
+    assert sorted(losses(out["video"])) == [1, 2, 3, 4]
+    assert set(evaluation(out["multi"])["table"]) >= {"mAP", "AUC", "d-prime", "left_out"}
+    before, after = (load_file(out[name] / "model" / "model.safetensors") for name in ("video", "next"))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("backbone."))  # frozen
+    assert json.loads((tmp_path / "e.json").read_text())["table"]["n"] == 6
+    assert "'" in texts[9]
+    assert "is no class" in texts[9]
+    first, second = (json.loads((tmp_path / name).read_text())["rows"] for name in ("p.json", "p2.json"))
+    assert first == second
+    assert "as an earlier probe left them" in texts[11]
+    assert [row["classifier"] for row in first] == ["low-rank", "svm"]
+
+
+@pytest.mark.slow
+def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
+    """Two ranks against one, ZeRO stages against each other, uneven shards in evaluation, and a resumed run."""
+    data = [
+        "--task",
+        "video",
+        "--config",
+        "sample",
+        "--data",
+        sample / "manifest.csv",
+        *VIDEO,
+        "data.augment.enabled=false",
+    ]
+    data += ["--init", models / "vatt-tiny", "model.dropout=0", "optim.lr=0.02", "optim.warmup_steps=0", "--steps", 4]
+    runs = {zero: [*data, "--zero", zero, "--out", tmp_path / f"two-{zero}"] for zero in (0, 2, 3)}
+    bad = sample.parent / "bad.csv"  # five clips to evaluate, one of which cannot be read
+    with (sample / "manifest.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "val"][:5]
+    (sample / "broken.mp4").write_bytes(b"not a film")
+    rows[2]["video"] = "broken.mp4"
+    with bad.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows({**row, "video": sample / row["video"]} for row in rows)
+    check = [
+        "--task",
+        "video",
+        "--model",
+        tmp_path / "two-0",
+        "--data",
+        bad,
+        "--label",
+        "motion",
+        "--clips",
+        1,
+        "--crops",
+        1,
+    ]
+    check += ["--workers", 0, "--out"]
+    two = run_jobs(
+        tmp_path, [*(("finetune", words) for words in runs.values()), ("evaluate", [*check, tmp_path / "2.json"])], 2
+    )
+    one = run_jobs(
+        tmp_path,
+        [
+            ("finetune", [*data, "--out", tmp_path / "one", "run.save_every=2"]),
+            ("finetune", ["--resume", "--out", tmp_path / "half"]),
+            ("evaluate", [*check, tmp_path / "1.json"]),
+            ("finetune", [*data, "--out", tmp_path / "half", "run.save_every=2", "--steps", 2]),
+            ("finetune", ["--resume", "--out", tmp_path / "half", "--steps", 4]),
+        ],
+    )
+    assert [code for _, code in two] == [0, 0, 0, 0], two[-1][0]
+    assert [code for _, code in one] == [0, 1, 0, 0, 0], one
+    tables = [json.loads((tmp_path / name).read_text())["table"] for name in ("1.json", "2.json")]
+    assert all(table.pop("clips_per_s") > 0 for table in tables)
+    assert tables[0] == tables[1]
+    assert (tables[0]["n"], tables[0]["skipped"]) == (4, 1)
+    (record,) = map(json.loads, (tmp_path / "2.skipped.jsonl").read_text().splitlines())
+    assert record["file"].endswith("broken.mp4")
+    states = {
+        name: load_file(tmp_path / name / "model" / "model.safetensors") for name in ("two-0", "two-2", "two-3", "one")
+    }
+    for name, state in states.items():
+        for key, value in state.items():
+            torch.testing.assert_close(
+                value, states["one"][key], atol=2e-5, rtol=1e-4, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
+            )
+    assert evaluation(tmp_path / "two-2")["table"] == evaluation(tmp_path / "one")["table"]
+    assert losses(tmp_path / "half")[1] == losses(tmp_path / "one")[1]
+
+
+def test_the_message_of_a_bad_label_comes_before_anything_is_decoded(sample, models, tmp_path):
+    manifest = sample / "typo.csv"
+    manifest.write_text((sample / "manifest.csv").read_text().replace("bounce,val", "bouncy,val", 1))
+    words = [
+        "--task",
+        "video",
+        "--config",
+        "sample",
+        "--data",
+        manifest,
+        "--init",
+        models / "vatt-tiny",
+        "--label",
+        "label",
+    ]
+    done = subprocess.run(
+        [sys.executable, "train/finetune.py", *map(str, words), "--out", str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "typo.csv, held out" in done.stderr
+    assert "'bouncy' is no class; did you mean 'bounce'" in done.stderr

@@ -1,0 +1,65 @@
+"""Zero-shot retrieval: sentences and sounds find videos, by averaged embeddings and by averaged similarities."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+
+from train.evaluation.place import Place, clips_of, tell_skipped, write
+from train.ranks import gather, wait_for_all
+from vatt.data import Batch, Clip, DataConfig, Tokenizer, eval_batches
+from vatt.data.text import FILE as TOKENIZER
+from vatt.evaluation import Embeddings, embed_windows, format_table, retrieval_tables
+from vatt.models import VATT
+from vatt.pretrained import PretrainedError, model_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--vocabulary", metavar="FILE", help="a word a line, for a model folder without tokenizer.json")
+
+
+def run(options: argparse.Namespace, place: Place) -> int:
+    """Embeds the split on all ranks and prints both tables on rank 0."""
+    folder = model_folder(options.model)
+    model = VATT.from_pretrained(folder).to(place.device)
+    if options.vocabulary is not None:
+        tokenizer = Tokenizer.from_file(options.vocabulary)
+    elif (folder / TOKENIZER).is_file():
+        tokenizer = Tokenizer.load(folder)
+    else:
+        raise PretrainedError(f"{folder}: has no {TOKENIZER}; give the words of the model by --vocabulary FILE")
+    clips, missing = clips_of(options.data, options.split)
+    windows = options.clips or 4
+    config = DataConfig(workers=options.workers)
+    own: list[Clip] = [clips[number] for number in place.share(len(clips))]
+    began = time.monotonic()
+    skipped: list[dict] = []
+
+    def batches():  # type: ignore[no-untyped-def]
+        batch: Batch
+        for batch in eval_batches(
+            own, tokenizer, model.config.input, config, batch_size=options.batch_size, windows=windows
+        ):
+            skipped.extend(batch["skipped"])
+            yield batch
+
+    part = embed_windows(model, batches(), place.device) if own else None
+    parts = [item for item in gather(part) if item is not None]
+    skipped = [record for records in gather(skipped) for record in records]
+    found = Embeddings.join(parts)
+    seconds = time.monotonic() - began
+    tell_skipped(place, options.out, skipped, len(clips), config)
+    tables = retrieval_tables(found, windows)
+    for name, table in tables.items():
+        place.say(f"averaged {name} of {windows} windows, {len(found.captions)} clips")
+        place.say(format_table(table))
+    place.say(f"{len(clips) / seconds:.1f} clips/s, {place.ranks} ranks")
+    if missing:
+        place.say(f"warning: {len(missing)} files of the manifest are not there, such as {missing[0]['file']}")
+    content = {kind: {name: asdict(level) for name, level in table.items()} for kind, table in tables.items()}
+    about = {"task": "retrieval", "model": str(options.model), "data": options.data, "windows": windows}
+    write(place, options.out, {**about, "n": len(found.captions), "skipped": len(skipped), "tables": content})
+    wait_for_all()
+    return 0

@@ -1,0 +1,58 @@
+"""A linear support vector machine on features that do not change (scikit-learn).
+
+Shapes: N samples, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vatt.probe.protocol import ProbeError
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of which one is chosen by cross-validation on the training clips
+Scorer = Callable[[Tensor], Tensor]
+
+
+def fit_svm(x_ND: Tensor, label_N: Sequence[int], clip_N: Sequence[int], classes: int, seed: int = 0) -> Scorer:
+    """Fits one against the rest and returns the function from features (M, D) to scores (M, K).
+
+    Args:
+        x_ND: float32, standardised by the caller.
+        label_N: class of each sample.
+        clip_N: which samples are views of one clip: they stay on one side in the cross-validation.
+
+    Raises:
+        ProbeError: scikit-learn is not installed, or fewer than two classes have a sample.
+    """
+    try:
+        from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+        from sklearn.svm import LinearSVC
+    except ImportError as error:
+        raise ProbeError(f"the SVM needs scikit-learn: pip install 'vatt-torch[probe]' ({error})") from error
+    label = np.asarray(label_N)
+    known, counts = np.unique(label, return_counts=True)
+    if len(known) < 2:
+        raise ProbeError("the SVM needs training clips of at least two classes")
+    folds = min(3, len(set(clip_N)), int(counts.min()))
+    x = x_ND.numpy()
+    machine = LinearSVC(dual="auto", max_iter=5000, random_state=seed)
+    if folds < 2:
+        fitted = machine.fit(x, label)
+    else:
+        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        search = GridSearchCV(machine, {"C": STRENGTHS}, cv=cut).fit(x, label, groups=np.asarray(clip_N))
+        fitted = search.best_estimator_
+
+    def scores(x_MD: Tensor) -> Tensor:
+        found = np.atleast_1d(fitted.decision_function(x_MD.numpy()))
+        if found.ndim == 1:  # two classes: one score, for the second of them
+            found = np.stack([-found, found], axis=1)
+        out = torch.full((len(x_MD), classes), -torch.inf)  # a class without training clips is never chosen
+        out[:, torch.from_numpy(fitted.classes_)] = torch.from_numpy(found).float()
+        return out
+
+    return scores
