@@ -1,0 +1,148 @@
+"""``vatt data NAME``: published annotations to a manifest. ``vatt data check``: try all files of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vatt.data.adapters import ADAPTERS, adapt, write_lines, write_manifest
+from vatt.data.check import Checked, check, write_clean, write_faults
+from vatt.data.manifest import ManifestError
+
+_SHOWN = 5  # faults named on the terminal
+_MOST_CLASSES = 40  # that are printed with a line each
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A sub-command for each data set, and check."""
+    commands = parser.add_subparsers(dest="set", required=True, metavar="NAME")
+    for name, adapter in ADAPTERS.items():
+        what = f"annotations: {adapter.about}"
+        made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        _set_arguments(made, name)
+    what = "try every file of a manifest or folder, and write a manifest of the good ones"
+    _check_arguments(commands.add_parser("check", help=what, description=what, allow_abbrev=False))
+
+
+def _set_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    adapter = ADAPTERS[name]
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        required=adapter.least > 0,
+        default=None if adapter.least else [],
+        help="published files, or a folder of them; may be given several times",
+    )
+    parser.add_argument(
+        "--videos", type=Path, metavar="DIR", required=True, help="folder of the files, searched through"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="manifest to write")
+    parser.add_argument("--missing", type=Path, metavar="FILE", help="write the names of missing files, one a line")
+    for flag in adapter.flags:
+        if flag.choices is None:
+            parser.add_argument(f"--{flag.name}", action="store_true", help=flag.help)
+        else:
+            parser.add_argument(f"--{flag.name}", choices=flag.choices, default=flag.default, help=flag.help)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="MANIFEST_OR_FOLDER")
+    parser.add_argument("--out", type=Path, metavar="CLEAN.jsonl", help="manifest of the rows that can be used")
+    parser.add_argument("--report", type=Path, metavar="FAULTS.jsonl", help="what is wrong with the others")
+    parser.add_argument("--counts", type=Path, metavar="FILE.csv", help="clips of each class in each split")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="limit for a file (30)")
+    parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels (label)")
+    parser.add_argument("--sound", action="store_true", help="videos without sound are faults, too")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0, or 1 with a line on stderr: the data cannot be used, or nothing is left of it."""
+    try:
+        if options.out is not None and options.out.suffix != ".jsonl":  # before the long work
+            raise ManifestError(f"{options.out}: the manifest must end in .jsonl")
+        return _check(options) if options.set == "check" else _adapt(options)
+    except (ManifestError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _adapt(options: argparse.Namespace) -> int:
+    flags = {flag.name: getattr(options, flag.name) for flag in ADAPTERS[options.set].flags}
+    found = adapt(options.set, options.annotations, options.videos, **flags)
+    print(found.summary())
+    if options.missing is not None:
+        write_lines(options.missing, found.missing)
+        print(options.missing)
+    write_manifest(found.rows, options.out)
+    print(options.out)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.seconds <= 0:
+        raise ValueError(f"--seconds must be above 0, got {options.seconds:g}")
+    begun = time.monotonic()
+    with _progress() as progress:
+        checked = check(
+            options.source,
+            workers=options.workers,
+            seconds=options.seconds,
+            sound=options.sound,
+            column=options.label,
+            progress=progress,
+        )
+    taken = time.monotonic() - begun
+    print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {_faults(checked)}")
+    _print_counts(checked)
+    if options.report is not None:
+        write_faults(checked.faults, options.report)
+        print(options.report)
+    if options.counts is not None:
+        write_lines(options.counts, checked.counts.table())
+        print(options.counts)
+    if not checked.rows:
+        print("error: no row is left", file=sys.stderr)
+        return 1
+    if options.out is not None:
+        write_clean(checked.rows, options.source, options.out)
+        print(options.out)
+    return 0
+
+
+def _faults(checked: Checked) -> str:
+    if not checked.faults:
+        return "no fault"
+    text = f"{len(checked.faults)} faults" + "".join(
+        f"\n  {fault['file']}: {fault['field']}: {fault['reason']}" for fault in checked.faults[:_SHOWN]
+    )
+    return text + (f"\n  and {len(checked.faults) - _SHOWN} more" if len(checked.faults) > _SHOWN else "")
+
+
+def _print_counts(checked: Checked) -> None:
+    counts = checked.counts
+    if counts.classes:
+        for line in counts.lines(_MOST_CLASSES):
+            print(line)
+    for warning in counts.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A line on a terminal's stderr with the number of files that are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("checking", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
