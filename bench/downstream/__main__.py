@@ -1,0 +1,83 @@
+"""What pretraining is good for, shown on the sample: ``python -m bench.downstream``.
+
+Runs the commands of the study one after the other, adds a row a command to the results file, and writes the tables and
+the picture of docs/results.md. What was done before is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.downstream.experiments import SAMPLE, Experiment, study
+from bench.downstream.plots import draw
+from bench.downstream.results import RESULTS, Row, append, origin, read, row_of
+from bench.downstream.tables import TABLES
+from bench.records import ROOT
+from vatt.sample import build
+from vatt.sample.pictures import build_pictures
+
+PAGE = ROOT / "docs" / "results.md"
+PICTURE = ROOT / "docs" / "results.svg"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m bench.downstream", description=__doc__)
+    add = parser.add_argument
+    add("--seeds", default="0,1,2", help="default: %(default)s")
+    add("--out", type=Path, default=Path("runs/downstream"), help="folder of the runs (default: %(default)s)")
+    add("--results", type=Path, default=RESULTS, metavar="FILE.csv")
+    add("--list", action="store_true", help="print the commands alone")
+    add("--page", action="store_true", help="write the tables and the picture of docs/results.md alone")
+    options = parser.parse_args(arguments)
+    found = study(options.out, [int(seed) for seed in options.seeds.split(",")])
+    if options.list:
+        print("\n".join(experiment.line for experiment in found))
+        return 0
+    if not options.page and not run(found, options.results):
+        return 1
+    rows = read(options.results)
+    if not rows:
+        print(f"error: {options.results}: holds no row", file=sys.stderr)
+        return 1
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    draw(rows, PICTURE)
+    print(f"{PAGE}\n{PICTURE}")
+    return 0
+
+
+def run(found: Sequence[Experiment], results: Path) -> bool:
+    """Runs what has no row yet. False if a command fails; what it printed is shown."""
+    build(SAMPLE, seed=0)
+    build_pictures(SAMPLE)
+    known = {row["command"] for row in read(results)}
+    for number, experiment in enumerate(found, start=1):
+        if experiment.line in known:
+            continue
+        print(f"{number}/{len(found)} {experiment.line}", flush=True)
+        if not experiment.result.is_file():
+            done = subprocess.run([sys.executable, *experiment.command], cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}\nerror: the command failed", file=sys.stderr)
+                return False
+        row = row_of(experiment, origin())
+        append(results, [row])
+        print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
+    return True
+
+
+def filled(page: str, rows: Sequence[Row]) -> str:
+    """The page with each table put between its marks, <!-- table: NAME --> and <!-- end -->."""
+
+    def made(match: re.Match[str]) -> str:
+        return f"{match.group(1)}\n{TABLES[match.group(2)](rows)}\n<!-- end -->"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", made, page, flags=re.S)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,146 @@
+"""The experiments on the sample: commands of the project, each with where its result is found.
+
+Every experiment is a command that a user could type; the folder or file that it writes under the study's folder is its
+result, so a study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SAMPLE = Path("runs/sample-clips")
+DROPPED = (0, 25, 50, 75)  # per cent of the patches
+LONG, SHORT = 1000, 260  # steps of pretraining: for what follows, and for the comparison of DropToken
+TASKS = (("video", "motion"), ("video", "shape"), ("audio", "shape"), ("image", "shape"), ("image", "motion"))
+PROBED = (("video", "motion"), ("video", "shape"), ("video", "colour"), ("audio", "shape"))
+Figures = dict[str, Any]
+
+
+class StudyError(RuntimeError):
+    """An experiment whose result cannot be read. The message names the file."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One command, and the figures that its result gives.
+
+    Attributes:
+        what: kind, task, label, init, dropped and seed, as columns of the results.
+        command: after the interpreter.
+        result: what the command writes when it has ended.
+        read: the figures in ``result`` by name.
+    """
+
+    what: dict[str, Any]
+    command: tuple[str, ...]
+    result: Path
+    read: Callable[[Path], Figures] = field(compare=False)
+
+    @property
+    def line(self) -> str:
+        """The command as one would type it."""
+        return " ".join(["python", *map(shlex.quote, self.command)])
+
+
+def pretraining(out: Path, seed: int, steps: int, dropped: int = 50) -> Experiment:
+    """The sample's pretraining, longer than its recipe or with another share of the patches dropped (per cent)."""
+    folder = _pretrained(out, seed, steps, dropped)
+    command = ("train/pretrain.py", "--config", "sample", "--model", "vatt-tiny", "--steps", str(steps))
+    rates = [f"model.{part}.patch_sampling_rate={1 - dropped / 100:g}" for part in ("video", "waveform")]
+    return Experiment(
+        dict(kind="pretrain", task="retrieval", label="caption", init="random", dropped=dropped, seed=seed),
+        (*command, "--out", str(folder), f"run.seed={seed}", "run.eval_every=0", *(rates if dropped != 50 else ())),
+        folder / "retrieval.json",
+        _retrieval,
+    )
+
+
+def _pretrained(out: Path, seed: int, steps: int = LONG, dropped: int = 50) -> Path:
+    return out / f"pretrain-{steps}-drop{dropped}-seed{seed}"
+
+
+def probe(out: Path, init: str, seed: int, task: str, label: str) -> Experiment:
+    """A linear probe on the frozen backbone: pretrained, or as it is before any training (``init`` "random")."""
+    result = out / f"probe-{init}-seed{seed}-{task}-{label}.json"
+    command = ("train/evaluate.py", "--task", "probe", "--model", str(_pretrained(out, seed)), "--modality", task)
+    data = ("--data", str(SAMPLE / "manifest.csv"), "--label", label, "--classifier", "low-rank", "--workers", "1")
+    random = ("--random-init", str(seed)) if init == "random" else ()
+    return Experiment(
+        dict(kind="probe", task=task, label=label, init=init, seed=seed),
+        (*command, *data, "--seed", str(seed), *random, "--out", str(result)),
+        result,
+        _probe,
+    )
+
+
+def finetuning(out: Path, init: str, seed: int, task: str, label: str, dropped: int = 0) -> Experiment:
+    """Fine-tuning from the pretrained model of the seed, or from random weights, for equally many steps."""
+    folder = out / f"finetune-{init}-drop{dropped}-seed{seed}-{task}-{label}"
+    data = SAMPLE / ("pictures.csv" if task == "image" else "manifest.csv")
+    command = ("train/finetune.py", "--task", task, "--config", "sample", "--data", str(data), "--label", label)
+    source = ("--init", str(_pretrained(out, seed))) if init == "pretrained" else ("--model", "vatt-tiny")
+    kept = ("model.video.random_patch_sampling=true", f"model.video.patch_sampling_rate={1 - dropped / 100:g}")
+    return Experiment(
+        dict(kind="finetune", task=task, label=label, init=init, dropped=dropped, seed=seed),
+        (*command, *source, "--out", str(folder), f"run.seed={seed}", *(kept if dropped else ())),
+        folder / "evaluation.json",
+        _finetuned,
+    )
+
+
+def study(out: Path, seeds: Sequence[int]) -> list[Experiment]:
+    """All experiments in an order in which they can run, what says most first."""
+    found = [pretraining(out, seed, LONG) for seed in seeds]
+    for task, label in PROBED:
+        found += [probe(out, init, seed, task, label) for seed in seeds for init in ("pretrained", "random")]
+    for task, label in TASKS:
+        found += [finetuning(out, init, seed, task, label) for seed in seeds for init in ("pretrained", "random")]
+    for seed in seeds:
+        found += [finetuning(out, "pretrained", seed, "video", "motion", dropped) for dropped in DROPPED[1:]]
+        found += [pretraining(out, seed, SHORT, dropped) for dropped in DROPPED]
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: cannot be read: {error}") from error
+
+
+def _pace(folder: Path) -> Figures:
+    """Steps of a run, and the median of its pace."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [record for record in map(json.loads, lines) if record["kind"] == "train"]
+    paces = sorted(record["samples_per_s"] for record in records)
+    return {"steps": records[-1]["step"], "samples_per_s": paces[len(paces) // 2]}
+
+
+def _retrieval(path: Path) -> Figures:
+    table = _json(path)["table"]
+    return {
+        "metric": "R@5 text -> video",
+        "value": table["text_to_video"]["r5"],
+        "second": table["audio_to_video"]["r5"],
+        "chance": table["chance"]["r5"],
+        "n": table["chance"]["n"],
+        **_pace(path.parent),
+    }
+
+
+def _probe(path: Path) -> Figures:
+    content = _json(path)
+    (row,) = content["rows"]
+    figures = {"value": row["top1"], "second": row["top5"], "chance": row["chance"], "n": row["n_test"]}
+    return {"metric": "top-1", **figures, "steps": content["low_rank"]["steps"]}
+
+
+def _finetuned(path: Path) -> Figures:
+    table = _json(path)["table"]
+    figures = {"value": table["top1"], "second": table["top5"], "chance": table["chance"], "n": table["n"]}
+    return {"metric": "top-1", **figures, **_pace(path.parent)}

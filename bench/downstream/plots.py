@@ -1,0 +1,62 @@
+"""The picture of docs/results.md: pretrained beside from scratch, and DropToken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from bench.downstream.results import Row
+from bench.downstream.tables import NAMES, newest
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Writes an .svg of bars with the spread over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = newest(rows)
+    with pyplot.rc_context({"svg.hashsalt": "vatt", "svg.fonttype": "path", "font.size": 10}):
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2))
+        _bars(left, rows)
+        _dropped(right, rows)
+        figure.tight_layout()
+        figure.savefig(path, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _figures(rows: Sequence[Row], **wanted: str) -> tuple[float, float]:
+    values = [100 * float(r["value"]) for r in rows if all(r[name] == value for name, value in wanted.items())]
+    return (mean(values), stdev(values) if len(values) > 1 else 0.0) if values else (0.0, 0.0)
+
+
+def _bars(axes: Any, rows: Sequence[Row]) -> None:
+    tuned = [r for r in rows if r["kind"] == "finetune" and r["dropped"] == "0"]
+    tasks = [task for task in NAMES if any((r["task"], r["label"]) == task for r in tuned)]
+    for place, (init, colour) in enumerate((("pretrained", "#0b5bd3"), ("random", "#9aa4ae"))):
+        found = [_figures(tuned, task=task, label=label, init=init) for task, label in tasks]
+        places = [number + 0.38 * place - 0.19 for number in range(len(tasks))]
+        heights, errors = [value for value, _ in found], [error for _, error in found]
+        name = "pretrained" if init == "pretrained" else "from scratch"
+        axes.bar(places, heights, 0.36, yerr=errors, capsize=3, color=colour, label=name)
+    axes.axhline(100 / 6, color="#57606a", linestyle=":", linewidth=1, label="chance")
+    axes.set_xticks(range(len(tasks)), [NAMES[task].replace(", ", ",\n") for task in tasks])
+    axes.set_ylabel("top-1, % of held-out clips")
+    axes.set_title("Fine-tuning for equally many steps")
+    axes.legend(frameon=False)
+
+
+def _dropped(axes: Any, rows: Sequence[Row]) -> None:
+    tuned = [r for r in rows if r["kind"] == "finetune" and r["init"] == "pretrained" and r["label"] == "motion"]
+    tuned = [r for r in tuned if r["task"] == "video"]
+    shares = sorted({int(r["dropped"]) for r in tuned})
+    found = [_figures(tuned, dropped=str(share)) for share in shares]
+    axes.errorbar(shares, [v for v, _ in found], [e for _, e in found], marker="o", capsize=3, color="#0b5bd3")
+    axes.set_xticks(shares, [f"{share}%" for share in shares])
+    axes.set_xlabel("patches dropped in fine-tuning")
+    axes.set_ylabel("motion, top-1, %")
+    axes.set_ylim(bottom=0)
+    axes.set_title("DropToken")

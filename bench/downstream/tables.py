@@ -1,0 +1,104 @@
+"""The tables of docs/results.md, from the rows of the study: means over seeds with their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import mean, stdev
+
+from bench.downstream.results import Row
+
+NAMES = {
+    ("video", "motion"): "motion, from video",
+    ("video", "shape"): "shape, from video",
+    ("video", "colour"): "colour, from video",
+    ("audio", "shape"): "shape, from sound",
+    ("image", "shape"): "shape, from one frame",
+    ("image", "motion"): "motion, from one frame",
+}
+
+
+def newest(rows: Sequence[Row]) -> list[Row]:
+    """The last row of each experiment."""
+    return list({row["command"]: row for row in rows}.values())
+
+
+def spread(rows: Sequence[Row], column: str = "value", scale: float = 100.0, digits: int = 1, unit: str = "%") -> str:
+    """Mean and standard deviation over seeds."""
+    values = [scale * float(row[column]) for row in rows if row[column]]
+    if not values:
+        return ""
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}{unit}"
+
+
+def _where(rows: Sequence[Row], **wanted: str) -> list[Row]:
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def against_scratch(rows: Sequence[Row]) -> str:
+    """Fine-tuning and probes from pretrained and from random weights."""
+    rows = newest(rows)
+    lines = []
+    for (task, label), name in NAMES.items():
+        cells = [name]
+        for kind in ("finetune", "probe"):
+            for init in ("pretrained", "random"):
+                found = _where(rows, kind=kind, task=task, label=label, init=init)
+                cells.append(spread([row for row in found if row["dropped"] in ("", "0")]))
+        found = _where(rows, task=task, label=label)
+        if not found:
+            continue
+        lines.append([*cells, spread(found[:1], "chance")])
+    head = ["", "fine-tuned", "from scratch", "probe", "probe of random weights", "largest class"]
+    return _table(head, lines)
+
+
+def pretrained(rows: Sequence[Row]) -> str:
+    """Retrieval after pretraining, by its length."""
+    lines = []
+    found = _where(newest(rows), kind="pretrain", dropped="50")
+    for steps in sorted({row["steps"] for row in found}, key=int):
+        some = _where(found, steps=steps)
+        times = mean(float(row["value"]) / float(row["chance"]) for row in some)
+        lines.append(
+            [steps, str(len(some)), spread(some), spread(some, "second"), spread(some[:1], "chance"), f"{times:.1f}x"]
+        )
+    return _table(
+        ["steps", "seeds", "R@5 text -> video", "R@5 audio -> video", "chance", "text -> video / chance"], lines
+    )
+
+
+def drop_token(rows: Sequence[Row]) -> str:
+    """Accuracy and pace by the share of patches dropped."""
+    rows, lines = newest(rows), []
+    short = min((int(row["steps"]) for row in _where(rows, kind="pretrain")), default=0)
+    for dropped in ("0", "25", "50", "75"):
+        made = _where(rows, kind="pretrain", dropped=dropped, steps=str(short))
+        tuned = _where(rows, kind="finetune", dropped=dropped, init="pretrained", task="video", label="motion")
+        pace: Callable[[Sequence[Row]], str] = lambda some: spread(some, "samples_per_s", 1, 0, "")  # noqa: E731
+        lines.append(
+            [f"{dropped}%", str(len(made)), spread(made), pace(made), str(len(tuned)), spread(tuned), pace(tuned)]
+        )
+    head = ["dropped", "seeds", "pretraining: R@5 text -> video", "clips/s"]
+    return _table([*head, "seeds", "fine-tuning: motion, top-1", "clips/s"], lines)
+
+
+def machine(rows: Sequence[Row]) -> str:
+    """What all rows ran on, in a line."""
+
+    def every(name: str) -> str:
+        return ", ".join(sorted({row[name] for row in rows}))
+
+    seeds = every("seed")
+    return (
+        f"Device: {every('device')}, 2 cores; Python {every('python')}, torch {every('torch')}, DeepSpeed "
+        f"{every('deepspeed')}; commit {every('commit')}; seeds {seeds}; mean ± standard deviation over seeds."
+    )
+
+
+TABLES = {"pretraining": pretrained, "scratch": against_scratch, "droptoken": drop_token, "machine": machine}
