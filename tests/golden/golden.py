@@ -6,11 +6,10 @@ of the same layout. ``tests/reference/README.md`` describes the data.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vatt.models.config import (
-    HeadConfig,
-    LossConfig,
-    TextConfig,
-    UnifiedConfig,
-    VATTConfig,
-    VideoConfig,
-    WaveformConfig,
-)
+from vatt.models.config import TextConfig, VATTConfig
 from vatt.official import gradients, load_official
+from vatt.released import official_config
 
 REFERENCE = Path(os.environ.get("VATT_REFERENCE", Path(__file__).parents[1] / "reference"))
 
@@ -74,54 +66,22 @@ def load(name: str) -> Golden:
     return golden
 
 
-# Fields of the official configurations that ours do not have, with the only values that the tests can honour.
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "activation": ("gelu", None),
-    "post_proj_activation": ("gelu",),
-    "use_masking": (False,),
-    "d_post_proj": (None,),
-    "backbone_config": (None,),
-    "freeze_backbone": (False,),
-    "modality": ("",),
-}
-_NAMES_ONLY = {"name", "cls_dropout_rate", "final_endpoint", "mask_rate", "num_classes", "num_test_samples"}
-_DERIVED = {"temporal_patch_stride", "d_pre_proj", "is_transformer", "use_agg_token"}
-
-
 def fill(cls: type, official: Mapping[str, Any], **ours: Any) -> Any:
     """Our configuration ``cls`` with the official fields; none may be dropped silently. Dropout is off."""
-    known = {item.name for item in dataclasses.fields(cls)}
-    values = {}
-    for key, value in official.items():
-        if key in known and value is not None:
-            values[key] = value
-        elif key not in _NAMES_ONLY | _DERIVED:
-            assert value in _FIXED.get(key, ()), f"{cls.__name__}: cannot honour {key}={value!r}"
-    assert official.get("temporal_patch_stride") in (None, official.get("temporal_patch_size"))
-    assert official.get("d_pre_proj") in (None, official.get("d_model"))
-    return cls(**{"position_dropout_rate": 0.0, **values, **ours})
+    return official_config.fill(cls, official, **{"position_dropout_rate": 0.0, **ours})
 
 
 def text_config(official: Mapping[str, Any], **ours: Any) -> TextConfig:
-    name = official.get("name", "t5_small")
-    kind = next(kind for kind in ("bert_small", "bert", "t5", "linear") if name.startswith(kind))
-    return fill(TextConfig, official, kind=kind, **ours)
+    return official_config.text_config(official, **{"position_dropout_rate": 0.0, **ours})
 
 
 def vatt_config(parts: Mapping[str, Any], arch: str, loss: Mapping[str, Any] | None = None, **ours: Any) -> VATTConfig:
     """A whole model from the overrides that the official files record. ``ours``: for every backbone."""
-    config = VATTConfig(
-        head=HeadConfig(kind="fac" if arch.endswith("FAC") else "joint", **parts["head"]),
-        loss=LossConfig(**(loss or {})),
-    )
-    if arch.startswith("UT"):
-        config.backbone = "unified"
-        config.unified = fill(UnifiedConfig, parts["unified"], **ours)
-        return config
-    config.video = fill(VideoConfig, parts["video"], **ours)
-    config.waveform = fill(WaveformConfig, parts["audio"], **ours)
-    config.text = text_config(parts["text"], **ours)
-    return config
+    head = {"kind": "fac" if arch.endswith("FAC") else "joint", **parts["head"]}
+    config = official_config.from_parts(parts, arch, head, loss)
+    changes = {"position_dropout_rate": 0.0, **ours}
+    sections = ("unified",) if config.backbone == "unified" else ("video", "waveform", "text")
+    return replace(config, **{name: replace(getattr(config, name), **changes) for name in sections})
 
 
 def loaded(module: nn.Module, golden: Golden) -> nn.Module:

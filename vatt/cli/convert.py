@@ -1,0 +1,60 @@
+"""``vatt convert``: released TensorFlow weights to a folder that ``from_pretrained`` loads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vatt.config import ConfigError
+from vatt.presets import CLASSIFIERS, PRESETS
+from vatt.released import ReleasedError
+from vatt.released.convert import Report, convert
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    names = ", ".join([*PRESETS, *CLASSIFIERS])
+    parser.add_argument(
+        "checkpoint",
+        metavar="CKPT_PREFIX",
+        help="of PREFIX.index and PREFIX.data-*, or a folder with a checkpoint file",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME_OR_CONFIG",
+        help=f"{names}; or a .json: an official configuration or one of ours",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="section.field=value",
+        help="changes of the model, e.g. text.vocab_size=30522",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Converts and prints an account. Status 1 after an error, which goes to stderr."""
+    try:
+        report = convert(options.checkpoint, options.model, options.out, options.overrides)
+    except (ReleasedError, ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(account(report))
+    return 0
+
+
+def account(report: Report) -> str:
+    """A report in a few lines."""
+    lines = [
+        f"{report.model}: {len(report.converted)} variables converted, {report.parameters:,} parameters",
+        f"left out: {len(report.slots)} optimizer slots, {len(report.bookkeeping)} of bookkeeping",
+    ]
+    if report.unused:
+        lines.append(f"not used: {', '.join(report.unused)}")
+    return "\n".join([*lines, f"written to {report.folder}"])
