@@ -25,7 +25,8 @@ from vatt.data import (
     read_clips,
     view_batches,
 )
-from vatt.data.augment import CentreView
+from vatt.data.augment import CentreView, SquareView
+from vatt.data.decode import decode_views, decode_window
 from vatt.data.decode_other import decode_picture, decode_sound
 from vatt.data.manifest import Clip
 from vatt.models.config import InputConfig
@@ -136,6 +137,9 @@ def test_views_are_spread_over_time_and_side(media):
     assert x.shape == (6, 4, 16, 16, 3)
     dark = [bool(view.float().mean() < 60) for view in x]
     assert dark == [True] * 3 + [False] * 3  # the flash comes after the first window of a second
+    window = decode_window(wide.video, lambda duration: 0.5, SquareView(1.0), SPEC)
+    seen = decode_views(wide.video, lambda duration: 0.5, [SquareView(0.0), SquareView(1.0)], SPEC)
+    assert np.array_equal(seen[1], window.frames_TSS3)
     left, middle, right = Views(1, 3).read(half, "video", SPEC, 30).float().mean((1, 2, 3, 4)).tolist()
     assert left < middle < right
     assert Views(3, 3).read(tone, "audio", SPEC, 30).shape == (3, 8000)

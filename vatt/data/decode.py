@@ -6,7 +6,7 @@ Shapes: T frames, S side of the square picture, L samples. Times are seconds fro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -96,6 +96,24 @@ def decode_window(
         MediaError: no regular file, not a media file, no video, shorter than half a second, no frame that can be
             decoded, the stream ends long before the header says, or the time limit.
     """
+    (frames,), audio, start = _decode(path, choose_start, [view], spec, timeout, sound=True)
+    return Window(frames, audio, start)
+
+
+def decode_views(
+    path: Path, choose_start: ChooseStart, views: Sequence[View], spec: InputConfig, timeout: float = 30.0
+) -> list[np.ndarray]:
+    """The frames of one window as each of ``views`` sees them, uint8 (T, S, S, 3) each, decoded once; no sound.
+
+    Raises:
+        MediaError: as `decode_window`.
+    """
+    return _decode(path, choose_start, views, spec, timeout, sound=False)[0]
+
+
+def _decode(
+    path: Path, choose_start: ChooseStart, views: Sequence[View], spec: InputConfig, timeout: float, sound: bool
+) -> tuple[list[np.ndarray], np.ndarray | None, float]:
     if not path.is_file():  # a pipe or a device would block for ever
         raise MediaError(path, "video", "no such file" if not path.exists() else "is not a regular file")
     clock = _Clock(path, timeout)
@@ -107,9 +125,9 @@ def decode_window(
             if 0 < duration < SHORTEST:
                 raise MediaError(path, "duration", f"{duration:.2f} s, at least {SHORTEST} s are needed")
             start = max(0.0, choose_start(duration))
-            frames = _video(container, path, start, duration, view, spec, clock)
-            audio = _audio(container, start, spec, clock)[0] if container.streams.audio else None
-            return Window(frames, audio, start)
+            frames = _video(container, path, start, duration, views, spec, clock)
+            audio = _audio(container, start, spec, clock)[0] if sound and container.streams.audio else None
+            return frames, audio, start
     except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)  # without the number and the path again
         raise MediaError(path, "container", f"cannot be decoded: {reason}") from error
@@ -148,14 +166,14 @@ def _video(
     path: Path,
     start: float,
     duration: float,
-    view: View,
+    views: Sequence[View],
     spec: InputConfig,
     clock: _Clock,
-) -> np.ndarray:
-    out = np.empty((spec.frames, spec.size, spec.size, 3), np.uint8)
+) -> list[np.ndarray]:
+    outs = [np.empty((spec.frames, spec.size, spec.size, 3), np.uint8) for _ in views]
     origin = (container.start_time or 0) / av.time_base
     times = start + (np.arange(spec.frames) + 0.5) / spec.fps  # the middle of each interval: robust to rounded stamps
-    scaler = _Scaler(view, spec.size)
+    scalers = [_Scaler(view, spec.size) for view in views]
     shown: VideoFrame | None = None
     filled, last = 0, 0.0
     for frame in _frames(container, "video", start, clock):
@@ -164,18 +182,20 @@ def _video(
         last = frame.time - origin
         due = int(np.searchsorted(times, last))  # moments before this frame belong to the one shown until now
         if shown is not None and due > filled:
-            out[filled:due] = scaler(shown)
+            for out, scaler in zip(outs, scalers, strict=True):
+                out[filled:due] = scaler(shown)
             filled = due
         shown = frame
         if filled == spec.frames:
-            return out
+            return outs
     if shown is None:
         raise MediaError(path, "video", "no frame could be decoded")
     needed = min(duration or last, start + spec.seconds)
     if last + _MAY_END_EARLY < needed - 1 / spec.fps:
         raise MediaError(path, "video", f"breaks off at {last:.2f} s, though the file should last {duration:.2f} s")
-    out[filled:] = scaler(shown)
-    return out
+    for out, scaler in zip(outs, scalers, strict=True):
+        out[filled:] = scaler(shown)
+    return outs
 
 
 class _Scaler:

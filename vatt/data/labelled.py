@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from vatt.data.augment import CentreView, RandomView, SquareView, augment_audio
 from vatt.data.clips import Sample, window_start
 from vatt.data.config import DataConfig
-from vatt.data.decode import MediaError, View, decode_window
+from vatt.data.decode import MediaError, View, decode_views
 from vatt.data.decode_other import decode_picture, decode_sound
 from vatt.data.labels import Classes
 from vatt.data.loader import Batch, bad_clip, worker_options
@@ -44,7 +44,7 @@ class LabelledReader:
         """Raises MediaError: the clip cannot be decoded. LabelError: its label cannot be used."""
         augment, place = self.config.augment, rng.random()
         view = RandomView(augment, rng) if augment.enabled else CentreView()
-        x = _read(clip, self.modality, self.spec, self.config.decode_timeout, place, view)
+        (x,) = _read(clip, self.modality, self.spec, self.config.decode_timeout, place, [view])
         if self.modality == "audio" and augment.enabled:
             x = augment_audio(x, augment, rng)
         return {"x": torch.from_numpy(x), "target": self.classes.target(clip)}
@@ -79,9 +79,9 @@ class Views:
             views = views[:1]
         times = _places(self.clips)
         if clip.kind == "image":  # all windows of a picture are alike
-            found = [_read(clip, modality, spec, timeout, 0.5, view) for view in views] * len(times)
+            found = _read(clip, modality, spec, timeout, 0.5, views) * len(times)
         else:
-            found = [_read(clip, modality, spec, timeout, time, view) for time in times for view in views]
+            found = [x for time in times for x in _read(clip, modality, spec, timeout, time, views)]
         return torch.from_numpy(np.stack(found))
 
 
@@ -89,19 +89,23 @@ def _places(count: int) -> list[float]:
     return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]
 
 
-def _read(clip: Clip, modality: Modality, spec: InputConfig, timeout: float, place: float, view: View) -> np.ndarray:
+def _read(
+    clip: Clip, modality: Modality, spec: InputConfig, timeout: float, place: float, views: Sequence[View]
+) -> list[np.ndarray]:
+    """One window of a clip, as each view sees it; of sound there is one."""
+
     def start(duration: float) -> float:
         return window_start(clip, duration, spec.seconds, place)
 
     if modality == "audio":
         if clip.kind == "image":
             raise MediaError(clip.video, "audio", "is a picture, which has no sound")
-        return decode_sound(clip.video, start, spec, timeout)[0]
+        return [decode_sound(clip.video, start, spec, timeout)[0]]
     if clip.kind == "image":
-        return decode_picture(clip.video, view, spec)
+        return [decode_picture(clip.video, view, spec) for view in views]
     if clip.kind == "audio":
         raise MediaError(clip.video, "video", "is a sound file, which has no picture")
-    return decode_window(clip.video, start, view, spec, timeout).frames_TSS3
+    return decode_views(clip.video, start, views, spec, timeout)
 
 
 class _ViewSet(Dataset):
