@@ -14,7 +14,7 @@ from vatt.optim import SGD
 from vatt.presets import preset
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-STEPS = 3
+STEPS = 2
 
 
 def small(name):

@@ -66,7 +66,7 @@ def test_a_state_moves_between_stages_and_numbers_of_ranks(whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [0, 2, 3])
+@pytest.mark.parametrize("zero", [0, 3])
 def test_what_is_not_finite_changes_nothing(tmp_path, zero):
     """A NaN input, and an infinite gradient, on one rank alone: both ranks skip the step and go on."""
     (log,) = run({"out": tmp_path / "a", "engine": {"zero": zero}, "poison_gradient": 1, "poison": 2})

@@ -1,0 +1,96 @@
+"""The study on the sample: its commands are valid, and the page is that of the committed results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.downstream.__main__ import PAGE, PICTURE, filled
+from bench.downstream.experiments import StudyError, finetuning, pretraining, probe, study
+from bench.downstream.plots import draw
+from bench.downstream.results import FIELDS, RESULTS, append, origin, read, row_of
+from bench.downstream.tables import TABLES, against_scratch, newest
+from train.cli import parse as parse_pretraining
+from train.evaluate import parse as parse_evaluation
+from train.finetune_cli import parse as parse_finetuning
+from vatt.models import VATT
+from vatt.presets import preset
+from vatt.pretrained import save_pretrained
+
+
+def test_every_command_is_valid(tmp_path):
+    experiments = study(tmp_path, (0, 1))
+    assert len({experiment.line for experiment in experiments}) == len(experiments)
+    config = preset("vatt-tiny")
+    config.text.vocab_size = 5
+    for seed in (0, 1):
+        save_pretrained(VATT(config), tmp_path / f"pretrain-1000-drop50-seed{seed}")
+    for experiment in experiments:
+        script, *words = experiment.command
+        if script == "train/pretrain.py":
+            job = parse_pretraining(words, on_gpu=False)
+            assert 1 - job.config.model.video.patch_sampling_rate == experiment.what["dropped"] / 100
+            assert job.config.run.seed == experiment.what["seed"]
+        elif script == "train/finetune.py":
+            job = parse_finetuning(words)
+            assert (job.config.init is None) == (experiment.what["init"] == "random")
+            assert (job.config.task, job.config.label) == (experiment.what["task"], experiment.what["label"])
+            kept = job.config.model.video
+            dropped = round(100 * (1 - kept.patch_sampling_rate)) if kept.random_patch_sampling else 0
+            assert dropped == experiment.what["dropped"]
+        else:
+            options, _ = parse_evaluation(words)
+            assert (options.random_init is None) == (experiment.what["init"] == "pretrained")
+
+
+def test_rows_are_what_the_commands_left(tmp_path):
+    level = {"r1": 0.1, "r5": 0.4, "r10": 0.8, "median_rank": 5.0, "n": 96}
+    made = pretraining(tmp_path, 1, 260, 75)
+    made.result.parent.mkdir(parents=True)
+    table = {"text_to_video": level, "audio_to_video": {**level, "r5": 0.05}, "chance": {**level, "r5": 0.052}}
+    made.result.write_text(json.dumps({"table": table}))
+    paces = [{"kind": "train", "step": step, "samples_per_s": pace} for step, pace in ((20, 9.0), (40, 5.0), (60, 7.0))]
+    (made.result.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in paces))
+    row = row_of(made, origin())
+    assert (row["value"], row["second"], row["steps"], row["samples_per_s"]) == (0.4, 0.05, 60, 7.0)
+    tuned = finetuning(tmp_path, "random", 0, "video", "motion")
+    tuned.result.parent.mkdir(parents=True)
+    tuned.result.write_text("{")
+    with pytest.raises(StudyError, match=r"evaluation.json: cannot be read"):
+        row_of(tuned, origin())
+    append(tmp_path / "r.csv", [row])
+    append(tmp_path / "r.csv", [{**row, "value": 0.5}])
+    rows = read(tmp_path / "r.csv")
+    assert [r["value"] for r in rows] == ["0.4", "0.5"]
+    assert [r["value"] for r in newest(rows)] == ["0.5"]
+    assert probe(tmp_path, "random", 2, "video", "shape").line.count("--random-init 2") == 1
+
+
+def test_means_and_spreads():
+    base = dict.fromkeys(FIELDS, "")
+    rows = [
+        {**base, "kind": "finetune", "task": "video", "label": "motion", "init": init, "dropped": "0",
+         "value": str(value), "chance": "0.2", "command": f"{init} {value}"}
+        for init, values in (("pretrained", (0.5, 0.7)), ("random", (0.25,)))
+        for value in values
+    ]  # fmt: skip
+    lines = against_scratch(rows).splitlines()
+    assert lines[2] == "| motion, from video | 60.0 ± 14.1% | 25.0% |  |  | 20.0% |"
+    assert len(lines) == 3
+
+
+def test_the_page_is_that_of_the_committed_results(tmp_path):
+    rows, page = read(RESULTS), PAGE.read_text()
+    assert set(re.findall(r"<!-- table: (\w+) -->", page)) == set(TABLES)
+    assert filled(page, rows) == page
+    assert Path(PICTURE).read_text().startswith("<?xml")
+    draw(rows, tmp_path / "results.svg")
+    assert (tmp_path / "results.svg").stat().st_size > 10_000
+    for row in rows:
+        assert re.fullmatch(r"[0-9a-f]{12}", row["commit"]), row
+        assert row["dirty"] == "False", row
+        assert row["device"], row
+        assert 0 <= float(row["value"]) <= 1, row
