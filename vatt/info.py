@@ -1,4 +1,4 @@
-"""``python -m vatt.info``: the models, this machine, and which backend every operation would use here."""
+"""``vatt info``: the models, this machine, and which backend every operation would use here; or a model folder."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from vatt.models import VATT
 from vatt.models.config import VATTConfig
 from vatt.models.text import WordEmbedding
 from vatt.presets import PRESETS, preset
+from vatt.pretrained import PretrainedError
 
 _PARTS = tuple(asdict(Flops()))
 _PHASES = {"pretraining": True, "inference": False}
@@ -144,27 +145,46 @@ def show(found: dict[str, Any], console: Console, detailed: bool) -> None:
         console.print()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; 1 with a message if the model is not known."""
-    parser = argparse.ArgumentParser("python -m vatt.info", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of ``python -m vatt.info`` and ``vatt info``."""
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="describe a model folder or a run")
     parser.add_argument("--model", metavar="NAME", help=f"one model in detail: {', '.join(PRESETS)}")
     parser.add_argument("--json", action="store_true", help="the same as JSON, with the model's configuration")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command; 1 with a message if the model is not known, or the folder holds none."""
+    if options.folder is not None and options.model is not None:
+        print("error: give a folder or --model, not both", file=sys.stderr)
+        return 1
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
     try:
+        if options.folder is not None:
+            from vatt.folder_info import describe_folder, show_folder  # it imports this file
+
+            about = describe_folder(options.folder)
+            print(json.dumps(about, indent=1)) if options.json else show_folder(about, console)
+            return 0
         found = collect([options.model] if options.model else PRESETS)
-    except ConfigError as error:
-        print(f"error: --model: {error}", file=sys.stderr)
+    except (ConfigError, PretrainedError) as error:
+        print(f"error: {'--model: ' if options.model else ''}{error}", file=sys.stderr)
         return 1
     if options.json:
         for name, model in found["models"].items():
             model["config"] = to_dict(preset(name))
         print(json.dumps(found, indent=1))
-        return 0
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    show(found, console, options.model is not None)
+    else:
+        show(found, console, options.model is not None)
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m vatt.info``; ``vatt info`` is the same."""
+    parser = argparse.ArgumentParser("python -m vatt.info", description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

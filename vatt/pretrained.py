@@ -44,6 +44,8 @@ def save_pretrained(model: VATT | Classifier, folder: str | Path, state: Mapping
     weights = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
     save_file(weights, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(to_dict(model.config), indent=1), encoding="utf-8")
+    if isinstance(model, VATT) and model.tokenizer is not None:
+        model.tokenizer.save(folder)
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
 
 

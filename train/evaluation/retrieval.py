@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from train.evaluation.place import Place, clips_of, tell_skipped, write
 from train.ranks import gather, wait_for_all
-from vatt.data import Batch, Clip, DataConfig, Tokenizer, eval_batches
+from vatt.data import Batch, Clip, DataConfig, eval_batches
 from vatt.data.text import FILE as TOKENIZER
 from vatt.evaluation import Embeddings, embed_windows, format_table, retrieval_tables
 from vatt.models import VATT
@@ -23,12 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, place: Place) -> int:
     """Embeds the split on all ranks and prints both tables on rank 0."""
     folder = model_folder(options.model)
-    model = VATT.from_pretrained(folder).to(place.device)
-    if options.vocabulary is not None:
-        tokenizer = Tokenizer.from_file(options.vocabulary)
-    elif (folder / TOKENIZER).is_file():
-        tokenizer = Tokenizer.load(folder)
-    else:
+    model = VATT.from_pretrained(folder, vocabulary=options.vocabulary).to(place.device)
+    tokenizer = model.tokenizer
+    if tokenizer is None:
         raise PretrainedError(f"{folder}: has no {TOKENIZER}; give the words of the model by --vocabulary FILE")
     clips, missing = clips_of(options.data, options.split)
     windows = options.clips or 4

@@ -6,8 +6,9 @@ Shapes: B samples, V clips (views) of one sample, D width, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,10 @@ from torch import Tensor, nn
 from vatt.models.backbones import Backbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import ClassifierConfig
 from vatt.models.layers import Dense
+
+if TYPE_CHECKING:  # those modules import this one
+    from vatt.data.labelled import Views
+    from vatt.data.manifest import Clip
 
 
 class Classifier(nn.Module):
@@ -54,6 +59,26 @@ class Classifier(nn.Module):
         if not isinstance(model, cls):
             raise PretrainedError(f"{folder}: holds a {type(model).__name__}, which has no classes; use VATT")
         return model
+
+    def classify(
+        self, files: str | Path | Clip | Sequence[str | Path | Clip], top: int = 5, *, views: Views | None = None
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """The ``top`` most probable classes of a video, sound or picture, the best first: (name, probability).
+
+        Args:
+            files: a path (or `Clip`), or a list of them.
+            views: how each is looked at; None: as in the evaluation, 4 windows of 3 crops of a video, 4 windows of a
+                sound, the middle of a picture. Their logits are averaged.
+
+        Returns:
+            A list for one file, a list of such lists for a list of files. A class without a name has its number.
+
+        Raises:
+            MediaError: a file cannot be decoded. ValueError: ``top`` is below 1.
+        """
+        from vatt.classify_files import classify_files  # it imports this file
+
+        return classify_files(self, files, top=top, views=views)
 
     def forward(self, x: Tensor, *, views: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Logits (B, K).

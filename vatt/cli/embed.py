@@ -1,0 +1,104 @@
+"""``vatt embed SOURCE --model DIR --out FILE``: embeddings of all videos, sounds or sentences of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from vatt.data.manifest import ManifestError
+from vatt.data.text import TextError
+from vatt.embedding.job import Done, Job, run_job
+from vatt.embedding.parts import EmbedError
+from vatt.embedding.spaces import MODALITIES, SpaceError
+from vatt.pretrained import PretrainedError
+
+_EVERY = 30.0  # seconds between two lines where nobody watches
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="folder, manifest (.csv, .jsonl), or .txt with a sentence a line")
+    add("--model", type=Path, required=True, metavar="DIR", help="folder of a model or of a run")
+    add("--out", type=Path, required=True, metavar="FILE", help="FILE.npy, with FILE.json beside it, or FILE.parquet")
+    add("--modality", choices=MODALITIES, default="video", help="what of the source is embedded (video)")
+    add("--space", metavar="NAME", help="video: text (default), audio; audio, text: video; each: features")
+    add("--windows", type=int, default=4, metavar="N", help="windows of a file that are averaged (4)")
+    add("--batch-size", type=int, metavar="N", help="items of a batch (8; text: 256)")
+    add("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--vocabulary", type=Path, metavar="FILE", help="the words, for a model folder without tokenizer.json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0, or 1 with a line on stderr: the source, the model or a setting cannot be used, or nothing was embedded."""
+    progress = _Progress(options.modality)
+    try:
+        job = Job(
+            options.source,
+            options.model,
+            options.out,
+            options.modality,
+            options.space,
+            options.windows,
+            (256 if options.modality == "text" else 8) if options.batch_size is None else options.batch_size,
+            options.workers,
+            options.device,
+            options.vocabulary,
+        )
+        done = run_job(job, progress)
+    except (EmbedError, ManifestError, PretrainedError, SpaceError, TextError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    finally:
+        progress.end()
+    _tell(done, options.out, options.modality)
+    return 0
+
+
+def _tell(done: Done, out: Path, modality: str) -> None:
+    for name in done.redone:
+        print(f"warning: {name} of the earlier start could not be read; its items were done again", file=sys.stderr)
+    if not done.items:
+        print(f"{out}: nothing was left to embed; {done.rows} rows")
+    else:
+        rate = done.items / max(done.seconds, 1e-9)
+        unit = "sentences" if modality == "text" else "clips"
+        print(f"{out}: {done.rows} rows; {done.items} {unit} in {done.seconds:.1f} s, {rate:.1f} {unit}/s")
+    if done.faults:
+        print(f"{done.faults} could not be embedded: {out.with_suffix('.faults.jsonl')}", file=sys.stderr)
+
+
+class _Progress:
+    """A line on stderr: always the same one on a terminal, else one every half a minute."""
+
+    def __init__(self, modality: str) -> None:
+        self.unit = "sentences" if modality == "text" else "clips"
+        self.terminal = sys.stderr.isatty()
+        self.begun = self.told = time.monotonic()
+        self.first: int | None = None
+        self.open = False
+
+    def __call__(self, done: int, total: int, faults: int) -> None:
+        now = time.monotonic()
+        self.first = done if self.first is None else self.first  # the first batch also waits for the workers to start
+        if not self.terminal and now - self.told < _EVERY:
+            return
+        rate = (done - self.first) / max(now - self.begun, 1e-9)
+        text = f"{done} of {total} {self.unit}, {rate:.1f} a second" + (f", {faults} faults" if faults else "")
+        print(
+            f"\r{text:<72}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True
+        )
+        self.told, self.open = now, self.terminal
+
+    def end(self) -> None:
+        """Leaves the line of a terminal."""
+        if self.open:
+            print(file=sys.stderr)
+            self.open = False

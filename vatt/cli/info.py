@@ -1,0 +1,5 @@
+"""``vatt info``: what `vatt.info` prints. ``vatt info DIR``: what a model folder or a run holds."""
+
+from vatt.info import add_arguments, run
+
+__all__ = ["add_arguments", "run"]

@@ -1,0 +1,132 @@
+"""The result of ``vatt embed``: .npy with a .json beside it, or .parquet; and the faults.
+
+Shapes: N items that were embedded, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vatt.embedding.compute import Embedded
+from vatt.embedding.parts import EmbedError, Parts, write_text
+from vatt.embedding.source import Item
+
+_ROWS = 4096  # of one group of a .parquet
+
+
+def check_output(path: Path) -> None:
+    """Refuses a result that could not be written, before the long work.
+
+    Raises:
+        EmbedError: neither .npy nor .parquet, or pyarrow is missing.
+    """
+    if path.suffix not in (".npy", ".parquet"):
+        raise EmbedError(f"{path}: --out must end in .npy or .parquet")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise EmbedError(f"{path}: .parquet needs pyarrow: pip install 'vatt-torch[parquet]'") from error
+
+
+def write_output(
+    path: Path,
+    parts: Parts,
+    items: Sequence[Item],
+    skipped: Iterable[dict[str, Any]],
+    settings: dict[str, Any],
+    places: dict[str, str],
+) -> tuple[int, int]:
+    """Puts the parts together, in the order of the items. Each file is there whole or not at all.
+
+    Beside ``path`` come FILE.faults.jsonl (a record {file, start, end, field, reason} of each item left out; only if
+    there are any) and FILE.json: settings, counts and, for .npy, the ``rows`` {file, start, end[, text]} in order, one
+    a line.
+
+    Args:
+        skipped: records of files that were no item at all, such as those that a manifest names and that are not there.
+        settings: what the numbers depend on. places: paths of the source and the model, for people.
+
+    Returns:
+        The number of rows and of faults.
+
+    Raises:
+        EmbedError: nothing was embedded.
+    """
+    faults, numbers, width = [_fault(record, None) for record in skipped], [], 0
+    for part in parts.read():
+        numbers += part.numbers
+        width = part.x_BD.shape[1]
+        faults += [_fault(record, items[record["index"]]) for record in part.skipped]
+    _write_faults(path.with_suffix(".faults.jsonl"), faults)
+    if not numbers:
+        parts.remove()
+        raise EmbedError(f"{path}: nothing could be embedded; see {path.with_suffix('.faults.jsonl')}")
+    order = sorted(numbers)
+    rows = [items[number].row() for number in order]
+    partly = path.with_name(f".{path.name}.partly")
+    x_ND = _gather(partly, parts.read(), order, width)
+    about = {"settings": settings, **places, "n": len(rows), "dimensions": width, "faults": len(faults)}
+    if path.suffix == ".parquet":
+        _write_parquet(path, x_ND, rows)
+    _write_about(path.with_suffix(".json"), about, rows if path.suffix == ".npy" else None)
+    del x_ND
+    if path.suffix == ".npy":
+        partly.replace(path)
+    else:
+        partly.unlink()
+    return len(rows), len(faults)
+
+
+def _write_about(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]] | None) -> None:
+    text = json.dumps(about, ensure_ascii=False, indent=1)
+    if rows is not None:
+        lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        text = f'{text.removesuffix("}").rstrip()},\n "rows": [\n  {lines}\n ]\n}}'
+    write_text(path, text)
+
+
+def _gather(path: Path, parts: Iterable[Embedded], order: list[int], width: int) -> np.memmap:
+    """All embeddings (N, D) in an .npy file, which is mapped into memory, so that they need not fit."""
+    place = {number: row for row, number in enumerate(order)}
+    x_ND = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(order), width))
+    for part in parts:
+        if part.numbers:
+            x_ND[[place[number] for number in part.numbers]] = part.x_BD.numpy()
+    x_ND.flush()
+    return x_ND
+
+
+def _write_parquet(path: Path, x_ND: np.ndarray, rows: Sequence[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
+    if "text" in rows[0]:
+        columns.append(("text", pa.string()))
+    schema = pa.schema([*columns, ("embedding", pa.list_(pa.float32()))])
+    partly = path.with_name(f".{path.name}.table")
+    with pq.ParquetWriter(partly, schema) as writer:
+        for first in range(0, len(rows), _ROWS):
+            chosen, x = rows[first : first + _ROWS], np.asarray(x_ND[first : first + _ROWS])
+            offsets = np.arange(len(x) + 1, dtype=np.int32) * x.shape[1]
+            arrays = [pa.array([row[name] for row in chosen], kind) for name, kind in columns]
+            vectors = pa.ListArray.from_arrays(pa.array(offsets), pa.array(x.ravel()))
+            writer.write_table(pa.Table.from_arrays([*arrays, vectors], schema=schema))
+    partly.replace(path)
+
+
+def _fault(record: dict[str, Any], item: Item | None) -> dict[str, Any]:
+    row = {} if item is None else item.row()
+    return {"file": record["file"], **row, "field": record["field"], "reason": record["reason"]}
+
+
+def _write_faults(path: Path, faults: Sequence[dict[str, Any]]) -> None:
+    path.unlink(missing_ok=True)
+    if faults:
+        write_text(path, "".join(json.dumps(fault, ensure_ascii=False) + "\n" for fault in faults))
