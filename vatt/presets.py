@@ -6,6 +6,7 @@ Modality-specific names give the sizes of video, audio and text backbone, as the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from vatt.config import ConfigError, nearest
@@ -61,7 +62,7 @@ def _tiny(name: str) -> VATTConfig:
     return VATTConfig(
         name=name,
         backbone="separate",
-        input=_TINY_INPUT,
+        input=replace(_TINY_INPUT),
         video=VideoConfig(**_size("tiny"), **_TINY_VIDEO, **_TINY_RATES),
         waveform=WaveformConfig(**_size("tiny"), **_TINY_AUDIO, **_TINY_RATES),
         text=TextConfig(**_text_tiny(), **_TINY_RATES),
@@ -82,7 +83,7 @@ def _ma_tiny(name: str) -> VATTConfig:
         txt_embedding_reach=2.0,  # as large as the positions that are added, or they would drown the words
     )
     return VATTConfig(
-        name=name, backbone="unified", input=_TINY_INPUT, unified=unified, head=HeadConfig(d_va=128, d_vat=64)
+        name=name, backbone="unified", input=replace(_TINY_INPUT), unified=unified, head=HeadConfig(d_va=128, d_vat=64)
     )
 
 

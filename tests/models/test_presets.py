@@ -46,3 +46,10 @@ def test_whole_models_have_the_parameters_of_the_paper(size, total):
         vatt = Pretraining(preset(f"vatt-{size}")).vatt
     own = millions(vatt) - millions(vatt.text.embedding)
     assert own == pytest.approx(total, rel=0.02)
+
+
+def test_presets_share_nothing():
+    for name in PRESETS:
+        changed = preset(name)
+        changed.input.size += 16
+        assert preset(name).input.size == changed.input.size - 16
