@@ -38,7 +38,7 @@ def cost_of(provider: str, shape: Shape, backward: bool, dropout: float = 0.0) -
     """`cost`, but of open_clip's loss, which is another: it makes one matrix of logits and keeps it, so one product
     there and two back."""
     needed = cost(shape, backward, dropout)
-    if isinstance(shape, NceShape) and provider.endswith("open_clip"):
+    if isinstance(shape, NceShape) and "open_clip" in provider:
         product = 2 * shape.videos**2 * shape.candidates * shape.width
         return Cost((3 if backward else 1) * product, needed.bytes)
     return needed
@@ -50,7 +50,7 @@ def _patch(shape: PatchShape, s: int, dropout: float) -> tuple[Cost, Cost]:
     P = math.prod(shape.patch) * (3 if shape.pixels else 1)
     N = math.prod(size // side for size, side in zip(shape.signal[1:], shape.patch, strict=False))
     flops = 2 * B * K * P * D
-    signal = B * K * P * (1 if shape.pixels else s)
+    signal = B * K * P * (1 if shape.pixels else 4)  # a waveform stays float32, whatever the model's type
     tokens, weight, index = B * (1 + K) * D * s, D * P * s, 8 * K
     forward = Cost(flops, signal + index + weight + (K + 2) * D * s + tokens)
     return forward, Cost(flops, signal + index + tokens + weight + (N + 2) * D * s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,3 +71,14 @@ def poisoned() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+def worst(errors: list[float]) -> float | None:
+    """The largest error, None if there is none.
+
+    Raises:
+        ArithmeticError: one is not finite: a provider with such an output has no times worth a row.
+    """
+    if not all(math.isfinite(value) for value in errors):
+        raise ArithmeticError("an output holds values that are not finite")
+    return max(errors, default=None)

@@ -96,6 +96,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
     if device.type == "cpu":
         torch.set_num_threads(options.threads or store.cores())
     if options.only == "jobs":
+        given = ["--list"] * options.list + ["--resume"] * options.resume
+        given += [f"--{name}" for name in ("base", "minutes", "commit") if getattr(options, name) is not None]
+        if given:
+            print(f"bench.run: --only jobs does not take {', '.join(given)}; see python -m bench.jobs", file=sys.stderr)
+            return 2
         from bench.jobs.__main__ import main as jobs
 
         return jobs([*_shared(options)])

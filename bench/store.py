@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import math
 import os
 import platform
 import time
@@ -97,6 +98,9 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         header = next(csv.reader(file), None)
         if header is not None and set(header) != set(FIELDS):
             raise StoreError(f"{path}, line 1: not the columns of a results file; it is left as it is")
+        file.seek(0)
+        if not (content := file.read()).endswith("\n") and content:
+            raise StoreError(f"{path}, line {content.count(chr(10)) + 1}: is cut off; mend or remove it")
         writer = csv.DictWriter(file, header or FIELDS, lineterminator="\n")
         if header is None:
             writer.writeheader()
@@ -106,9 +110,15 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def text(value: Any) -> str:
-    """As it stands in the file: nothing for None, six digits for a float."""
+    """As it stands in the file: nothing for None, six digits for a float.
+
+    Raises:
+        ValueError: a float that is not finite.
+    """
     if value is None:
         return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no figure for a results file")
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.evaluate import error
+from bench.evaluate import error, worst
 from bench.peers import Provider
 from bench.problems import Leaves, Problem
 from bench.rivals.blocks import timm_block, torch_layer
@@ -72,4 +72,4 @@ def rival_error(op: str, name: str, outputs: tuple[Tensor, ...], want: Leaves) -
     if (op, name) in _INCOMPARABLE:
         return None
     expected = [want["stream"] + want["update"]] if op == "block" else list(want.values())
-    return max(error(out.detach(), value) for out, value in zip(outputs, expected, strict=True))
+    return worst([error(out.detach(), value) for out, value in zip(outputs, expected, strict=True)])

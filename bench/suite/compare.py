@@ -6,6 +6,7 @@ First a gate: results of this tree against a wider type, and against those of th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import statistics
 import sys
@@ -84,11 +85,17 @@ class Comparison:
             return []
         found = []
         for mode in (mode for mode in known if mode in modes):
-            new, base = self._rounds(mode)
+            try:
+                new, base = self._rounds(mode)
+            except SideFailed as failure:
+                lost = self.failures if failure.side is self.new else self.not_comparable
+                lost.append(f"{subject.name} {mode} {provider}: {failure}")
+                break
             medians = [statistics.median(chain.from_iterable(side)) for side in (new, base)]
             found.append((Found(subject.name, provider, mode, ratio(new, base), *medians), dict(new=new, base=base)))
-        self.new.ask("release")
-        self.base.ask("release")
+        for side in (self.new, self.base):
+            with contextlib.suppress(SideFailed):  # said above
+                side.ask("release")
         return found
 
     def _rounds(self, mode: str) -> tuple[list[list[float]], list[list[float]]]:
@@ -96,7 +103,11 @@ class Comparison:
         sides = [("new", self.new), ("base", self.base)]
         for number in range(self.options.rounds):
             for name, side in sides if number % 2 else sides[::-1]:
-                answer = side.ask("measure", mode=mode, seconds=self.seconds / self.options.rounds)
+                try:
+                    answer = side.ask("measure", mode=mode, seconds=self.seconds / self.options.rounds)
+                except SideFailed as failure:
+                    failure.side = side
+                    raise
                 times[name].append(answer["ms"])
         return times["new"], times["base"]
 
@@ -186,12 +197,14 @@ def _compare(comparison: Comparison, work: list[tuple[Subject, str]], commit: st
     if wrong:
         print("wrong results; nothing was timed:", *wrong, sep="\n  ", file=sys.stderr)
         return WRONG
-    sink, slower = _Rows(options, commit), []
+    sink, slower, compared, unclear = _Rows(options, commit), [], 0, 0
     print("verdict   this tree / base, 95% interval, and medians")
     for subject, provider in work:
         for found, times in comparison.times(subject, provider, options.mode):
             print(line(found, options.threshold), flush=True)
             sink.add(subject, found, times)
+            compared += 1
+            unclear += found.ratio.verdict(options.threshold) == "unclear"
             if found.ratio.verdict(options.threshold) == "SLOWER":
                 # Among many cases one looks slower by chance. It does not do so twice.
                 for again, more in comparison.times(subject, provider, [found.mode]):
@@ -205,7 +218,11 @@ def _compare(comparison: Comparison, work: list[tuple[Subject, str]], commit: st
     if slower or comparison.failures:
         print(f"{len(slower)} slower by more than {options.threshold:.0%}, {len(comparison.failures)} no longer run")
         return SLOWER
-    print(f"none is slower by more than {options.threshold:.0%}")
+    if not compared:
+        print("nothing could be compared")
+        return WRONG
+    open_ones = f", {unclear} of {compared} are unclear" if unclear else ""
+    print(f"none is slower by more than {options.threshold:.0%}{open_ones}")
     return 0
 
 

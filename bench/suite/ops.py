@@ -102,7 +102,7 @@ def _error(outputs: tuple[torch.Tensor, ...], want: Leaves) -> float | None:
         if out.numel() != expected.numel():
             return None
         errors.append(evaluate.error(out.detach().reshape(expected.shape), expected))
-    return max(errors, default=None)
+    return evaluate.worst(errors)
 
 
 def op_subjects(size: str, ops: tuple[str, ...], device: torch.device, kernels: bool) -> list[Subject]:

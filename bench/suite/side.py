@@ -16,7 +16,12 @@ LIMIT = 600.0  # seconds for one answer
 
 
 class SideFailed(RuntimeError):
-    """A request that failed, or a worker that died or was too slow. The message says on which side."""
+    """A request that failed, or a worker that died or was too slow. The message says on which side.
+
+    ``side``: that side, where whoever asked has noted it.
+    """
+
+    side: Side | None = None
 
 
 class Side:

@@ -58,9 +58,11 @@ class Sink:
     def known(self, row: Row) -> bool:
         """Whether the file had this row before this run. Changes that are in no commit have no name, so nobody knows
         whether two rows with them are of the same code."""
-        if "commit" in self._same and self.origin["dirty"] != "False":
+        named = self.origin["dirty"] == "unknown" and self.origin["commit"] != "unknown"  # --commit says what it is
+        if "commit" in self._same and self.origin["dirty"] != "False" and not named:
             return False
-        wanted = {name: self.origin[name] for name in self._same} | ({"dirty": "False"} if self._same else {})
+        wanted = {name: self.origin[name] for name in self._same}
+        wanted |= {"dirty": self.origin["dirty"] if named else "False"} if self._same else {}
         wanted |= {name: store.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
         return any(all(old[name] == value for name, value in wanted.items()) for old in self.before)
 

@@ -88,3 +88,34 @@ def test_origin():
     assert found["threads"] == str(torch.get_num_threads())
     assert "threads" not in found["device"]
     assert found["torch"] == torch.__version__
+
+
+def test_a_last_line_that_was_cut_off_is_named_and_no_row_joins_it(tmp_path):
+    path = tmp_path / "results.csv"
+    append(path, [row(), row()])
+    whole = path.read_text()
+    path.write_text(whole[:-9])
+    with pytest.raises(StoreError, match=r"results.csv, line 3: is cut off"):
+        append(path, [row()])
+    assert path.read_text() == whole[:-9]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_figure_is_not_written(tmp_path, value):
+    path = tmp_path / "results.csv"
+    append(path, [row()])
+    with pytest.raises(ValueError, match="is no figure for a results file"):
+        append(path, [row(), row(error=value)])
+    assert len(read(path)) == 1
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_an_output_that_is_not_finite_has_no_error_and_no_time(bad):
+    from bench.suite.ops import _error
+
+    want = {"first": torch.ones(3), "second": torch.ones(3)}
+    outputs = [torch.ones(3), torch.ones(3)]
+    assert _error(tuple(outputs), want) == 0.0
+    outputs[bad] = torch.tensor([1.0, float("nan"), 1.0])
+    with pytest.raises(ArithmeticError, match="not finite"):
+        _error(tuple(outputs), want)
