@@ -81,10 +81,8 @@ def drop_token(rows: Sequence[Row]) -> str:
     for dropped in ("0", "25", "50", "75"):
         made = _where(rows, kind="pretrain", dropped=dropped, steps=str(short))
         tuned = _where(rows, kind="finetune", dropped=dropped, init="pretrained", task="video", label="motion")
-        lines.append(
-            [f"{dropped}%", str(len(made)), spread(made), _pace(dropped), _megabytes(dropped)]
-            + [str(len(tuned)), spread(tuned)]
-        )
+        cells = [f"{dropped}%", str(len(made)), spread(made), _pace(dropped), _megabytes(dropped)]
+        lines.append([*cells, str(len(tuned)), spread(tuned)])
     head = ["dropped", "seeds", "pretraining: R@5 text -> video", "clips/s", "memory, MiB"]
     return _table([*head, "seeds", "fine-tuning: motion, top-1"], lines)
 
