@@ -275,7 +275,7 @@ def test_without_a_page_wanted_none_is_written(tmp_path, monkeypatch):
         (None, [], "results.csv: cannot be read"),
         ([], [], "has a header but no rows"),
         ([timed(1.0), timed(0.0)], [], "line 3: ms is '0', not a finite number above zero"),
-        ([timed(1.0, tflops=float("inf"))], [], "line 2: tflops is 'inf', not a finite number of zero or more"),
+        ([timed(1.0, tflops="inf")], [], "line 2: tflops is 'inf', not a finite number of zero or more"),
         ([timed(1.0, error=-1.0)], [], "line 2: error is '-1'"),
         ([timed(1.0)], ["--svg", "picture.svg"], "there is nothing to draw"),
         (operations(), ["--svg", "no/such/folder.svg"], "no/such"),

@@ -26,7 +26,8 @@ def commands():
     found = [line.split(" #")[0] for block in blocks for line in block.splitlines()]
     found += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     words = [part.strip() for line in found for part in line.split("&&")]
-    return sorted({w for w in words if w.startswith(STARTS) and len(w.split()) > 2 and not w.endswith(("...", "--help"))})
+    left_out = ("...", "--help")
+    return sorted({w for w in words if w.startswith(STARTS) and len(w.split()) > 2 and not w.endswith(left_out)})
 
 
 def vatt_parser(name):
