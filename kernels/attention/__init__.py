@@ -53,7 +53,7 @@ def attention(
             all three, without a copy.
         mask: (B, N) over the keys, nonzero where a key may be seen; masked scores are lowered by 1e9 (or as far as
             the type goes), so a row in which all keys are masked is the softmax of the lowered scores.
-        bias: (H, N, N), added to the scores of every item; differentiable.
+        bias: (H, N, N), finite, added to the scores of every item; differentiable.
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.
         return_weights: also return the weights (B, H, N, N) after dropout; the "torch" backend alone can.
@@ -105,7 +105,7 @@ def packed_attention(
         mask: (T,), nonzero where a key may be seen.
         masked: whether the mask hides anything, segment by segment; None where it may hide keys of all. It saves the
             backends that have a call a segment the mask where there is none.
-        bias: (H, N, N), where all sequences have the same length N.
+        bias: (H, N, N), finite, where all sequences have the same length N.
         scale, dropout_p, backend: as in `attention`.
 
     Returns:

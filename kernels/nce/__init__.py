@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..backends import Call, choose, refuse_non_float, register
@@ -65,4 +66,5 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
     if kind not in ("asymmetric", "symmetric"):
         raise ValueError(f"kind: {kind!r} is not one of 'asymmetric', 'symmetric'")
     call = Call(first.local.device, first.local.dtype, {"kind": kind})
-    return choose("nce", backend, call)(first, second, temperature, kind)
+    with torch.autocast(first.local.device.type, enabled=False):  # similarities over the temperature need all digits
+        return choose("nce", backend, call)(first, second, temperature, kind)

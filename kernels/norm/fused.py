@@ -102,6 +102,9 @@ def _run(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, residual: Tensor | None, dropout_p: float
 ) -> Tensor | tuple[Tensor, Tensor]:
     D = x.shape[-1]
+    if residual is not None:  # under autocast an update comes in half precision; the stream keeps its type
+        wide = torch.promote_types(x.dtype, residual.dtype)
+        x, residual = x.to(wide), residual.to(wide)
     seed = draw_seed(x.device) if dropout_p > 0 else None
     rows_RD = x.reshape(-1, D).contiguous()
     residual_RD = None if residual is None else residual.reshape(-1, D).contiguous()

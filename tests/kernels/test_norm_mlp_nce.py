@@ -141,3 +141,11 @@ def test_nce_errors_name_the_argument():
         nce(first, first, temperature=0.5, kind="x")
     with pytest.raises(ValueError, match=r"second\.mask: expected \(3,\)"):
         nce(first, Rows(first.local, first.all, torch.ones(2), torch.ones(3)), temperature=0.5)
+
+
+def test_the_contrastive_loss_is_wide_under_autocast():
+    first, second = (Rows(x, x) for x in (randn(6, 1, 16, dtype=torch.float32), randn(6, 1, 16, dtype=torch.float32)))
+    near = Rows(second.local + 0.01, second.all + 0.01)
+    wanted = nce(first, near, temperature=0.07)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nce(first, near, temperature=0.07), wanted)

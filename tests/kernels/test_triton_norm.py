@@ -237,3 +237,29 @@ class TestMask:
         out = torch.full((8, 8), -1, dtype=torch.int32, device=DEVICE)
         write_mask[(1,)](seeds, rows, columns.to(torch.int32), out, threshold(0.5), ROWS=8, COLUMNS=8)
         assert torch.equal(out, keep_mask(seeds, rows[:, None], columns[None, :], 0.5).int())
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_stream_keeps_its_type_beside_an_update_in_half_precision(op):
+    """As under autocast, where a product makes the update half and the residual stream is float32."""
+    width = 48
+    leaves = {
+        "x": randn(5, width, dtype=torch.float16),
+        "residual": randn(5, width, seed=3) * 1e5,
+        "weight": randn(width),
+    }
+    if op == "layer_norm":
+        leaves["bias"] = randn(width, seed=2)
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    totals, grads = {}, {}
+    for backend in ("torch", "triton"):
+        total, normed = OPS[op](**leaves, backend=backend)
+        assert total.dtype == torch.float32
+        totals[backend] = (total, normed)
+        grads[backend] = torch.autograd.grad((total.sum() + normed.square().sum()), list(leaves.values()))
+    for ours, wanted in zip(totals["triton"], totals["torch"], strict=True):
+        torch.testing.assert_close(ours, wanted.to(ours.dtype), rtol=1e-5, atol=1e-5)
+    for ours, wanted in zip(grads["triton"], grads["torch"], strict=True):
+        assert ours.dtype == wanted.dtype
+        torch.testing.assert_close(ours, wanted, rtol=2e-3, atol=2e-3)
