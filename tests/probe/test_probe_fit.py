@@ -60,13 +60,11 @@ def test_a_split_is_learned_from_standardised_features_and_counted(kind):
 def test_scores_are_the_mean_over_the_views_of_a_clip():
     clips = labelled("abc" * 10 + "a")
     train = features_of(clips, list(range(30)), views=3, noise=0.0)
-    centre = train.x_NVD.flatten(0, 1).mean(0)
-    odd = torch.stack([train.x_NVD[0, 0], train.x_NVD[0, 0], train.x_NVD[1, 0]])  # two views say a, one says b
-    for view, wanted in ((odd, 1.0), (odd[[0, 2, 2]], 0.0)):
-        features = Features(list(range(31)), torch.cat([train.x_NVD, view[None]]))
+    a, b = train.x_NVD[0, 0], train.x_NVD[1, 0]
+    for views, wanted in (([a, a, b], 1.0), ([a, b, b], 0.0), ([b, a, a], 1.0)):
+        features = Features(list(range(31)), torch.cat([train.x_NVD, torch.stack(views)[None]]))
         split = Split("s", tuple(range(30)), (30,))
         assert fit_split(features, clips, CLASSES, split, "svm", QUICK)["top1"] == wanted
-    assert torch.isfinite(centre).all()
 
 
 def test_clips_without_features_are_counted_and_a_lost_class_is_an_error():
@@ -84,7 +82,7 @@ def test_clips_without_features_are_counted_and_a_lost_class_is_an_error():
 def test_classes_are_looked_for_on_both_sides_before_anything_is_decoded():
     clips = labelled("abcab")
     assert check_classes(CLASSES, clips, Split("split1", (0, 1, 2), (3, 4)), "ucf.csv") == ["c"]
-    with pytest.raises(ProbeError, match="ucf.csv, split1, column label: no training clip of the class b, c"):
+    with pytest.raises(ProbeError, match=r"ucf.csv, split1, column label: no training clip of the class b, c"):
         check_classes(CLASSES, clips, Split("split1", (0,), (1, 2)), "ucf.csv")
     with pytest.raises(LabelError, match=r"ucf.csv, split1: 1.mp4, column label: has no label"):
         check_classes(CLASSES, [clips[0], Clip(Path("1.mp4"))], Split("split1", (0, 1), ()), "ucf.csv")

@@ -1,18 +1,25 @@
 """Linear probes: what a frozen backbone knows (paper, section 4.2.4)."""
 
 from vatt.probe.features import Features, extract
+from vatt.probe.fit import KINDS, Kind, fit_split, summary
 from vatt.probe.low_rank import LowRank, LowRankConfig, fit_low_rank
-from vatt.probe.protocol import ProbeError, Split, splits_of
-from vatt.probe.svm import fit_svm
+from vatt.probe.protocol import ProbeError, Split, check_classes, splits_of
+from vatt.probe.svm import fit_svm, require_svm
 
 __all__ = [
+    "KINDS",
     "Features",
+    "Kind",
     "LowRank",
     "LowRankConfig",
     "ProbeError",
     "Split",
+    "check_classes",
     "extract",
     "fit_low_rank",
+    "fit_split",
     "fit_svm",
+    "require_svm",
     "splits_of",
+    "summary",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vatt.data.config import DataConfig
@@ -22,6 +22,7 @@ from vatt.data.labelled import Modality, Views, view_batches
 from vatt.data.manifest import Clip
 from vatt.models.classifier import Classifier
 from vatt.models.vatt import VATT
+from vatt.probe.protocol import ProbeError
 
 
 @dataclass
@@ -42,17 +43,18 @@ class Features:
     def join(cls, parts: Sequence[Features]) -> Features:
         """The features of several ranks in the order of the numbers."""
         numbers = torch.tensor([number for part in parts for number in part.numbers], dtype=torch.int64)
-        order = numbers.argsort()
+        order = numbers.argsort()  # of rank::ranks, or with a clip that was read at the second try
         whole = [part.x_NVD for part in parts if len(part.numbers)] or [parts[0].x_NVD]
         skipped = sorted((record for part in parts for record in part.skipped), key=lambda record: record["index"])
         return cls(numbers[order].tolist(), torch.cat(whole)[order], skipped)
 
     def save(self, path: Path) -> None:
-        """Writes the features and, beside them, what was skipped."""
+        """Writes one file with the features and what was skipped."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partly = path.with_suffix(".partly")
-        about = {"skipped": json.dumps(self.skipped)}
-        save_file({"x": self.x_NVD.contiguous(), "numbers": torch.tensor(self.numbers)}, partly, metadata=about)
+        tensors = {"x": self.x_NVD.contiguous(), "numbers": torch.tensor(self.numbers, dtype=torch.int64)}
+        # the bytes, since a file that safetensors writes lets in nobody else
+        partly.write_bytes(save(tensors, metadata={"skipped": json.dumps(self.skipped)}))
         partly.replace(path)
 
     @classmethod
@@ -91,9 +93,11 @@ def extract(
         numbers: which of the clips; None for all. A rank of several takes its own share.
 
     Raises:
-        ValueError: a feature is not finite; the message names the clip.
+        ProbeError: a classifier of the other modality, or a feature that is not finite; the message names the clip.
     """
     assert model.config is not None, "the model has no configuration"
+    if isinstance(model, Classifier) and model.config.modality != modality:
+        raise ProbeError(f"modality: the model reads {model.config.modality}, not {modality}")
     numbers = range(len(clips)) if numbers is None else numbers
     count, was_training = views.count(modality), model.training
     done: list[int] = []
@@ -107,7 +111,7 @@ def extract(
                 pooled = _pooled(model, modality, batch["x"].to(device)).float().cpu().unflatten(0, (-1, count))
                 for number, row in zip(batch["index"].tolist(), pooled, strict=True):
                     if not torch.isfinite(row).all():
-                        raise ValueError(f"{clips[number].video}: the model gives features that are not finite")
+                        raise ProbeError(f"{clips[number].video}: the model gives features that are not finite")
                 done += batch["index"].tolist()
                 parts.append(pooled)
     finally:

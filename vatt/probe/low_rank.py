@@ -34,7 +34,7 @@ class LowRank(nn.Module):
     """logits = (x U) V + b, where in training only some of the R components are there.
 
     The components of a step are drawn anew, alike for all of its samples, and scaled by R / (number drawn), as dropout
-    does, so that evaluation can use all of them.
+    does, so that evaluation can use all of them. The others have no gradient in that step; Adam's moments move them.
     """
 
     def __init__(self, width: int, classes: int, config: LowRankConfig = LowRankConfig()) -> None:

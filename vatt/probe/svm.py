@@ -5,6 +5,7 @@ Shapes: N samples, D width, K classes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,8 +18,20 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of which one is chosen by cross-val
 Scorer = Callable[[Tensor], Tensor]
 
 
+def require_svm() -> None:
+    """Raises ProbeError if scikit-learn is not installed: to be known before the features are extracted."""
+    try:
+        import sklearn.svm  # noqa: F401
+    except ImportError as error:
+        what = "pip install 'vatt-torch[probe]', or --classifier low-rank"
+        raise ProbeError(f"the SVM needs scikit-learn: {what} ({error})") from error
+
+
 def fit_svm(x_ND: Tensor, label_N: Sequence[int], clip_N: Sequence[int], classes: int, seed: int = 0) -> Scorer:
     """Fits one against the rest and returns the function from features (M, D) to scores (M, K).
+
+    The strength C is that of `STRENGTHS` with the best accuracy in up to three folds of the training clips; if a class
+    has a single clip there are no folds, and it is 1.
 
     Args:
         x_ND: float32, standardised by the caller.
@@ -28,16 +41,15 @@ def fit_svm(x_ND: Tensor, label_N: Sequence[int], clip_N: Sequence[int], classes
     Raises:
         ProbeError: scikit-learn is not installed, or fewer than two classes have a sample.
     """
-    try:
-        from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-        from sklearn.svm import LinearSVC
-    except ImportError as error:
-        raise ProbeError(f"the SVM needs scikit-learn: pip install 'vatt-torch[probe]' ({error})") from error
+    require_svm()
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.svm import LinearSVC
+
     label = np.asarray(label_N)
-    known, counts = np.unique(label, return_counts=True)
-    if len(known) < 2:
+    clips = Counter(label for _, label in set(zip(clip_N, label_N, strict=True)))  # clips of a class, not views
+    if len(clips) < 2:
         raise ProbeError("the SVM needs training clips of at least two classes")
-    folds = min(3, len(set(clip_N)), int(counts.min()))
+    folds = min(3, *clips.values())
     x = x_ND.numpy()
     machine = LinearSVC(dual="auto", max_iter=5000, random_state=seed)
     if folds < 2:
