@@ -15,7 +15,9 @@ SAMPLES = [Path(f"runs/sample-clips/val/{number:04d}.mp4") for number in range(4
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, default=SAMPLES, help="default: four of the built-in sample")
-    parser.add_argument("--model", type=Path, default=Path("runs/sample-vatt-tiny-video"), help="run or model (%(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path("runs/sample-vatt-tiny-video"), help="run or model (%(default)s)"
+    )
     parser.add_argument("--top", type=int, default=3, help="classes shown (%(default)s)")
     parser.add_argument("--clips", type=int, help="windows of a file (default: 4; of a picture 1)")
     parser.add_argument("--crops", type=int, default=3, help="squares of a window, with --clips (%(default)s)")
