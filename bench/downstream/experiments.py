@@ -17,6 +17,7 @@ SAMPLE = Path("runs/sample-clips")
 DROPPED = (0, 25, 50, 75)  # per cent of the patches
 LONG, SHORT = 1000, 260  # steps of pretraining: for what follows, and for the comparison of DropToken
 TASKS = (("video", "motion"), ("video", "shape"), ("audio", "shape"), ("image", "shape"), ("image", "motion"))
+FEW = 50  # steps of fine-tuning where the recipe's 200 bring every start to the same ceiling
 PROBED = (("video", "motion"), ("video", "shape"), ("video", "colour"), ("audio", "shape"))
 Figures = dict[str, Any]
 
@@ -79,16 +80,20 @@ def probe(out: Path, init: str, seed: int, task: str, label: str) -> Experiment:
     )
 
 
-def finetuning(out: Path, init: str, seed: int, task: str, label: str, dropped: int = 0) -> Experiment:
-    """Fine-tuning from the pretrained model of the seed, or from random weights, for equally many steps."""
-    folder = out / f"finetune-{init}-drop{dropped}-seed{seed}-{task}-{label}"
+def finetuning(
+    out: Path, init: str, seed: int, task: str, label: str, dropped: int = 0, steps: int | None = None
+) -> Experiment:
+    """Fine-tuning from the pretrained model of the seed, or from random weights, for equally many steps (None: the
+    recipe's)."""
+    folder = out / f"finetune-{init}-drop{dropped}-seed{seed}-{task}-{label}{f'-{steps}' if steps else ''}"
     data = SAMPLE / ("pictures.csv" if task == "image" else "manifest.csv")
     command = ("train/finetune.py", "--task", task, "--config", "sample", "--data", str(data), "--label", label)
     source = ("--init", str(_pretrained(out, seed))) if init == "pretrained" else ("--model", "vatt-tiny")
+    shorter = ("--steps", str(steps)) if steps else ()
     kept = ("model.video.random_patch_sampling=true", f"model.video.patch_sampling_rate={1 - dropped / 100:g}")
     return Experiment(
         dict(kind="finetune", task=task, label=label, init=init, dropped=dropped, seed=seed),
-        (*command, *source, "--out", str(folder), f"run.seed={seed}", *(kept if dropped else ())),
+        (*command, *source, *shorter, "--out", str(folder), f"run.seed={seed}", *(kept if dropped else ())),
         folder / "evaluation.json",
         _finetuned,
     )
@@ -101,6 +106,8 @@ def study(out: Path, seeds: Sequence[int]) -> list[Experiment]:
         found += [probe(out, init, seed, task, label) for seed in seeds for init in ("pretrained", "random")]
     for task, label in TASKS:
         found += [finetuning(out, init, seed, task, label) for seed in seeds for init in ("pretrained", "random")]
+    for seed in seeds:
+        found += [finetuning(out, init, seed, "audio", "shape", steps=FEW) for init in ("pretrained", "random")]
     for seed in seeds:
         found += [finetuning(out, "pretrained", seed, "video", "motion", dropped) for dropped in DROPPED[1:]]
         found += [pretraining(out, seed, SHORT, dropped) for dropped in DROPPED]

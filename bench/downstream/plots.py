@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from bench.downstream.results import Row
-from bench.downstream.tables import NAMES, newest
+from bench.downstream.tables import lines_of, newest
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -35,15 +35,15 @@ def _figures(rows: Sequence[Row], **wanted: str) -> tuple[float, float]:
 
 def _bars(axes: Any, rows: Sequence[Row]) -> None:
     tuned = [r for r in rows if r["kind"] == "finetune" and r["dropped"] == "0"]
-    tasks = [task for task in NAMES if any((r["task"], r["label"]) == task for r in tuned)]
+    tasks = lines_of(tuned)
     for place, (init, colour) in enumerate((("pretrained", "#0b5bd3"), ("random", "#9aa4ae"))):
-        found = [_figures(tuned, task=task, label=label, init=init) for task, label in tasks]
+        found = [_figures(tuned, task=task, label=label, steps=steps, init=init) for _, task, label, steps in tasks]
         places = [number + 0.38 * place - 0.19 for number in range(len(tasks))]
         heights, errors = [value for value, _ in found], [error for _, error in found]
         name = "pretrained" if init == "pretrained" else "from scratch"
         axes.bar(places, heights, 0.36, yerr=errors, capsize=3, color=colour, label=name)
     axes.axhline(100 / 6, color="#57606a", linestyle=":", linewidth=1, label="chance")
-    axes.set_xticks(range(len(tasks)), [NAMES[task].replace(", ", ",\n") for task in tasks])
+    axes.set_xticks(range(len(tasks)), [name.replace(", ", ",\n") for name, *_ in tasks])
     axes.set_ylabel("top-1, % of held-out clips")
     axes.set_title("Fine-tuning for equally many steps")
     axes.legend(frameon=False)

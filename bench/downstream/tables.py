@@ -36,6 +36,18 @@ def _where(rows: Sequence[Row], **wanted: str) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
+def lines_of(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
+    """What was classified, as (name, task, label, steps): a line for each length of fine-tuning, the longest first."""
+    lines = []
+    for (task, label), name in NAMES.items():
+        found = _where(rows, task=task, label=label)
+        lengths = {row["steps"] for row in found if row["kind"] == "finetune"}
+        ordered = sorted(lengths, key=lambda steps: -int(steps or 0)) or [""] * bool(found)
+        for number, steps in enumerate(ordered):
+            lines.append((f"{name}, {steps} steps" if number else name, task, label, steps))
+    return lines
+
+
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -43,18 +55,15 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def against_scratch(rows: Sequence[Row]) -> str:
     """Fine-tuning and probes from pretrained and from random weights."""
-    rows = newest(rows)
+    rows = [row for row in newest(rows) if row["dropped"] in ("", "0")]
     lines = []
-    for (task, label), name in NAMES.items():
-        cells = [name]
-        for kind in ("finetune", "probe"):
-            for init in ("pretrained", "random"):
-                found = _where(rows, kind=kind, task=task, label=label, init=init)
-                cells.append(spread([row for row in found if row["dropped"] in ("", "0")]))
+    for name, task, label, steps in lines_of(rows):
         found = _where(rows, task=task, label=label)
-        if not found:
-            continue
-        lines.append([*cells, spread(found[:1], "chance")])
+        tuned, probed = _where(found, kind="finetune", steps=steps), _where(found, kind="probe")
+        if name not in NAMES.values():
+            probed = []  # they stand in the line of the recipe's steps
+        cells = [spread(_where(some, init=init)) for some in (tuned, probed) for init in ("pretrained", "random")]
+        lines.append([name, *cells, spread(found[:1], "chance")])
     head = ["", "fine-tuned", "from scratch", "probe", "probe of random weights", "largest class"]
     return _table(head, lines)
 

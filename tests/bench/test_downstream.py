@@ -80,6 +80,12 @@ def test_means_and_spreads():
     lines = against_scratch(rows).splitlines()
     assert lines[2] == "| motion, from video | 60.0 ± 14.1% | 25.0% |  |  | 20.0% |"
     assert len(lines) == 3
+    longer = [{**row, "steps": "200"} for row in rows]
+    fewer = [{**row, "steps": "50", "command": row["command"] + " --steps 50", "value": "0.4"} for row in rows]
+    probed = {**rows[0], "kind": "probe", "dropped": "", "steps": "9", "value": "0.3", "command": "probe"}
+    lines = against_scratch([*longer, *fewer, probed]).splitlines()
+    assert lines[2] == "| motion, from video | 60.0 ± 14.1% | 25.0% | 30.0% |  | 20.0% |"
+    assert lines[3] == "| motion, from video, 50 steps | 40.0 ± 0.0% | 40.0% |  |  | 20.0% |"
 
 
 def test_the_page_is_that_of_the_committed_results(tmp_path):
