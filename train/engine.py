@@ -25,6 +25,8 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
@@ -165,7 +167,9 @@ class Engine:
                 with self._gathered([parameter], writer=0):
                     if parameter.numel():
                         parameter.copy_(value)
-                if parameter.requires_grad:
+                if parameter.requires_grad and self.zero == 3:
+                    safe_set_local_fp32_param(parameter, own_part(parameter, value))
+                elif parameter.requires_grad:
                     safe_set_full_fp32_param(parameter, value)
             for name, buffer in self.module.named_buffers():
                 buffer.copy_(model[name])
@@ -177,6 +181,8 @@ class Engine:
                     value = optimizer[f"{name}.{moment}"].to(self.device)
                     if parameter in self._optimizer.state:
                         self._optimizer.state[parameter][moment].copy_(value)
+                    elif self.zero == 3:
+                        safe_set_local_optimizer_state(parameter, own_part(parameter, value), moment)
                     else:
                         safe_set_full_optimizer_state(parameter, value, moment)
 
@@ -210,6 +216,18 @@ class Engine:
 def parameter_shape(parameter: nn.Parameter) -> torch.Size:
     """The whole shape, also of a parameter that ZeRO-3 has shared out."""
     return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def own_part(parameter: Any, whole: Tensor) -> Tensor:
+    """The part of ``whole`` that this rank keeps of a parameter under ZeRO 3, flat, with zeros after its end.
+
+    DeepSpeed's own way to set a whole tensor forgets the padding, and fails where the ranks do not divide the elements.
+    """
+    size, rank = parameter.ds_tensor.numel(), dist.get_rank()
+    part = whole.new_zeros(size)
+    own = whole.flatten()[rank * size : (rank + 1) * size]
+    part[: own.numel()] = own
+    return part
 
 
 def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:

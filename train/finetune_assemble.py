@@ -66,6 +66,8 @@ def assemble(job: FinetuneJob, rank: int, ranks: int, device: torch.device) -> F
         config.data.sources = [_sample(config, rank, reporter)]
     corpus = read_labelled(config)
     names = list(corpus.classes.names)
+    if job.resume and config.model.classes not in ([], names):
+        raise ConfigError(f"--resume: {_changed(config, names)}")
     config.model = replace(config.model, num_classes=len(names), classes=names)
     if device.type == "cpu":  # a decoding process and a thread on one core would slow each other down
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks - config.data.workers))
@@ -137,6 +139,15 @@ def _check_batch(config: FinetuneConfig, ranks: int) -> None:
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {ranks} ranks x "
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation)"
         )
+
+
+def _changed(config: FinetuneConfig, names: list[str]) -> str:
+    """How the classes differ from those that the run began with: its outputs would mean something else."""
+    began = config.model.classes
+    at = next((at for at, pair in enumerate(zip(began, names, strict=False)) if pair[0] != pair[1]), None)
+    how = f"{len(began)} then, {len(names)} now" if at is None else f"number {at} was {began[at]!r}, is {names[at]!r}"
+    where = config.classes or ", ".join(config.data.sources)
+    return f"the classes of {where}, column {config.label}, are not those that the run began with ({how}); begin anew"
 
 
 def _sample(config: FinetuneConfig, rank: int, reporter: Reporter) -> str:

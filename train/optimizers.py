@@ -26,7 +26,7 @@ class Guarded(torch.optim.Optimizer):
 
     Attributes:
         moments: the names of a parameter's states.
-        updates: how many updates were made, by this object.
+        updates: how many updates were made, by this object. ZeRO 1 to 3 make one group's at a time.
         shared_out: whether each rank has only a part of every gradient.
     """
 
@@ -36,13 +36,14 @@ class Guarded(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> Any:
         """One update, unless something is not finite."""
-        gradients = [gradient for group in self.param_groups for gradient in _gradients(group)]
-        if gradients and not _finite_everywhere(gradients):
+        groups = [(group, gradients) for group in self.param_groups if (gradients := _gradients(group))]
+        if groups and not _finite_everywhere([gradient for _, gradients in groups for gradient in gradients]):
             return None
-        for group in self.param_groups:
-            if group.get("clip_norm", 0.0) > 0 and (own := _gradients(group)):
-                _clip(own, group["clip_norm"], self.shared_out)
-        self.updates += 1
+        for group, gradients in groups:
+            if group.get("clip_norm", 0.0) > 0:
+                _clip(gradients, group["clip_norm"], self.shared_out)
+            group["updates"] = group.get("updates", 0) + 1
+            self.updates = max(self.updates, group["updates"])
         return super().step(closure)  # type: ignore[safe-super]
 
     def steps_done(self) -> int:
@@ -116,15 +117,21 @@ def _gradients(group: Group) -> list[Tensor]:
 def _finite_everywhere(tensors: list[Tensor]) -> bool:
     """Whether all elements are finite, on all ranks."""
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, float("inf"))])
-    finite = torch.isfinite(norms).all().float()
-    dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-    return bool(finite)
+    return bool(_over_ranks(torch.isfinite(norms).all().float(), dist.ReduceOp.MIN))
 
 
 def _clip(gradients: list[Tensor], limit: float, shared_out: bool) -> None:
     """Scales the gradients of a group to the global norm ``limit`` if theirs is larger (tf.clip_by_global_norm)."""
     square = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square().sum()
     if shared_out:
-        dist.all_reduce(square)
+        square = _over_ranks(square, dist.ReduceOp.SUM)
     scale = limit / torch.clamp(square.sqrt(), min=limit)
-    torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
+    own = list({gradient.data_ptr(): gradient for gradient in gradients}.values())  # some may be one and the same
+    torch._foreach_mul_(own, scale.to(own[0].dtype))
+
+
+def _over_ranks(value: Tensor, op: Any) -> Tensor:
+    """The value reduced over all ranks, where it was: NCCL takes nothing from a CPU, where offloaded gradients are."""
+    sent = value.cuda() if dist.get_backend() == "nccl" else value.clone()
+    dist.all_reduce(sent, op=op)
+    return sent.to(value.device)

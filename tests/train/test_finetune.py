@@ -195,8 +195,16 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
 
     shutil.copytree(tmp_path / "one", tmp_path / "half")  # as if it had been killed after step 3
     shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000004")
-    ((text, code),) = run_jobs(tmp_path, [("finetune", ["--resume", "--out", tmp_path / "half"])])
-    assert code == 0, text
+    other = tmp_path / "classes.txt"
+    classes = json.loads((tmp_path / "one" / "config.json").read_text())["model"]["classes"]
+    other.write_text("\n".join(reversed(classes)))
+    again = ["--resume", "--out", tmp_path / "half"]
+    (refused, code), (text, status) = run_jobs(
+        tmp_path, [("finetune", [*again, f"classes={other}"]), ("finetune", again)]
+    )
+    assert code == 1
+    assert "are not those that the run began with" in refused
+    assert status == 0, text
     assert "resumed from step 2" in text
     assert losses(tmp_path / "half") == losses(tmp_path / "one")
     again = load_file(tmp_path / "half" / "model" / "model.safetensors")
