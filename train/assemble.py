@@ -14,7 +14,7 @@ from train.cli import Job
 from train.config import PretrainConfig
 from train.console import Reporter
 from train.data import Corpus, fit_vocabulary, make_tokenizer, read_corpus
-from train.engine import Engine, training_type
+from train.engine import Engine
 from train.evaluate_run import Evaluator
 from train.loop import Trainer
 from train.ranks import gather, wait_for_all
@@ -26,6 +26,7 @@ from vatt.flops import peak_flops, train_flops_per_sample
 from vatt.kernels import BackendError, Call, operations, pick
 from vatt.models import Pretraining
 from vatt.models.text import WordEmbedding
+from vatt.precision import type_of
 from vatt.sample import build, levels
 
 SAMPLE = Path("runs/sample-clips")
@@ -73,7 +74,7 @@ def prepare(job: Job, rank: int, ranks: int, device: torch.device) -> Prepared:
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {ranks} ranks x "
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation) of at least 2 each"
         )
-    kernels = kernels_of(config.engine.kernels, device, training_type(config.engine, device))
+    kernels = kernels_of(config.engine.kernels, device, type_of(config.engine.precision, device))
     folder: RunFolder | None = None
     if rank == 0:
         name = "sample" if job.sample else config.model.name

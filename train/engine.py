@@ -35,6 +35,7 @@ from train.deepspeed_json import deepspeed_json
 from train.optimizers import make_optimizer
 from vatt.config import ConfigError
 from vatt.data import Batch
+from vatt.precision import type_of
 
 
 class GlooAccelerator(CPU_Accelerator):
@@ -54,12 +55,6 @@ class StepResult:
     applied: bool
 
 
-def training_type(config: EngineConfig, device: torch.device) -> torch.dtype:
-    """The type of weights and activations: bfloat16 if asked for, or on a GPU where nothing else is."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if bf16 else torch.float32
-
-
 class Engine:
     """A module under DeepSpeed.
 
@@ -75,7 +70,7 @@ class Engine:
     def __init__(
         self, module: nn.Module, config: EngineConfig, optim: OptimConfig, rank_batch: int, device: torch.device
     ) -> None:
-        self.dtype = training_type(config, device)
+        self.dtype = type_of(config.precision, device)
         bf16 = self.dtype == torch.bfloat16
         self.parts, self.device, self.zero = config.gradient_accumulation, device, config.zero
         self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)

@@ -20,6 +20,7 @@ from train.ranks import peer_lost, start_distributed, stop_distributed  # noqa: 
 from vatt.classify import ScoreError  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
 from vatt.data import LabelError, ManifestError, TextError, TooManyBadClips  # noqa: E402
+from vatt.precision import PRECISIONS  # noqa: E402
 from vatt.pretrained import PretrainedError  # noqa: E402
 from vatt.probe import ProbeError  # noqa: E402
 
@@ -58,6 +59,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, ModuleType]:
     add("--clips", type=_positive, help="windows of a clip, spread evenly over it (default: 4; pictures: 1)")
     add("--crops", type=_positive, help="squares of each window (default: 3 for --task video, else 1)")
     add("--batch-size", type=_positive, default=8, help="clips of a batch (default: %(default)s)")
+    add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, fp32 on a CPU)")
     add("--workers", type=int, default=2, help="decoding processes of each rank (default: %(default)s)")
     add("--out", type=Path, metavar="FILE.json", help="write the figures there")
     add("--local_rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it

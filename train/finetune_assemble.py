@@ -9,7 +9,7 @@ import torch
 
 from train.assemble import SAMPLE, grouped, kernels_of, resume_from
 from train.console import Reporter
-from train.engine import Engine, training_type
+from train.engine import Engine
 from train.finetune_cli import FinetuneJob
 from train.finetune_config import FinetuneConfig
 from train.finetune_data import LabelledCorpus, read_labelled
@@ -23,6 +23,7 @@ from vatt.environment import environment
 from vatt.flops import classifier_flops, peak_flops
 from vatt.models import Classifier, build_classifier
 from vatt.models.finetuning import Finetuning
+from vatt.precision import type_of
 from vatt.pretrained import load_pretrained
 from vatt.restore import restore_backbone
 from vatt.sample import build
@@ -55,7 +56,7 @@ def assemble(job: FinetuneJob, rank: int, ranks: int, device: torch.device) -> F
     """
     config = job.config
     _check_batch(config, ranks)
-    kernels = kernels_of(config.engine.kernels, device, training_type(config.engine, device))
+    kernels = kernels_of(config.engine.kernels, device, type_of(config.engine.precision, device))
     folder: RunFolder | None = None
     if rank == 0:
         name = f"{'sample-' if job.sample else ''}{config.model.name}"

@@ -91,6 +91,8 @@ def test_goes_on_after_an_interruption(videos, folder, tmp_path):
     assert not out.exists()
     with pytest.raises(EmbedError, match=r"v\.parts: made with other settings: windows was 2, is 3"):
         run_job(job(videos, folder, out, windows=3))
+    with pytest.raises(EmbedError, match=r"precision was 'torch\.float32', is 'torch\.bfloat16'"):
+        run_job(job(videos, folder, out, precision="bf16"))
     with pytest.raises(Stopped):
         run_job(job(videos, folder, out, batch_size=1), stop_after(3))
     seen = []
@@ -102,6 +104,10 @@ def test_goes_on_after_an_interruption(videos, folder, tmp_path):
     rows = [json.loads(p.with_suffix(".json").read_text())["rows"] for p in (out, whole)]
     assert rows[0] == rows[1]
     assert not out.with_suffix(".parts").exists()
+    half = tmp_path / "half.npy"
+    run_job(job(videos, folder, half, precision="bf16"))
+    assert (np.load(half) * np.load(whole)).sum(1).min() > 0.99
+    assert not np.array_equal(np.load(half), np.load(whole))
 
 
 def test_a_part_that_was_cut_off_is_done_again(videos, folder, tmp_path, capsys):

@@ -88,9 +88,13 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
     scratch = ["--model", "vatt-tiny", "model.video.num_layers=1"]
     two, four = ["--steps", 2], ["--steps", 4, "run.save_every=2"]
     other = ["--label", "shape", "freeze_backbone=true", "model.video.random_patch_sampling=true"]
-    check = ["--workers", 0, "--label"]
+    check, half = ["--workers", 0, "--label"], ["--precision", "bf16"]
     probe = ["--task", "probe", "--model", out["ma"], "--data", manifest, *check, "size", "--clips", 2, "--steps", 50]
     probe += ["--features", tmp_path / "features", "--out"]
+    words = tmp_path / "words.txt"
+    words.write_text("<pad> <unk> a the red green blue ring square circle up down is it and".replace(" ", "\n"))
+    search = ["--task", "retrieval", "--model", models / "vatt-ma-tiny", "--data", manifest, "--workers", 0]
+    search += ["--clips", 2, "--out"]
     found = run_jobs(
         tmp_path,
         [
@@ -104,15 +108,19 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
                 "evaluate",
                 ["--task", "video", "--model", out["video"], "--data", manifest, *check, "motion", "--clips", 2],
             ),
-            ("evaluate", ["--task", "audio", "--model", out["multi"], "--data", tags, *check, "label"]),
+            ("evaluate", ["--task", "audio", "--model", out["multi"], "--data", tags, *half, *check, "label"]),
             ("evaluate", ["--task", "image", "--model", out["image"], "--data", pictures, *check, "shape"]),
             ("evaluate", ["--task", "video", "--model", out["video"], "--data", manifest, *check, "colour"]),
             ("evaluate", [*probe, tmp_path / "p.json"]),
             ("evaluate", [*probe, tmp_path / "p2.json"]),
+            ("evaluate", [*probe, tmp_path / "p3.json", *half]),
+            ("evaluate", [*search, tmp_path / "r.json", "--vocabulary", words]),
+            ("evaluate", [*search, tmp_path / "r2.json", "--vocabulary", words, *half]),
+            ("evaluate", [*search, tmp_path / "r3.json"]),
         ],
     )
     texts = [text for text, _ in found]
-    assert [code for _, code in found] == [0] * 9 + [1, 0, 0], "\n".join(texts)
+    assert [code for _, code in found] == [0] * 9 + [1, 0, 0, 0, 0, 0, 1], "\n".join(texts)
     assert "position tables resampled" in texts[0]
     assert "position tables resampled" not in texts[5]  # the same input
     assert "from scratch" in texts[3]
@@ -134,6 +142,13 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
     assert first == second
     assert "as an earlier probe left them" in texts[11]
     assert [row["classifier"] for row in first] == ["low-rank", "svm"]
+    assert "as an earlier probe left them" not in texts[12]  # of another precision
+    for name, precision in (("r", "auto"), ("r2", "bf16")):
+        content = json.loads((tmp_path / f"{name}.json").read_text())
+        assert (content["n"], content["precision"]) == (6, precision)
+        assert set(content["tables"]) == {"embeddings", "similarities"}
+        assert all(set(table) == {"text_to_video", "audio_to_video", "chance"} for table in content["tables"].values())
+    assert "--vocabulary" in texts[15]
 
 
 @pytest.mark.slow

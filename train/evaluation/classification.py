@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, place: Place) -> int:
     """Scores the split on all ranks and prints the table on rank 0."""
-    model = Classifier.from_pretrained(options.model).to(place.device)
+    model = place.put(Classifier.from_pretrained(options.model), options.precision)
     config = model.config
     assert config is not None
     if (options.task == "audio") != (config.modality == "audio"):
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace, place: Place) -> int:
     if not classes.multi and place.rank == 0:
         _best_and_worst(place, scores, clips, classes)
     about = {"task": options.task, "model": str(options.model), "data": options.data, "split": options.split}
+    about["precision"] = options.precision
     write(place, options.out, {**about, "label": classes.column, "views": asdict(views), "table": table})
     wait_for_all()
     return 0

@@ -7,15 +7,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from vatt.data import Clip, DataConfig, ManifestError, hold_out, read_clips
 from vatt.data.skipped import SkipLog
 from vatt.environment import environment
+from vatt.precision import type_of
 
 HELD_OUT = "held out"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass
@@ -31,6 +34,10 @@ class Place:
         """A line for people, on rank 0."""
         if self.rank == 0:
             print(text, flush=True)
+
+    def put(self, model: Model, precision: str) -> Model:
+        """The model on the device of this rank, in the type of ``--precision``."""
+        return model.to(self.device, type_of(precision, self.device))
 
     def share(self, count: int) -> range:
         """The numbers of this rank among ``count``: each number belongs to one rank."""

@@ -14,6 +14,7 @@ from train.evaluation.place import Place, tell_skipped, write
 from train.ranks import gather, wait_for_all
 from vatt.data import Clip, DataConfig, Views, find_classes, read_clips
 from vatt.models import VATT, Classifier, build_classifier
+from vatt.precision import type_of
 from vatt.pretrained import WEIGHTS, load_pretrained, model_folder
 from vatt.probe import (
     KINDS,
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace, place: Place) -> int:
         about = {"task": "probe", "model": str(options.model), "data": str(options.data), "modality": options.modality}
         about |= {"random_init": options.random_init, "label": classes.column, "views": asdict(views)}
         about |= {"standardised": not options.no_standardise, "low_rank": asdict(low_rank), "timings": timings}
+        about["precision"] = options.precision
         write(place, options.out, {**about, "rows": rows, "summary": summary(rows), "missing": len(found.skipped)})
     wait_for_all()
     return 0
@@ -97,7 +99,8 @@ def _features(
 ) -> Features:
     """From the file of an earlier probe where there is one; what that could not read is tried again."""
     folder = model_folder(options.model)
-    mark = fingerprint(folder / WEIGHTS, clips, options.modality, views, options.random_init)
+    exact = str(type_of(options.precision, place.device))
+    mark = fingerprint(folder / WEIGHTS, clips, options.modality, views, options.random_init, exact)
     kept = options.features / f"{mark}.safetensors"
     earlier = Features.load(kept) if place.rank == 0 else None
     earlier = gather(earlier)[0]  # rank 0's: the ranks may not see the same files
@@ -111,7 +114,7 @@ def _features(
         model = _forget(model, options.random_init)
     place.say(f"features: {len(todo)} clips, {views.count(options.modality)} views each")
     own = extract(
-        model.to(place.device),
+        place.put(model, options.precision),
         clips,
         options.modality,
         views,

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, place: Place) -> int:
     """Embeds the split on all ranks and prints both tables on rank 0."""
     folder = model_folder(options.model)
-    model = VATT.from_pretrained(folder, vocabulary=options.vocabulary).to(place.device)
+    model = place.put(VATT.from_pretrained(folder, vocabulary=options.vocabulary), options.precision)
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise PretrainedError(f"{folder}: has no {TOKENIZER}; give the words of the model by --vocabulary FILE")
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace, place: Place) -> int:
         place.say(f"warning: {len(missing)} files of the manifest are not there, such as {missing[0]['file']}")
     content = {kind: {name: asdict(level) for name, level in table.items()} for kind, table in tables.items()}
     about = {"task": "retrieval", "model": str(options.model), "data": options.data, "windows": windows}
+    about["precision"] = options.precision
     write(place, options.out, {**about, "n": len(found.captions), "skipped": len(skipped), "tables": content})
     wait_for_all()
     return 0

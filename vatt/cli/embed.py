@@ -14,6 +14,7 @@ from vatt.data.text import TextError
 from vatt.embedding.job import Done, Job, run_job
 from vatt.embedding.parts import EmbedError
 from vatt.embedding.spaces import MODALITIES, SpaceError
+from vatt.precision import PRECISIONS
 from vatt.pretrained import PretrainedError
 
 _EVERY = 30.0  # seconds between two lines where nobody watches
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, metavar="N", help="items of a batch (8; text: 256)")
     add("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, else fp32)")
     add("--vocabulary", type=Path, metavar="FILE", help="the words, for a model folder without tokenizer.json")
 
 
@@ -48,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
             options.workers,
             options.device,
             options.vocabulary,
+            options.precision,
         )
         done = run_job(job, progress)
     except (EmbedError, ManifestError, PretrainedError, SpaceError, TextError, ValueError) as error:

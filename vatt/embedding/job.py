@@ -18,6 +18,7 @@ from vatt.embedding.parts import EmbedError, Parts, check_settings, open_parts, 
 from vatt.embedding.source import Source, read_source
 from vatt.embedding.spaces import DEFAULTS, Modality, output_name
 from vatt.models.vatt import VATT
+from vatt.precision import type_of
 from vatt.pretrained import CONFIG, WEIGHTS, model_folder
 
 _ROWS, _SECONDS = 512, 20.0  # a part is written when it has so many items or is so old
@@ -38,6 +39,7 @@ class Job:
     workers: int = 2
     device: str = "cpu"
     vocabulary: Path | None = None
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("windows", "batch_size"):
@@ -70,7 +72,9 @@ def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> 
     """
     check_output(job.out)
     source = read_source(job.source, job.modality)
-    model = VATT.from_pretrained(job.model, vocabulary=job.vocabulary).to(_device(job.device))
+    model = VATT.from_pretrained(job.model, vocabulary=job.vocabulary)
+    device = _device(job.device)
+    model.to(device, type_of(job.precision, device))
     output_name(model.config, job.modality, job.space)
     check_audio(model, job.modality)
     if job.modality == "text":
@@ -90,7 +94,7 @@ def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> 
 
 
 def settings_of(job: Job, source: Source) -> dict[str, Any]:
-    """All that the numbers depend on, ready for JSON. Batches, processes and the device are not among it."""
+    """All that the numbers depend on, ready for JSON. Batches, processes and where it runs are not among it."""
     folder = model_folder(job.model)
     base = job.source if job.source.is_dir() else job.source.parent
     found: dict[str, Any] = {
@@ -99,6 +103,7 @@ def settings_of(job: Job, source: Source) -> dict[str, Any]:
         "modality": job.modality,
         "space": job.space or DEFAULTS[job.modality],
         "format": job.out.suffix,
+        "precision": str(type_of(job.precision, job.device)),
     }
     if job.modality == "text":
         found["words"] = _digest(job.vocabulary or folder / "tokenizer.json")

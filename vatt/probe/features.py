@@ -125,12 +125,19 @@ def _pooled(model: VATT | Classifier, modality: Modality, x: Tensor) -> Tensor:
     return model(**{modality: x})[f"{modality}/features_pooled"]
 
 
-def fingerprint(weights: Path, clips: Sequence[Clip], modality: Modality, views: Views, random_init: int | None) -> str:
+def fingerprint(
+    weights: Path,
+    clips: Sequence[Clip],
+    modality: Modality,
+    views: Views,
+    random_init: int | None,
+    precision: str = "torch.float32",
+) -> str:
     """A name for the features of these clips from these weights: 16 hexadecimal digits that change with any of them."""
     digest = hashlib.sha256(weights.read_bytes())
     config = weights.with_name("config.json")
     digest.update(config.read_bytes())
-    about: list[Any] = [modality, asdict(views), random_init]
+    about: list[Any] = [modality, asdict(views), random_init, precision]
     about += [[str(clip.video.resolve()), clip.start, clip.end, clip.video.stat().st_mtime_ns] for clip in clips]
     digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:16]
