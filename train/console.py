@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,6 @@ class Reporter:
         self.folder, self.speak, self.steps = folder, speak, steps
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
-        self._board = _tensorboard(folder) if speak else None
 
     def say(self, text: str = "") -> None:
         """A line for people, on rank 0."""
@@ -70,6 +70,11 @@ class Reporter:
         if self.speak:
             self._write({"kind": "eval", "step": step, **table})
 
+    @cached_property
+    def _board(self) -> Any:
+        """Made with the first record: a run that never began leaves no file."""
+        return _tensorboard(self.folder) if self.speak else None
+
     def _write(self, record: dict[str, Any]) -> None:
         with self.folder.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -79,7 +84,7 @@ class Reporter:
             self._board.flush()
 
     def close(self) -> None:
-        if self._board is not None:
+        if self.__dict__.get("_board") is not None:
             self._board.close()
 
 

@@ -89,7 +89,7 @@ def test_classify_video(run):
 def test_a_wrong_model_is_one_line(run):
     code, _, err = run("classify_video", "clips/val/0000.mp4", "--model", "model")
     assert code == 1
-    assert err.strip() == "error: model: holds a VATT, which has no classes; use VATT"
+    assert err.strip().startswith("error: model: holds a VATT, which has no classes; fine-tune it first")
 
 
 def test_each_example_is_short_and_described():

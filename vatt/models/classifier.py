@@ -57,7 +57,10 @@ class Classifier(nn.Module):
 
         model = load_pretrained(folder, backend)
         if not isinstance(model, cls):
-            raise PretrainedError(f"{folder}: holds a {type(model).__name__}, which has no classes; use VATT")
+            raise PretrainedError(
+                f"{folder}: holds a {type(model).__name__}, which has no classes; fine-tune it first "
+                "(train/finetune.py --init), or embed with it (VATT.from_pretrained)"
+            )
         return model
 
     def classify(

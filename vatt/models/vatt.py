@@ -73,7 +73,11 @@ class VATT(nn.Module):
 
         model = load_pretrained(folder, backend)
         if not isinstance(model, cls):
-            raise PretrainedError(f"{folder}: holds a {type(model).__name__}, not a VATT; use {type(model).__name__}")
+            name = type(model).__name__
+            raise PretrainedError(
+                f"{folder}: holds a {name}, which knows classes and no common space; name a pretraining model, or "
+                f"load this one by {name}.from_pretrained"
+            )
         model.tokenizer = find_tokenizer(model_folder(folder), vocabulary, model.config)
         return model
 
