@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from train.evaluate_run import Evaluator
 from train.loop import Trainer
 from train.ranks import gather, wait_for_all
 from train.run_folder import RunFolder
+from train.sample import SAMPLE, sample_manifest
 from vatt.config import ConfigError, to_dict
 from vatt.data import SkipLog, Tokenizer, TrainLoader, load_word_embeddings
 from vatt.environment import environment
@@ -27,9 +27,7 @@ from vatt.kernels import BackendError, Call, operations, pick
 from vatt.models import Pretraining
 from vatt.models.text import WordEmbedding
 from vatt.precision import type_of
-from vatt.sample import build, levels
-
-SAMPLE = Path("runs/sample-clips")
+from vatt.sample import levels
 
 
 @dataclass
@@ -83,11 +81,7 @@ def prepare(job: Job, rank: int, ranks: int, device: torch.device) -> Prepared:
     reporter = Reporter(folder, rank == 0, config.run.steps)
     oracle = None
     if job.sample:
-        if rank == 0:
-            reporter.say(f"sample: {SAMPLE} (built once, in under a minute)")
-            build(SAMPLE, seed=0)
-        wait_for_all()
-        config.data.sources = [str(SAMPLE / "manifest.csv")]
+        config.data.sources = [sample_manifest(rank, reporter.say)]
     if config.data.sources == [str(SAMPLE / "manifest.csv")]:
         oracle = dict(levels(config.data.sources[0]))
     corpus = read_corpus(config.data)

@@ -15,7 +15,7 @@ from types import ModuleType
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
 from train.cli import Parser  # noqa: E402
-from train.evaluation.place import Place  # noqa: E402
+from train.evaluation.place import Place, use_sample  # noqa: E402
 from train.ranks import peer_lost, start_distributed, stop_distributed  # noqa: E402
 from vatt.classify import ScoreError  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
@@ -23,6 +23,7 @@ from vatt.data import LabelError, ManifestError, TextError, TooManyBadClips  # n
 from vatt.precision import PRECISIONS  # noqa: E402
 from vatt.pretrained import PretrainedError  # noqa: E402
 from vatt.probe import ProbeError  # noqa: E402
+from vatt.sample import SampleError  # noqa: E402
 
 # What a user can mend: told in one line that names the file and the field. Anything else is a fault of ours.
 EXPECTED = (
@@ -31,6 +32,7 @@ EXPECTED = (
     ManifestError,
     PretrainedError,
     ProbeError,
+    SampleError,
     ScoreError,
     TextError,
     TooManyBadClips,
@@ -53,9 +55,13 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, ModuleType]:
     add = parser.add_argument
     add("--task", choices=tuple(TASKS), required=True, help="what is evaluated; --task TASK --help shows its options")
     add("--model", type=Path, required=True, metavar="DIR", help="a model, or the folder of a run")
-    add("--data", required=True, metavar="MANIFEST", help="manifest (.csv, .jsonl)")
+    add("--data", metavar="MANIFEST", help="manifest (.csv, .jsonl); without it: the built-in sample")
     add("--split", help="of the manifest (default: val, validation and test; a probe takes its own)")
-    add("--label", metavar="COLUMN", help="column of the manifest with the label (default: label)")
+    add(
+        "--label",
+        metavar="COLUMN",
+        help="column with the label (default: label; of the sample: motion or shape)",
+    )
     add("--clips", type=_positive, help="windows of a clip, spread evenly over it (default: 4; pictures: 1)")
     add("--crops", type=_positive, help="squares of each window (default: 3 for --task video, else 1)")
     add("--batch-size", type=_positive, default=8, help="clips of a batch (default: %(default)s)")
@@ -82,7 +88,10 @@ def main(arguments: list[str]) -> int:
     """Runs a task; 0 when it ended as asked, 1 with a message when it could not."""
     options, module = parse(arguments)
     try:
-        code = module.run(options, Place(*start_distributed()))
+        place = Place(*start_distributed())
+        if options.data is None:
+            use_sample(options, place)
+        code = module.run(options, place)
         stop_distributed()
         return code
     except EXPECTED as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from train.assemble import SAMPLE, grouped, kernels_of, resume_from
+from train.assemble import grouped, kernels_of, resume_from
 from train.console import Reporter
 from train.engine import Engine
 from train.finetune_cli import FinetuneJob
@@ -17,6 +17,7 @@ from train.finetune_evaluate import ClassifierEvaluator
 from train.loop import Trainer
 from train.ranks import gather, wait_for_all
 from train.run_folder import RunFolder
+from train.sample import sample_manifest
 from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, LabelledReader, SkipLog
 from vatt.environment import environment
@@ -26,8 +27,6 @@ from vatt.models.finetuning import Finetuning
 from vatt.precision import type_of
 from vatt.pretrained import load_pretrained
 from vatt.restore import restore_backbone
-from vatt.sample import build
-from vatt.sample.pictures import build_pictures
 
 
 @dataclass
@@ -64,7 +63,7 @@ def assemble(job: FinetuneJob, rank: int, ranks: int, device: torch.device) -> F
     folder = RunFolder(gather(folder.path if folder else None)[0])
     reporter = Reporter(folder, rank == 0, config.run.steps)
     if job.sample:
-        config.data.sources = [_sample(config, rank, reporter)]
+        config.data.sources = [sample_manifest(rank, reporter.say, pictures=config.task == "image")]
     corpus = read_labelled(config)
     names = list(corpus.classes.names)
     if job.resume and config.model.classes not in ([], names):
@@ -149,17 +148,6 @@ def _changed(config: FinetuneConfig, names: list[str]) -> str:
     how = f"{len(began)} then, {len(names)} now" if at is None else f"number {at} was {began[at]!r}, is {names[at]!r}"
     where = config.classes or ", ".join(config.data.sources)
     return f"the classes of {where}, column {config.label}, are not those that the run began with ({how}); begin anew"
-
-
-def _sample(config: FinetuneConfig, rank: int, reporter: Reporter) -> str:
-    """The manifest of the built-in sample for the task; rank 0 builds it."""
-    if rank == 0:
-        reporter.say(f"sample: {SAMPLE} (built once, in under a minute)")
-        build(SAMPLE, seed=0)
-        if config.task == "image":
-            build_pictures(SAMPLE)
-    wait_for_all()
-    return str(SAMPLE / ("pictures.csv" if config.task == "image" else "manifest.csv"))
 
 
 def _model(config: FinetuneConfig, resume: bool) -> tuple[Classifier, str]:

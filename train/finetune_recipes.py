@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from train.config import OptimConfig, RunConfig
 from train.finetune_config import FinetuneConfig, Task, ViewsConfig
+from train.sample import LABELS
 from vatt.config import ConfigError, nearest
 from vatt.data.config import AugmentConfig, DataConfig
 from vatt.models.config import InputConfig
@@ -75,7 +76,7 @@ def sample(task: Task = "video") -> FinetuneConfig:
     )
     return FinetuneConfig(
         task=task,
-        label="motion" if task == "video" else "shape",
+        label=LABELS[task],
         model=model,
         data=DataConfig(workers=1, augment=augment),
         optim=OptimConfig(schedule="cosine", lr=1e-3, warmup_steps=30, clip_backbone=_CLIP),

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from train.evaluate import parse
-from train.evaluation.place import Place
+from train.evaluation.place import Place, use_sample
+from train.sample import SAMPLE
 from vatt.data import DataConfig, Views, read_clips
 from vatt.models import VATT, build_classifier
 from vatt.models.config import ClassifierConfig, InputConfig, VideoConfig
@@ -154,3 +155,24 @@ def test_what_cannot_work_is_said_before_a_clip_is_decoded(clips, model, tmp_pat
     with pytest.raises(ProbeError, match="column size: no training clip of the class huge"):
         probe(model, other, tmp_path, alone)
     assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "label"),
+    [
+        (["--task", "video"], "manifest.csv", "motion"),
+        (["--task", "video", "--label", "colour"], "manifest.csv", "colour"),
+        (["--task", "image"], "pictures.csv", "shape"),
+        (["--task", "probe", "--modality", "audio"], "manifest.csv", "shape"),
+        (["--task", "retrieval"], "manifest.csv", None),
+    ],
+)
+def test_no_data_is_the_sample(arguments, file, label, monkeypatch, tmp_path):
+    built = []
+    monkeypatch.setattr("train.sample.build", lambda folder, seed: built.append(folder))
+    monkeypatch.setattr("train.sample.build_pictures", built.append)
+    monkeypatch.setattr("train.sample.wait_for_all", lambda: None)
+    options, _ = parse([*arguments, "--model", str(tmp_path)])
+    use_sample(options, Place(0, 1, torch.device("cpu")))
+    assert (options.data, options.label) == (str(SAMPLE / file), label)
+    assert built == [SAMPLE] * (2 if file == "pictures.csv" else 1)

@@ -55,9 +55,9 @@ def run(options: argparse.Namespace, place: Place) -> int:
     table = classification_table(scores, clips, classes)
     table = {**table, "missing": len(missing), "clips_per_s": len(clips) / seconds}
     place.say(f"{options.model}: {in_words(table)}")
-    place.say(f"{views.clips} windows x {views.crops} crops, {len(clips) / seconds:.1f} clips/s, {place.ranks} ranks")
+    place.say(f"{views.clips} windows x {views.crops} crops, {len(clips) / seconds:.1f} clips/s, {place.in_words}")
     if missing:
-        place.say(f"warning: {len(missing)} files of the manifest are not there, such as {missing[0]['file']}")
+        place.say(f"warning: named by the manifest and not there: {len(missing)}, such as {missing[0]['file']}")
     if not classes.multi and place.rank == 0:
         _best_and_worst(place, scores, clips, classes)
     about = {"task": options.task, "model": str(options.model), "data": options.data, "split": options.split}

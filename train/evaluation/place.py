@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from train.sample import LABELS, sample_manifest
 from vatt.data import Clip, DataConfig, ManifestError, hold_out, read_clips
 from vatt.data.skipped import SkipLog
 from vatt.environment import environment
@@ -30,6 +32,10 @@ class Place:
     device: torch.device
     began: float = field(default_factory=time.monotonic)
 
+    @property
+    def in_words(self) -> str:
+        return "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+
     def say(self, text: str) -> None:
         """A line for people, on rank 0."""
         if self.rank == 0:
@@ -42,6 +48,13 @@ class Place:
     def share(self, count: int) -> range:
         """The numbers of this rank among ``count``: each number belongs to one rank."""
         return range(self.rank, count, self.ranks)
+
+
+def use_sample(options: argparse.Namespace, place: Place) -> None:
+    """Puts the manifest of the built-in sample, and the column that the task is about, where none is given."""
+    task = options.modality if options.task == "probe" else options.task
+    options.data = sample_manifest(place.rank, place.say, pictures=task == "image")
+    options.label = options.label or LABELS.get(task)
 
 
 def clips_of(path: str, split: str | None) -> tuple[list[Clip], list[dict[str, Any]]]:

@@ -52,9 +52,9 @@ def run(options: argparse.Namespace, place: Place) -> int:
     for name, table in tables.items():
         place.say(f"averaged {name} of {windows} windows, {len(found.captions)} clips")
         place.say(format_table(table))
-    place.say(f"{len(clips) / seconds:.1f} clips/s, {place.ranks} ranks")
+    place.say(f"{len(clips) / seconds:.1f} clips/s, {place.in_words}")
     if missing:
-        place.say(f"warning: {len(missing)} files of the manifest are not there, such as {missing[0]['file']}")
+        place.say(f"warning: named by the manifest and not there: {len(missing)}, such as {missing[0]['file']}")
     content = {kind: {name: asdict(level) for name, level in table.items()} for kind, table in tables.items()}
     about = {"task": "retrieval", "model": str(options.model), "data": options.data, "windows": windows}
     about["precision"] = options.precision
