@@ -168,6 +168,8 @@ def assemble(prepared: Prepared, rank: int, ranks: int, device: torch.device) ->
         reporter.say(f"kernels: {', '.join(f'{name} ({ops})' for name, ops in grouped(prepared.kernels).items())}")
         if prepared.corpus.skipped:
             reporter.warn(f"the data sets: {skips.summary()}")
+        for note in prepared.corpus.notes:
+            reporter.warn(note)
     return Assembled(prepared, trainer, evaluator, rank)
 
 
@@ -203,6 +205,12 @@ def resume_from(folder: RunFolder, reporter: Reporter, engine: Engine, shapes: d
     if checkpoint is None:
         raise CheckpointError(f"--resume: {folder.checkpoints} holds no checkpoint that can be read")
     check_fits(checkpoint, shapes, folder.checkpoints)
+    wanted, there = engine.optimizer_names(), checkpoint.optimizer.keys()
+    if int(checkpoint.optimizer["step"]) and wanted != there:
+        raise CheckpointError(
+            f"{folder.checkpoints}: is of another optimizer, or others were trained (optim.kind, freeze_backbone): "
+            f"it lacks {sorted(wanted - there)[:2]} and has {sorted(there - wanted)[:2]}"
+        )
     engine.load(checkpoint.model, checkpoint.optimizer)
     if rank < len(checkpoint.random):
         set_random_state(checkpoint.random[rank])

@@ -85,7 +85,7 @@ class EvalConfig:
 
     windows: int = 4  # clips of a video, spread evenly; their embeddings are averaged (the paper's protocol)
     batch_size: int = 32
-    max_clips: int = 1000  # the first ones
+    max_clips: int = 1000  # evenly spread over the held-out ones
 
     def __post_init__(self) -> None:
         if min(self.windows, self.batch_size, self.max_clips) < 1:

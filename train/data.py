@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vatt.data import Clip, ManifestError, Source, Tokenizer, hold_out, read_clips
+from vatt.data import Clip, ManifestError, Source, Tokenizer, hold_out, other_splits, read_clips
 from vatt.data.config import DataConfig
 from vatt.models.config import VATTConfig
 
@@ -19,6 +19,7 @@ class Corpus:
     sources: list[Source]
     held_out: list[Clip]
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what a user should know of the data sets
 
     def captions(self) -> Iterable[str]:
         """All sentences to train on, those of one video once."""
@@ -48,6 +49,7 @@ def read_corpus(config: DataConfig) -> Corpus:
             raise ManifestError(f"{name}: no clip to train on; column split holds {', '.join(splits)}, wanted: train")
         corpus.sources.append(Source(name, training, weight))
         corpus.held_out += held_out
+        corpus.notes += [f"{name}: {others}"] if (others := other_splits(found.clips)) else []
         corpus.skipped += [{"dataset": name, **record} for record in found.skipped]
     return corpus
 

@@ -181,6 +181,10 @@ class Engine:
                     else:
                         safe_set_full_optimizer_state(parameter, value, moment)
 
+    def optimizer_names(self) -> set[str]:
+        """The names that ``optimizer_state`` gives once a step has been made."""
+        return {"step"} | {f"{name}.{moment}" for name, _ in self._trained() for moment in self._optimizer.moments}
+
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 

@@ -15,7 +15,7 @@ from types import ModuleType
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
 from train.cli import Parser  # noqa: E402
-from train.evaluation.place import Place, use_sample  # noqa: E402
+from train.evaluation.place import Place, prepare_out, use_sample  # noqa: E402
 from train.ranks import peer_lost, start_distributed, stop_distributed  # noqa: E402
 from vatt.classify import ScoreError  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
@@ -23,11 +23,13 @@ from vatt.data import LabelError, ManifestError, TextError, TooManyBadClips  # n
 from vatt.precision import PRECISIONS  # noqa: E402
 from vatt.pretrained import PretrainedError  # noqa: E402
 from vatt.probe import ProbeError  # noqa: E402
+from vatt.retrieval import EvaluationError  # noqa: E402
 from vatt.sample import SampleError  # noqa: E402
 
 # What a user can mend: told in one line that names the file and the field. Anything else is a fault of ours.
 EXPECTED = (
     ConfigError,
+    EvaluationError,
     LabelError,
     ManifestError,
     PretrainedError,
@@ -66,7 +68,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, ModuleType]:
     add("--crops", type=_positive, help="squares of each window (default: 3 for --task video, else 1)")
     add("--batch-size", type=_positive, default=8, help="clips of a batch (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, fp32 on a CPU)")
-    add("--workers", type=int, default=2, help="decoding processes of each rank (default: %(default)s)")
+    add("--workers", type=_natural, default=2, help="decoding processes of each rank (default: %(default)s)")
+    add("--max-bad-share", type=_share, default=0.1, help="of unreadable clips before it fails (default: %(default)s)")
     add("--out", type=Path, metavar="FILE.json", help="write the figures there")
     add("--local_rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
     if task is None:
@@ -84,11 +87,24 @@ def _positive(text: str) -> int:
     return value
 
 
+def _natural(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise ValueError
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise ValueError
+    return value
+
+
 def main(arguments: list[str]) -> int:
     """Runs a task; 0 when it ended as asked, 1 with a message when it could not."""
     options, module = parse(arguments)
     try:
         place = Place(*start_distributed())
+        prepare_out(options, place)
         if options.data is None:
             use_sample(options, place)
         code = module.run(options, place)

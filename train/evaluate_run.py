@@ -10,10 +10,11 @@ import torch
 from train.config import PretrainConfig
 from train.console import Reporter
 from train.engine import Engine
+from train.finetune_evaluate import evenly
 from train.ranks import wait_for_all
 from train.run_folder import RunFolder
 from vatt.data import Clip, Tokenizer, eval_batches
-from vatt.evaluation import Table, embed, format_table, retrieval_table, write_results
+from vatt.evaluation import EvaluationError, Table, embed, format_table, retrieval_table, write_results
 from vatt.models import VATT
 
 _MEANINGFUL = 10  # held-out clips below which recall at 5 and 10 says nothing
@@ -42,9 +43,10 @@ class Evaluator:
         wait_for_all()
         return table
 
-    def _on_this_rank(self, step: int, state: dict[str, torch.Tensor]) -> Table:
+    def _on_this_rank(self, step: int, state: dict[str, torch.Tensor]) -> Table | None:
         device, dtype = self.engine.device, self.engine.dtype
-        model = VATT(self.config.model, self.config.engine.kernels)
+        with torch.random.fork_rng(devices=[]):  # or an evaluation would change the run's own draws
+            model = VATT(self.config.model, self.config.engine.kernels)
         model.load_state_dict({name.removeprefix("vatt."): value for name, value in state.items()})
         model.to(device, dtype)
         options = self.config.evaluation
@@ -52,7 +54,7 @@ class Evaluator:
 
         def batches() -> Any:
             for batch in eval_batches(
-                self.clips[: options.max_clips],
+                evenly(self.clips, options.max_clips),
                 self.tokenizer,
                 self.config.model.input,
                 self.config.data,
@@ -62,10 +64,15 @@ class Evaluator:
                 skipped.extend(batch["skipped"])
                 yield batch
 
-        found = embed(model, batches(), device)
-        table = retrieval_table(found)
-        for record in skipped:
-            self.reporter.warn(f"evaluation: {record['file']}: {record['field']}: {record['reason']}")
+        try:
+            found = embed(model, batches(), device)
+            table = retrieval_table(found)
+        except EvaluationError as error:  # the training goes on
+            self.reporter.warn(f"evaluation: {error}")
+            return None
+        finally:
+            for record in skipped:
+                self.reporter.warn(f"evaluation: {record['file']}: {record['field']}: {record['reason']}")
         self.reporter.say(f"held-out clips after step {step} ({len(found.captions)} clips)")
         self.reporter.say(format_table(table, self.oracle))
         self.reporter.evaluation(step, {name: asdict(level) for name, level in table.items()})

@@ -59,10 +59,11 @@ def finish(run: FinetuneRun, complete: bool, seconds: float) -> None:
         say(f"stopped after step {trainer.step}; go on with: --out {folder.path} --resume")
         wait_for_all()
         return
-    run.evaluator(trainer.step)
     state = trainer.engine.model_state()
-    if run.rank == 0:
+    if run.rank == 0:  # first, so that nothing that the evaluation meets can lose the model
         save_pretrained(run.model, folder.model, {name.removeprefix("model."): value for name, value in state.items()})
+    run.evaluator(trainer.step)
+    if run.rank == 0:
         if trainer.skips.records:
             say(f"{trainer.skips.summary()}; all in {folder.skipped}")
         if trainer.counts["skipped_steps"]:

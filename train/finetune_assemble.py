@@ -177,5 +177,7 @@ def _introduce(config: FinetuneConfig, corpus: LabelledCorpus, reporter: Reporte
         f"{clips} clips to train on, {len(corpus.held_out)} held out; {machine}, ZeRO {config.engine.zero}; "
         f"{reporter.folder.path}"
     )
+    if config.model.labels == "multi" and config.engine.gradient_accumulation > 1:
+        reporter.warn("the loss weighs labels by their counts in each of the engine.gradient_accumulation parts alone")
     for note in corpus.notes:
         reporter.warn(note)

@@ -15,6 +15,17 @@ from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.pretrained import model_folder, read_config
 from vatt.restore import backbone_config, fit_positions
 
+# What a run sets by itself, or what comes too late to change all that depends on it.
+_ELSEWHERE = {
+    "init": "give it by --init",
+    "task": "give it by --task",
+    "model.classes": "give a file by --classes",
+    "model.num_classes": "is the number of classes of --classes, or of the training clips",
+    "model.modality": "follows from --task",
+    "data.vocabulary": "classifiers read no words",
+    "data.word_embeddings": "classifiers read no words",
+}
+
 
 @dataclass
 class FinetuneJob:
@@ -64,6 +75,9 @@ def parse(arguments: list[str]) -> FinetuneJob:
         ConfigError: a key, name or value that is not valid. PretrainedError: --init holds no model that fits.
     """
     options = parser().parse_intermixed_args(arguments)  # overrides may stand anywhere
+    for text in options.overrides:
+        if (key := text.partition("=")[0].strip()) in _ELSEWHERE:
+            raise ConfigError(f"{key}: {_ELSEWHERE[key]}")
     if options.resume:
         config = _resumed(options)
     else:
@@ -89,7 +103,8 @@ def _base(options: argparse.Namespace) -> FinetuneConfig:
     """The recipe or the file, before any flag."""
     task = options.task
     if options.config is None:
-        return recipe(PAPER[task or "video"] if options.data else "sample", task or "video")
+        own = options.data or any(text.startswith("data.sources=") for text in options.overrides)
+        return recipe(PAPER[task or "video"] if own else "sample", task or "video")
     if options.config in NAMES or not Path(options.config).suffix:
         return recipe(options.config, task or _task_of(options.config))
     values = load(options.config)

@@ -20,7 +20,7 @@ class ViewsConfig:
     clips: int = 4
     crops: int = 3
     batch_size: int = 8  # clips, each with all of its views
-    max_clips: int = 0  # the first ones; 0: all
+    max_clips: int = 0  # evenly spread over the held-out ones; 0: all
 
     def __post_init__(self) -> None:
         if min(self.clips, self.crops, self.batch_size) < 1 or self.max_clips < 0:

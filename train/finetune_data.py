@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from train.finetune_config import FinetuneConfig
-from vatt.data import Classes, Clip, LabelError, ManifestError, Source, find_classes, hold_out, read_classes, read_clips
+from vatt.data import (
+    Classes,
+    Clip,
+    LabelError,
+    ManifestError,
+    Source,
+    find_classes,
+    hold_out,
+    other_splits,
+    read_classes,
+    read_clips,
+)
+from vatt.data.labels import labels_of
 
 
 @dataclass
@@ -30,6 +42,7 @@ def read_labelled(config: FinetuneConfig) -> LabelledCorpus:
     sources: list[Source] = []
     held: list[tuple[str, Clip]] = []
     skipped: list[dict[str, Any]] = []
+    notes: list[str] = []
     weights = config.data.weights or [1.0] * len(config.data.sources)
     for name, weight in zip(config.data.sources, weights, strict=True):
         found = read_clips(name)
@@ -40,6 +53,7 @@ def read_labelled(config: FinetuneConfig) -> LabelledCorpus:
             raise ManifestError(f"{name}: no clip to train on; column split holds {', '.join(splits)}, wanted: train")
         sources.append(Source(name, training, weight))
         held += [(name, clip) for clip in held_out]
+        notes += [f"{name}: {others}"] if (others := other_splits(found.clips)) else []
         skipped += [{"dataset": name, **record} for record in found.skipped]
     multi = config.model.labels == "multi"
     everything = [clip for source in sources for clip in source.clips]
@@ -47,7 +61,8 @@ def read_labelled(config: FinetuneConfig) -> LabelledCorpus:
         classes = read_classes(config.classes, config.label, multi)
     else:
         classes = find_classes(everything, ", ".join(config.data.sources), config.label, multi)
-    notes = []
+    if multi and (bare := sum(not labels_of(clip, config.label) for clip in everything)):
+        notes.append(f"{bare} of {len(everything)} training clips have no label in column {config.label}: no loss")
     without = set(classes.names)
     for source in sources:
         without &= set(classes.check(source.clips, f"{source.name}, split train"))

@@ -5,12 +5,18 @@ from __future__ import annotations
 import gc
 import os
 import socket
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from vatt.config import ConfigError
+
+# A group beside that of the gradients, on the CPU: who waits in it waits as long as the others live, however long
+# one of them evaluates, and learns at once when one has gone. NCCL gives up after ten minutes.
+_patient: dist.ProcessGroup | None = None
+_LONG = timedelta(days=7)
 
 
 def start_distributed() -> tuple[int, int, torch.device]:
@@ -39,6 +45,8 @@ def start_distributed() -> tuple[int, int, torch.device]:
                 f"the ranks cannot meet at port {port} ({str(error).splitlines()[0]}); if another job holds it, start "
                 f"with: deepspeed --master_port PORT train/pretrain.py ..."
             ) from error
+        global _patient
+        _patient = dist.new_group(backend="gloo", timeout=_LONG)
     return dist.get_rank(), dist.get_world_size(), device
 
 
@@ -51,9 +59,9 @@ def agree(flags: list[bool]) -> list[bool]:
 
 
 def gather(item: Any) -> list[Any]:
-    """The items of all ranks, in the order of ranks. Small Python objects of our own processes alone."""
+    """The items of all ranks, in the order of ranks. Objects of our own processes alone; they stay on the CPU."""
     items: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(items, item)
+    dist.all_gather_object(items, item, group=_patient)
     return items
 
 
@@ -65,12 +73,14 @@ def peer_lost(error: RuntimeError) -> bool:
 
 def wait_for_all() -> None:
     """Returns when all ranks have called it."""
-    dist.barrier()
+    dist.barrier(group=_patient)
 
 
 def stop_distributed() -> None:
     """Leaves together. Ranks that end while others still talk to them abort those."""
     if dist.is_initialized():
-        dist.barrier()
+        wait_for_all()
         gc.collect()
         dist.destroy_process_group()
+        global _patient
+        _patient = None

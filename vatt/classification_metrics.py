@@ -35,7 +35,7 @@ def multilabel(scores: Tensor, targets: Tensor) -> dict[str, float]:
         targets: (B, K), 1 for the classes of a sample and 0 for others.
 
     Returns:
-        "mAP", "AUC" and "d-prime" = mean over classes of sqrt(2) * inverse normal CDF of the class' AUC.
+        "mAP", "AUC" and "d-prime", see `d_prime`.
 
     Raises:
         ValueError: a class that no sample, or every sample, has: its AUC is undefined.
@@ -46,18 +46,21 @@ def multilabel(scores: Tensor, targets: Tensor) -> dict[str, float]:
     undefined = (positive.all(0) | ~positive.any(0)).nonzero().flatten().tolist()
     if undefined:
         raise ValueError(f"targets: classes {undefined[:10]} have no positive or no negative sample")
-    precisions, aucs = [], []
-    for c in range(scores.shape[1]):
-        false, true = _curve(scores[:, c].double(), positive[:, c])
-        precisions.append(_average_precision(false, true))
-        aucs.append(_auc(false, true))
-    auc = torch.tensor(aucs, dtype=torch.float64)
-    d_prime = math.sqrt(2) * torch.special.ndtri(auc)
-    return {
-        "mAP": sum(precisions) / len(precisions),
-        "AUC": auc.mean().item(),
-        "d-prime": d_prime.mean().item(),
-    }
+    columns = zip(scores.T, positive.T, strict=True)
+    precisions = [_average_precision(*_curve(score.double(), own)) for score, own in columns]
+    auc_K = auc_by_class(scores, targets)
+    return {"mAP": sum(precisions) / len(precisions), "AUC": auc_K.mean().item(), "d-prime": d_prime(auc_K)}
+
+
+def auc_by_class(scores: Tensor, targets: Tensor) -> Tensor:
+    """float64 (K,) areas under the ROC curves; each class must have samples with and without it."""
+    aucs = [_auc(*_curve(score.double(), target > 0)) for score, target in zip(scores.T, targets.T, strict=True)]
+    return torch.tensor(aucs, dtype=torch.float64)
+
+
+def d_prime(auc_K: Tensor) -> float:
+    """Mean over classes of sqrt(2) * inverse normal CDF of the class' AUC; infinite where one is 0 or 1."""
+    return (math.sqrt(2) * torch.special.ndtri(auc_K)).mean().item()
 
 
 def _curve(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vatt.classification_metrics import accuracy, multilabel
+from vatt.classification_metrics import accuracy, auc_by_class, d_prime, multilabel
 from vatt.data.config import DataConfig
 from vatt.data.labelled import Views, view_batches
 from vatt.data.labels import Classes
@@ -110,6 +110,8 @@ def classification_table(scores: Scores, clips: Sequence[Clip], classes: Classes
         "n" clips that were scored and "skipped" ones that could not be read; "classes", and "without" a clip among
         those scored (by name). One label a clip: "top1", "top5" and "chance" (share of the largest class). Several:
         "mAP", "AUC", "d-prime" over the classes that some clips have and some have not; "left_out" names the others.
+        "infinite" names those whose AUC is 0 or 1, and so whose d-prime is infinite: it is the mean over the others
+        (None if there are none).
 
     Raises:
         ScoreError: no clip could be scored. LabelError: a label cannot be used.
@@ -125,14 +127,20 @@ def classification_table(scores: Scores, clips: Sequence[Clip], classes: Classes
         "without": [name for name, count in zip(classes.names, count_K.tolist(), strict=True) if not count],
     }
     if not classes.multi:
-        found = accuracy(scores.logits_NK, target_NK.argmax(1))
-        return {**found, "chance": float(count_K.max() / len(target_NK)), **table}
+        shares = accuracy(scores.logits_NK, target_NK.argmax(1))
+        return {**shares, "chance": float(count_K.max() / len(target_NK)), **table}
     usable_K = (count_K > 0) & (count_K < len(target_NK))
     if not usable_K.any():
         raise ScoreError("no class has both clips with and without it; mAP and AUC are not defined")
-    found = multilabel(scores.logits_NK[:, usable_K], target_NK[:, usable_K])
+    usable = scores.logits_NK[:, usable_K], target_NK[:, usable_K]
+    found: Table = dict(multilabel(*usable))
+    by_class_K = auc_by_class(*usable)
+    finite_K = (by_class_K > 0) & (by_class_K < 1)
+    names = [name for name, usable in zip(classes.names, usable_K.tolist(), strict=True) if usable]
+    found["d-prime"] = d_prime(by_class_K[finite_K]) if finite_K.any() else None  # JSON knows no infinity
+    infinite = [name for name, finite in zip(names, finite_K.tolist(), strict=True) if not finite]
     left_out = [name for name, usable in zip(classes.names, usable_K.tolist(), strict=True) if not usable]
-    return {**found, **table, "left_out": left_out}
+    return {**found, **table, "left_out": left_out, "infinite": infinite}
 
 
 def per_class(scores: Scores, clips: Sequence[Clip], classes: Classes) -> list[tuple[str, float, int]]:

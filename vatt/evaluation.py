@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vatt.models import VATT
-from vatt.retrieval import Retrieval, chance, ranks, retrieval, similarity
+from vatt.retrieval import EvaluationError, Retrieval, chance, ranks, retrieval, similarity
 
 Table = dict[str, Retrieval]
 NAMES = {"text_to_video": "text -> video", "audio_to_video": "audio -> video", "chance": "chance"}
@@ -43,9 +43,9 @@ class Embeddings:
 
     @classmethod
     def join(cls, parts: Sequence[Embeddings]) -> Embeddings:
-        """The embeddings of several ranks, one after the other. Raises ValueError: none of them has a clip."""
+        """The embeddings of several ranks, one after the other. Raises EvaluationError: none of them has a clip."""
         if not parts:
-            raise ValueError("evaluation: no clip could be read")
+            raise EvaluationError("evaluation: no clip could be read")
         spaces = {name: torch.cat([part.spaces[name] for part in parts]) for name in parts[0].spaces}
         text, audio = (torch.cat([getattr(part, name) for part in parts]) for name in ("has_text_N", "has_audio_N"))
         lists = {
@@ -60,20 +60,23 @@ def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device |
     As the official evaluation does, the embeddings of a clip's windows are averaged first and normalised after.
 
     Raises:
-        ValueError: the batches hold no clip.
+        EvaluationError: the batches hold no clip.
     """
     found = embed_windows(model, batches, device)
+    if found is None:
+        raise EvaluationError("evaluation: no clip could be read")
     clips = len(found.captions)
     found.spaces = {name: x.unflatten(0, (clips, -1)).mean(1) for name, x in found.spaces.items()}
     return found
 
 
 @torch.no_grad()
-def embed_windows(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu") -> Embeddings:
+def embed_windows(
+    model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
+) -> Embeddings | None:
     """As `embed`, but the embeddings of all windows (N * windows, D), the windows of a clip in a row.
 
-    Raises:
-        ValueError: the batches hold no clip.
+    None if the batches hold no clip, as may be with the share of one rank of several.
     """
     was_training = model.training
     model.eval()
@@ -95,7 +98,7 @@ def embed_windows(model: VATT, batches: Iterable[dict[str, Any]], device: torch.
     finally:
         model.train(was_training)
     if not parts:
-        raise ValueError("evaluation: no clip could be read")
+        return None
     joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
     text, audio = joined.pop("text_mask"), joined.pop("audio_mask")
     return Embeddings(joined, text, audio, **lists)
@@ -116,7 +119,7 @@ def retrieval_table(found: Embeddings) -> Table:
     """Retrieval of all clips from the captions and from the sounds of those that have them, and chance beside it.
 
     Raises:
-        ValueError: an embedding is not finite.
+        EvaluationError: an embedding is not finite.
     """
     table = {name: retrieval(similar, own) for name, (similar, own) in _similarities(found).items()}
     table["chance"] = chance(len(found.captions), len(found.captions))
@@ -127,7 +130,7 @@ def retrieval_tables(found: Embeddings, windows: int) -> dict[str, Table]:
     """Retrieval by averaged embeddings (the paper's) and by averaged similarities, of `embed_windows`.
 
     Raises:
-        ValueError: an embedding is not finite.
+        EvaluationError: an embedding is not finite.
     """
     clips = len(found.captions)
     averaged = replace(found, spaces={name: _per_clip(x, clips).mean(1) for name, x in found.spaces.items()})

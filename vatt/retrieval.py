@@ -12,6 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+class EvaluationError(ValueError):
+    """Embeddings from which nothing can be said: none at all, or values that are not finite."""
+
+
 @dataclass(frozen=True)
 class Retrieval:
     """Recall at 1, 5 and 10 as shares (0 to 1), the median rank (1 is best) and the number of queries."""
@@ -35,13 +39,13 @@ def similarity(
             official code does not normalise; neither does this.
 
     Raises:
-        ValueError: the rows are no multiple of ``windows``, or a value is not finite.
+        ValueError: the rows are no multiple of ``windows``. EvaluationError: a value is not finite.
     """
     if len(video_VD) % windows:
         raise ValueError(f"video_VD: {len(video_VD)} rows are no multiple of {windows} windows")
     for name, x in (("query_QD", query_QD), ("video_VD", video_VD)):
         if not torch.isfinite(x).all():
-            raise ValueError(f"{name}: holds values that are not finite")
+            raise EvaluationError(f"{name}: holds values that are not finite")
     if average_embeddings:
         if windows > 1:
             video_VD = video_VD.unflatten(0, (-1, windows)).mean(1)

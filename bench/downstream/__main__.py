@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,12 +60,15 @@ def run(found: Sequence[Experiment], results: Path) -> bool:
         if experiment.line in known:
             continue
         print(f"{number}/{len(found)} {experiment.line}", flush=True)
+        where = origin(results)
         if not experiment.result.is_file():
+            if experiment.what["kind"] != "probe":  # the folder of a run that was stopped
+                shutil.rmtree(experiment.result.parent, ignore_errors=True)
             done = subprocess.run([sys.executable, *experiment.command], cwd=ROOT, capture_output=True, text=True)
             if done.returncode:
                 print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}\nerror: the command failed", file=sys.stderr)
                 return False
-        row = row_of(experiment, origin())
+        row = row_of(experiment, where)
         append(results, [row])
         print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
     return True

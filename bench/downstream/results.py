@@ -25,13 +25,15 @@ FIELDS = (
 Row = dict[str, str]
 
 
-def origin() -> dict[str, Any]:
-    """Where rows of this process come from."""
+def origin(results: Path = RESULTS) -> dict[str, Any]:
+    """Where a row that is made now comes from. That rows were added to ``results`` does not make the tree dirty."""
     facts = environment()
+    status = git("status", "--porcelain", "--untracked-files=no")
+    changed = ["unknown"] if status is None else [line.split(maxsplit=1)[-1] for line in status.splitlines()]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": (git("rev-parse", "HEAD") or "unknown")[:12],
-        "dirty": git("status", "--porcelain", "--untracked-files=no") != "",
+        "dirty": any((ROOT / name).resolve() != results.resolve() for name in changed),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else facts["CPU"].split(", ")[0],
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -84,6 +84,9 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
         writer.writerows([sample / row["video"], f"{row['size']}|{row['motion']}", row["split"]] for row in rows)
     several = ["--task", "audio", "--data", tags, *TINY, "targets.mixup=5", "model.labels=multi", "--label", "label"]
     out = {name: tmp_path / name for name in ("video", "ma", "again", "audio", "image", "multi", "next")}
+    few = tmp_path / "few.csv"  # one clip is held out: no class has both clips with and without it
+    few.write_text("\n".join(tags.read_text().splitlines()[:32]) + "\n")
+    lone = ["--task", "audio", "--data", few, *TINY, "model.labels=multi", "--label", "label", "--steps", 2]
     tiny, ma = (["--init", models / name] for name in ("vatt-tiny", "vatt-ma-tiny"))
     scratch = ["--model", "vatt-tiny", "model.video.num_layers=1"]
     two, four = ["--steps", 2], ["--steps", 4, "run.save_every=2"]
@@ -117,10 +120,11 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
             ("evaluate", [*search, tmp_path / "r.json", "--vocabulary", words]),
             ("evaluate", [*search, tmp_path / "r2.json", "--vocabulary", words, *half]),
             ("evaluate", [*search, tmp_path / "r3.json"]),
+            ("finetune", [*lone, *tiny, "--config", "sample", "--out", tmp_path / "lone"]),
         ],
     )
     texts = [text for text, _ in found]
-    assert [code for _, code in found] == [0] * 9 + [1, 0, 0, 0, 0, 0, 1], "\n".join(texts)
+    assert [code for _, code in found] == [0] * 9 + [1, 0, 0, 0, 0, 0, 1, 0], "\n".join(texts)
     assert "position tables resampled" in texts[0]
     assert "position tables resampled" not in texts[5]  # the same input
     assert "from scratch" in texts[3]
@@ -149,6 +153,8 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
         assert set(content["tables"]) == {"embeddings", "similarities"}
         assert all(set(table) == {"text_to_video", "audio_to_video", "chance"} for table in content["tables"].values())
     assert "--vocabulary" in texts[15]
+    assert "mAP and AUC are not defined" in texts[16]
+    assert (tmp_path / "lone" / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
@@ -178,17 +184,29 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
     check = ["--task", "video", "--model", tmp_path / "two-0", "--data", bad, "--label", "motion", "--workers", 0]
     check += ["--clips", 1, "--crops", 1, "--out"]
     jobs = [("finetune", words) for words in runs.values()]
-    two = run_jobs(tmp_path, [*jobs, ("evaluate", [*check, tmp_path / "2.json"])], 2)
+    pair = sample.parent / "pair.csv"  # of which one rank has nothing but the one that cannot be read
+    pair.write_text(f"video,caption,split\n{sample / rows[0]['video']},a red ring,val\n{sample / 'broken.mp4'},a,val\n")
+    words = tmp_path / "words.txt"
+    words.write_text("<pad>\n<unk>\na\nred\nring\n")
+    search = ["--task", "retrieval", "--model", models / "vatt-tiny", "--data", pair, "--vocabulary", words]
+    search += ["--workers", 0, "--out", tmp_path / "new" / "folder" / "r.json"]
+    two = run_jobs(tmp_path, [*jobs, ("evaluate", [*check, tmp_path / "2.json"]), ("evaluate", search)], 2)
+    wet = [*data, "model.dropout=0.3", "run.eval_every=2", "evaluation.clips=1", "evaluation.crops=1"]
     one = run_jobs(
         tmp_path,
         [
             ("finetune", [*data, "--out", tmp_path / "one", "run.save_every=2", "run.keep=2"]),
             ("finetune", ["--resume", "--out", tmp_path / "half"]),
             ("evaluate", [*check, tmp_path / "1.json"]),
+            ("evaluate", [*check, tmp_path / "1.json"]),
+            ("finetune", [*wet, "--out", tmp_path / "wet", "run.save_every=2", "run.keep=2"]),
         ],
     )
-    assert [code for _, code in two] == [0, 0, 0, 0], two[-1][0]
-    assert [code for _, code in one] == [0, 1, 0], one
+    assert [code for _, code in two] == [0, 0, 0, 0, 0], two[-1][0]
+    assert [code for _, code in one] == [0, 1, 0, 0, 0], one
+    found = json.loads((tmp_path / "new" / "folder" / "r.json").read_text())
+    assert (found["n"], found["skipped"], found["ranks"]) == (1, 1, 2)
+    assert len((tmp_path / "1.skipped.jsonl").read_text().splitlines()) == 1  # not one more with each evaluation
     tables = [json.loads((tmp_path / name).read_text())["table"] for name in ("1.json", "2.json")]
     assert all(table.pop("clips_per_s") > 0 for table in tables)
     assert tables[0] == tables[1]
@@ -210,14 +228,24 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
 
     shutil.copytree(tmp_path / "one", tmp_path / "half")  # as if it had been killed after step 3
     shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000004")
+    shutil.copytree(tmp_path / "wet", tmp_path / "wet-half")
+    shutil.rmtree(tmp_path / "wet-half" / "checkpoints" / "step-00000004")
     other = tmp_path / "classes.txt"
     classes = json.loads((tmp_path / "one" / "config.json").read_text())["model"]["classes"]
     other.write_text("\n".join(reversed(classes)))
     again = ["--resume", "--out", tmp_path / "half"]
-    (refused, code), (text, status) = run_jobs(
-        tmp_path, [("finetune", [*again, f"classes={other}"]), ("finetune", again)]
+    (refused, code), (switched, code2), (text, status), (_, status2) = run_jobs(
+        tmp_path,
+        [
+            ("finetune", [*again, f"classes={other}"]),
+            ("finetune", [*again, "optim.kind=sgd"]),
+            ("finetune", again),
+            ("finetune", ["--resume", "--out", tmp_path / "wet-half"]),
+        ],
     )
-    assert code == 1
+    assert (code, code2, status2) == (1, 1, 0)
+    assert "is of another optimizer" in switched
+    assert losses(tmp_path / "wet-half") == losses(tmp_path / "wet")  # dropout goes on as if nothing had happened
     assert "are not those that the run began with" in refused
     assert status == 0, text
     assert "resumed from step 2" in text

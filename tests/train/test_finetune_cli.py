@@ -148,3 +148,14 @@ def test_wrong_names_and_values(arguments, message):
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(PretrainedError, match=re.escape(str(tmp_path))):
         parse(["--init", str(tmp_path)])
+
+
+@pytest.mark.parametrize("key", ["init=a", "task=audio", "model.num_classes=7", "data.vocabulary=words.txt"])
+def test_what_an_override_cannot_set_is_refused(key):
+    with pytest.raises(ConfigError, match=re.escape(key.partition("=")[0])):
+        parse(["--data", "a.csv", key])
+
+
+def test_own_data_by_override_is_no_sample():
+    job = parse(["--task", "video", 'data.sources=["a.csv", "b.csv"]'])
+    assert (job.sample, job.config.model.input.size, job.config.label) == (False, 320, "label")

@@ -6,10 +6,11 @@ import argparse
 import time
 from dataclasses import asdict
 
-from train.evaluation.place import HELD_OUT, Place, clips_of, tell_skipped, write
+from train.evaluation.place import HELD_OUT, Place, clips_of, tell_skipped, verdict, write
 from train.finetune_evaluate import in_words
 from train.ranks import gather, wait_for_all
 from vatt.classify import Scores, classification_table, per_class, score_clips
+from vatt.config import ConfigError
 from vatt.data import Classes, DataConfig, LabelError, Views, read_classes
 from vatt.models import Classifier
 from vatt.pretrained import PretrainedError
@@ -24,13 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, place: Place) -> int:
     """Scores the split on all ranks and prints the table on rank 0."""
+    if options.task == "audio" and (options.crops or 1) != 1:
+        raise ConfigError("--crops: sound has no crops; leave it out")
     model = place.put(Classifier.from_pretrained(options.model), options.precision)
     config = model.config
     assert config is not None
     if (options.task == "audio") != (config.modality == "audio"):
         raise PretrainedError(f"{options.model}: reads {config.modality}; --task {options.task} needs another model")
     classes = _classes(options, list(config.classes), config.labels == "multi", config.num_classes)
-    clips, missing = clips_of(options.data, options.split)
+    clips, missing = clips_of(place, options.data, options.split)
     where = f"{options.data}, split {options.split or HELD_OUT}"
     if without := classes.check(clips, where):
         place.say(f"warning: {len(without)} classes have no clip in {where}: {', '.join(without[:5])}")
@@ -51,7 +54,7 @@ def run(options: argparse.Namespace, place: Place) -> int:
     seconds = time.monotonic() - began
     if len(scores.numbers) + len(scores.skipped) != len(clips):
         raise RuntimeError(f"{len(clips)} clips were asked for, {len(scores.numbers)} scored")
-    tell_skipped(place, options.out, [{"dataset": options.data, **r} for r in scores.skipped], len(clips), data)
+    tell_skipped(place, options, [{"dataset": options.data, **r} for r in scores.skipped])
     table = classification_table(scores, clips, classes)
     table = {**table, "missing": len(missing), "clips_per_s": len(clips) / seconds}
     place.say(f"{options.model}: {in_words(table)}")
@@ -64,7 +67,7 @@ def run(options: argparse.Namespace, place: Place) -> int:
     about["precision"] = options.precision
     write(place, options.out, {**about, "label": classes.column, "views": asdict(views), "table": table})
     wait_for_all()
-    return 0
+    return verdict(place, options, len(scores.skipped), len(clips))
 
 
 def _classes(options: argparse.Namespace, known: list[str], multi: bool, count: int) -> Classes:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from train.sample import LABELS, sample_manifest
-from vatt.data import Clip, DataConfig, ManifestError, hold_out, read_clips
-from vatt.data.skipped import SkipLog
+from vatt.data import Clip, ManifestError, hold_out, other_splits, read_clips
+from vatt.data.skipped import ENOUGH, SkipLog
 from vatt.environment import environment
 from vatt.precision import type_of
 
@@ -57,7 +57,21 @@ def use_sample(options: argparse.Namespace, place: Place) -> None:
     options.label = options.label or LABELS.get(task)
 
 
-def clips_of(path: str, split: str | None) -> tuple[list[Clip], list[dict[str, Any]]]:
+def prepare_out(options: argparse.Namespace, place: Place) -> None:
+    """Makes the folder of ``--out``, and forgets what an earlier run skipped, before anything is computed.
+
+    Raises:
+        OSError: on rank 0, nothing can be written there.
+    """
+    path: Path | None = options.out
+    if path is None or place.rank:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".skipped.jsonl").unlink(missing_ok=True)
+    path.open("a").close()
+
+
+def clips_of(place: Place, path: str, split: str | None) -> tuple[list[Clip], list[dict[str, Any]]]:
     """The clips of one split of a manifest (None: those held out), and what it names and does not hold.
 
     Raises:
@@ -65,28 +79,34 @@ def clips_of(path: str, split: str | None) -> tuple[list[Clip], list[dict[str, A
     """
     found = read_clips(path)
     chosen = hold_out(found.clips, 0.0)[1] if split is None else found.of_split(split)
+    if split is None and (others := other_splits(found.clips)):
+        place.say(f"warning: {path}: {others}")
     if not chosen:
         there = sorted({str(clip.split) for clip in found.clips})
         raise ManifestError(f"{path}, column split: no clip of {split or HELD_OUT!r}; there are {', '.join(there)}")
     return chosen, found.skipped
 
 
-def tell_skipped(
-    place: Place, path: Path | None, skipped: Sequence[dict[str, Any]], asked: int, config: DataConfig
-) -> None:
-    """Reports clips that could not be read: on the terminal, and all of them in ``path`` (.skipped.jsonl beside it).
-
-    Raises:
-        TooManyBadClips: more than ``data.max_bad_share`` of those asked for.
-    """
+def tell_skipped(place: Place, options: argparse.Namespace, skipped: Sequence[dict[str, Any]]) -> None:
+    """Reports clips that could not be read: on the terminal, and all of them beside ``--out`` (.skipped.jsonl)."""
     if place.rank != 0:
         return
-    log = SkipLog(path.with_suffix(".skipped.jsonl") if path is not None and skipped else None, config.max_bad_share)
+    SkipLog(options.out.with_suffix(".skipped.jsonl") if options.out is not None else None, 1.0).note(skipped)
     for record in skipped[:5]:
         place.say(f"warning: {record['file']}: {record['field']}: {record['reason']}")
     if len(skipped) > 5:
         place.say(f"warning: {len(skipped)} clips could not be read in all")
-    log.add(asked - len(skipped), skipped)
+
+
+def verdict(place: Place, options: argparse.Namespace, skipped: int, asked: int) -> int:
+    """The exit status, alike on all ranks: 1 if so many clips could not be read that the figures mean little."""
+    if asked < ENOUGH or skipped <= options.max_bad_share * asked:
+        return 0
+    place.say(
+        f"error: {skipped} of {asked} clips could not be read, more than --max-bad-share {options.max_bad_share:g} "
+        "allows; the figures above are those of the others"
+    )
+    return 1
 
 
 def write(place: Place, path: Path | None, content: dict[str, Any]) -> None:
@@ -95,6 +115,5 @@ def write(place: Place, path: Path | None, content: dict[str, Any]) -> None:
         return
     seconds = round(time.monotonic() - place.began, 2)
     facts = {"ranks": place.ranks, "device": place.device.type, "seconds": seconds, "environment": environment()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**content, **facts}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     place.say(str(path))

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from train.evaluation.place import Place, tell_skipped, write
+from train.evaluation.place import Place, tell_skipped, verdict, write
 from train.ranks import gather, wait_for_all
-from vatt.data import Clip, DataConfig, Views, find_classes, read_clips
+from vatt.data import Clip, DataConfig, Views, find_classes, other_splits, read_clips
 from vatt.models import VATT, Classifier, build_classifier
 from vatt.precision import type_of
 from vatt.pretrained import WEIGHTS, load_pretrained, model_folder
@@ -60,6 +60,8 @@ def run(options: argparse.Namespace, place: Place) -> int:
     if "svm" in kinds:
         require_svm()
     found = read_clips(options.data)
+    if others := other_splits(found.clips):
+        place.say(f"warning: {options.data}: {others}")
     clips, splits = found.clips, splits_of(found.clips, options.data)
     used = sorted({number for split in splits for number in (*split.train, *split.test)})
     classes = find_classes([clips[number] for number in used], options.data, options.label or "label")
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace, place: Place) -> int:
     config = DataConfig(workers=options.workers)
     features = _features(options, clips, views, config, place)
     timings = {"features": round(time.monotonic() - place.began, 2)}
-    tell_skipped(place, options.out, features.skipped, len(clips), config)
+    tell_skipped(place, options, features.skipped)
     if place.rank == 0:
         low_rank = LowRankConfig(steps=options.steps, seed=options.seed)
         rows = []
@@ -91,7 +93,7 @@ def run(options: argparse.Namespace, place: Place) -> int:
         about["precision"] = options.precision
         write(place, options.out, {**about, "rows": rows, "summary": summary(rows), "missing": len(found.skipped)})
     wait_for_all()
-    return 0
+    return verdict(place, options, len(features.skipped), len(clips))
 
 
 def _features(

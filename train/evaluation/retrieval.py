@@ -6,11 +6,12 @@ import argparse
 import time
 from dataclasses import asdict
 
-from train.evaluation.place import Place, clips_of, tell_skipped, write
+from train.evaluation.place import Place, clips_of, tell_skipped, verdict, write
 from train.ranks import gather, wait_for_all
+from vatt.config import ConfigError
 from vatt.data import Batch, Clip, DataConfig, eval_batches
 from vatt.data.text import FILE as TOKENIZER
-from vatt.evaluation import Embeddings, embed_windows, format_table, retrieval_tables
+from vatt.evaluation import NAMES, Embeddings, embed_windows, format_table, retrieval_tables
 from vatt.models import VATT
 from vatt.pretrained import PretrainedError, model_folder
 
@@ -22,12 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, place: Place) -> int:
     """Embeds the split on all ranks and prints both tables on rank 0."""
+    for name in ("crops", "label"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name}: means nothing for --task retrieval; leave it out")
     folder = model_folder(options.model)
     model = place.put(VATT.from_pretrained(folder, vocabulary=options.vocabulary), options.precision)
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise PretrainedError(f"{folder}: has no {TOKENIZER}; give the words of the model by --vocabulary FILE")
-    clips, missing = clips_of(options.data, options.split)
+    clips, missing = clips_of(place, options.data, options.split)
     windows = options.clips or 4
     config = DataConfig(workers=options.workers)
     own: list[Clip] = [clips[number] for number in place.share(len(clips))]
@@ -47,17 +51,18 @@ def run(options: argparse.Namespace, place: Place) -> int:
     skipped = [record for records in gather(skipped) for record in records]
     found = Embeddings.join(parts)
     seconds = time.monotonic() - began
-    tell_skipped(place, options.out, skipped, len(clips), config)
+    tell_skipped(place, options, skipped)
     tables = retrieval_tables(found, windows)
     for name, table in tables.items():
-        place.say(f"averaged {name} of {windows} windows, {len(found.captions)} clips")
+        queries = ", ".join(f"{level.n} queries {NAMES[key]}" for key, level in table.items() if key != "chance")
+        place.say(f"averaged {name} of {windows} windows; {len(found.captions)} clips; {queries or 'no query'}")
         place.say(format_table(table))
     place.say(f"{len(clips) / seconds:.1f} clips/s, {place.in_words}")
     if missing:
         place.say(f"warning: named by the manifest and not there: {len(missing)}, such as {missing[0]['file']}")
     content = {kind: {name: asdict(level) for name, level in table.items()} for kind, table in tables.items()}
     about = {"task": "retrieval", "model": str(options.model), "data": options.data, "windows": windows}
-    about["precision"] = options.precision
+    about |= {"precision": options.precision, "missing": len(missing)}
     write(place, options.out, {**about, "n": len(found.captions), "skipped": len(skipped), "tables": content})
     wait_for_all()
-    return 0
+    return verdict(place, options, len(skipped), len(clips))

@@ -5,7 +5,7 @@ from vatt.data.decode import MediaError
 from vatt.data.labelled import LabelledReader, Views, view_batches
 from vatt.data.labels import Classes, LabelError, find_classes, read_classes
 from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader, eval_batches
-from vatt.data.manifest import Clip, ManifestError, hold_out, read_clips
+from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips
 from vatt.data.skipped import SkipLog, TooManyBadClips
 from vatt.data.text import TextError, Tokenizer, load_word_embeddings
 
@@ -31,6 +31,7 @@ __all__ = [
     "find_classes",
     "hold_out",
     "load_word_embeddings",
+    "other_splits",
     "read_classes",
     "read_clips",
     "view_batches",

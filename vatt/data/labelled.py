@@ -159,5 +159,8 @@ def view_batches(
     record {dataset, file, field, reason, index} of each clip that cannot be decoded.
     """
     chosen = _ViewSet(clips, numbers, views, modality, spec, config.decode_timeout)
-    options = worker_options(config, len(numbers))
-    yield from DataLoader(chosen, batch_size=batch_size, collate_fn=partial(_collate), **options)
+    options = worker_options(config, len(numbers), ahead=1)
+    made = DataLoader(
+        chosen, batch_size=batch_size, collate_fn=partial(_collate), generator=torch.Generator(), **options
+    )
+    yield from made

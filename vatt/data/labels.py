@@ -10,6 +10,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ class Classes:
                 "has no label" if not found else f"has {len(found)} labels, {SEPARATOR.join(found)}; the task takes one"
             )
             raise LabelError(f"{clip.video}, column {self.column}: {what}")
-        places = self._places()
+        places = self._places
         unknown = [label for label in found if label not in places]
         if unknown:
             near = difflib.get_close_matches(unknown[0], self.names, n=1)
@@ -78,6 +79,7 @@ class Classes:
                 raise LabelError(f"{where}: {error}") from None
         return [name for number, name in enumerate(self.names) if not counts[number]]
 
+    @cached_property
     def _places(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 

@@ -128,6 +128,7 @@ class ClipLoader:
             _TrainSet(sources, read, seed),
             batch_sampler=_Steps(start_step, batch_size, rank, world_size),  # type: ignore[arg-type]
             collate_fn=_collate,
+            generator=torch.Generator(),
             **worker_options(config),
         )
         self._batches: Iterator[Batch] | None = None
@@ -173,13 +174,17 @@ class _PretrainReader:
         return training_sample(clip, self.tokenizer, self.spec, self.config, rng)
 
 
-def worker_options(config: DataConfig, most: int | None = None) -> dict[str, Any]:
-    """The options of a DataLoader for ``config.workers`` processes, or ``most`` if that is fewer."""
+def worker_options(config: DataConfig, most: int | None = None, ahead: int | None = None) -> dict[str, Any]:
+    """The options of a DataLoader for ``config.workers`` processes, or ``most`` if that is fewer.
+
+    ``ahead``: batches that each keeps ready, in place of ``config.prefetch``. A batch of an evaluation holds many views
+    of a clip, nearly 1 GB at 320 pixels.
+    """
     workers = config.workers if most is None else min(config.workers, most)
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
     if workers:
         options["worker_init_fn"] = _start_worker
-        options |= {"prefetch_factor": config.prefetch, "timeout": max(_ALIVE, 2 * config.decode_timeout)}
+        options |= {"prefetch_factor": ahead or config.prefetch, "timeout": max(_ALIVE, 2 * config.decode_timeout)}
     return options
 
 
@@ -243,11 +248,12 @@ def eval_batches(
     (B, 1, W) of the query, the masks (B,), index (B,), and lists of B: captions (the queries), videos (str) and ranges
     (start and end of the clip, seconds or None).
     """
-    options = worker_options(config, len(clips))
+    options = worker_options(config, len(clips), ahead=1)
     loader = DataLoader(
         _EvalSet(clips, tokenizer, spec, config, windows),
         batch_size=batch_size,
         collate_fn=partial(_collate_eval, clips),
+        generator=torch.Generator(),
         **options,
     )
     yield from loader

@@ -7,8 +7,8 @@ import difflib
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from vatt.data.captions import Caption, CaptionError, read_captions, sidecar_of,
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
 MEDIA = ("video", "audio", "image")  # the columns that name a file; a row fills one of them
+TRAIN = ("train", "", None)  # splits, in small letters
+HELD_OUT = ("val", "valid", "validation", "test")
 COLUMNS = (*MEDIA, "start", "end", "caption", "label", "split")
 
 
@@ -49,7 +51,7 @@ class Clips:
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def of_split(self, split: str) -> list[Clip]:
-        return [clip for clip in self.clips if clip.split == split]
+        return [clip for clip in self.clips if clip.split == split.strip().lower()]
 
 
 def read_clips(path: str | Path) -> Clips:
@@ -85,14 +87,22 @@ def hold_out(clips: list[Clip], share: float) -> tuple[list[Clip], list[Clip]]:
     ``share`` of the videos is held out by a hash of their names, so that a video stays on its side when others come.
     """
     if any(clip.split for clip in clips):
-        named = ("val", "valid", "validation", "test")
-        return [c for c in clips if c.split in ("train", "", None)], [c for c in clips if c.split in named]
+        return [c for c in clips if c.split in TRAIN], [c for c in clips if c.split in HELD_OUT]
     training: list[Clip] = []
     held: list[Clip] = []
     for clip in clips:
         digest = hashlib.sha256(clip.video.name.encode()).digest()
         (held if int.from_bytes(digest[:8], "big") < share * 2**64 else training).append(clip)
     return training, held
+
+
+def other_splits(clips: Iterable[Clip]) -> str | None:
+    """In words, the clips whose split is neither that of training nor one that `hold_out` holds out; None if none."""
+    others = Counter(clip.split for clip in clips if clip.split not in (*TRAIN, *HELD_OUT))
+    if not others:
+        return None
+    names = ", ".join(f"{split} ({count})" for split, count in others.most_common(5))
+    return f"{others.total()} clips are in splits that are not used: {names}; known are train, {', '.join(HELD_OUT)}"
 
 
 def _from_folder(folder: Path) -> Clips:
@@ -157,7 +167,7 @@ def _clip(path: Path, line: str, row: dict[str, Any], narration: dict[Path, list
         timed = start is not None and end is not None
         narration[video].append(timed_caption(caption, start, end) if timed else Caption(caption))
     extra = {key: str(value) for key, value in row.items() if key not in COLUMNS and value is not None}
-    return Clip(video, start, end, (), text("label"), text("split"), extra, kind)
+    return Clip(video, start, end, (), text("label"), (text("split") or "").lower() or None, extra, kind)
 
 
 def _number(path: Path, line: str, column: str, text: str | None) -> float | None:

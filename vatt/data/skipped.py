@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]  # {"file", "field", "reason", ...}
-_ENOUGH = 20  # clips tried before the share of bad ones means anything
+ENOUGH = 20  # clips tried before the share of bad ones means anything
 
 
 class TooManyBadClips(RuntimeError):
@@ -37,7 +37,7 @@ class SkipLog:
         skipped = list(skipped)
         self.tried, self.bad = self.tried + tried + len(skipped), self.bad + len(skipped)
         self.note(skipped)
-        if self.tried >= _ENOUGH and self.bad > self.max_bad_share * self.tried:
+        if self.tried >= ENOUGH and self.bad > self.max_bad_share * self.tried:
             raise TooManyBadClips(
                 f"{self.bad} of {self.tried} clips could not be read, more than data.max_bad_share = "
                 f"{self.max_bad_share:g} allows. {self.summary()}"

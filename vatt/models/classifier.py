@@ -94,7 +94,11 @@ class Classifier(nn.Module):
         pooled = self.backbone(x, generator=generator)["features_pooled"]
         if self.training and self.dropout > 0:
             pooled = F.dropout(pooled, self.dropout)
-        return average_views(self.classifier(pooled), views)
+        if self.training:
+            return average_views(self.classifier(pooled), views)
+        wide, bias = torch.promote_types(pooled.dtype, torch.float32), self.classifier.bias
+        weight = self.classifier.weight.to(wide)  # in bfloat16 many of the scores that are ranked would be equal
+        return average_views(F.linear(pooled.to(wide), weight, None if bias is None else bias.to(wide)), views)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax or sigmoid of the (averaged) logits."""

@@ -37,9 +37,10 @@ def fit_split(
     *,
     standardise: bool = True,
 ) -> Row:
-    """Trains a classifier on the training clips of a split, each of whose views is a sample, and tests it.
+    """Trains a classifier on the training clips of a split and tests it; one label a clip.
 
-    The scores of a test clip are the mean over its views. One label a clip.
+    Each view of a training clip is a sample of the low-rank classifier; the SVM takes their mean. The scores of a test
+    clip are the mean over its views.
 
     Args:
         features: of ``clips``, by number; clips without features count as skipped.
@@ -99,7 +100,7 @@ def _fit(kind: Kind, x_NVD: Tensor, label_N: Tensor, classes: int, config: LowRa
     views = x_NVD.shape[1]
     x_MD, label_M = x_NVD.flatten(0, 1), label_N.repeat_interleave(views)
     if kind == "svm":
-        clip_M = torch.arange(len(label_N)).repeat_interleave(views)
-        return fit_svm(x_MD, label_M.tolist(), clip_M.tolist(), classes, config.seed)
+        # the mean of the views: a linear score of it is the mean of their scores, and there is less to fit
+        return fit_svm(x_NVD.mean(1), label_N.tolist(), range(len(label_N)), classes, config.seed)
     model = fit_low_rank(x_MD, F.one_hot(label_M, classes).float(), config).requires_grad_(False)
     return model

@@ -15,6 +15,7 @@ from torch import Tensor
 from vatt.probe.protocol import ProbeError
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of which one is chosen by cross-validation on the training clips
+LARGE = 2_000_000  # values
 Scorer = Callable[[Tensor], Tensor]
 
 
@@ -56,7 +57,8 @@ def fit_svm(x_ND: Tensor, label_N: Sequence[int], clip_N: Sequence[int], classes
         fitted = machine.fit(x, label)
     else:
         cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        search = GridSearchCV(machine, {"C": STRENGTHS}, cv=cut).fit(x, label, groups=np.asarray(clip_N))
+        jobs = -1 if x.size > LARGE else None  # all cores; starting them takes longer than a small search
+        search = GridSearchCV(machine, {"C": STRENGTHS}, cv=cut, n_jobs=jobs).fit(x, label, groups=np.asarray(clip_N))
         fitted = search.best_estimator_
 
     def scores(x_MD: Tensor) -> Tensor:
