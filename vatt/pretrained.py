@@ -42,11 +42,14 @@ def save_pretrained(model: VATT | Classifier, folder: str | Path, state: Mapping
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
-    save_file(weights, folder / WEIGHTS)
+    (folder / WEIGHTS).unlink(missing_ok=True)  # a folder without weights holds no model: they go first and come last
     (folder / CONFIG).write_text(json.dumps(to_dict(model.config), indent=1), encoding="utf-8")
     if isinstance(model, VATT) and model.tokenizer is not None:
         model.tokenizer.save(folder)
-    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
+    partly = folder / f".{WEIGHTS}.partly"
+    save_file(weights, partly)
+    partly.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
+    partly.replace(folder / WEIGHTS)
 
 
 def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classifier:

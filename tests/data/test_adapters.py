@@ -13,6 +13,8 @@ from vatt.cli.__main__ import main as vatt
 from vatt.cli.data import add_arguments
 from vatt.data.adapters import ADAPTERS, adapt
 from vatt.data.adapters.__main__ import main as first_command
+from vatt.data.adapters.json_items import json_items
+from vatt.data.captions import Caption
 from vatt.data.manifest import ManifestError, read_clips
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -30,9 +32,8 @@ def videos(tmp_path):
 
 def test_howto100m(videos):
     found = adapt("howto100m", [HOW / "HowTo100M_v1.csv", HOW / "caption.json"], videos)
-    assert [(r["start"], r["end"], r["caption"]) for r in found.rows] == [
-        (0.0, 2.5, "hi today we cut an onion"),
-        (2.5, 4.0, "hold the knife 🔪 like this"),
+    assert [list(map(tuple, row["captions"].columns().values())) for row in found.rows] == [
+        [(0.0, 2.5), (2.5, 4.0), ("hi today we cut an onion", "hold the knife 🔪 like this")]
     ]
     assert found.rows[0]["label"] == "Food and Entertaining"
     assert found.rows[0]["task_id"] == "4711"
@@ -65,9 +66,11 @@ def test_the_flags_of_the_first_command_still_work(videos, tmp_path, capsys):
     out = tmp_path / "m.jsonl"
     arguments = ["howto100m", "--captions", str(HOW / "caption.json"), "--videos", str(videos), "--out", str(out)]
     assert first_command([*arguments, "--details", str(HOW / "HowTo100M_v1.csv")]) == 0
-    assert "2 rows; 1 files missing; 1 entries left out" in capsys.readouterr().out
+    assert "1 rows; 1 files missing; 1 entries left out" in capsys.readouterr().out
     clips = read_clips(out).clips
-    assert [len(clip.captions) for clip in clips] == [2, 2]
+    assert [(clip.start, tuple(clip.captions)) for clip in clips] == [
+        (None, (Caption("hi today we cut an onion", 0.0, 2.5), Caption("hold the knife 🔪 like this", 2.5, 4.0)))
+    ]
     assert clips[0].label == "Food and Entertaining"
     segments = ["audioset", "--segments", str(SETS / "balanced_train_segments.csv")]
     assert first_command([*segments, "--videos", str(videos), "--out", str(out)]) == 0
@@ -204,3 +207,25 @@ def test_imagenet_errors(tmp_path):
     unknown = imagenet_folder(tmp_path / "z", "train/n09999999/1.JPEG")
     with pytest.raises(ManifestError, match=r"do not know the class n09999999"):
         adapt("imagenet", [PICTURES / "LOC_synset_mapping.txt"], unknown)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
+def test_a_large_object_is_read_entry_by_entry(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("vatt.data.adapters.json_items.CHUNK", chunk)
+    value = {"a": {"text": ["x \u2028 y", 'quoted "}" {'], "start": [1.25, 1e3]}, "b": 12345, "é": [], "d": None}
+    path = tmp_path / "c.json"
+    for text in (json.dumps(value), json.dumps(value, indent=2, ensure_ascii=False) + "\n", "{ }"):
+        path.write_text(text)
+        assert dict(json_items(path)) == json.loads(text)
+    for text in ('{"a": 1', '{"a": 1,', '{"a" 1}', '{"a": 1}}', "[1]", "", '{"a": [1, }', "{1: 2}"):
+        path.write_text(text)
+        with pytest.raises(ManifestError, match=r"c\.json: is not JSON"):
+            list(json_items(path))
+
+
+def test_imagenet_files_that_disagree_are_refused(videos, tmp_path):
+    (tmp_path / "map_clsloc.txt").write_text("n02119789 1 kit_fox\nn02100735 2 English_setter\n")
+    (tmp_path / "map_det.txt").write_text("n02672831 1 accordion\n")
+    (tmp_path / "truth.txt").write_text("1\n2\n")
+    with pytest.raises(ManifestError, match=r"map_det\.txt, line 1: 1 is n02672831 here and n02119789 in another file"):
+        adapt("imagenet", [tmp_path / name for name in ("map_clsloc.txt", "map_det.txt", "truth.txt")], videos)

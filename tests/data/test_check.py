@@ -154,6 +154,9 @@ def test_nothing_left_and_other_errors(media, tmp_path, capsys):
         ([str(good), "--workers", "0"], "workers must be 1 or more"),
         ([str(good), "--seconds", "0"], "--seconds must be above 0"),
         ([str(good), "--out", "clean.csv"], "must end in .jsonl"),
+        ([str(good), "--counts", str(good)], "is the manifest that is checked"),
+        ([str(good), "--report", "r.jsonl", "--counts", "r.jsonl"], "is --report already"),
+        ([str(good), "--out", str(tmp_path / "absent" / "c.jsonl")], "its folder must be there"),
     ):
         assert vatt(["data", "check", *arguments]) == 1
         assert words in capsys.readouterr().err

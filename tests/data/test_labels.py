@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import av
@@ -119,6 +120,20 @@ def test_sound_of_a_file_and_of_a_video(media):
     cut.write_bytes(data[:30])
     with pytest.raises(MediaError, match=r"cut.bin: container: cannot be decoded"):
         decode_sound(cut, lambda duration: 0.0, SPEC)
+
+
+def test_sound_that_ends_before_the_picture(tmp_path):
+    """As many cameras write it. In .mkv, the length of the sound is not known before it has been read."""
+    sound = click_at(1.0, 2.0)
+    for name in ("a.mp4", "a.mkv"):
+        path = write(tmp_path / name, flash_at(0.5, 4.0, 10), sound=sound)
+        for place in (0.0, 1.0):
+            heard, start = decode_sound(path, lambda duration, p=place: p * max(0.0, duration - 1.0), SPEC)
+            assert heard.shape == (8000,)
+            assert start + 1.0 <= (2.2 if name == "a.mp4" else 4.1)
+    name = tmp_path / "12:30 talk.mp4"
+    (tmp_path / "a.mp4").rename(name)
+    assert decode_sound(Path(os.path.relpath(name)), lambda duration: 0.0, SPEC)[0].any()
 
 
 def test_a_picture_is_a_clip_in_which_nothing_moves(media):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import pickle
 
 import pytest
 
-from vatt.data.captions import Caption
-from vatt.data.manifest import Clip, ManifestError, hold_out, read_clips
+from vatt.data.adapters import write_lines, write_manifest
+from vatt.data.captions import Caption, choose_candidates
+from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def test_captions_come_from_sidecars_where_the_manifest_has_none(folder):
     ("name", "text", "message"),
     [
         ("m.csv", "vidoe,start\nb.mp4,1\n", "m.csv, column vidoe: did you mean 'video'"),
-        ("m.csv", "video,Captions\nb.mp4,1\n", "column Captions: did you mean 'caption'"),
+        ("m.csv", "video,Captions\nb.mp4,1\n", "column Captions: did you mean 'captions'"),
         ("m.csv", "path,start\nb.mp4,1\n", "has no column video"),
         ("m.csv", "", "has no column video"),
         ("m.csv", "video,start,end\nb.mp4,1,soon\n", "line 2, column end: 'soon' is not a number"),
@@ -106,3 +110,41 @@ def test_hold_out(tmp_path):
     assert 60 < len(held) < 140
     more = plain + [Clip(tmp_path / f"new{i}.mp4") for i in range(50)]
     assert {c.video for c in held} <= {c.video for c in hold_out(more, 0.1)[1]}
+
+
+CAPTIONS = {"start": [0, 1], "end": [1, 2], "text": ["one", "two \u2028 lines"]}
+
+
+def test_a_row_with_all_captions_of_a_video(folder):
+    (folder / "m.jsonl").write_text(json.dumps({"video": "a.MKV", "captions": CAPTIONS}, ensure_ascii=False) + "\n")
+    with (folder / "m.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["video", "captions"], ["a.MKV", json.dumps(CAPTIONS)], ["b.mp4", ""]])
+    expected = (Caption("one", 0.0, 1.0), Caption("two \u2028 lines", 1.0, 2.0))
+    for name in ("m.jsonl", "m.csv"):
+        clip = read_clips(folder / name).clips[0]
+        assert (tuple(clip.captions), len(clip.captions), clip.captions[1]) == (expected, 2, expected[1])
+        assert clip.captions == expected
+        assert choose_candidates(clip.captions, 1.0, 2.0, 2, None) == ["two \u2028 lines", "one"]
+        assert pickle.loads(pickle.dumps(clip)) == clip
+    (folder / "m.jsonl").write_text('{"video": "a.MKV", "captions": {"start": [1], "end": [], "text": []}}\n')
+    with pytest.raises(ManifestError, match=r"line 1, column captions: .*lists of one length"):
+        read_clips(folder / "m.jsonl")
+
+
+def test_a_name_that_is_not_utf8_comes_back(folder):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    (folder / name).write_bytes(b"x")
+    write_manifest([{"video": name, "caption": "gr\u00fcn"}], folder / "m.jsonl")
+    (clip,) = read_clips(folder / "m.jsonl").clips
+    assert clip.video == folder / name
+    with pytest.raises(ManifestError, match="cannot be written"):
+        write_lines(folder / "n.txt", [name])
+    assert not list(folder.glob(".*.partly"))
+
+
+def test_splits_are_told_in_any_letters_and_others_are_counted(folder):
+    (folder / "m.csv").write_text("video,split\na.MKV,Train\nb.mp4, TEST\na.MKV,extra\nb.mp4,holdout\nb.mp4,extra\n")
+    clips = read_clips(folder / "m.csv").clips
+    assert [len(side) for side in hold_out(clips, 0.5)] == [1, 1]
+    assert other_splits(clips).startswith("3 clips are in splits that are not used: extra (2), holdout (1)")
+    assert other_splits(clips[:2]) is None

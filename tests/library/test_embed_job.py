@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -247,3 +249,26 @@ def test_two_processes_do_not_write_at_once(videos, folder, tmp_path):
             run_job(job(videos, folder, out))
         other.stdin.close()
     assert run_job(job(videos, folder, out)).rows == 4
+
+
+def test_a_folder_of_the_user_is_not_taken_for_parts(videos, folder, tmp_path):
+    (tmp_path / "y.parts").mkdir()
+    mine = tmp_path / "y.parts" / "mine.txt"
+    mine.write_text("mine")
+    with pytest.raises(EmbedError, match=r"y\.parts: is there, and not from a job of this kind"):
+        run_job(job(videos, folder, tmp_path / "y.npy"))
+    assert mine.read_text() == "mine"
+    with pytest.raises(EmbedError, match="device: mps"):
+        run_job(job(videos, folder, tmp_path / "z.npy", device="mps"))
+
+
+def test_a_file_name_that_is_not_utf8(videos, folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    clips = tmp_path / "old disk"
+    clips.mkdir()
+    name = os.fsdecode(b"caf\xe9.mp4")
+    shutil.copy(next(videos.glob("*.mp4")), clips / name)
+    for out in (tmp_path / "n.npy", tmp_path / "n2.parquet"):
+        assert run_job(job(clips, folder, out)).rows == 1
+    (row,) = json.loads((tmp_path / "n.json").read_text())["rows"]
+    assert row["file"].endswith(name)

@@ -13,6 +13,7 @@ from vatt.data.adapters import ADAPTERS, adapt, write_lines, write_manifest
 from vatt.data.check import Checked, check, write_clean, write_faults
 from vatt.data.manifest import ManifestError
 
+_EVERY = 30.0  # seconds between two lines where nobody watches
 _SHOWN = 5  # faults named on the terminal
 _MOST_CLASSES = 40  # that are printed with a line each
 
@@ -89,6 +90,7 @@ def _adapt(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     if options.seconds <= 0:
         raise ValueError(f"--seconds must be above 0, got {options.seconds:g}")
+    _check_places(options)
     begun = time.monotonic()
     with _progress() as progress:
         checked = check(
@@ -117,6 +119,20 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_places(options: argparse.Namespace) -> None:
+    """Before the long work. Raises ManifestError: two of the files are one, or the folder of one is not there."""
+    seen = {options.source.resolve(): "the manifest that is checked"}
+    for name in ("out", "report", "counts"):
+        path: Path | None = getattr(options, name)
+        if path is None:
+            continue
+        if (place := path.resolve()) in seen:
+            raise ManifestError(f"--{name} {path}: is {seen[place]}; choose another name")
+        if not place.parent.is_dir() or place.is_dir():
+            raise ManifestError(f"--{name} {path}: cannot be written; its folder must be there")
+        seen[place] = f"--{name} already"
+
+
 def _faults(checked: Checked) -> str:
     if not checked.faults:
         return "no fault"
@@ -137,7 +153,7 @@ def _print_counts(checked: Checked) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A line on a terminal's stderr with the number of files that are done."""
+    """The number of files that are done: a bar on a terminal, else a line now and then (on stderr)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -145,4 +161,13 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("checking", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        said = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - said > _EVERY:  # a job in a queue
+                said = time.monotonic()
+                print(f"{done}/{total} files", file=sys.stderr, flush=True)
+
+        yield tell

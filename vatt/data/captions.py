@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -29,6 +31,45 @@ class Caption:
     end: float | None = None
 
 
+class Narration(Sequence[Caption]):
+    """The captions of one video, packed: HowTo100M has 136 million, in every process that reads clips."""
+
+    __slots__ = ("_count", "_packed")
+
+    def __init__(self, captions: Iterable[Caption]) -> None:
+        rows = [(caption.start, caption.end, caption.text) for caption in captions]
+        self._count, self._packed = len(rows), zlib.compress(json.dumps(list(zip(*rows, strict=True))).encode(), 1)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """As HowTo100M writes them: {start: [], end: [], text: []}."""
+        return dict(
+            zip(("start", "end", "text"), json.loads(zlib.decompress(self._packed)) or ([], [], []), strict=True)
+        )
+
+    def unpack(self) -> tuple[Caption, ...]:
+        start, end, text = self.columns().values()
+        return tuple(map(Caption, text, start, end))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Caption]:
+        return iter(self.unpack())
+
+    @overload
+    def __getitem__(self, index: int) -> Caption: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Caption, ...]: ...
+    def __getitem__(self, index: int | slice) -> Caption | tuple[Caption, ...]:
+        return self.unpack()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.unpack() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._packed)
+
+
 def sidecar_of(video: Path) -> Path | None:
     """The caption file of the same stem, the first of .srt, .vtt, .json and .txt that is there."""
     return next((path for suffix in SIDECARS if (path := video.with_suffix(suffix)).is_file()), None)
@@ -48,20 +89,21 @@ def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise CaptionError(f"{path}: cannot read the captions: {error}") from error
     if path.suffix == ".txt":
-        return [Caption(line.strip()) for line in text.splitlines() if line.strip()], []
+        return [Caption(line.strip()) for line in text.split("\n") if line.strip()], []
     if path.suffix == ".json":
         return _from_json(path, text)
     return _from_cues(path, text)
 
 
 def choose_candidates(
-    captions: tuple[Caption, ...], start: float, end: float, count: int, rng: np.random.Generator | None
+    captions: Sequence[Caption], start: float, end: float, count: int, rng: np.random.Generator | None
 ) -> list[str]:
     """Up to ``count`` sentences for the window [start, end], the best first.
 
     With times: the caption that overlaps the window most (nearest in time if none does), then its neighbours in time,
     nearest first (the paper's 5 nearest clips). Without times: any ``count``, drawn by ``rng``, or the first ones.
     """
+    captions = tuple(captions)  # once: they may be packed
     timed = [caption for caption in captions if caption.start is not None and caption.end is not None]
     if not timed:
         chosen = list(range(len(captions)))
@@ -118,13 +160,18 @@ def _from_json(path: Path, text: str) -> tuple[list[Caption], list[str]]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise CaptionError(f"{path}: is not JSON: {error}") from error
+    return captions_in(content, str(path))
+
+
+def captions_in(content: Any, where: str) -> tuple[list[Caption], list[str]]:
+    """The captions in the content of a .json file, and complaints about single ones. Raises CaptionError."""
     if isinstance(content, dict) and {"start", "end", "text"} <= content.keys():
         columns = [content["start"], content["end"], content["text"]]
         if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-            raise CaptionError(f"{path}: start, end and text must be lists of one length")
+            raise CaptionError(f"{where}: start, end and text must be lists of one length")
         content = [{"start": s, "end": e, "text": t} for s, e, t in zip(*columns, strict=True)]
     if not isinstance(content, list):
-        raise CaptionError(f"{path}: expected a list of captions, or start, end and text")
+        raise CaptionError(f"{where}: expected a list of captions, or start, end and text")
     captions: list[Caption] = []
     complaints: list[str] = []
     for number, item in enumerate(content):

@@ -5,6 +5,7 @@ Shapes: T frames, S side of the square picture, L samples. Times are seconds fro
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def _decode(
         raise MediaError(path, "video", "no such file" if not path.exists() else "is not a regular file")
     clock = _Clock(path, timeout)
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise MediaError(path, "video", "the file has no video stream")
             duration = duration_of(container)

@@ -5,11 +5,13 @@ Shapes: T frames, S side of the square picture, L samples. Times are seconds fro
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer
 
 from vatt.data.decode import (
     _MAY_END_EARLY,
@@ -32,7 +34,7 @@ def decode_sound(
 ) -> tuple[np.ndarray, float]:
     """Sound of the window that ``choose_start`` picks, of a sound file or a video: mono float32 (L,), and its start.
 
-    What lies past the end is silence.
+    What lies past the end of the sound is silence.
 
     Raises:
         MediaError: no regular file, not a media file, no sound, none that can be decoded, the stream ends long before
@@ -41,10 +43,10 @@ def decode_sound(
     _regular(path, "audio")
     clock = _Clock(path, timeout)
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise MediaError(path, "audio", "the file has no sound")
-            duration = duration_of(container)
+            duration, sure = _sound_length(container)
             if 0 < duration < SHORTEST:
                 raise MediaError(path, "duration", f"{duration:.2f} s, at least {SHORTEST} s are needed")
             start = max(0.0, choose_start(duration))
@@ -53,11 +55,21 @@ def decode_sound(
         raise MediaError(
             path, "container", f"cannot be decoded: {getattr(error, 'strerror', None) or error}"
         ) from error
-    if last == 0:
+    if last == 0 and (sure or start == 0):
         raise MediaError(path, "audio", "no sound could be decoded")
-    if last + _MAY_END_EARLY < min(duration or last, start + spec.seconds):
+    if sure and last + _MAY_END_EARLY < min(duration or last, start + spec.seconds):
         raise MediaError(path, "audio", f"breaks off at {last:.2f} s, though the file should last {duration:.2f} s")
     return audio_L, start
+
+
+def _sound_length(container: InputContainer) -> tuple[float, bool]:
+    """Seconds of sound, and whether that is sure. Beside a picture, sound may end before the file does: its own length
+    counts, and where it has none (.webm, .mkv) nobody knows it."""
+    whole, stream = duration_of(container), container.streams.audio[0]
+    own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if not container.streams.video:
+        return whole, True
+    return (min(own, whole) if whole else own, True) if own else (whole, False)
 
 
 def decode_picture(path: Path, view: View, spec: InputConfig) -> np.ndarray:
@@ -68,7 +80,7 @@ def decode_picture(path: Path, view: View, spec: InputConfig) -> np.ndarray:
     """
     _regular(path, "image")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise MediaError(path, "image", "the file has no picture")
             frame = next(container.decode(video=0), None)

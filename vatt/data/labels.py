@@ -114,7 +114,7 @@ def read_classes(path: str | Path, column: str = "label", multi: bool = False) -
         LabelError: it cannot be read, names a class twice, or names fewer than two; the message names the line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"{path}: cannot read the classes: {error}") from error
     seen: dict[str, int] = {}

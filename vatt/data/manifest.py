@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 import hashlib
 import json
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vatt.data.captions import Caption, CaptionError, read_captions, sidecar_of, timed_caption
+from vatt.data.captions import (
+    Caption,
+    CaptionError,
+    Narration,
+    captions_in,
+    read_captions,
+    sidecar_of,
+    timed_caption,
+)
+from vatt.data.manifest_rows import COLUMNS, MEDIA, ManifestError, rows_of
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
-MEDIA = ("video", "audio", "image")  # the columns that name a file; a row fills one of them
 TRAIN = ("train", "", None)  # splits, in small letters
 HELD_OUT = ("val", "valid", "validation", "test")
-COLUMNS = (*MEDIA, "start", "end", "caption", "label", "split")
-
-
-class ManifestError(ValueError):
-    """A data set that cannot be used. The message names the file, the line and the column."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Clip:
     video: Path
     start: float | None = None
     end: float | None = None
-    captions: tuple[Caption, ...] = ()
+    captions: Sequence[Caption] = ()
     label: str | None = None
     split: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
@@ -107,7 +107,10 @@ def other_splits(clips: Iterable[Clip]) -> str | None:
 
 def _from_folder(folder: Path) -> Clips:
     found = Clips([])
-    for video in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS):
+    from vatt.data.adapters.media import walk  # adapters read manifests
+
+    root = folder.resolve()
+    for video in (folder / path.relative_to(root) for path in walk(folder, ("video",))):
         found.clips.append(Clip(video, captions=_sidecar_captions(video, found)))
     return found
 
@@ -128,25 +131,52 @@ def _sidecar_captions(video: Path, found: Clips) -> tuple[Caption, ...]:
 
 def _from_manifest(path: Path) -> Clips:
     found = Clips([])
-    rows = list(_rows(path))
     narration: dict[Path, list[Caption]] = defaultdict(list)
     clips: list[Clip] = []
-    has_captions = any("caption" in row for _, row in rows)
-    for line, row in rows:
+    has_captions = False
+    there: dict[Path, bool] = {}
+    for line, row in rows_of(path):
+        has_captions = has_captions or "caption" in row or "captions" in row
         clip = _clip(path, line, row, narration)
-        if not clip.video.is_file():
+        if not _is_there(clip, there):
             found.skipped.append(
                 {"file": str(clip.video), "field": clip.kind, "reason": f"no such file; {path}, {line}"}
             )
         else:
-            clips.append(clip)
-    of_video: dict[Path, tuple[Caption, ...]] = {}  # one tuple a video, shared by its clips
+            clips.append(_with_captions(path, line, clip, row.get("captions"), found))
+    of_video: dict[Path, Sequence[Caption]] = {}  # one tuple a video, shared by its clips
     for clip in clips:
+        if clip.captions:  # in the row itself
+            found.clips.append(clip)
+            continue
         if clip.video not in of_video:
             own = tuple(narration[clip.video])
             of_video[clip.video] = own if has_captions else _sidecar_captions(clip.video, found)
         found.clips.append(replace(clip, captions=of_video[clip.video]))
     return found
+
+
+def _is_there(clip: Clip, known: dict[Path, bool]) -> bool:
+    if clip.video not in known:
+        known[clip.video] = clip.video.is_file()
+    return known[clip.video]
+
+
+def _with_captions(path: Path, line: str, clip: Clip, content: Any, found: Clips) -> Clip:
+    """The clip with the captions of its column: as in a .json beside a video, or, in a .csv, such JSON as text."""
+    if content is None or content == "":
+        return clip
+    try:
+        if isinstance(content, str):
+            content = json.loads(content)
+        captions, complaints = captions_in(content, f"{path}, {line}, column captions")
+    except ValueError as error:
+        raise ManifestError(f"{path}, {line}, column captions: {error}") from error
+    found.skipped += [
+        {"file": str(clip.video), "field": "captions", "reason": f"{path}, {line}: {complaint}"}
+        for complaint in complaints
+    ]
+    return replace(clip, captions=Narration(captions))
 
 
 def _clip(path: Path, line: str, row: dict[str, Any], narration: dict[Path, list[Caption]]) -> Clip:
@@ -180,42 +210,3 @@ def _number(path: Path, line: str, column: str, text: str | None) -> float | Non
     if not 0 <= value < float("inf"):
         raise ManifestError(f"{path}, {line}, column {column}: {text!r} is not a time within a video")
     return value
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a manifest, each with the words that name its place."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
-    if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True))
-        _check_columns(path, list(reader.fieldnames or []))
-        for row in reader:
-            if None in row:
-                raise ManifestError(f"{path}, line {reader.line_num}: more values than columns")
-            yield f"line {reader.line_num}", row
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ManifestError(f"{path}, line {number}: is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ManifestError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
-            _check_columns(path, list(row))
-            yield f"line {number}", row
-    else:
-        raise ManifestError(f"{path}: a manifest ends in .csv or .jsonl")
-
-
-def _check_columns(path: Path, names: list[str]) -> None:
-    """The video column must be there, and no other column may be a misspelling of one of ours."""
-    for name in names:
-        meant = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
-        if name not in COLUMNS and meant and not re.fullmatch(r"split\d+", name):  # official splits, for probes
-            raise ManifestError(f"{path}, column {name}: did you mean {meant[0]!r}?")
-    if not set(MEDIA) & set(names):
-        raise ManifestError(f"{path}: has no column video (or audio, or image), only {', '.join(names) or 'none'}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from vatt.json_line import json_line
 
 Record = dict[str, Any]  # {"file", "field", "reason", ...}
 ENOUGH = 20  # clips tried before the share of bad ones means anything
@@ -53,7 +54,7 @@ class SkipLog:
         self.records.update(new)
         if new and self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values())
+                file.writelines(json_line(record) + "\n" for record in new.values())
 
     def summary(self) -> str:
         """One line for people: how many files, and the first three with their reasons."""

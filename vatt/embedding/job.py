@@ -74,7 +74,10 @@ def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> 
     source = read_source(job.source, job.modality)
     model = VATT.from_pretrained(job.model, vocabulary=job.vocabulary)
     device = _device(job.device)
-    model.to(device, type_of(job.precision, device))
+    try:
+        model.to(device, type_of(job.precision, device))
+    except RuntimeError as error:
+        raise EmbedError(f"device: {job.device}: {str(error).splitlines()[0]}") from error
     output_name(model.config, job.modality, job.space)
     check_audio(model, job.modality)
     if job.modality == "text":

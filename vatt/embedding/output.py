@@ -6,6 +6,7 @@ Shapes: N items that were embedded, D width.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from vatt.embedding.compute import Embedded
 from vatt.embedding.parts import EmbedError, Parts, write_text
 from vatt.embedding.source import Item
+from vatt.json_line import json_line
 
 _ROWS = 4096  # of one group of a .parquet
 
@@ -67,14 +69,14 @@ def write_output(
     if not numbers:
         parts.remove()
         raise EmbedError(f"{path}: nothing could be embedded; see {path.with_suffix('.faults.jsonl')}")
-    order = sorted(numbers)
+    order = sorted(set(numbers))
     rows = [items[number].row() for number in order]
     partly = path.with_name(f".{path.name}.partly")
     x_ND = _gather(partly, parts.read(), order, width)
     about = {"settings": settings, **places, "n": len(rows), "dimensions": width, "faults": len(faults)}
-    if path.suffix == ".parquet":
-        _write_parquet(path, x_ND, rows)
     _write_about(path.with_suffix(".json"), about, rows if path.suffix == ".npy" else None)
+    if path.suffix == ".parquet":  # the result comes last: a stop in between is gone on with
+        _write_parquet(path, x_ND, rows)
     del x_ND
     if path.suffix == ".npy":
         partly.replace(path)
@@ -84,9 +86,9 @@ def write_output(
 
 
 def _write_about(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any]] | None) -> None:
-    text = json.dumps(about, ensure_ascii=False, indent=1)
+    text = json.dumps(about, indent=1)
     if rows is not None:
-        lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        lines = ",\n  ".join(json_line(row) for row in rows)
         text = f'{text.removesuffix("}").rstrip()},\n "rows": [\n  {lines}\n ]\n}}'
     write_text(path, text)
 
@@ -115,10 +117,15 @@ def _write_parquet(path: Path, x_ND: np.ndarray, rows: Sequence[dict[str, Any]])
         for first in range(0, len(rows), _ROWS):
             chosen, x = rows[first : first + _ROWS], np.asarray(x_ND[first : first + _ROWS])
             offsets = np.arange(len(x) + 1, dtype=np.int32) * x.shape[1]
-            arrays = [pa.array([row[name] for row in chosen], kind) for name, kind in columns]
+            arrays = [pa.array([_readable(row[name]) for row in chosen], kind) for name, kind in columns]
             vectors = pa.ListArray.from_arrays(pa.array(offsets), pa.array(x.ravel()))
             writer.write_table(pa.Table.from_arrays([*arrays, vectors], schema=schema))
     partly.replace(path)
+
+
+def _readable(value: Any) -> Any:
+    """A file name that is not UTF-8, which Parquet cannot hold, with marks in place of what cannot be read."""
+    return os.fsencode(value).decode("utf-8", "replace") if isinstance(value, str) else value
 
 
 def _fault(record: dict[str, Any], item: Item | None) -> dict[str, Any]:
@@ -129,4 +136,4 @@ def _fault(record: dict[str, Any], item: Item | None) -> dict[str, Any]:
 def _write_faults(path: Path, faults: Sequence[dict[str, Any]]) -> None:
     path.unlink(missing_ok=True)
     if faults:
-        write_text(path, "".join(json.dumps(fault, ensure_ascii=False) + "\n" for fault in faults))
+        write_text(path, "".join(json_line(fault) + "\n" for fault in faults))

@@ -48,7 +48,8 @@ class Parts:
             self.done.update(part.numbers, (record["index"] for record in part.skipped))
 
     def write(self, batches: list[Embedded]) -> None:
-        """Writes batches as one part; it is there whole or not at all."""
+        """Writes batches as one part, whole or not at all. Those that were written before are passed over."""
+        batches = [batch for batch in batches if not self.done.issuperset(_items(batch))]
         if not batches:
             return
         path = self.folder / f"part-{self.next:06d}.safetensors"
@@ -71,6 +72,10 @@ class Parts:
         shutil.rmtree(self.folder)
 
 
+def _items(batch: Embedded) -> list[int]:
+    return [*batch.numbers, *(record["index"] for record in batch.skipped)]
+
+
 def _read(path: Path) -> Embedded:
     with safe_open(path, "pt") as file:
         numbers: Tensor = file.get_tensor("numbers")
@@ -84,6 +89,10 @@ def open_parts(folder: Path, settings: dict[str, Any]) -> Iterator[Parts]:
     Raises:
         EmbedError: the folder is that of a job with other settings, or another process is at work in it.
     """
+    if folder.exists() and not (folder / SETTINGS).is_file():
+        other = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+        if other - {"lock", f".{SETTINGS}.partly"} and not any(name.startswith("part-") for name in other):
+            raise EmbedError(f"{folder}: is there, and not from a job of this kind; name another --out")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:

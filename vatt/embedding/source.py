@@ -76,7 +76,7 @@ def _item(clip: Clip) -> Item:
 
 def _lines(path: Path) -> Source:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read the sentences: {error}") from error
     found = Source([])

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vatt.config import update
+from vatt.config import ConfigError, update
 from vatt.models.config import (
     ClassifierConfig,
     SpectrogramConfig,
@@ -131,7 +131,9 @@ def official_config(official: Mapping[str, Any]) -> VATTConfig | ClassifierConfi
     """
     try:
         return vatt_config(official) if "head_config" in official["model_config"] else classifier_config(official)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (ReleasedError, ConfigError):
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ReleasedError(f"the official configuration lacks a part or has another layout: {error!r}") from error
 
 

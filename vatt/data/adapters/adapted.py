@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vatt.data.captions import Narration
 from vatt.data.labels import SEPARATOR
 from vatt.data.manifest import ManifestError
+from vatt.json_line import json_line
 
 Row = dict[str, Any]
 _SHOWN = 5
@@ -83,7 +84,7 @@ def write_manifest(rows: list[Row], out: Path) -> None:
         raise ManifestError(f"{out}: no row to write: not one annotated file is in the folder")
     if out.suffix != ".jsonl":
         raise ManifestError(f"{out}: the manifest must end in .jsonl")
-    write_lines(out, (json.dumps(row, ensure_ascii=False) for row in rows))
+    write_lines(out, (json_line(row, default=Narration.columns) for row in rows))
 
 
 def write_lines(out: Path, lines: Iterable[str]) -> None:
@@ -93,6 +94,7 @@ def write_lines(out: Path, lines: Iterable[str]) -> None:
         with partly.open("w", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in lines)
         partly.replace(out)
-    except OSError as error:
-        partly.unlink(missing_ok=True)
+    except (OSError, UnicodeEncodeError) as error:
         raise ManifestError(f"{out}: cannot be written: {error}") from error
+    finally:
+        partly.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def audioset(annotations: Sequence[Path], videos: Path, *, cut: bool = False, sp
         for place, (name, start, end, ids) in records(source, (4,), "YTID, start, end, labels"):
             mids = [mid.strip() for mid in ids.split(",") if mid.strip()]
             labels = [names[known(mid, names, place, lists[0])] if names else mid for mid in mids]
-            clip = files.find(*cut_names(name, start, end))
+            clip = files.find(*cut_names(name, start, end), f"Y{name}")  # the last: as the PANNs tools cut them
             path_found = clip or files.find(name)
             if path_found is None:
                 found.missing.append(name)

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vatt.data.adapters.adapted import Adapted
+from vatt.data.adapters.json_items import json_items
 from vatt.data.adapters.media import MediaFiles, media_row
-from vatt.data.adapters.reading import files_in, json_object, table
-from vatt.data.captions import timed_caption
+from vatt.data.adapters.reading import files_in, table
+from vatt.data.captions import Narration, timed_caption
 from vatt.data.manifest import ManifestError
 
 
 def howto100m(annotations: Sequence[Path], videos: Path) -> Adapted:
-    """HowTo100M: ``caption.json`` ({video id: {start: [], end: [], text: []}}), a row a narrated sentence.
+    """HowTo100M: ``caption.json`` ({video id: {start: [], end: [], text: []}}), a row a video with all its sentences.
+
+    The file is read a video at a time, and the sentences (136 million) are kept packed.
 
     HowTo100M_v1.csv (video_id, category_1, category_2, rank, task_id), if it is given, adds its columns; category_1
     becomes the label.
@@ -32,7 +35,7 @@ def howto100m(annotations: Sequence[Path], videos: Path) -> Adapted:
         raise ManifestError(f"{annotations[0]}: holds no captions; give caption.json as well")
     files, found = MediaFiles(videos), Adapted()
     for source in captions:
-        for name, narration in json_object(source).items():
+        for name, narration in json_items(source):
             if not isinstance(narration, dict) or not {"start", "end", "text"} <= narration.keys():
                 raise ManifestError(f"{source}, video {name}: expected start, end and text")
             columns = [narration["start"], narration["end"], narration["text"]]
@@ -43,16 +46,19 @@ def howto100m(annotations: Sequence[Path], videos: Path) -> Adapted:
                 found.missing.append(name)
                 continue
             extra = {key: value for key, value in about.get(name, {}).items() if key != "video_id"}
+            sentences = []
             for start, end, text in zip(*columns, strict=True):
                 if not isinstance(text, str) or not text.strip():
                     continue
                 try:
-                    caption = timed_caption(text, start, end)
+                    sentences.append(timed_caption(text, start, end))
                 except ValueError as error:
                     found.left_out.append(f"{name}: {error}")
-                    continue
-                row = media_row(file, start=caption.start, end=caption.end, caption=caption.text)
-                label = {"label": extra["category_1"]} if extra.get("category_1") else {}
-                found.rows.append(row | label | {"youtube_id": name} | extra)
+            if not sentences:
+                found.left_out.append(f"{name}: has no sentence")
+                continue
+            row = media_row(file, captions=Narration(sentences))
+            label = {"label": extra["category_1"]} if extra.get("category_1") else {}
+            found.rows.append(row | label | {"youtube_id": name} | extra)
     found.notes += files.notes()
     return found

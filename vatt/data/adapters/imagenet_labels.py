@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vatt.data.adapters.reading import header_of, lines_of, read_text, table, whole_number
 from vatt.data.manifest import ManifestError
@@ -43,11 +44,12 @@ def read_imagenet_labels(paths: Sequence[Path]) -> ImageNetLabels:
     labels, ids, truths = ImageNetLabels(), dict[int, str](), list[Path]()
     for path in paths:
         if path.suffix.lower() == ".mat":
-            ids |= _meta(path, labels)
+            for number, wnid in _meta(path, labels).items():
+                _same(ids, number, wnid, str(path))
         elif path.suffix.lower() == ".json":
             labels.names |= _class_index(path)
         elif path.suffix.lower() == ".csv":
-            labels.of_picture |= _solution(path)
+            _merge(labels, _solution(path), path)
         else:
             first = next(iter(lines_of(path)), ("", ""))[1]
             if first.isdecimal() or WNID.fullmatch(first):
@@ -55,8 +57,19 @@ def read_imagenet_labels(paths: Sequence[Path]) -> ImageNetLabels:
             else:
                 _mapping(path, labels, ids)
     for path in truths:
-        labels.of_picture |= _truth(path, ids)
+        _merge(labels, _truth(path, ids), path)
     return labels
+
+
+def _merge(labels: ImageNetLabels, found: dict[str, str], path: Path) -> None:
+    for picture, wnid in found.items():
+        _same(labels.of_picture, picture, wnid, str(path))
+
+
+def _same(known: dict[Any, str], key: Any, wnid: str, where: str) -> None:
+    """Adds an entry. Raises ManifestError if another file says otherwise, as map_det.txt beside map_clsloc.txt does."""
+    if (before := known.setdefault(key, wnid)) != wnid:
+        raise ManifestError(f"{where}: {key} is {wnid} here and {before} in another file; give one of the two")
 
 
 def _truth(path: Path, ids: dict[int, str]) -> dict[str, str]:
@@ -80,7 +93,7 @@ def _truth(path: Path, ids: dict[int, str]) -> dict[str, str]:
 def _mapping(path: Path, labels: ImageNetLabels, ids: dict[int, str]) -> None:
     for place, line in lines_of(path):
         if match := _ID_LINE.fullmatch(line):
-            ids[int(match[2])] = match[1]
+            _same(ids, int(match[2]), match[1], place)
             labels.names.setdefault(match[1], (match[3] or match[1]).replace("_", " "))
         elif match := _NAME_LINE.fullmatch(line):
             labels.names[match[1]] = match[2].partition(",")[0].strip()

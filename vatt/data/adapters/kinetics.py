@@ -27,7 +27,8 @@ def kinetics(annotations: Sequence[Path], videos: Path, *, cut: bool = False) ->
         ManifestError: a file cannot be read or has another layout; the message names it and the line.
     """
     found, files = Adapted(), MediaFiles(videos)
-    for source in files_in(annotations, "*.csv"):
+    sources = [path for given in annotations for path in _tables(given)]
+    for source in sources:
         for place, entry in table(source, ("youtube_id", "time_start", "time_end")):
             name, start, end = entry["youtube_id"], entry["time_start"], entry["time_end"]
             split = split_of(entry["split"], place) if "split" in entry else _split_of_file(source)
@@ -51,7 +52,17 @@ def kinetics(annotations: Sequence[Path], videos: Path, *, cut: bool = False) ->
     if unlabelled := sum("label" not in row for row in found.rows):
         found.notes.append(f"{unlabelled} rows have no label; a manifest to fine-tune or evaluate on must do without")
     found.notes += files.notes()
+    if any(path.is_dir() for path in annotations):
+        found.notes.append(f"read {', '.join(source.name for source in sources)}")
     return found
+
+
+def _tables(path: Path) -> list[Path]:
+    """A file, or the tables of a folder; the mirrors of Kinetics-600 have train.txt and val.txt beside test.csv."""
+    if not path.is_dir():
+        return [path]
+    texts = [path / name for name in ("train.txt", "val.txt") if (path / name).is_file()]
+    return texts + (files_in([path], "*.csv") if not texts else sorted(path.glob("*.csv")))
 
 
 def _split_of_file(path: Path) -> str | None:

@@ -22,7 +22,7 @@ def read_text(path: Path) -> str:
 
 def lines_of(path: Path) -> list[tuple[str, str]]:
     """(place, line) of each line that is not empty, without spaces around it. The place is "FILE, line N"."""
-    lines = enumerate(read_text(path).splitlines(), start=1)
+    lines = enumerate(read_text(path).split("\n"), start=1)  # not at the line separators inside of a text
     return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
 
 
@@ -33,6 +33,7 @@ def table(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]
         ManifestError: it cannot be read, lacks one of ``columns``, or a row has more or fewer values than the header.
     """
     reader = csv.DictReader(io.StringIO(read_text(path)))
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
     if missing := set(columns) - set(header_of(path)):
         raise ManifestError(f"{path}: has no column {', '.join(sorted(missing))}")
     rows = []

@@ -33,7 +33,7 @@ def youcook2(annotations: Sequence[Path], videos: Path) -> Adapted:
             continue
         for name, video in _database(source).items():
             place = f"{source}, video {name}"
-            if not isinstance(video, dict) or not {"subset", "annotations"} <= video.keys():
+            if not isinstance(video, dict) or "subset" not in video or not isinstance(video.get("annotations"), list):
                 raise ManifestError(f"{place}: expected subset and annotations")
             split, recipe = split_of(str(video["subset"]), place), str(video.get("recipe_type", ""))
             label = recipes[known(recipe, recipes, place, lists[0])] if recipes and recipe else recipe

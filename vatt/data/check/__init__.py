@@ -90,7 +90,8 @@ def _fault(row: CheckedRow, probed: Probed, labelled: set[tuple[str, str]], colu
     file = str(row.clip.video)
     if probed.field is not None:
         return {"file": file, "field": probed.field, "reason": str(probed.reason)}
-    if not labels_of(row.clip, column) and labelled & set(splits_of(row.clip)):
+    narrated = row.values.get("caption") or row.values.get("captions")  # such rows are good for pretraining
+    if not labels_of(row.clip, column) and not narrated and labelled & set(splits_of(row.clip)):
         return {"file": file, "field": column, "reason": f"{row.place}: has no label, though others have"}
     if (fault := range_fault(row.clip, probed.duration)) is not None:
         return {**fault, "reason": f"{row.place}: {fault['reason']}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def probe(job: Job) -> Probed:
             window = decode_window(job.path, _middle, CentreView(), _SPEC, job.seconds)
             if job.sound and window.audio_L is None:
                 return Probed(field="audio", reason="the file has no sound")
-        with av.open(str(job.path), metadata_errors="replace") as container:
+        with av.open(os.path.abspath(job.path), metadata_errors="replace") as container:
             return Probed(duration_of(container))
     except MediaError as error:
         return Probed(field=error.field, reason=error.reason)

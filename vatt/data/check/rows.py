@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vatt.data.adapters.media import media_row, walk
-from vatt.data.manifest import Clip, ManifestError, _clip, _rows
+from vatt.data.manifest import Clip, ManifestError, _clip
+from vatt.data.manifest_rows import rows_of
 
 Fault = dict[str, str]  # {"file", "field", "reason"}
 
@@ -38,7 +39,7 @@ def read_rows(source: Path) -> tuple[list[CheckedRow], list[Fault]]:
         raise ManifestError(f"{source}: no such folder or manifest")
     rows: list[CheckedRow] = []
     faults: list[Fault] = []
-    for place, values in _rows(source):
+    for place, values in rows_of(source):
         try:
             rows.append(CheckedRow(values, _clip(source, place, values, defaultdict(list)), place))
         except ManifestError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from vatt.data.adapters import write_lines, write_manifest
 from vatt.data.check.rows import CheckedRow, Fault
 from vatt.data.manifest import MEDIA, ManifestError
+from vatt.json_line import json_line
 
 
 def write_clean(rows: Sequence[CheckedRow], source: Path, out: Path) -> None:
@@ -26,7 +26,7 @@ def write_clean(rows: Sequence[CheckedRow], source: Path, out: Path) -> None:
 
 def write_faults(faults: Sequence[Fault], out: Path) -> None:
     """Writes a line {file, field, reason} for each fault. Raises ManifestError if the file cannot be written."""
-    write_lines(out, (json.dumps(fault, ensure_ascii=False) for fault in faults))
+    write_lines(out, (json_line(fault) for fault in faults))
 
 
 def _moved(values: dict[str, Any], source: Path, out: Path) -> dict[str, Any]:
