@@ -30,9 +30,7 @@ def main() -> int:
     try:
         sides = hold_out(read_clips(options.data).clips, 0.2)
         if not all(sides):
-            raise ManifestError(
-                f"{options.data}: needs clips of both splits, train and val"
-            )
+            raise ManifestError(f"{options.data}: needs clips of both splits, train and val")
         classes = find_classes([*sides[0], *sides[1]], options.data, options.label)
         model = VATT.from_pretrained(options.model)
         data = []
