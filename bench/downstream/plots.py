@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from bench.downstream.results import Row
-from bench.downstream.tables import lines_of, newest
+from bench.downstream.tables import lines_of, newest, pace, short_runs
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -20,9 +20,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     rows = newest(rows)
     with pyplot.rc_context({"svg.hashsalt": "vatt", "svg.fonttype": "path", "font.size": 10}):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2))
-        _bars(left, rows)
-        _dropped(right, rows)
+        figure, axes = pyplot.subplot_mosaic([["bars", "bars"], ["accuracy", "pace"]], figsize=(10, 7.4))
+        _bars(axes["bars"], rows)
+        _dropped(axes["accuracy"], rows)
+        _paces(axes["pace"], rows)
         figure.tight_layout()
         figure.savefig(path, format="svg", metadata={"Date": None})
         pyplot.close(figure)
@@ -52,11 +53,28 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
 def _dropped(axes: Any, rows: Sequence[Row]) -> None:
     tuned = [r for r in rows if r["kind"] == "finetune" and r["init"] == "pretrained" and r["label"] == "motion"]
     tuned = [r for r in tuned if r["task"] == "video"]
-    shares = sorted({int(r["dropped"]) for r in tuned})
-    found = [_figures(tuned, dropped=str(share)) for share in shares]
-    axes.errorbar(shares, [v for v, _ in found], [e for _, e in found], marker="o", capsize=3, color="#0b5bd3")
-    axes.set_xticks(shares, [f"{share}%" for share in shares])
-    axes.set_xlabel("patches dropped in fine-tuning")
-    axes.set_ylabel("motion, top-1, %")
+    lines = [("fine-tuning: motion, top-1", tuned, "#0b5bd3")]
+    lines.append(("pretraining: R@5 text -> video", short_runs(rows), "#c2410c"))
+    for name, found, colour in lines:
+        shares = sorted({int(r["dropped"]) for r in found})
+        figures = [_figures(found, dropped=str(share)) for share in shares]
+        axes.errorbar(
+            shares, [v for v, _ in figures], [e for _, e in figures], marker="o", capsize=3, color=colour, label=name
+        )
+    _shares(axes)
+    axes.set_ylabel("%")
+    axes.set_title("Accuracy by the patches dropped")
+    axes.legend(frameon=False, loc="lower left")
+
+
+def _paces(axes: Any, rows: Sequence[Row]) -> None:
+    shares = sorted({int(r["dropped"]) for r in short_runs(rows)})
+    axes.bar(shares, [pace(str(share)) for share in shares], 14, color="#0b5bd3")
+    _shares(axes)
+    axes.set_ylabel("clips/s")
+    axes.set_title("Pace of a pretraining step by the patches dropped")
+
+
+def _shares(axes: Any) -> None:
+    axes.set_xticks((0, 25, 50, 75), ("0%", "25%", "50%", "75%"))
     axes.set_ylim(bottom=0)
-    axes.set_title("DropToken")

@@ -83,14 +83,19 @@ def pretrained(rows: Sequence[Row]) -> str:
     )
 
 
+def short_runs(rows: Sequence[Row]) -> list[Row]:
+    """The pretraining runs of the sweep over DropToken: those of the fewest steps."""
+    made = _where(rows, kind="pretrain")
+    return [row for row in made if int(row["steps"]) == min(int(other["steps"]) for other in made)]
+
+
 def drop_token(rows: Sequence[Row]) -> str:
     """Accuracy by the share of patches dropped, and the pace of a pretraining step measured by itself."""
     rows, lines = newest(rows), []
-    short = min((int(row["steps"]) for row in _where(rows, kind="pretrain")), default=0)
     for dropped in ("0", "25", "50", "75"):
-        made = _where(rows, kind="pretrain", dropped=dropped, steps=str(short))
+        made = _where(short_runs(rows), dropped=dropped)
         tuned = _where(rows, kind="finetune", dropped=dropped, init="pretrained", task="video", label="motion")
-        cells = [f"{dropped}%", str(len(made)), spread(made), _pace(dropped), _megabytes(dropped)]
+        cells = [f"{dropped}%", str(len(made)), spread(made), f"{pace(dropped):.1f}", _megabytes(dropped)]
         lines.append([*cells, str(len(tuned)), spread(tuned)])
     head = ["dropped", "seeds", "pretraining: R@5 text -> video", "clips/s", "memory, MiB"]
     return _table([*head, "seeds", "fine-tuning: motion, top-1"], lines)
@@ -102,8 +107,9 @@ def _job(dropped: str) -> Row:
     return next(row for row in reversed(store.read(store.RESULTS)) if (row["op"], row["case"]) == ("pretrain", case))
 
 
-def _pace(dropped: str) -> str:
-    return f"{float(_job(dropped)['rate']):.1f}"
+def pace(dropped: str) -> float:
+    """Clips a second of that step."""
+    return float(_job(dropped)["rate"])
 
 
 def _megabytes(dropped: str) -> str:

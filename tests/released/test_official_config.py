@@ -132,6 +132,8 @@ def change(config, path, value):
         (("head_config", "bridge", 0, "name"), "mlp_joint", "these spaces must be of one size"),
         (("head_config", "bridge", 0, "bn_config", "scale"), False, "scale=False cannot be honoured"),
         (("head_config", "bridge"), [{}], "lacks a part or has another layout: KeyError"),
+        (("head_config", "bridge"), [], "head_config.bridge: 0 entries cannot be honoured; exactly one"),
+        (("backbone_config",), [1, 2], "lacks a part or has another layout: TypeError"),
     ],
 )
 def test_parts_that_cannot_be_honoured(path, value, message):
