@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.compiled_cases import ARCHITECTURES, CASES, Case, Expect
 from bench.compiled_resources import WIDE, CaseError, Row, compile_case
-from vatt.kernels.devices import interpreting, triton_installed
+from vatt.kernels.runtime import interpreting, triton_installed
 
 RESULTS = Path(__file__).parent / "results" / "compiled.csv"
 COLUMNS = [field.name for field in fields(Row)]

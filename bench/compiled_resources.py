@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bench.compiled_cases import Case
-from vatt.kernels.devices import interpreting
-from vatt.kernels.launch import recording
+from vatt.kernels.runtime import interpreting, recording
 
 # CUDA C++ programming guide, table of technical specifications: bytes a block can have, bytes of a multiprocessor.
 SHARED = {"sm_80": (166912, 167936), "sm_90": (232448, 233472), "sm_100": (232448, 233472)}

@@ -23,12 +23,12 @@ import av
 import numpy as np
 import torch
 
+from vatt.clip import InputConfig
 from vatt.data.captions import Caption
-from vatt.data.clips import training_sample
 from vatt.data.config import DataConfig
 from vatt.data.manifest import Clip
-from vatt.data.text import Tokenizer
-from vatt.models.config import InputConfig
+from vatt.data.samples import training_sample
+from vatt.data.tokenizer import Tokenizer
 from vatt.sample.encode import write_mp4
 
 # width, height, frames a second of the file, side of the model's picture

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from bench.problems import Bound, Leaves, Problem
 from bench.shapes import TINY, AttentionShape, NceShape, PatchShape, Shape
 from vatt.kernels import attention
-from vatt.kernels.backends import backends
 from vatt.kernels.patch_embed.reference import normalise_uint8
+from vatt.kernels.registry import backends
 
 OURS = "triton"
 AUTO = "auto"

@@ -1,6 +1,7 @@
 """The shapes at which the operations are measured: those of the models in training, and tiny ones for a CPU.
 
-Tokens, widths and heads are those of the presets (`vatt.presets`); a test compares them with `vatt.flops.tokens`.
+Tokens, widths and heads are those of the presets (`vatt.presets`); a test compares them with
+`vatt.analysis.flops.tokens`.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ _VIDEO = dict(signal=(64, 32, 224, 224, 3), patch=(4, 16, 16), kept=784)
 _AUDIO = dict(signal=(64, 153600), patch=(128,), kept=600)
 _F32 = torch.float32
 
-# The loss casts its rows to float32 (vatt/losses.py), so float32 is what training runs; bfloat16 is what it could run.
+# The loss casts its rows to float32 (vatt/objectives/contrastive.py), so float32 is what training runs;
+# bfloat16 is what it could run.
 REAL: tuple[Shape, ...] = (
     PatchShape(name="video_768", priority=1, width=768, **_VIDEO),  # type: ignore[arg-type]
     AttentionShape(name="video_785_h12", priority=1, batch=64, length=785, heads=12),

@@ -43,7 +43,7 @@ class Sweep:
     """Sweeps into a table; ``workers`` compile ahead, or None."""
 
     def __init__(self, table: Table, device: torch.device, tiny: bool, workers: ProcessPoolExecutor | None) -> None:
-        from vatt.kernels.devices import family
+        from vatt.kernels.runtime import family
 
         self.table, self.device, self.tiny, self.workers = table, device, tiny, workers
         # A CPU has no entries of its own: its tiny run replaces, and restores, those of a GPU.

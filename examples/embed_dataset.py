@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from vatt import VATT, ManifestError, PretrainedError, read_clips
 from vatt.data import DataConfig, hold_out
 from vatt.data.labels import LabelError, find_classes
-from vatt.embedding import embed_clips
+from vatt.inference import embed_clips
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vatt import VATT, ManifestError, PretrainedError, TextError
-from vatt.embedding.job import Job, run_job
-from vatt.embedding.parts import EmbedError
+from vatt.inference.job import Job, run_job
+from vatt.inference.output import EmbedError
 
 
 def main() -> int:

@@ -6,11 +6,11 @@ This package knows nothing of VATT and needs torch alone.
 """
 
 from .attention import attention, packed_attention
-from .backends import BackendError, Call, Choice, backends, choose, explain, operations, pick
 from .mlp import dense_gelu, mlp
 from .nce import nce
 from .norm import layer_norm, rms_norm
 from .patch_embed import add_positions, patch_embed
+from .registry import BackendError, Call, Choice, backends, choose, explain, operations, pick
 
 __all__ = [
     "BackendError",

@@ -14,17 +14,17 @@ from types import ModuleType
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
-from train.cli import Parser  # noqa: E402
-from train.evaluation.place import Place, prepare_out, use_sample  # noqa: E402
-from train.ranks import peer_lost, start_distributed, stop_distributed  # noqa: E402
-from vatt.classify import ScoreError  # noqa: E402
+from train.core.ranks import peer_lost, start_distributed, stop_distributed  # noqa: E402
+from train.evaluation.context import Place, prepare_out, use_sample  # noqa: E402
+from train.pretraining.cli import Parser  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
 from vatt.data import LabelError, ManifestError, TextError, TooManyBadClips  # noqa: E402
+from vatt.evaluation.classification import ScoreError  # noqa: E402
+from vatt.evaluation.probe import ProbeError  # noqa: E402
+from vatt.evaluation.retrieval import EvaluationError  # noqa: E402
 from vatt.precision import PRECISIONS  # noqa: E402
-from vatt.pretrained import PretrainedError  # noqa: E402
-from vatt.probe import ProbeError  # noqa: E402
-from vatt.retrieval import EvaluationError  # noqa: E402
 from vatt.sample import SampleError  # noqa: E402
+from vatt.weights.folder import PretrainedError  # noqa: E402
 
 # What a user can mend: told in one line that names the file and the field. Anything else is a fault of ours.
 EXPECTED = (

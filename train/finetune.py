@@ -10,13 +10,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
-from train.finetune_assemble import FinetuneRun, assemble  # noqa: E402
-from train.finetune_cli import FinetuneJob, parse  # noqa: E402
+from train.core.ranks import peer_lost, start_distributed, stop_distributed, wait_for_all  # noqa: E402
+from train.finetuning.build import FinetuneRun, assemble  # noqa: E402
+from train.finetuning.cli import FinetuneJob, parse  # noqa: E402
 from train.pretrain import EXPECTED  # noqa: E402
-from train.ranks import peer_lost, start_distributed, stop_distributed, wait_for_all  # noqa: E402
-from vatt.classify import ScoreError  # noqa: E402
 from vatt.data import LabelError  # noqa: E402
-from vatt.pretrained import PretrainedError, save_pretrained  # noqa: E402
+from vatt.evaluation.classification import ScoreError  # noqa: E402
+from vatt.weights.folder import PretrainedError, save_pretrained  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:

@@ -11,12 +11,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, i
 
 import torch  # noqa: E402
 
-from train.assemble import Assembled, assemble, prepare  # noqa: E402
-from train.checkpoint import CheckpointError  # noqa: E402
-from train.cli import Job, parse  # noqa: E402
-from train.finish import finish  # noqa: E402
-from train.loop import NotFinite  # noqa: E402
-from train.ranks import peer_lost, start_distributed, stop_distributed  # noqa: E402
+from train.core.checkpoint import CheckpointError  # noqa: E402
+from train.core.loop import NotFinite  # noqa: E402
+from train.core.ranks import peer_lost, start_distributed, stop_distributed  # noqa: E402
+from train.pretraining.build import Assembled, assemble, prepare  # noqa: E402
+from train.pretraining.cli import Job, parse  # noqa: E402
+from train.pretraining.finish import finish  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
 from vatt.data import ManifestError, TextError, TooManyBadClips  # noqa: E402
 from vatt.data.loader import NoUsableClip  # noqa: E402

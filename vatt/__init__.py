@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vatt.data import Clip, ManifestError, MediaError, TextError, read_clips
-    from vatt.embedding import SpaceError
+    from vatt.inference import SpaceError
     from vatt.models import VATT, Classifier
-    from vatt.pretrained import PretrainedError, load_pretrained, save_pretrained
+    from vatt.weights.folder import PretrainedError, load_pretrained, save_pretrained
 
 __version__ = "0.1.0"
 
@@ -35,12 +35,12 @@ _PLACES = {
     "Clip": "vatt.data",
     "ManifestError": "vatt.data",
     "MediaError": "vatt.data",
-    "PretrainedError": "vatt.pretrained",
-    "SpaceError": "vatt.embedding",
+    "PretrainedError": "vatt.weights.folder",
+    "SpaceError": "vatt.inference",
     "TextError": "vatt.data",
-    "load_pretrained": "vatt.pretrained",
+    "load_pretrained": "vatt.weights.folder",
     "read_clips": "vatt.data",
-    "save_pretrained": "vatt.pretrained",
+    "save_pretrained": "vatt.weights.folder",
 }
 
 

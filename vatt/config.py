@@ -15,10 +15,12 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vatt.errors import UserError
+
 Config = TypeVar("Config")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be used. The message names the key, and the nearest valid one if it is unknown."""
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from vatt.clip import InputConfig
 from vatt.config import ConfigError, nearest
 from vatt.models.config import (
     ClassifierConfig,
     HeadConfig,
-    InputConfig,
     TextConfig,
     UnifiedConfig,
     VATTConfig,

@@ -1,4 +1,4 @@
-"""Extracting embeddings: clips a second from file to vector, as `vatt.evaluation.embed` does it."""
+"""Extracting embeddings: clips a second from file to vector, as `vatt.evaluation.retrieval.embed` does it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.jobs.options import Options
 from bench.jobs.rows import Report, Row, attempt, case, inputs_in_words, times
 from bench.timing import summarise
 from vatt.data import Batch, DataConfig, eval_batches
-from vatt.evaluation import embed as extract
+from vatt.evaluation.retrieval import embed as extract
 from vatt.models import VATT
 from vatt.models.config import VATTConfig
 

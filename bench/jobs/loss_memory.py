@@ -15,7 +15,7 @@ from bench.jobs.rows import Report, Row, attempt, case, times
 from bench.problems import make
 from bench.shapes import NceShape, words
 from bench.timing import tidy
-from vatt.kernels.backends import backends
+from vatt.kernels.registry import backends
 
 CANDIDATES, WIDTH = 5, 256  # of the models
 

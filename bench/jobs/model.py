@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bench.roofs import measure_roofs
 from bench.timing import Timing, summarise
-from vatt.flops import peak_flops
+from vatt.analysis.flops import peak_flops
 from vatt.models.config import VATTConfig
-from vatt.models.pretraining import Pretraining
+from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
 MOST = 200  # steps of one case

@@ -13,7 +13,7 @@ from bench.jobs.model import Training, config_of, dropout_of, pace, peak_of, ran
 from bench.jobs.options import Options, Sweep
 from bench.jobs.rows import Report, Row, attempt, case, inputs_in_words, times
 from bench.timing import tidy
-from vatt.flops import train_flops_per_sample
+from vatt.analysis.flops import train_flops_per_sample
 from vatt.models.config import VATTConfig
 
 

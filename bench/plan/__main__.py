@@ -18,8 +18,8 @@ from bench.plan.request import TYPES, Request
 from bench.plan.show import as_json, lines
 from bench.plan.speed import OURS
 from bench.plan.zero import STAGES
+from vatt.analysis.flops import peak_flops
 from vatt.config import ConfigError
-from vatt.flops import peak_flops
 from vatt.presets import PRESETS, preset
 
 
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Request, bool]:
     parser.add_argument("--latency-us", type=float, metavar="X", help="to start a collective (default: 20)")
     parser.add_argument("--steps", type=int, metavar="N", help="of the run (default: 500000)")
     parser.add_argument("--checkpointing", action="store_true", help="engine.activation_checkpointing")
-    parser.add_argument("--gpu", metavar="NAME", help="as in vatt/flops.py (default: H100 SXM)")
+    parser.add_argument("--gpu", metavar="NAME", help="as in vatt/analysis/flops.py (default: H100 SXM)")
     parser.add_argument("--memory-gib", type=float, metavar="X", help="of a GPU (default: 80)")
     parser.add_argument(
         "--reserve-gib", type=float, metavar="X", help="of it not for tensors counted here (default: 2)"
@@ -80,7 +80,7 @@ def wrong(request: Request) -> str | None:
     if request.batch % request.gpus or request.batch < 2 * request.gpus:
         return f"--batch: {request.batch} samples cannot be shared out to {request.gpus} GPUs (--gpus), at least 2 each"
     if peak_flops(request.gpu) is None:
-        return f"--gpu: no data-sheet peak is known for {request.gpu!r}; vatt/flops.py lists the GPUs that have one"
+        return f"--gpu: no data-sheet peak is known for {request.gpu!r}; vatt/analysis/flops.py lists those known"
     return None
 
 

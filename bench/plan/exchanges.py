@@ -8,7 +8,7 @@ import torch
 
 from bench.plan.links import ONCE, TWICE, Links
 from bench.plan.zero import Buckets, Weights, effective_stage
-from vatt.memory import activation_bytes
+from vatt.analysis.memory import activation_bytes
 from vatt.models.config import VATTConfig
 
 

@@ -8,7 +8,7 @@ from bench.plan.exchanges import Exchange, of_states, of_the_loss
 from bench.plan.request import ASSUMED, CONFIGURATION, Request, Source
 from bench.plan.speed import Speed, speed
 from bench.plan.zero import Buckets, States, effective_stage, state_bytes, weights
-from vatt.memory import Activations, activation_bytes, traffic_bytes
+from vatt.analysis.memory import Activations, activation_bytes, traffic_bytes
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 
@@ -20,7 +20,7 @@ MOST = 1 << 16  # samples a GPU that are tried
 @dataclass(frozen=True)
 class Plan:
     """``memory``: bytes of one GPU by part; ``traffic``: bytes that its passes at least read and write (see
-    `vatt.memory.traffic_bytes`); ``exchanges``: with the seconds of each. Steps in seconds."""
+    `vatt.analysis.memory.traffic_bytes`); ``exchanges``: with the seconds of each. Steps in seconds."""
 
     request: Request
     memory: dict[str, int]
@@ -158,5 +158,5 @@ def _sources(request: Request) -> list[Source]:
         Source("not counted", "loading data, evaluation, checkpoints, a slow rank", ASSUMED),
     ]
     if stage != request.zero:
-        found.append(Source("ZeRO", f"stage {request.zero} in bf16 runs as stage {stage}", "train/deepspeed_json.py"))
+        found.append(Source("ZeRO", f"stage {request.zero} in bf16 runs as stage {stage}", "train/core/engine.py"))
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench import store
 from bench.plan.request import ASSUMED, CONFIGURATION, DATA_SHEET, Request, Source
-from vatt.flops import peak_flops, train_flops_per_sample
+from vatt.analysis.flops import peak_flops, train_flops_per_sample
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 
@@ -33,7 +33,9 @@ def speed(request: Request, config: VATTConfig) -> Speed:
     """
     peak = peak_flops(request.gpu)
     if peak is None:
-        raise ValueError(f"no data-sheet peak is known for {request.gpu!r}; vatt/flops.py lists the GPUs that have one")
+        raise ValueError(
+            f"no data-sheet peak is known for {request.gpu!r}; vatt/analysis/flops.py lists the GPUs that have one"
+        )
     work = train_flops_per_sample(config)
     first = (
         Source("peak", f"{peak / 1e12:g} TFLOP/s, bf16, dense, {request.gpu}", DATA_SHEET),

@@ -1,7 +1,8 @@
 """What DeepSpeed keeps on one rank beside the activations, by ZeRO stage, as version 0.19.8 lays it out.
 
-In bytes of distinct storages; tests/bench/test_plan.py holds it against what the ranks of a real run allocate. Of the
-sizes, ``T`` are the trainable parameters (a frozen word table has no gradient, no moments, no fp32 copy), ``N`` ranks.
+In bytes of distinct storages; tests/analysis/test_plan.py holds it against what the ranks of a real run allocate.
+Of the sizes, ``T`` are the trainable parameters (a frozen word table has no gradient, no moments, no fp32 copy), ``N``
+ranks.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def weights(config: VATTConfig) -> Weights:
 
 
 def effective_stage(zero: int, dtype: torch.dtype) -> int:
-    """bfloat16 without ZeRO runs as stage 1 (see train/deepspeed_json.py).
+    """bfloat16 without ZeRO runs as stage 1 (see train/core/engine.py).
 
     Raises:
         ValueError: a stage that does not exist, or a type that is not trained in.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.rivals.signals import channels_first
-from vatt.flops import tokens
+from vatt.analysis.flops import tokens
 from vatt.models.config import TransformerConfig, VATTConfig
 
 

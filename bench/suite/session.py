@@ -16,7 +16,7 @@ from bench.roofs import Roofs
 from bench.suite.packages import package_version
 from bench.suite.prepared import BOTH, FORWARD, STEP, Prepared, Subject
 from bench.timing import DeviceLost, Timing, TooLong, limited, reason, sample, summarise, tidy
-from vatt.flops import peak_flops
+from vatt.analysis.flops import peak_flops
 
 ROUNDS = 3
 LIMIT, LIMIT_HEAVY = 60.0, 240.0  # seconds to prepare a provider

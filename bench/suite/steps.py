@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bench.costs import Cost
 from bench.rivals.whole import models
 from bench.suite.prepared import BOTH, FORWARD, STEP, Prepared, Subject
-from vatt.flops import train_flops_per_sample
+from vatt.analysis.flops import train_flops_per_sample
 from vatt.models.config import VATTConfig
-from vatt.models.pretraining import Pretraining
 from vatt.models.transformer import Encoder
+from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
 # Preset and clips of a batch. The first GPU sizes are those of 64 clips a GPU, 32 GPUs: the paper's batch of 2048.

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from ..backends import Call, choose, prefer, refuse_non_float, register
-from . import fused, peers, reference, sdpa
+from ..registry import Call, choose, prefer, refuse_non_float, register
+from . import op as fused
+from . import peers, reference, sdpa
 from .packed import Dense, by_segment
 from .preferred import order
 from .tiles import Segments, longest, segments_of, tokens

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends import Call
+from ..registry import Call
 from .sdpa import refuse_plain
 
 

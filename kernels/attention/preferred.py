@@ -5,8 +5,8 @@ The rows for GPUs are not measured yet: they are the project's own kernels. `ben
 
 from __future__ import annotations
 
-from ..backends import Call
-from ..devices import family
+from ..registry import Call
+from ..runtime import family
 
 _ORDER: dict[str, tuple[str, ...]] = {
     "sm80": ("triton", "sdpa", "torch"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..backends import Call, refuse_non_float
+from ..registry import Call, refuse_non_float
 from .reference import additive
 
 HALF = (torch.float16, torch.bfloat16)

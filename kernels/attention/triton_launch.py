@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from .. import dropout
-from ..launch import family_of, launch
+from ..runtime import family_of, launch
 from .blocks import Blocks, blocks
 from .tiles import Segments, groups, tile_map
 from .triton_backward import attention_backward_bias, attention_backward_keys, attention_backward_queries

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from .. import dropout
-from ..launch import family_of, launch
+from ..runtime import family_of, launch
 from . import blocks
 from .triton_kernels import bias_gelu_backward, bias_gelu_forward, linear_gelu_forward
 

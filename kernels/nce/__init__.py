@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..backends import Call, choose, refuse_non_float, register
-from ..devices import refuse_triton
-from . import fused, reference
+from ..registry import Call, choose, refuse_non_float, register
+from ..runtime import refuse_triton
+from . import op as fused
+from . import reference
 
 __all__ = ["Rows", "nce"]
 

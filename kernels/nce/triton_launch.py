@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..launch import family_of, launch
+from ..runtime import family_of, launch
 from .blocks import blocks, splits
 from .triton_kernels import similarity_lse_forward, similarity_lse_gradient
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import dropout
-from ..launch import family_of, launch
+from ..runtime import family_of, launch
 from ..triton_dropout import keep, row_key
 from . import blocks
 

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..backends import Call, choose, refuse_non_float, register
-from . import fused, reference
+from ..registry import Call, choose, refuse_non_float, register
+from . import op as fused
+from . import reference
 from .reference import add_positions
 
 __all__ = ["add_positions", "patch_embed"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..devices import interpreter_block
+from ..runtime import interpreter_block
 
 
 class Blocks(NamedTuple):

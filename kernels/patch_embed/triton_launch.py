@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from .. import dropout
-from ..launch import family_of, launch
+from ..runtime import family_of, launch
 from . import blocks
 from .triton_kernels import patch_embed_dropped, patch_embed_forward, patch_embed_positions, patch_embed_weight
 

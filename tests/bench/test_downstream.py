@@ -13,12 +13,12 @@ from bench.downstream.experiments import StudyError, finetuning, pretraining, pr
 from bench.downstream.plots import draw
 from bench.downstream.results import FIELDS, RESULTS, append, origin, read, row_of
 from bench.downstream.tables import TABLES, against_scratch, newest
-from train.cli import parse as parse_pretraining
 from train.evaluate import parse as parse_evaluation
-from train.finetune_cli import parse as parse_finetuning
+from train.finetuning.cli import parse as parse_finetuning
+from train.pretraining.cli import parse as parse_pretraining
 from vatt.models import VATT
 from vatt.presets import preset
-from vatt.pretrained import save_pretrained
+from vatt.weights.folder import save_pretrained
 
 
 def test_every_command_is_valid(tmp_path):

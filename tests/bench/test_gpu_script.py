@@ -29,7 +29,7 @@ from bench.summary import speed as speed_lines
 from bench.summary import targets as target_lines
 from bench.sweep_targets import TARGETS, entry, replaced
 from bench.timing import TooLong, limited
-from vatt.flops import forward_flops, tokens
+from vatt.analysis.flops import forward_flops, tokens
 from vatt.presets import preset
 
 pytest.importorskip("triton")

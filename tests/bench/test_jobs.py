@@ -27,9 +27,9 @@ from bench.jobs.rows import Rows
 from bench.jobs.run import in_process
 from bench.jobs.train import read_records, summary
 from bench.jobs.worker import options_of, request
+from vatt.analysis.flops import tokens, train_flops_per_sample
+from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, Source, Tokenizer, TrainLoader
-from vatt.flops import tokens, train_flops_per_sample
-from vatt.models.config import InputConfig
 
 CPU = torch.device("cpu")
 TINY = Options("cpu", "tiny")

@@ -23,10 +23,10 @@ from bench.rivals.patches import native
 from bench.rivals.signals import probability
 from bench.rivals.whole import missing, models
 from bench.shapes import TINY
-from vatt.flops import forward_flops, tokens
+from vatt.analysis.flops import forward_flops, tokens
 from vatt.kernels import patch_embed
 from vatt.kernels.nce import Rows, nce
-from vatt.models.pretraining import Pretraining
+from vatt.objectives.pretraining import Pretraining
 from vatt.presets import PRESETS, preset
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vatt.data.adapters import adapt, write_manifest
+from vatt.data.datasets import adapt, write_manifest
 from vatt.data.manifest import ManifestError, read_clips
 
 FIXTURES = Path(__file__).with_name("fixtures")

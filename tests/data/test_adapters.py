@@ -11,10 +11,10 @@ import pytest
 
 from vatt.cli.__main__ import main as vatt
 from vatt.cli.data import add_arguments
-from vatt.data.adapters import ADAPTERS, adapt
-from vatt.data.adapters.__main__ import main as first_command
-from vatt.data.adapters.json_items import json_items
 from vatt.data.captions import Caption
+from vatt.data.datasets import ADAPTERS, adapt
+from vatt.data.datasets.__main__ import main as first_command
+from vatt.data.datasets.json_items import json_items
 from vatt.data.manifest import ManifestError, read_clips
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -211,7 +211,7 @@ def test_imagenet_errors(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
 def test_a_large_object_is_read_entry_by_entry(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("vatt.data.adapters.json_items.CHUNK", chunk)
+    monkeypatch.setattr("vatt.data.datasets.json_items.CHUNK", chunk)
     value = {"a": {"text": ["x \u2028 y", 'quoted "}" {'], "start": [1.25, 1e3]}, "b": 12345, "é": [], "d": None}
     path = tmp_path / "c.json"
     for text in (json.dumps(value), json.dumps(value, indent=2, ensure_ascii=False) + "\n", "{ }"):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.data.media import RATE, click_at, flash_at, rotate, write
+from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.decode import Box, MediaError, decode_window
-from vatt.models.config import InputConfig
 
 SPEC = InputConfig(frames=16, fps=10, size=32, sample_rate=RATE)  # 1.6 s
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.data.media import click_at, flash_at, write
+from vatt.clip import InputConfig
 from vatt.data import (
     Classes,
     ClipLoader,
@@ -30,7 +31,6 @@ from vatt.data.augment import CentreView, SquareView
 from vatt.data.decode import decode_views, decode_window
 from vatt.data.decode_other import decode_picture, decode_sound
 from vatt.data.manifest import Clip
-from vatt.models.config import InputConfig
 
 SPEC = InputConfig(frames=4, fps=4, size=16, sample_rate=8000)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.data.media import RATE, write
+from vatt.clip import InputConfig
 from vatt.data import AugmentConfig, DataConfig, SkipLog, Source, Tokenizer, TooManyBadClips, TrainLoader, eval_batches
 from vatt.data.captions import Caption
-from vatt.data.clips import window_start
 from vatt.data.loader import NoUsableClip
 from vatt.data.manifest import Clip
+from vatt.data.samples import window_start
 from vatt.data.schedule import Schedule
-from vatt.models.config import InputConfig
 
 SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
 TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])

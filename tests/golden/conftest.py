@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vatt.kernels import devices
+from vatt.kernels import runtime as devices
 from vatt.kernels.attention import preferred
-from vatt.kernels.backends import _OPERATIONS, Call
+from vatt.kernels.registry import _OPERATIONS, Call
 
 MODULES = ("audio", "checkpoints", "full", "losses", "text", "unified", "video")
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from vatt.models.config import TextConfig, VATTConfig
-from vatt.official import gradients, load_official
-from vatt.released import official_config
+from vatt.weights.tensorflow import config as official_config
+from vatt.weights.tensorflow.load import gradients, load_official
 
 REFERENCE = Path(os.environ.get("VATT_REFERENCE", Path(__file__).parents[1] / "reference"))
 

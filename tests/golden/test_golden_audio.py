@@ -8,7 +8,7 @@ from tests.golden.golden import assert_close, assert_gradients, fill, load, load
 from vatt.kernels import patch_embed
 from vatt.models import SpectrogramBackbone, WaveformBackbone
 from vatt.models.config import SpectrogramConfig, WaveformConfig
-from vatt.models.spline import resample
+from vatt.models.positions import resample
 
 CASES = {
     "audio_wat": ("audio", "predictions_1d", WaveformBackbone, WaveformConfig),

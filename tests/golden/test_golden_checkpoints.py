@@ -12,7 +12,7 @@ import torch
 from tests.golden.golden import REFERENCE, assert_close, fill, vatt_config
 from vatt.models import VATT, Classifier, VideoBackbone, WaveformBackbone
 from vatt.models.config import VideoConfig, WaveformConfig
-from vatt.official import OfficialError, for_backbone, from_checkpoint, load_official, variables
+from vatt.weights.tensorflow.load import OfficialError, for_backbone, from_checkpoint, load_official, variables
 
 FOLDERS = sorted(path.name for path in REFERENCE.glob("tf_ckpt_*"))
 PRETRAINED = [name for name in FOLDERS if not (REFERENCE / name / "config.json").read_text().count('"num_classes"')]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.golden.golden import FORWARD, FORWARD_TRAINING, assert_close, assert_gradients, load, loaded, vatt_config
-from vatt.models import Pretraining
-from vatt.official import variables
+from vatt.objectives.pretraining import Pretraining
+from vatt.weights.tensorflow.load import variables
 
 FILES = ["full_tx_fac", "full_ut_fac"]
 

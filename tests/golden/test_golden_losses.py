@@ -7,8 +7,8 @@ import torch
 
 from tests.golden.golden import GRADIENT, assert_close, load
 from tests.golden.ranks import run_on_ranks
-from vatt.losses import ContrastiveLoss
 from vatt.models.config import LossConfig
+from vatt.objectives.contrastive import ContrastiveLoss
 
 ONE = ["loss_asymmetric_nce", "loss_symmetric_nce"]
 SEVERAL = ["loss_asymmetric_nce_2replicas", "loss_symmetric_nce_2replicas"]

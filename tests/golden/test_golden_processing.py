@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from tests.golden.golden import GRADIENT, assert_close, load
-from vatt.classification_metrics import accuracy, multilabel
-from vatt.finetuning_losses import multi_label_loss, single_label_loss
-from vatt.mixup import Mix, smooth_labels, split_windows
+from vatt.data.spectrogram import mel_matrix, normalise, spectrogram
+from vatt.evaluation.classification import accuracy, multilabel
 from vatt.models.classifier import average_views
-from vatt.spectrogram import mel_matrix, normalise, spectrogram
+from vatt.objectives.classification import Mix, multi_label_loss, single_label_loss, smooth_labels, split_windows
 
 
 def test_spectrogram():

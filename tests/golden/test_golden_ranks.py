@@ -8,7 +8,7 @@ import torch
 from tests.golden.golden import assert_close, load, loaded
 from tests.golden.ranks import run_on_ranks
 from tests.golden.test_golden_full import FILES, batch, build
-from vatt.models.batch_norm import BatchNorm
+from vatt.models.heads import BatchNorm
 
 # Both sides run in float64, so that rounding (amplified by the batch statistics) does not hide a wrong term.
 EXACT = 1e-9

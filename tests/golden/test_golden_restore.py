@@ -10,10 +10,10 @@ import torch
 
 from tests.golden.golden import REFERENCE, assert_close
 from vatt.models import VATT, build_classifier
-from vatt.official_names import variables
-from vatt.released.convert import convert
-from vatt.released.official_config import classifier_config
-from vatt.restore import backbone_config, restore_backbone
+from vatt.weights.restore import backbone_config, restore_backbone
+from vatt.weights.tensorflow.config import classifier_config
+from vatt.weights.tensorflow.convert import convert
+from vatt.weights.tensorflow.names import variables
 
 RESTORED = sorted(path.parent.name for path in REFERENCE.glob("tf_ckpt_*/restored.npz"))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.golden.golden import load
-from vatt.retrieval import chance, ranks, retrieval, similarity
+from vatt.evaluation.retrieval import chance, ranks, retrieval, similarity
 
 
 @pytest.fixture(scope="module")

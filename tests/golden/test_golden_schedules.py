@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.golden.golden import assert_close, load
-from vatt.optim import SGD, Adam
-from vatt.schedules import cosine, step_cosine
+from vatt.optim import SGD, Adam, cosine, step_cosine
 
 
 def rates(settings, steps, clamp=False):

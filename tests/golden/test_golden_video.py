@@ -10,7 +10,7 @@ from tests.golden.golden import assert_close, assert_gradients, fill, load, load
 from vatt.kernels import patch_embed
 from vatt.models import VideoBackbone
 from vatt.models.config import VideoConfig
-from vatt.models.spline import resample
+from vatt.models.positions import resample
 
 
 @pytest.fixture(scope="module")

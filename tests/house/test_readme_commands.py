@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from train.cli import parser as pretraining
 from train.evaluate import parse as evaluation
-from train.finetune_cli import parser as finetuning
+from train.finetuning.cli import parser as finetuning
+from train.pretraining.cli import parser as pretraining
 from vatt.cli.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]

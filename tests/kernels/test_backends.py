@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vatt.kernels import BackendError, attention, backends, choose, explain, layer_norm, operations
-from vatt.kernels.backends import Call, register
+from vatt.kernels import BackendError, attention, choose, explain, layer_norm, operations
+from vatt.kernels import registry as backends
+from vatt.kernels.registry import Call, register
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,7 @@ def test_the_first_registered_backend_without_a_reason_runs():
             ("always", True, ()),
         ]
     finally:
-        from vatt.kernels.backends import _OPERATIONS
+        from vatt.kernels.registry import _OPERATIONS
 
         del _OPERATIONS["test_op"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vatt.kernels.launch import recording
+from vatt.kernels.runtime import recording
 
 pytest.importorskip("triton")
 

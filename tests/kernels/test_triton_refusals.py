@@ -10,9 +10,7 @@ import torch
 from vatt.kernels import (
     BackendError,
     attention,
-    backends,
     dense_gelu,
-    devices,
     explain,
     layer_norm,
     mlp,
@@ -22,6 +20,8 @@ from vatt.kernels import (
     patch_embed,
     rms_norm,
 )
+from vatt.kernels import registry as backends
+from vatt.kernels import runtime as devices
 from vatt.kernels.nce import Rows
 
 # All on the CPU, also on a machine with a GPU.
@@ -100,7 +100,7 @@ def test_types(op, dtype, message, interpreted):
 def test_auto_never_interprets(op, interpreting, monkeypatch):
     """Neither by the table of backends nor by a kernel that starts."""
     monkeypatch.setenv("TRITON_INTERPRET", str(int(interpreting)))
-    monkeypatch.setattr("vatt.kernels.launch._recorder", lambda *_: pytest.fail("a kernel was launched"))
+    monkeypatch.setattr("vatt.kernels.runtime._recorder", lambda *_: pytest.fail("a kernel was launched"))
     for dtype in DTYPES:
         chosen = [row.backend for row in explain(op, "cpu", dtype) if row.chosen]
         assert chosen

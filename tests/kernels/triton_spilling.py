@@ -14,7 +14,7 @@ import triton.language as tl
 from bench.compiled import check
 from bench.compiled_cases import TENSOR_CORES, Case, Expect
 from bench.compiled_resources import CaseError, compile_case
-from vatt.kernels.launch import launch
+from vatt.kernels.runtime import launch
 
 
 @triton.jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vatt.models.batch_norm import BatchNorm
+from vatt.models.heads import BatchNorm
 
 
 def test_running_statistics_survive_a_bad_batch():

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vatt.losses import ContrastiveLoss
-from vatt.models import VATT, Classifier, Pretraining, SpectrogramBackbone, TextBackbone, UnifiedBackbone, VideoBackbone
-from vatt.models.batch_norm import BatchNorm
+from vatt.models import VATT, Classifier, SpectrogramBackbone, TextBackbone, UnifiedBackbone, VideoBackbone
 from vatt.models.config import LossConfig, SpectrogramConfig, TextConfig, VATTConfig, VideoConfig
+from vatt.models.heads import BatchNorm
 from vatt.models.layers import MLP
-from vatt.models.positions import Positions
-from vatt.models.relative_bias import relative_buckets
-from vatt.models.spline import resample, spline_matrix
+from vatt.models.positions import Positions, resample, spline_matrix
+from vatt.models.transformer import relative_buckets
+from vatt.objectives.contrastive import ContrastiveLoss
+from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vatt.models import Classifier, Pretraining, VideoBackbone
+from vatt.models import Classifier, VideoBackbone
 from vatt.models.config import VideoConfig
+from vatt.objectives.pretraining import Pretraining
 from vatt.presets import PRESETS, SIZES, preset
 
 

@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 
+from vatt.clip import InputConfig
 from vatt.config import to_dict
-from vatt.models import VATT, Pretraining
-from vatt.models.config import InputConfig
+from vatt.models import VATT
+from vatt.objectives.pretraining import Pretraining
 from vatt.optim import SGD
 from vatt.presets import preset
 

@@ -7,7 +7,7 @@ from itertools import combinations, product
 
 import pytest
 
-from vatt.data.text import Tokenizer
+from vatt.data.tokenizer import Tokenizer
 from vatt.sample import levels
 from vatt.sample.build import TRAIN, VAL
 from vatt.sample.scene import COLOURS, MOTIONS, SHAPES, scenes

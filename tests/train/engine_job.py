@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from train.config import EngineConfig, OptimConfig
-from train.engine import Engine
-from train.ranks import start_distributed, stop_distributed, wait_for_all
+from train.config.pretraining import EngineConfig, OptimConfig
+from train.core.engine import Engine
+from train.core.ranks import start_distributed, stop_distributed, wait_for_all
 from vatt.config import from_dict, override
-from vatt.models import Pretraining
 from vatt.models.config import VATTConfig
+from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
 SMALL = {

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.config import EngineConfig, OptimConfig
-from train.engine import Engine
-from train.ranks import start_distributed, stop_distributed, wait_for_all
+from train.config.pretraining import EngineConfig, OptimConfig
+from train.core.engine import Engine
+from train.core.ranks import start_distributed, stop_distributed, wait_for_all
+from vatt.clip import InputConfig
 from vatt.config import from_dict
 from vatt.models import build_classifier
-from vatt.models.config import ClassifierConfig, InputConfig, VideoConfig
-from vatt.models.finetuning import Finetuning, TargetConfig
+from vatt.models.config import ClassifierConfig, VideoConfig
+from vatt.objectives.finetuning import Finetuning, TargetConfig
 
 BATCH, CLASSES = 8, 3
 CLIP = 0.75  # the official norm; every gradient here is about ten times as long

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from train import ranks
+from train.core import ranks
 
 
 def main() -> None:

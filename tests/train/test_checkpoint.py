@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from train import checkpoint as module
-from train.checkpoint import (
+from train.core import checkpoint as module
+from train.core.checkpoint import (
     Checkpoint,
     CheckpointError,
     check_fits,

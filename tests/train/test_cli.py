@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from train.cli import parse, parser
-from train.config import PretrainConfig
-from train.recipes import RECIPES, recipe
+from train.config.pretraining import RECIPES, PretrainConfig, recipe
+from train.pretraining.cli import parse, parser
 from vatt.config import ConfigError, from_dict, to_dict
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.ranks import run_ranks
-from train.config import EngineConfig, OptimConfig
-from train.deepspeed_json import deepspeed_json
+from train.config.pretraining import EngineConfig, OptimConfig
+from train.core.engine import deepspeed_json
 from vatt.config import ConfigError
 
 JOB = str(Path(__file__).with_name("engine_job.py"))

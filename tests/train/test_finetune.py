@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from tests.train.ranks import ROOT, run_ranks
 from vatt.models import VATT, Classifier
 from vatt.presets import preset
-from vatt.pretrained import save_pretrained
 from vatt.sample import build
 from vatt.sample.pictures import build_pictures
+from vatt.weights.folder import save_pretrained
 
 TINY = ["data.workers=0", "run.log_every=1", "run.eval_every=0", "model.input.size=32", "--batch-size", "4"]
 NOISE = 2e-4  # of rounding, in a few steps: key biases, whose gradient is 0 but for that, move by it

@@ -8,13 +8,12 @@ import re
 import pytest
 import torch
 
-from train.finetune_cli import parse, parser
-from train.finetune_config import FinetuneConfig
-from train.finetune_recipes import NAMES, PAPER, recipe
+from train.config.finetuning import NAMES, PAPER, FinetuneConfig, recipe
+from train.finetuning.cli import parse, parser
 from vatt.config import ConfigError, from_dict, to_dict
 from vatt.models import VATT
 from vatt.presets import preset
-from vatt.pretrained import PretrainedError, save_pretrained
+from vatt.weights.folder import PretrainedError, save_pretrained
 
 PAPER_FACTS = {
     "kinetics": {"lr": 0.005, "warmup": 2500, "batch": 64, "steps": 100_000, "smoothing": 0.1, "mixup": 0.0},

@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.golden.golden import assert_close, load
-from train.config import OptimConfig
-from train.optimizers import make_optimizer
-from vatt.schedules import cosine
+from train.config.pretraining import OptimConfig
+from train.core.optimizers import make_optimizer
+from vatt.optim import cosine
 
 
 @pytest.fixture(autouse=True)

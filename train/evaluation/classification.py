@@ -6,14 +6,14 @@ import argparse
 import time
 from dataclasses import asdict
 
-from train.evaluation.place import HELD_OUT, Place, clips_of, tell_skipped, verdict, write
-from train.finetune_evaluate import in_words
-from train.ranks import gather, wait_for_all
-from vatt.classify import Scores, classification_table, per_class, score_clips
+from train.core.ranks import gather, wait_for_all
+from train.evaluation.context import HELD_OUT, Place, clips_of, tell_skipped, verdict, write
+from train.finetuning.evaluate import in_words
 from vatt.config import ConfigError
 from vatt.data import Classes, DataConfig, LabelError, Views, read_classes
+from vatt.evaluation.classification import Scores, classification_table, per_class, score_clips
 from vatt.models import Classifier
-from vatt.pretrained import PretrainedError
+from vatt.weights.folder import PretrainedError
 
 VIEWS = {"video": (4, 3), "audio": (4, 1), "image": (1, 1)}  # windows and crops, as the paper's
 

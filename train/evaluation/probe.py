@@ -10,13 +10,10 @@ from typing import Any
 
 import torch
 
-from train.evaluation.place import Place, tell_skipped, verdict, write
-from train.ranks import gather, wait_for_all
+from train.core.ranks import gather, wait_for_all
+from train.evaluation.context import Place, tell_skipped, verdict, write
 from vatt.data import Clip, DataConfig, Views, find_classes, other_splits, read_clips
-from vatt.models import VATT, Classifier, build_classifier
-from vatt.precision import type_of
-from vatt.pretrained import WEIGHTS, load_pretrained, model_folder
-from vatt.probe import (
+from vatt.evaluation.probe import (
     KINDS,
     Features,
     LowRankConfig,
@@ -28,7 +25,10 @@ from vatt.probe import (
     splits_of,
     summary,
 )
-from vatt.probe.features import fingerprint
+from vatt.evaluation.probe.features import fingerprint
+from vatt.models import VATT, Classifier, build_classifier
+from vatt.precision import type_of
+from vatt.weights.folder import WEIGHTS, load_pretrained, model_folder
 
 CACHE = Path("runs/features")
 Row = dict[str, Any]

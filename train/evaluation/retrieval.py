@@ -6,14 +6,14 @@ import argparse
 import time
 from dataclasses import asdict
 
-from train.evaluation.place import Place, clips_of, tell_skipped, verdict, write
-from train.ranks import gather, wait_for_all
+from train.core.ranks import gather, wait_for_all
+from train.evaluation.context import Place, clips_of, tell_skipped, verdict, write
 from vatt.config import ConfigError
 from vatt.data import Batch, Clip, DataConfig, eval_batches
-from vatt.data.text import FILE as TOKENIZER
-from vatt.evaluation import NAMES, Embeddings, embed_windows, format_table, retrieval_tables
+from vatt.data.tokenizer import FILE as TOKENIZER
+from vatt.evaluation.retrieval import NAMES, Embeddings, embed_windows, format_table, retrieval_tables
 from vatt.models import VATT
-from vatt.pretrained import PretrainedError, model_folder
+from vatt.weights.folder import PretrainedError, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

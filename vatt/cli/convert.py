@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vatt.config import ConfigError
 from vatt.presets import CLASSIFIERS, PRESETS
-from vatt.released import ReleasedError
-from vatt.released.convert import Report, convert
+from vatt.weights.tensorflow import ReleasedError
+from vatt.weights.tensorflow.convert import Report, convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vatt.data.adapters import ADAPTERS, adapt, write_lines, write_manifest
 from vatt.data.check import Checked, check, write_clean, write_faults
+from vatt.data.datasets import ADAPTERS, adapt, write_lines, write_manifest
 from vatt.data.manifest import ManifestError
 
 _EVERY = 30.0  # seconds between two lines where nobody watches

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from vatt.data.manifest import ManifestError
-from vatt.data.text import TextError
-from vatt.embedding.job import Done, Job, run_job
-from vatt.embedding.parts import EmbedError
-from vatt.embedding.spaces import MODALITIES, SpaceError
+from vatt.data.tokenizer import TextError
+from vatt.inference.job import Done, Job, run_job
+from vatt.inference.output import EmbedError
+from vatt.inference.spaces import MODALITIES, SpaceError
 from vatt.precision import PRECISIONS
-from vatt.pretrained import PretrainedError
+from vatt.weights.folder import PretrainedError
 
 _EVERY = 30.0  # seconds between two lines where nobody watches
 

@@ -7,7 +7,7 @@ from vatt.data.labels import Classes, LabelError, find_classes, read_classes
 from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader, eval_batches
 from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips
 from vatt.data.skipped import SkipLog, TooManyBadClips
-from vatt.data.text import TextError, Tokenizer, load_word_embeddings
+from vatt.data.tokenizer import TextError, Tokenizer, load_word_embeddings
 
 __all__ = [
     "AugmentConfig",

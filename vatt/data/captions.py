@@ -12,13 +12,15 @@ from typing import Any, overload
 
 import numpy as np
 
+from vatt.errors import UserError
+
 SIDECARS = (".srt", ".vtt", ".json", ".txt")
 _STAMP = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
 _CUE = re.compile(rf"\s*{_STAMP}\s*-->\s*{_STAMP}")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 
 
-class CaptionError(ValueError):
+class CaptionError(UserError, ValueError):
     """A caption file that cannot be read. The message names the file, the place and what is wrong."""
 
 

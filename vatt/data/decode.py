@@ -21,13 +21,14 @@ from av.container.input import InputContainer
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-from vatt.models.config import InputConfig
+from vatt.clip import InputConfig
+from vatt.errors import UserError
 
 SHORTEST = 0.5  # seconds; a file that is shorter than the window but not than this is padded at its end
 _MAY_END_EARLY = 0.5  # seconds by which streams fall short of the duration in the header of sound files
 
 
-class MediaError(Exception):
+class MediaError(UserError):
     """A file that gives no clip: which file, which part of it (``field``), and why."""
 
     def __init__(self, file: Path | str, field: str, reason: str) -> None:

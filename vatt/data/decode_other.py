@@ -13,6 +13,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
+from vatt.clip import InputConfig
 from vatt.data.decode import (
     _MAY_END_EARLY,
     SHORTEST,
@@ -24,7 +25,6 @@ from vatt.data.decode import (
     _Scaler,
     duration_of,
 )
-from vatt.models.config import InputConfig
 
 _BROKEN = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError)
 

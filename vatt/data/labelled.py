@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vatt.clip import InputConfig
 from vatt.data.augment import CentreView, RandomView, SquareView, augment_audio
-from vatt.data.clips import Sample, window_start
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError, View, decode_views
 from vatt.data.decode_other import decode_picture, decode_sound
 from vatt.data.labels import Classes
 from vatt.data.loader import Batch, bad_clip, worker_options
 from vatt.data.manifest import Clip
-from vatt.models.config import InputConfig
+from vatt.data.samples import Sample, window_start
 
 Modality = Literal["video", "audio"]
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from vatt.data.manifest import Clip
+from vatt.errors import UserError
 
 SEPARATOR = "|"  # between the labels of a row that has several
 
 
-class LabelError(ValueError):
+class LabelError(UserError, ValueError):
     """A label that cannot be used. The message names the data set or the file, the column and the label."""
 
 

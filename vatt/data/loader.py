@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vatt.data.clips import Sample, evaluation_windows, training_sample
+from vatt.clip import InputConfig
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.manifest import Clip
+from vatt.data.samples import Sample, evaluation_windows, training_sample
 from vatt.data.schedule import Schedule
-from vatt.data.text import Tokenizer
-from vatt.models.config import InputConfig
+from vatt.data.tokenizer import Tokenizer
+from vatt.errors import UserError
 
 Batch = dict[str, Any]
 Reader = Callable[[Clip, np.random.Generator], Sample]  # raises MediaError for a clip that cannot be decoded
@@ -31,7 +32,7 @@ _SUBSTITUTES = 20  # clips that are tried for one sample before the data set cou
 _ALIVE = 600.0  # seconds without a batch after which a worker counts as dead
 
 
-class NoUsableClip(RuntimeError):
+class NoUsableClip(UserError, RuntimeError):
     """So many clips of a data set failed in a row that it looks unusable. The message names files and reasons."""
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vatt.json_line import json_line
+from vatt.errors import UserError
+from vatt.files import json_line
 
 Record = dict[str, Any]  # {"file", "field", "reason", ...}
 ENOUGH = 20  # clips tried before the share of bad ones means anything
 
 
-class TooManyBadClips(RuntimeError):
+class TooManyBadClips(UserError, RuntimeError):
     """More clips than ``data.max_bad_share`` allows could not be read."""
 
 

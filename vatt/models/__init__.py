@@ -3,7 +3,6 @@
 from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
 from vatt.models.classifier import Classifier, build_classifier
 from vatt.models.config import ClassifierConfig, VATTConfig
-from vatt.models.pretraining import Pretraining
 from vatt.models.text import TextBackbone
 from vatt.models.unified import UnifiedBackbone
 from vatt.models.vatt import VATT
@@ -13,7 +12,6 @@ __all__ = [
     "Backbone",
     "Classifier",
     "ClassifierConfig",
-    "Pretraining",
     "SpectrogramBackbone",
     "TextBackbone",
     "UnifiedBackbone",

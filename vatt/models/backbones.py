@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vatt.models.config import SpectrogramConfig, VideoConfig, WaveformConfig
-from vatt.models.drop_token import DropToken
 from vatt.models.layers import Dense
 from vatt.models.positions import Positions, SpectrogramPositions
-from vatt.models.tokens import PatchTokens
+from vatt.models.tokens import DropToken, PatchTokens
 from vatt.models.transformer import Encoder
 
 

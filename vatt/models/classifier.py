@@ -51,9 +51,9 @@ class Classifier(nn.Module):
         """The fine-tuned model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
 
         Raises:
-            PretrainedError: see `vatt.pretrained.load_pretrained`; also for the folder of a pretraining model.
+            PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a pretraining model.
         """
-        from vatt.pretrained import PretrainedError, load_pretrained  # it builds models, so it imports this file
+        from vatt.weights.folder import PretrainedError, load_pretrained
 
         model = load_pretrained(folder, backend)
         if not isinstance(model, cls):
@@ -79,7 +79,7 @@ class Classifier(nn.Module):
         Raises:
             MediaError: a file cannot be decoded. ValueError: ``top`` is below 1.
         """
-        from vatt.classify_files import classify_files  # it imports this file
+        from vatt.inference.classify import classify_files
 
         return classify_files(self, files, top=top, views=views)
 

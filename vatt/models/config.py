@@ -9,26 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-
-@dataclass
-class InputConfig:
-    """The clip that a model reads. The default is the paper's: 3.2 s of video, sound and words (section 4.1)."""
-
-    frames: int = 32
-    fps: float = 10.0
-    size: int = 224  # height and width in pixels
-    sample_rate: int = 48000  # Hz, mono
-    words: int = 16
-    candidates: int = 5  # sentences a clip, for MIL-NCE
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
-    @property
-    def samples(self) -> int:
-        """Waveform samples a clip: 153,600 by default."""
-        return round(self.seconds * self.sample_rate)
+from vatt.clip import InputConfig
 
 
 @dataclass

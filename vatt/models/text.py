@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from vatt.kernels.patch_embed import add_positions
 from vatt.models.config import TextConfig
-from vatt.models.initialize import embedding_uniform, glorot_normal_vector
-from vatt.models.layers import Dense
+from vatt.models.layers import Dense, embedding_uniform, glorot_normal_vector
 from vatt.models.positions import Positions
 from vatt.models.transformer import Encoder
 

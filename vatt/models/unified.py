@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from vatt.kernels.patch_embed import add_positions
 from vatt.models.config import UnifiedConfig
-from vatt.models.drop_token import DropToken
 from vatt.models.layers import Dense, Packing
 from vatt.models.positions import Positions
 from vatt.models.text import AggregationToken, WordEmbedding
-from vatt.models.tokens import PatchTokens
+from vatt.models.tokens import DropToken, PatchTokens
 from vatt.models.transformer import Encoder
 
 

@@ -21,7 +21,7 @@ from vatt.models.unified import UnifiedBackbone
 
 if TYPE_CHECKING:  # those modules import this one
     from vatt.data.manifest import Clip
-    from vatt.data.text import Tokenizer
+    from vatt.data.tokenizer import Tokenizer
 
     Media = str | Path | Clip | Tensor | Sequence[str | Path | Clip] | Sequence[Tensor]
 
@@ -65,11 +65,11 @@ class VATT(nn.Module):
             vocabulary: the words, where the folder has no tokenizer.json: one a line, or BERT's ``vocab.txt``.
 
         Raises:
-            PretrainedError: see `vatt.pretrained.load_pretrained`; also for the folder of a classifier.
+            PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a classifier.
             TextError: the words cannot be read, or are more than the model has vectors for.
         """
-        from vatt.embedding import find_tokenizer  # all three import this file
-        from vatt.pretrained import PretrainedError, load_pretrained, model_folder
+        from vatt.inference import find_tokenizer
+        from vatt.weights.folder import PretrainedError, load_pretrained, model_folder
 
         model = load_pretrained(folder, backend)
         if not isinstance(model, cls):
@@ -102,7 +102,7 @@ class VATT(nn.Module):
             MediaError: a file cannot be decoded. SpaceError: no such space. TypeError, ValueError: an item or a tensor
             that does not fit.
         """
-        from vatt.embedding import embed_media
+        from vatt.inference import embed_media
 
         return embed_media(self, videos, "video", space=space, windows=windows, batch_size=batch_size, workers=workers)
 
@@ -122,7 +122,7 @@ class VATT(nn.Module):
             space: "video" (compare with ``embed_video(..., space="audio")``), "text" with a joint head, or "features".
             sample_rate: of tensors, in Hz; where it is given it must be the model's.
         """
-        from vatt.embedding import embed_media
+        from vatt.inference import embed_media
 
         return embed_media(
             self,
@@ -144,7 +144,7 @@ class VATT(nn.Module):
         Raises:
             TextError: the model has no tokenizer, or a sentence has no word.
         """
-        from vatt.embedding import embed_text
+        from vatt.inference import embed_text
 
         return embed_text(self, sentences, space=space, batch_size=batch_size)
 

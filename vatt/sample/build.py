@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from vatt.errors import UserError
 from vatt.sample.encode import h264_encoder
 from vatt.sample.scene import Scene, scenes
 from vatt.sample.share import SECONDS, write_shares
@@ -18,7 +19,7 @@ FORMAT = 6  # goes up whenever the same parameters would give other files
 TRAIN, VAL = 384, 96
 
 
-class SampleError(RuntimeError):
+class SampleError(UserError, RuntimeError):
     """The sample set cannot be built. The message names the folder."""
 
 

@@ -10,10 +10,12 @@ import av
 import av.codec.codec
 import numpy as np
 
+from vatt.errors import UserError
+
 ENCODERS = ("libx264", "libopenh264")
 
 
-class EncoderError(RuntimeError):
+class EncoderError(UserError, RuntimeError):
     """This FFmpeg build cannot write H.264."""
 
 

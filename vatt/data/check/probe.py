@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import av.error
 
+from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.decode import MediaError, decode_window, duration_of
 from vatt.data.decode_other import decode_picture, decode_sound
-from vatt.models.config import InputConfig
 
 
 @dataclass(frozen=True)

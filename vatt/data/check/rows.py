@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vatt.data.adapters.media import media_row, walk
-from vatt.data.manifest import Clip, ManifestError, _clip
-from vatt.data.manifest_rows import rows_of
+from vatt.data.datasets.media import media_row, walk
+from vatt.data.manifest import Clip, ManifestError, _clip, rows_of
 
 Fault = dict[str, str]  # {"file", "field", "reason"}
 

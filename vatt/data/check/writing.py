@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vatt.data.adapters import write_lines, write_manifest
 from vatt.data.check.rows import CheckedRow, Fault
+from vatt.data.datasets import write_lines, write_manifest
 from vatt.data.manifest import MEDIA, ManifestError
-from vatt.json_line import json_line
+from vatt.files import json_line
 
 
 def write_clean(rows: Sequence[CheckedRow], source: Path, out: Path) -> None:

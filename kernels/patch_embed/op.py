@@ -1,0 +1,120 @@
+"""Patch embedding as custom operators of PyTorch, with their gradients: what `backend="triton"` calls.
+
+Imports without Triton; the kernels are imported when an operator runs. Shapes as in `reference.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dropout import draw_seed
+from ..registry import Call
+from ..runtime import refuse_triton
+
+_FORWARD = (
+    "(Tensor x, Tensor weight, Tensor? bias, int[] patch, Tensor? kept, Tensor? positions, Tensor? token, Tensor? seed,"
+    " float p) -> Tensor"
+)
+_BACKWARD = (
+    "(Tensor grad_out, Tensor x, int[] patch, Tensor? kept, Tensor? seed, float p, int patches, bool token)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+
+
+def refuse(call: Call) -> list[str]:
+    reasons = refuse_triton(call)
+    if call.facts.get("input_gradient"):
+        reasons.append("gives no gradient of the input")
+    if len(call.facts.get("patch", ())) > 3:
+        reasons.append("has patches of up to three axes")
+    if call.facts.get("input") == torch.float64:
+        reasons.append("reads no float64 input")
+    return reasons
+
+
+@torch.library.custom_op("vatt_kernels::patch_embed", mutates_args=(), schema=_FORWARD)
+def tokens(x, weight, bias, patch, kept, positions, token, seed, p):  # type: ignore[no-untyped-def]
+    from . import triton_launch
+
+    return triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
+
+
+@tokens.register_fake
+def _(x, weight, bias, patch, kept, positions, token, seed, p):  # type: ignore[no-untyped-def]
+    K = _patches(x, patch) if kept is None else kept.shape[-1]
+    return weight.new_empty(x.shape[0], K + (token is not None), weight.shape[0])
+
+
+@torch.library.custom_op("vatt_kernels::patch_embed_backward", mutates_args=(), schema=_BACKWARD)
+def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):  # type: ignore[no-untyped-def]
+    """Gradients of the weight (D, P), of the position rows (N, D), whose sum is the bias's, and of the token (D,)."""
+    from . import triton_launch
+
+    grad = triton_launch.dropped(grad_out, int(token), seed, p)
+    weight_SDP = triton_launch.weight_gradient(grad, x, patch, kept, int(token))
+    positions_ND = triton_launch.positions_gradient(grad, patches, kept, int(token))
+    token_D = grad_out[:, 0].sum(0, dtype=torch.float32) if token else positions_ND.new_empty(0)
+    return weight_SDP.sum(0).to(grad_out.dtype), positions_ND, token_D
+
+
+@tokens_backward.register_fake
+def _(grad_out, x, patch, kept, seed, p, patches, token):  # type: ignore[no-untyped-def]
+    D = grad_out.shape[-1]
+    channels = x.shape[-1] if x.ndim == 2 + len(patch) else 1
+    weight = grad_out.new_empty(D, math.prod(patch) * channels)
+    positions = grad_out.new_empty(patches, D, dtype=torch.float32)
+    return weight, positions, positions.new_empty(D if token else 0)
+
+
+def _patches(x: Tensor, patch: list[int]) -> int:
+    return math.prod([size // side for size, side in zip(x.shape[1:], patch, strict=False)])
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, patch, kept, positions, token, seed, p = inputs
+    ctx.patch, ctx.p, ctx.kind = patch, p, weight.dtype
+    ctx.kinds = tuple(None if v is None else v.dtype for v in (bias, positions, token))
+    ctx.save_for_backward(x, kept, seed)
+
+
+def _gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    x, kept, seed = ctx.saved_tensors
+    bias, positions, token = ctx.kinds
+    grad_weight, positions_ND, token_D = tokens_backward(
+        grad_out.contiguous(), x, ctx.patch, kept, seed, ctx.p, _patches(x, ctx.patch), token is not None
+    )
+    return (
+        None,
+        grad_weight,
+        None if bias is None else positions_ND.sum(0).to(bias),
+        None,
+        None,
+        None if positions is None else positions_ND.to(positions),
+        None if token is None else token_D.to(token),
+        None,
+        None,
+    )
+
+
+tokens.register_autograd(_gradients, setup_context=_setup)
+
+
+def patch_embed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    patch: tuple[int, ...],
+    kept: Tensor | None,
+    positions: Tensor | None,
+    token: Tensor | None,
+    dropout_p: float,
+) -> Tensor:
+    seed = draw_seed(x.device) if dropout_p > 0 else None
+    optional = bias, kept, positions, token
+    bias, kept, positions, token = (None if value is None else value.contiguous() for value in optional)
+    signal, weight = x.contiguous(), weight.contiguous()
+    return tokens(signal, weight, bias, list(patch), kept, positions, token, seed, float(dropout_p))

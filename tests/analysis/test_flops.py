@@ -1,0 +1,118 @@
+"""Operations counted from the configuration against those that PyTorch counts in a forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vatt.analysis.flops import forward_flops, peak_flops, tokens, train_flops_per_sample
+from vatt.models import VATT
+from vatt.models.config import HeadConfig, SpectrogramConfig, TextConfig
+from vatt.presets import preset
+
+
+def text_kind(kind):
+    config = preset("vatt-tiny")
+    # 17 position rows are what bert_small needs for 16 words: nothing is resampled (a cost of a batch, not of a clip).
+    return replace(
+        config, text=replace(config.text, kind=kind, max_temporal_buckets=17 if kind == "bert_small" else 16)
+    )
+
+
+def projections():
+    config = preset("vatt-tiny")
+    extra = dict(pre_projection=True, post_projection=True, d_post_proj=96)
+    return replace(
+        config,
+        video=replace(config.video, **extra),
+        waveform=replace(config.waveform, patch_sampling_rate=0.3, **extra),
+    )
+
+
+def spectrogram():
+    part = SpectrogramConfig(d_model=64, d_kv=24, d_ff=96, num_layers=2, num_heads=2)
+    return replace(preset("vatt-tiny"), audio_input="spectrogram", spectrogram=part)
+
+
+def joint_head():
+    return replace(preset("vatt-ma-tiny"), head=HeadConfig(kind="joint", d_va=48))
+
+
+CONFIGS = {
+    "vatt-tiny": lambda: preset("vatt-tiny"),
+    "vatt-ma-tiny": lambda: preset("vatt-ma-tiny"),
+    "bert": lambda: text_kind("bert"),
+    "bert_small": lambda: text_kind("bert_small"),
+    "linear": lambda: text_kind("linear"),
+    "projections": projections,
+    "spectrogram": spectrogram,
+    "joint": joint_head,
+}
+
+
+def counted(config, training):
+    """What PyTorch counts in one forward pass of a clip, the attention in plain matrix products."""
+    model = VATT(config, backend="torch").train(training)
+    spec = config.input
+    clips = 2  # batch norm of the head needs more than one in training
+    video = torch.zeros(clips, spec.frames, spec.size, spec.size, 3, dtype=torch.uint8)
+    if config.audio_input == "spectrogram":
+        part = config.spectrogram
+        bins = part.max_spectoral_buckets * part.spectoral_patch_size
+        audio = torch.zeros(clips, part.max_temporal_buckets * part.temporal_patch_size, bins)
+    else:
+        audio = torch.zeros(clips, spec.samples)
+    text = torch.ones(clips, spec.candidates if training else 1, spec.words, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(video, audio, text)
+    return counter.get_total_flops() / clips
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_operations_are_those_of_the_model(name, training):
+    config = CONFIGS[name]()
+    assert sum(part.total for part in forward_flops(config, training).values()) == counted(config, training)
+
+
+def test_published_convention():
+    """One view of VATT-Medium: 548.1 GFLOPs published for 32 x 224 x 224 without DropToken (section 4, PAPER's note:
+    the attention products counted once, within 1.3%)."""
+    video = forward_flops(preset("vatt-medium"), training=False)["video"]
+    published = video.total - video.attention_products / 2
+    assert published == pytest.approx(548.1e9, rel=0.013)
+
+
+def test_parts_and_training():
+    config = preset("vatt-base")
+    parts = forward_flops(config)
+    assert tokens(config)["video"].total == 1568
+    assert tokens(config)["video"].kept == 784
+    n = 785
+    assert parts["video"].attention_products == 12 * 4 * n * n * 768
+    assert parts["video"].mlp == 12 * 4 * n * 768 * 3072
+    assert parts["video"].patch == 2 * 784 * 768 * 4 * 16 * 16 * 3
+    assert train_flops_per_sample(config) == 3 * sum(part.total for part in parts.values())
+    no_text = replace(config, text=TextConfig(kind="linear"))
+    assert forward_flops(no_text)["text"].mlp == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA RTX A1000 Laptop GPU", None),
+        ("NVIDIA L40", None),
+        ("CPU", None),
+    ],
+)
+def test_peaks_are_found_by_whole_words(name, peak):
+    assert peak_flops(name) == peak

@@ -1,0 +1,52 @@
+"""The published figures, the conventions that give them, and PyTorch's own count on real sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vatt.analysis.flops import forward_flops
+from vatt.analysis.published import figures, published_convention, table
+from vatt.models import VATT
+from vatt.presets import preset
+
+
+def test_all_published_figures_are_met():
+    found = list(figures())
+    assert len(found) == 4 + 4 + 6 + 4 + 4
+    for figure in found:
+        limit = 0.01 if "parameters" in figure.what else 0.02
+        assert abs(figure.off) < limit, figure
+    assert len(list(table())) == 2 + len(found)
+
+
+def test_the_convention_matters():
+    """Without it most rows are missed, so a wrong convention would show."""
+    config = preset("vatt-medium")
+    whole = forward_flops(config, training=False)["video"]
+    assert published_convention(whole) < 0.92 * whole.total
+    every = forward_flops(config, project_all=True)["video"]
+    kept = forward_flops(config)["video"]
+    assert every.patch - kept.patch == 2 * 784 * 1024 * 4 * 16 * 16 * 3
+    assert every.mlp == kept.mlp
+    # the projection D -> D of VATT-MA sees kept tokens alone
+    both = (forward_flops(preset("vatt-ma-medium"), project_all=every)["video"] for every in (True, False))
+    assert next(both).patch - next(both).patch == 2 * 784 * 1024 * 4 * 16 * 16 * 3
+
+
+@pytest.mark.parametrize(("name", "training"), [("vatt-base", True), ("vatt-ma-medium", False)])
+def test_operations_of_a_real_width_as_pytorch_counts_them(name, training):
+    """At the real input and width; one layer of each part, as the others are alike."""
+    config = preset(name)
+    parts = ("video", "waveform", "text", "unified")
+    config = replace(config, **{part: replace(getattr(config, part), num_layers=1) for part in parts})
+    spec, clips = config.input, 2 if training else 1  # batch norm of the head needs two
+    model = VATT(config, backend="torch").train(training)
+    video = torch.zeros(clips, spec.frames, spec.size, spec.size, 3, dtype=torch.uint8)
+    text = torch.ones(clips, spec.candidates if training else 1, spec.words, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(video, torch.zeros(clips, spec.samples), text)
+    assert counter.get_total_flops() == clips * sum(part.total for part in forward_flops(config, training).values())

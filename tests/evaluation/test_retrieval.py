@@ -1,0 +1,156 @@
+"""Evaluation of a real model on batches of the loader's layout: windows, masks, modes, results."""
+
+from __future__ import annotations
+
+import json
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vatt.clip import InputConfig
+from vatt.data import Tokenizer, eval_batches, read_clips
+from vatt.data.config import DataConfig
+from vatt.evaluation.retrieval import Embeddings, Retrieval, embed, format_table, retrieval_table, write_results
+from vatt.models import VATT
+from vatt.presets import preset
+
+WINDOWS = 2
+
+
+def batch(clips, config, generator, text_mask, audio_mask):
+    spec = config.input
+    rows = clips * WINDOWS
+    return {
+        "video": torch.randint(0, 256, (rows, spec.frames, spec.size, spec.size, 3), generator=generator).byte(),
+        "audio": torch.randn(rows, spec.samples, generator=generator).clamp(-1, 1),
+        "text": torch.randint(1, 50, (clips, 1, spec.words), generator=generator),
+        "text_mask": torch.tensor(text_mask, dtype=torch.float32),
+        "audio_mask": torch.tensor(audio_mask, dtype=torch.float32),
+        "captions": [f"caption {i}" for i in range(clips)],
+        "videos": [f"{i}.mp4" for i in range(clips)],
+        "ranges": [(0.5 * i, None) for i in range(clips)],
+    }
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return VATT(preset("vatt-tiny")).train()
+
+
+def test_windows_are_averaged_and_the_mode_is_put_back(model):
+    generator = torch.Generator().manual_seed(1)
+    batches = [
+        batch(2, model.config, generator, [1, 1], [1, 0]),
+        {"captions": [], "skipped": [{"file": "bad.mp4"}]},  # nothing of it could be decoded
+        batch(1, model.config, generator, [0], [1]),
+    ]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = embed(model, batches)
+    assert model.training
+    for name, value in model.state_dict().items():  # batch statistics too
+        assert torch.equal(value, before[name]), name
+    assert found.has_text_N.tolist() == [True, True, False]
+    assert found.has_audio_N.tolist() == [True, False, True]
+    assert found.videos == ["0.mp4", "1.mp4", "0.mp4"]
+    model.eval()
+    with torch.no_grad():
+        alone = model(video=batches[0]["video"][2:4], text=batches[0]["text"][1:2])
+    model.train()
+    torch.testing.assert_close(found.spaces["video/totxt"][1], alone["video/totxt"].mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.spaces["text/tovid"][1], alone["text/tovid"][0], rtol=1e-4, atol=1e-5)
+    table = retrieval_table(found)
+    assert [table[name].n for name in ("text_to_video", "audio_to_video", "chance")] == [2, 2, 3]
+
+
+def test_the_mode_is_put_back_after_an_error(model):
+    with pytest.raises(ValueError, match="no clip could be read"):
+        embed(model, [{"captions": []}])
+    with pytest.raises(KeyError):
+        embed(model, [{"captions": ["a"], "video": torch.zeros(1)}])
+    assert model.training
+
+
+def embeddings(text, video, has_text=None):
+    """Text and video as given; sound that equals the video."""
+    n = len(video)
+    spaces = {"text/tovid": text, "video/totxt": video, "audio/tovid": video, "video/toaud": video}
+    has = torch.ones(n, dtype=torch.bool)
+    names = [f"clip {i}" for i in range(n)]
+    return Embeddings(spaces, has if has_text is None else has_text, has, names, [*names], [(None, None)] * n)
+
+
+def test_directions_lengths_and_missing_text():
+    unit = torch.eye(20)
+    longer = unit * torch.arange(1, 21)[:, None]
+    longer[19] = 100  # somewhat like everything, and long: the length of an embedding must not count
+    has_text = torch.tensor([True] * 10 + [False] * 10)
+    table = retrieval_table(embeddings(longer.roll(1, 0), longer, has_text))
+    assert table["text_to_video"].r1 == 0  # each sentence finds its neighbour
+    assert table["text_to_video"].n == 10
+    assert table["audio_to_video"] == Retrieval(1.0, 1.0, 1.0, 1.0, 20)
+    assert table["chance"].r5 == 0.25
+    nobody = retrieval_table(embeddings(longer, longer, torch.zeros(20, dtype=torch.bool)))
+    assert "text_to_video" not in nobody
+
+
+def test_a_broken_model_scores_nothing():
+    alike = torch.ones(20, 4)
+    assert retrieval_table(embeddings(alike, alike))["text_to_video"].r10 == 0
+    for value in (float("nan"), float("inf")):
+        broken = alike.clone()
+        broken[3] = value
+        with pytest.raises(ValueError, match="not finite"):
+            retrieval_table(embeddings(alike, broken))
+
+
+def test_table_for_a_terminal():
+    table = {"text_to_video": Retrieval(0.25, 0.5, 0.75, 2.5, 100), "chance": Retrieval(0.01, 0.05, 0.1, 50.5, 100)}
+    lines = format_table(table, {"chance": table["chance"], "text_to_video": Retrieval(1, 1, 1, 1, 100)}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["R@1", "R@5", "R@10", "MedR", "R@5", "/", "chance"],
+        ["text", "->", "video", "25.0%", "50.0%", "75.0%", "2.5", "10.0x"],
+        ["chance", "1.0%", "5.0%", "10.0%", "50.5", "1.0x"],
+        ["oracle", "text", "->", "video", "100.0%", "100.0%", "100.0%", "1.0", "20.0x"],
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_results_name_what_each_query_found(tmp_path):
+    video = torch.eye(8)
+    text = F.normalize(video + 2 * video.roll(1, 0), dim=1)  # its neighbour first, itself second
+    found = embeddings(text, video, torch.tensor([True, False] * 4))
+    found.captions[2] = "a <b>red</b> ball 🎈"
+    found.ranges[2] = (1.5, 4.0)
+    write_results(tmp_path / "retrieval.json", found, retrieval_table(found))
+    content = json.loads((tmp_path / "retrieval.json").read_text(encoding="utf-8"))
+    assert [query["video"] for query in content["queries"]] == ["clip 0", "clip 2", "clip 4", "clip 6"]
+    query = content["queries"][1]
+    assert (query["text"], query["rank"], query["start"], query["end"]) == ("a <b>red</b> ball 🎈", 2, 1.5, 4.0)
+    assert [hit["video"] for hit in query["top"][:2]] == ["clip 1", "clip 2"]
+    assert [hit["own"] for hit in query["top"]] == [False, True, False, False, False]
+    assert query["top"][0]["score"] == pytest.approx(2 / 5**0.5)
+    assert content["table"]["text_to_video"]["n"] == 4
+
+
+def test_each_range_of_a_video_has_its_own_query(tmp_path):
+    """The narration of a video is shared by its clips; what a clip is searched with is the part that it overlaps."""
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for level in range(0, 240, 8):
+            picture = np.full((32, 32, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text("video,start,end,caption\nfilm.mp4,0,1.5,a dark part\nfilm.mp4,1.5,3,a bright part\n")
+    tokenizer, spec = Tokenizer.train(["a dark part", "a bright part"], 20), InputConfig(frames=2, fps=2.0, size=32)
+    clips = read_clips(manifest).clips
+    (batch,) = eval_batches(clips, tokenizer, spec, DataConfig(workers=0), batch_size=4)
+    assert batch["captions"] == ["a dark part", "a bright part"]
+    assert batch["ranges"] == [(0.0, 1.5), (1.5, 3.0)]
+    assert batch["video"][0].float().mean() < 100 < 140 < batch["video"][1].float().mean()
+    assert not torch.equal(batch["text"][0], batch["text"][1])

@@ -1,0 +1,103 @@
+"""``vatt info DIR``: what a model folder holds, and ``import vatt``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vatt
+from tests.inference.library_models import save_classifier, save_model, small_config
+from vatt.cli.__main__ import main
+from vatt.models import VATT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_pretrained_model(tmp_path, capsys):
+    folder = save_model(tmp_path / "m")
+    assert main(["info", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model = VATT.from_pretrained(folder)
+    assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    assert found["spaces"]["video"] == {"text": 8, "audio": 12, "features": 16}
+    assert found["tokens"] == {"video": 4, "audio": 31, "text": 6}
+    assert found["tokenizer"] == model.tokenizer.vocab_size
+    assert found["stored"]["tensors"] == len(model.state_dict())
+    assert found["config"]["name"] == "vatt-tiny"
+    assert main(["info", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "video: text 8, audio 12, features 16; audio: video 12" in text
+    assert f"{model.tokenizer.vocab_size} words" in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
+@pytest.mark.parametrize("head", ["fac", "joint"])
+def test_dimensions_are_those_of_the_model(name, head):
+    import torch
+
+    from vatt.inference import output_name, spaces_of
+
+    config = small_config(name, head)
+    config.unified.d_post_proj = 20
+    spec, model = config.input, VATT(config).eval()
+    out = model(
+        torch.zeros(1, spec.frames, spec.size, spec.size, 3),
+        torch.zeros(1, spec.samples),
+        torch.ones(1, spec.words, dtype=torch.int64),
+    )
+    for modality, spaces in spaces_of(config).items():
+        for space, width in spaces.items():
+            assert out[output_name(config, modality, space)].shape == (1, width)
+
+
+def test_a_classifier_and_a_run(tmp_path, capsys):
+    folder = save_classifier(tmp_path / "run" / "model")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "train", "step": 7, "loss": 1.5}\n{"kind": "eval"}\n')
+    (tmp_path / "run" / "checkpoints" / "step-7").mkdir(parents=True)
+    assert main(["info", str(tmp_path / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["classes"] == ["left", "right", "up"]
+    assert found["parameters"]["classifier"] == 16 * 3 + 3
+    assert found["run"] == {"step": 7, "loss": 1.5}
+    assert found["checkpoints"] == ["step-7"]
+    assert main(["info", str(folder)]) == 0
+    assert "3: left, right, up" in capsys.readouterr().out
+
+
+def test_folders_that_cannot_be_described(tmp_path, capsys):
+    folder = save_model(tmp_path / "m")
+    shutil.copytree(folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    shutil.copytree(folder, tmp_path / "words")
+    (tmp_path / "words" / "tokenizer.json").write_text("{")
+    for name, message in (
+        ("gone", "no such folder"),
+        ("cut", "model.safetensors: cannot"),
+        ("words", "tokenizer.json"),
+    ):
+        assert main(["info", str(tmp_path / name)]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["info", str(folder), "--model", "vatt-base"]) == 1
+    assert "not both" in capsys.readouterr().err
+    assert main(["info", "--model", "vatt-bse"]) == 1
+    assert "did you mean 'vatt-base'?" in capsys.readouterr().err
+
+
+def test_public_names_come_without_waiting_for_torch():
+    code = (
+        "import sys, vatt; assert 'torch' not in sys.modules; assert set(vatt.__all__) <= set(dir(vatt)); "
+        "names = {name: getattr(vatt, name) for name in vatt.__all__}; "
+        "from vatt.models import VATT; assert names['VATT'] is VATT; "
+        "assert 'sklearn' not in sys.modules and 'pyarrow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'Vatt'"):
+        _ = vatt.Vatt

@@ -1,0 +1,1 @@
+"""The configurations of the jobs, and the named recipes."""

@@ -1,0 +1,1 @@
+"""What every training job shares, from ranks to checkpoints."""

@@ -1,0 +1,297 @@
+"""The one file that knows DeepSpeed: a training step, and the whole state by name, for every ZeRO stage.
+
+State goes in and out as full tensors under our own parameter names. A checkpoint therefore does not depend on the
+ZeRO stage or the number of ranks, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.runtime.config import DeepSpeedConfigError
+from deepspeed.utils import (
+    logger,
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
+
+from train.config.pretraining import EngineConfig, OptimConfig
+from train.core.optimizers import make_optimizer
+from vatt.config import ConfigError
+from vatt.data import Batch
+from vatt.precision import type_of
+
+# The DeepSpeed configuration, made from ours and merged with the user's own.
+
+
+_OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
+
+
+def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, bf16: bool) -> dict[str, Any]:
+    """Our configuration as DeepSpeed's, with the entries of the user's own file over it.
+
+    Raises:
+        ConfigError: the user's file cannot be read, or sets what our own configuration decides.
+    """
+    # DeepSpeed's bf16 without ZeRO scales the loss, begins with an empty Adam step and hides its fp32 weights; stage 1
+    # does none of that, and is the same computation.
+    stage = 1 if bf16 and config.zero == 0 else config.zero
+    zero: dict[str, Any] = {"stage": stage}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_clipping": optim.clip_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # the optimizer is ours; torch's fused Adam needs no compiler
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+    }
+    if bf16:
+        settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    if config.deepspeed is None:
+        return settings
+    try:
+        own = json.loads(Path(config.deepspeed).read_text())
+        if not isinstance(own, dict):
+            raise ValueError("expected an object")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{config.deepspeed}: cannot read the DeepSpeed configuration: {error}") from error
+    for key in _OURS:
+        if key in own:
+            raise ConfigError(f"{config.deepspeed}: {key} is set by run.*, engine.* and optim.*; remove it there")
+    for key in ("zero_optimization", "fp16", "bf16"):
+        if not isinstance(own.get(key, {}), dict):
+            raise ConfigError(f"{config.deepspeed}: {key}: expected an object, got {own[key]!r}")
+    wanted = own.get("zero_optimization", {}).pop("stage", config.zero)
+    if wanted != config.zero:
+        raise ConfigError(f"{config.deepspeed}: zero_optimization.stage is {wanted}, but --zero is {config.zero}")
+    if own.get("fp16", {}).get("enabled"):
+        raise ConfigError(f"{config.deepspeed}: fp16 is not supported; use engine.precision=bf16")
+    if own.get("bf16", {}).get("enabled", bf16) != bf16:
+        raise ConfigError(f"{config.deepspeed}: bf16.enabled is {not bf16}; set engine.precision instead")
+    return _merge(settings, own)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+class GlooAccelerator(CPU_Accelerator):
+    """DeepSpeed's CPU without its own collectives in shared memory, which it would compile for a minute at the first
+    start; gloo does the same. So no compiler is needed.
+    """
+
+    def get_op_builder(self, class_name: str) -> Any:
+        return None if class_name == "ShareMemCommBuilder" else super().get_op_builder(class_name)
+
+
+@dataclass
+class StepResult:
+    """Losses of a step, averaged over ranks, and whether the weights were updated (False: something not finite)."""
+
+    losses: dict[str, float]
+    applied: bool
+
+
+class Engine:
+    """A module under DeepSpeed.
+
+    Args:
+        module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss".
+        rank_batch: samples of a step on this rank.
+
+    Attributes:
+        settings: the DeepSpeed configuration in use.
+        module: the module itself.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: EngineConfig, optim: OptimConfig, rank_batch: int, device: torch.device
+    ) -> None:
+        self.dtype = type_of(config.precision, device)
+        bf16 = self.dtype == torch.bfloat16
+        self.parts, self.device, self.zero = config.gradient_accumulation, device, config.zero
+        self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)
+        fused = device.type == "cuda" and not config.offload_optimizer
+        self._optimizer = make_optimizer(module, optim, fused)
+        self._optimizer.shared_out = self.settings["zero_optimization"]["stage"] > 0
+        logger.setLevel(logging.ERROR)
+        # DeepSpeed's ZeRO calls collectives by names that PyTorch is about to change
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        if device.type == "cpu":
+            set_accelerator(GlooAccelerator())
+        try:
+            self._engine, *_ = deepspeed.initialize(
+                model=module.to(device), optimizer=self._optimizer, config=self.settings, dist_init_required=False
+            )
+        except (ValueError, DeepSpeedConfigError) as error:  # pydantic's errors are ValueErrors
+            if config.deepspeed is None:
+                raise
+            raise ConfigError(f"{config.deepspeed}: DeepSpeed refuses it: {error}") from error
+        self.module: nn.Module = self._engine.module
+        groups = getattr(self._engine.optimizer, "fp32_partitioned_groups_flat", self._optimizer.param_groups)
+        if optim.clip_backbone and len(groups) != len(self._optimizer.param_groups):
+            raise ConfigError(
+                "optim.clip_backbone: ZeRO 3 cuts this model into several groups, whose norm is not known together; "
+                "set zero_optimization.sub_group_size above the number of parameters in your --deepspeed-config"
+            )
+
+    def train_step(self, batch: Batch, lr: float, seed: int) -> StepResult:
+        """One update from the batch of this rank at the rate ``lr``; DropToken is drawn from ``seed``."""
+        self.module.train()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        before = self._optimizer.updates
+        total: dict[str, Tensor] = {}
+        for part in _split(batch, self.parts, self.device):
+            losses = self._engine(part, seed)
+            for name, value in losses.items():
+                total[name] = total.get(name, torch.zeros((), device=self.device)) + value.detach().float() / self.parts
+            self._engine.backward(losses["loss"])
+            self._engine.step()
+        names = sorted(total)
+        mean = torch.stack([total[name] for name in names])
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+        return StepResult(dict(zip(names, mean.tolist(), strict=True)), self._optimizer.updates > before)
+
+    @contextlib.contextmanager
+    def _gathered(self, parameters: list[nn.Parameter], writer: int | None = None) -> Iterator[None]:
+        if self.zero == 3:
+            with deepspeed.zero.GatheredParameters(parameters, modifier_rank=writer):
+                yield
+        else:
+            yield
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Weights in fp32 and buffers, whole, on the CPU, by name. All ranks must call."""
+        state = {}
+        for name, parameter in self.module.named_parameters():
+            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            if full is None:  # plain fp32 without ZeRO, or a frozen table
+                with self._gathered([parameter]):
+                    full = parameter.detach().clone()
+            state[name] = full.detach().float().cpu().contiguous()
+        for name, buffer in self.module.named_buffers():
+            state[name] = buffer.detach().cpu().clone()
+        return state
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's moments, whole, on the CPU, as "<parameter>.<moment>", and "step". All ranks must call."""
+        step = self._optimizer.steps_done()
+        if step == 0:
+            return {"step": torch.tensor(0)}
+        state = {"step": torch.tensor(step)}
+        self._link()
+        for name, parameter in self._trained():
+            for moment in self._optimizer.moments:
+                full = safe_get_full_optimizer_state(parameter, moment)
+                full = self._optimizer.state[parameter][moment] if full is None else full
+                state[f"{name}.{moment}"] = full.detach().float().cpu().view(parameter_shape(parameter)).contiguous()
+        return state
+
+    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Puts back what ``model_state`` and ``optimizer_state`` gave. Shapes must fit. All ranks must call."""
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                value = model[name].to(self.device)
+                with self._gathered([parameter], writer=0):
+                    if parameter.numel():
+                        parameter.copy_(value)
+                if parameter.requires_grad and self.zero == 3:
+                    safe_set_local_fp32_param(parameter, own_part(parameter, value))
+                elif parameter.requires_grad:
+                    safe_set_full_fp32_param(parameter, value)
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(model[name])
+            if (step := int(optimizer["step"])) == 0:
+                return
+            self._prime(step)
+            for name, parameter in self._trained():
+                for moment in self._optimizer.moments:
+                    value = optimizer[f"{name}.{moment}"].to(self.device)
+                    if parameter in self._optimizer.state:
+                        self._optimizer.state[parameter][moment].copy_(value)
+                    elif self.zero == 3:
+                        safe_set_local_optimizer_state(parameter, own_part(parameter, value), moment)
+                    else:
+                        safe_set_full_optimizer_state(parameter, value, moment)
+
+    def optimizer_names(self) -> set[str]:
+        """The names that ``optimizer_state`` gives once a step has been made."""
+        return {"step"} | {f"{name}.{moment}" for name, _ in self._trained() for moment in self._optimizer.moments}
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def _prime(self, step: int) -> None:
+        """Gives the optimizer the states that it makes at its first step, so that they can be filled."""
+        wrapper = self._engine.optimizer
+        if self.zero == 3:
+            flat = list(wrapper.fp32_partitioned_groups_flat)
+        else:
+            flat = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for p in flat:
+            self._optimizer.state[p] = self._optimizer.fresh_state(p, step)
+        self._link()
+
+    def _link(self) -> None:
+        """ZeRO 1 and 2 (and bf16 without ZeRO) find a parameter's part of the states through this. They link once,
+        after the step of the first group, when the other groups have no states yet."""
+        wrapper = self._engine.optimizer
+        if link := getattr(wrapper, "_lazy_init_hp_params_optimizer_state", None):
+            wrapper._hp_optimizer_states_linked = False
+            link()
+
+    def close(self) -> None:
+        """Frees what DeepSpeed holds."""
+        self._engine.destroy()
+
+
+def parameter_shape(parameter: nn.Parameter) -> torch.Size:
+    """The whole shape, also of a parameter that ZeRO-3 has shared out."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def own_part(parameter: Any, whole: Tensor) -> Tensor:
+    """The part of ``whole`` that this rank keeps of a parameter under ZeRO 3, flat, with zeros after its end.
+
+    DeepSpeed's own way to set a whole tensor forgets the padding, and fails where the ranks do not divide the elements.
+    """
+    size, rank = parameter.ds_tensor.numel(), dist.get_rank()
+    part = whole.new_zeros(size)
+    own = whole.flatten()[rank * size : (rank + 1) * size]
+    part[: own.numel()] = own
+    return part
+
+
+def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
+    """The tensors of a batch on the device, in equal parts."""
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    for number in range(parts):
+        yield {key: value.chunk(parts)[number].to(device, non_blocking=True) for key, value in tensors.items()}

@@ -1,0 +1,1 @@
+"""Fine-tuning: what only this job needs."""

@@ -1,0 +1,170 @@
+"""The command line of fine-tuning: a few flags, a configuration file, and dotted overrides for all else."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
+from train.pretraining.cli import Parser
+from vatt.config import ConfigError, load, nearest, override, update
+from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
+from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
+from vatt.weights.folder import model_folder, read_config
+from vatt.weights.restore import backbone_config, fit_positions
+
+# What a run sets by itself, or what comes too late to change all that depends on it.
+_ELSEWHERE = {
+    "init": "give it by --init",
+    "task": "give it by --task",
+    "model.classes": "give a file by --classes",
+    "model.num_classes": "is the number of classes of --classes, or of the training clips",
+    "model.modality": "follows from --task",
+    "data.vocabulary": "classifiers read no words",
+    "data.word_embeddings": "classifiers read no words",
+}
+
+
+@dataclass
+class FinetuneJob:
+    """What the command line asks for. ``out`` is None for a fresh default folder."""
+
+    config: FinetuneConfig
+    out: Path | None
+    resume: bool
+    sample: bool  # no data was given: use the built-in sample
+
+
+def parser() -> argparse.ArgumentParser:
+    """At most twelve flags; a test holds it."""
+    made = Parser(
+        prog="deepspeed train/finetune.py",
+        allow_abbrev=False,
+        description="Fine-tune a pretrained backbone on labelled videos, sounds or pictures. Without --data: on the "
+        "built-in sample.",
+        epilog="Everything else: section.field=value, such as optim.lr=0.01 model.input.size=224 evaluation.clips=4. "
+        "All fields are in train/config/finetuning.py, and in the config.json of a run.",
+    )
+    add = made.add_argument
+    add("--task", choices=tuple(PAPER), help="what is classified (default: video); a picture is a video that stands")
+    add("--data", metavar="MANIFEST", help="manifest (.csv, .jsonl) with a label column and the splits train and val")
+    add("--label", metavar="COLUMN", help="column of the manifest with the label (default: label)")
+    add("--classes", metavar="FILE", help="a class a line, in the order of the model's outputs (default: all in train)")
+    add("--init", metavar="DIR", help="pretrained model: a run, a converted one, a classifier (default: from scratch)")
+    add("--model", metavar="NAME", help=f"from scratch: one of {', '.join((*CLASSIFIERS, *PRESETS))}")
+    add("--config", metavar="NAME", help=f"{', '.join(NAMES)}, or a .json or .toml file (default: by the task)")
+    add("--steps", type=int, help="length of the run")
+    add("--batch-size", type=int, help="clips of a step, over all ranks")
+    add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
+    add("--out", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
+    add("overrides", nargs="*", metavar="section.field=value")
+    return made
+
+
+def parse(arguments: list[str]) -> FinetuneJob:
+    """The job that the arguments describe.
+
+    Order of precedence: overrides, flags, the pretrained model (its backbone), the configuration file or recipe,
+    defaults. A resumed run takes the configuration that it began with.
+
+    Raises:
+        ConfigError: a key, name or value that is not valid. PretrainedError: --init holds no model that fits.
+    """
+    options = parser().parse_intermixed_args(arguments)  # overrides may stand anywhere
+    for text in options.overrides:
+        if (key := text.partition("=")[0].strip()) in _ELSEWHERE:
+            raise ConfigError(f"{key}: {_ELSEWHERE[key]}")
+    if options.resume:
+        config = _resumed(options)
+    else:
+        config = _with_backbone(_base(options), options)
+    config = override(_with_flags(config, options), options.overrides)
+    try:
+        fit_positions(config.model.backbone, config.model.input)
+    except ValueError as error:
+        raise ConfigError(f"model.{error}") from error
+    return FinetuneJob(config, options.out, options.resume, sample=not config.data.sources)
+
+
+def _resumed(options: argparse.Namespace) -> FinetuneConfig:
+    if options.out is None:
+        raise ConfigError("--resume needs --out, the folder of the run to go on with")
+    for name in ("config", "model", "init", "task", "classes", "label"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--resume goes on with the configuration of the run; leave --{name} out")
+    return update(FinetuneConfig(), load(options.out / "config.json"))
+
+
+def _base(options: argparse.Namespace) -> FinetuneConfig:
+    """The recipe or the file, before any flag."""
+    task = options.task
+    if options.config is None:
+        own = options.data or any(text.startswith("data.sources=") for text in options.overrides)
+        return recipe(PAPER[task or "video"] if own else "sample", task or "video")
+    if options.config in NAMES or not Path(options.config).suffix:
+        return recipe(options.config, task or _task_of(options.config))
+    values = load(options.config)
+    named = values.get("task", task or "video")
+    if named not in PAPER:
+        raise ConfigError(f"{options.config}: task: {named!r} is not one of {', '.join(PAPER)}")
+    config = update(recipe(PAPER[named], named), values)
+    if task is not None and config.task != task:
+        raise ConfigError(f"{options.config}: task is {config.task!r}, but --task says {task}")
+    return config
+
+
+def _task_of(name: str) -> Task:
+    return next((task for task, recipe_name in PAPER.items() if recipe_name == name), "video")
+
+
+def _with_backbone(config: FinetuneConfig, options: argparse.Namespace) -> FinetuneConfig:
+    """The backbone of the pretrained or named model in place of the recipe's; DropToken stays the recipe's."""
+    init = options.init or config.init
+    if init is not None and options.model is not None:
+        raise ConfigError("--model is for training from scratch; --init brings its own model")
+    source: VATTConfig | ClassifierConfig
+    if init is not None:
+        source = read_config(model_folder(init))
+    elif options.model is None:
+        return config
+    elif options.model in PRESETS:
+        source = preset(options.model)
+    elif options.model in CLASSIFIERS:
+        source = classifier_preset(options.model)
+    else:
+        raise ConfigError(f"unknown model {options.model!r}; {nearest(options.model, (*CLASSIFIERS, *PRESETS))}")
+    modality = config.model.modality
+    before = config.model.backbone
+    kept = {name: getattr(before, name) for name in ("random_patch_sampling", "patch_sampling_rate", "sample_per_item")}
+    section = replace(backbone_config(source, modality), **kept)
+    name = f"{source.name}-{config.task}"
+    model = replace(config.model, name=name)
+    if isinstance(section, VideoConfig):
+        model.video = section
+    else:
+        model.waveform = section
+    return replace(config, init=init, model=model)
+
+
+def _with_flags(config: FinetuneConfig, options: argparse.Namespace) -> FinetuneConfig:
+    try:
+        data, run, engine = config.data, config.run, config.engine
+        if options.data is not None:
+            data = replace(data, sources=[options.data], weights=[])
+        if options.steps is not None:
+            run = replace(run, steps=options.steps)
+        if options.batch_size is not None:
+            run = replace(run, batch_size=options.batch_size)
+        if options.zero is not None:
+            engine = replace(engine, zero=options.zero)
+        config = replace(config, data=data, run=run, engine=engine)
+        if options.label is not None:
+            config = replace(config, label=options.label)
+        return config if options.classes is None else replace(config, classes=options.classes)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Pretraining: what only this job needs."""

@@ -1,0 +1,153 @@
+"""``python -m vatt.analysis.accounting``: parameters, operations, bytes and memory a clip, of every model and phase.
+
+Phases: pretraining with DropToken (all modalities), fine-tuning of the video Transformer (all tokens) at 224 and 320
+pixels, and its inference with 12 views. Operations: `vatt.analysis.flops`; a step is three forward passes. Activations
+and bytes moved: `vatt.analysis.memory`, for our kernels in bfloat16; per clip, of a batch of ``BATCH``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from vatt.analysis.flops import forward_flops, tokens
+from vatt.analysis.info import parameters
+from vatt.analysis.memory import activation_bytes, traffic_bytes
+from vatt.config import ConfigError
+from vatt.models.config import VATTConfig
+from vatt.presets import PRESETS, preset
+
+BATCH = 8  # what is common to a batch (the head's weights, position tables) is shared out over so many clips
+VIEWS = 12
+
+
+@dataclass(frozen=True)
+class Account:
+    """One model in one phase, per clip; a figure that the phase does not have is None.
+
+    ``parameters`` and ``forward`` (operations) are those of the parts in use; ``step``: forward and backward pass;
+    ``activations``: bytes kept for the backward pass; ``traffic``: bytes that a step moves at least.
+    """
+
+    model: str
+    phase: str
+    input: str
+    tokens: int
+    parameters: int
+    forward: int
+    step: int | None
+    activations: int | None
+    traffic: int | None
+
+
+def accounts(name: str) -> Iterator[Account]:
+    """All phases of a preset. Raises ConfigError for an unknown name."""
+    config, dtype = preset(name), torch.bfloat16
+    counts = parameters(config)
+    kept = activation_bytes(config, dtype, BATCH)
+    forward = sum(part.total for part in forward_flops(config).values())
+    spec = config.input
+    words = f"{spec.frames}x{spec.size}x{spec.size}, {spec.seconds:g} s, {spec.candidates}x{spec.words} words"
+    rows = tokens(config)
+    used = rows["video"].kept + rows["audio"].kept + spec.candidates * rows["text"].kept
+    moved = traffic_bytes(kept, dtype, counts["total"]) // BATCH
+    yield Account(name, "pretraining", words, used, counts["total"], forward, 3 * forward, kept.total // BATCH, moved)
+    large = spec.size * 10 // 7 // 16 * 16  # 224 -> 320, in whole patches
+    for size in (spec.size, large):
+        yield _fine_tuning(_all_tokens(config, size), counts, dtype)
+    yield _inference(_all_tokens(config, large), counts)
+
+
+def _all_tokens(config: VATTConfig, size: int) -> VATTConfig:
+    """Without DropToken, at another size of the picture, whose position tables fit it."""
+    spec = replace(config.input, size=size)
+    keep: dict[str, Any] = dict(random_patch_sampling=False)
+    if config.backbone == "unified":
+        side = size // config.unified.vid_spatial_patch_size
+        return replace(config, input=spec, unified=replace(config.unified, max_vid_spatial_buckets=side, **keep))
+    side = size // config.video.spatial_patch_size
+    buckets: dict[str, Any] = dict(max_vertical_buckets=side, max_horizontal_buckets=side)
+    return replace(config, input=spec, video=replace(config.video, **buckets, **keep))
+
+
+def _input(config: VATTConfig) -> str:
+    return f"{config.input.frames}x{config.input.size}x{config.input.size}"
+
+
+def _video_parameters(config: VATTConfig, counts: dict[str, int]) -> int:
+    return counts["unified"] - counts["words"] if config.backbone == "unified" else counts["video"]
+
+
+def _fine_tuning(config: VATTConfig, counts: dict[str, int], dtype: torch.dtype) -> Account:
+    forward = forward_flops(config, training=False)["video"].total
+    whole = activation_bytes(config, dtype, BATCH)
+    kept = replace(whole, samples={"video": whole.samples["video"]}, constant=0, gathered=0, pairs=0)
+    weights = _video_parameters(config, counts)
+    moved = traffic_bytes(kept, dtype, weights) // BATCH
+    count = tokens(config, training=False)["video"].total
+    return Account(
+        config.name, "fine-tuning", _input(config), count, weights, forward, 3 * forward, kept.total // BATCH, moved
+    )
+
+
+def _inference(config: VATTConfig, counts: dict[str, int]) -> Account:
+    forward = VIEWS * forward_flops(config, training=False)["video"].total
+    count = VIEWS * tokens(config, training=False)["video"].total
+    words = f"{VIEWS} views of {_input(config)}"
+    return Account(config.name, "inference", words, count, _video_parameters(config, counts), forward, None, None, None)
+
+
+_COLUMNS = (
+    "model",
+    "phase",
+    "input",
+    "tokens",
+    "parameters, M",
+    "forward, GFLOP",
+    "step, GFLOP",
+    "activations, MiB",
+    "bytes moved, GB",
+)
+
+
+def table(found: Sequence[Account]) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield "| " + " | ".join(_COLUMNS) + " |"
+    yield "|" + "---|" * 3 + "---:|" * (len(_COLUMNS) - 3)
+    for a in found:
+        cells = [a.model, a.phase, a.input, f"{a.tokens:,}", f"{a.parameters / 1e6:.1f}", f"{a.forward / 1e9:.1f}"]
+        cells.append("" if a.step is None else f"{a.step / 1e9:.1f}")
+        cells.append("" if a.activations is None else f"{a.activations / 2**20:.0f}")
+        cells.append("" if a.traffic is None else f"{a.traffic / 1e9:.2f}")
+        yield "| " + " | ".join(cells) + " |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; 1 with a message for an unknown model."""
+    parser = argparse.ArgumentParser("python -m vatt.analysis.accounting", description=__doc__)
+    parser.add_argument("--model", nargs="+", default=list(PRESETS), metavar="NAME", help="default: all")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--published", action="store_true", help="the paper's figures beside ours instead")
+    options = parser.parse_args(arguments)
+    if options.published:
+        from vatt.analysis.published import table as published
+
+        print(*published(), sep="\n")
+        return 0
+    try:
+        found = [account for name in options.model for account in accounts(name)]
+    except ConfigError as error:
+        print(f"error: --model: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps([asdict(a) for a in found], indent=1) if options.json else "\n".join(table(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,26 @@
+"""The clip that a model reads: its length, size, rates and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class InputConfig:
+    """The clip that a model reads. The default is the paper's: 3.2 s of video, sound and words (section 4.1)."""
+
+    frames: int = 32
+    fps: float = 10.0
+    size: int = 224  # height and width in pixels
+    sample_rate: int = 48000  # Hz, mono
+    words: int = 16
+    candidates: int = 5  # sentences a clip, for MIL-NCE
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps
+
+    @property
+    def samples(self) -> int:
+        """Waveform samples a clip: 153,600 by default."""
+        return round(self.seconds * self.sample_rate)

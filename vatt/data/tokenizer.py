@@ -1,0 +1,179 @@
+"""Words to ids, on Hugging Face ``tokenizers`` and without any download.
+
+Three kinds: the official word vocabulary (one word a line), a BERT vocabulary, or words learned from the captions.
+Always: lower case, id 0 is padding, no begin or end tokens (as the official loaders call their tokenizers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.models import WordLevel, WordPiece
+from tokenizers.trainers import WordLevelTrainer
+
+from vatt.errors import UserError
+
+FILE = "tokenizer.json"
+_ASCII_PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")  # what the official tokenizer strips; other scripts keep theirs
+
+
+class TextError(UserError, ValueError):
+    """A vocabulary, tokenizer or embedding file that cannot be used. The message names the file and what is wrong."""
+
+
+class Tokenizer:
+    """Sentences to fixed-length id arrays. Make one with a ``from_*`` method, ``train`` or ``load``. Picklable."""
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self._fast = fast
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that the embedding table needs: the largest id plus one."""
+        return max(self._fast.get_vocab().values()) + 1
+
+    def encode(self, sentences: list[str], words: int) -> np.ndarray:
+        """Ids int64 (len(sentences), words): truncated or filled up with 0. An empty sentence is all padding."""
+        ids = np.zeros((len(sentences), words), np.int64)
+        for row, sentence in zip(ids, sentences, strict=True):
+            # One by one: encode_batch starts threads, of which a loader worker has no use.
+            kept = self._fast.encode(sentence, add_special_tokens=False).ids[:words]
+            row[: len(kept)] = kept
+        return ids
+
+    @classmethod
+    def from_vocabulary(cls, path: str | Path) -> Tokenizer:
+        """The official layout: one word a line (its line is its id) or "id word"; has <pad> (id 0) and <unk>.
+
+        Words are what is left between white space once ASCII punctuation is gone, as in the official word tokenizer.
+
+        Raises:
+            TextError: not readable, empty, a malformed or upper-case line, a word or id twice, <pad> or <unk> missing.
+        """
+        vocabulary: dict[str, int] = {}
+        words: dict[int, str] = {}
+        for number, line in enumerate(_lines(path), start=1):
+            parts = line.split()
+            if len(parts) not in (1, 2) or (len(parts) == 2 and not parts[0].isdecimal()):
+                raise TextError(f"{path}, line {number}: expected a word, or an id and a word, got {line!r}")
+            word, index = parts[-1], int(parts[0]) if len(parts) == 2 else number - 1
+            if word != word.lower():
+                raise TextError(f"{path}, line {number}: {word!r} is not in lower case")
+            if index in words:
+                raise TextError(f"{path}, line {number}: {word!r} has the same id {index} as {words[index]!r}")
+            words[index] = word
+            _add(vocabulary, word, index, path, number)
+        _need(vocabulary, ("<pad>", "<unk>"), path)
+        return cls(_word_level(vocabulary, "<unk>"))
+
+    @classmethod
+    def from_bert(cls, path: str | Path) -> Tokenizer:
+        """A BERT ``vocab.txt`` (uncased WordPiece, one token a line), with [PAD] as id 0 and [UNK].
+
+        Raises:
+            TextError: not readable, empty, a token twice, [PAD] or [UNK] missing.
+        """
+        vocabulary: dict[str, int] = {}
+        for number, line in enumerate(_lines(path), start=1):
+            _add(vocabulary, line.strip(), number - 1, path, number)
+        _need(vocabulary, ("[PAD]", "[UNK]"), path)
+        fast = FastTokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=200))
+        fast.normalizer = normalizers.BertNormalizer(lowercase=True)
+        fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return cls(fast)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """``from_bert`` where the file has a [PAD] line, else ``from_vocabulary``."""
+        is_bert = any(line.strip() == "[PAD]" for line in _lines(path))
+        return cls.from_bert(path) if is_bert else cls.from_vocabulary(path)
+
+    @classmethod
+    def train(cls, captions: Iterable[str], size: int = 2**16) -> Tokenizer:
+        """The ``size`` most frequent words of the captions, with <pad> as id 0 and <unk> as id 1.
+
+        Ties in frequency are ordered by the word, so that the ids do not depend on the order of the captions.
+        """
+        fast = _word_level({"<pad>": 0, "<unk>": 1}, "<unk>")
+        trainer = WordLevelTrainer(vocab_size=size, special_tokens=["<pad>", "<unk>"], show_progress=False)
+        fast.train_from_iterator(sorted(captions), trainer)
+        # Anew from the words alone: the trainer also makes "<pad>" in a caption the padding id, ahead of any clean-up.
+        return cls(_word_level(fast.get_vocab(), "<unk>"))
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ``tokenizer.json`` into the folder, which must exist."""
+        path = Path(folder) / FILE
+        path.write_text(self._fast.to_str(pretty=True), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            TextError: the file is missing or no tokenizer.
+        """
+        path = Path(folder) / FILE
+        try:
+            return cls(FastTokenizer.from_str(path.read_text(encoding="utf-8")))
+        except Exception as error:  # tokenizers raises bare Exception for a file that it cannot parse
+            raise TextError(f"{path}: cannot read the tokenizer: {error}") from error
+
+
+def load_word_embeddings(path: str | Path, vocab_size: int, width: int) -> np.ndarray:
+    """A word embedding matrix float32 (vocab_size, width) from a .npy file, such as word2vec's in the paper.
+
+    Raises:
+        TextError: not a readable .npy of numbers, another shape (both are named), or values that are not finite.
+    """
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise TextError(f"{path}: cannot read the word embeddings: {error}") from error
+    if not isinstance(table, np.ndarray) or table.dtype.kind != "f":
+        raise TextError(f"{path}: expected one array of floating-point numbers in .npy form")
+    if table.shape != (vocab_size, width):
+        raise TextError(
+            f"{path}: shape {table.shape}, but the model needs {(vocab_size, width)}: one row a word of the vocabulary"
+        )
+    if not np.isfinite(table).all():
+        raise TextError(f"{path}: row {int(np.argwhere(~np.isfinite(table))[0, 0])} is not finite")
+    return table.astype(np.float32)
+
+
+def _word_level(vocabulary: dict[str, int], unknown: str) -> FastTokenizer:
+    fast = FastTokenizer(WordLevel(vocabulary, unk_token=unknown))
+    fast.normalizer = normalizers.Sequence([normalizers.Replace(_ASCII_PUNCTUATION, ""), normalizers.Lowercase()])
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return fast
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        # Not splitlines: U+2028 and its like may be part of a token, and each line too many would shift all ids.
+        lines = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path}: cannot read the vocabulary: {error}") from error
+    if lines == [""]:
+        raise TextError(f"{path}: the vocabulary is empty")
+    return lines
+
+
+def _add(vocabulary: dict[str, int], word: str, index: int, path: str | Path, number: int) -> None:
+    if not word:
+        raise TextError(f"{path}, line {number}: empty")
+    if word in vocabulary:
+        raise TextError(f"{path}, line {number}: {word!r} is there twice")
+    vocabulary[word] = index
+
+
+def _need(vocabulary: dict[str, int], tokens: tuple[str, str], path: str | Path) -> None:
+    for token in tokens:
+        if token not in vocabulary:
+            raise TextError(f"{path}: the vocabulary has no {token}")
+    if vocabulary[tokens[0]] != 0:
+        raise TextError(f"{path}: {tokens[0]} has id {vocabulary[tokens[0]]}, but id 0 is padding")

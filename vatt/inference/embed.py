@@ -1,0 +1,294 @@
+"""One item or many, of files or tensors, to embeddings: what the methods of `VATT` do.
+
+Shapes: B items, T frames, S side, L samples, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vatt.clip import InputConfig
+from vatt.data.config import DataConfig
+from vatt.data.datasets.media import KINDS
+from vatt.data.decode import MediaError
+from vatt.data.labelled import Views, view_batches
+from vatt.data.manifest import Clip
+from vatt.data.tokenizer import TextError
+from vatt.inference.spaces import FEATURES, output_name, width_of
+from vatt.models.vatt import VATT
+
+# Batches of clips and of sentences through a model: windows averaged, then normalised.
+#
+# Shapes: B items of a batch, V windows of an item, W words, D width.
+
+
+Record = dict[str, Any]  # {"file", "field", "reason", "index"}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A batch: the numbers of its items, their embeddings float32 (B, D) on the CPU, and records of those left out."""
+
+    numbers: list[int]
+    x_BD: Tensor
+    skipped: list[Record] = field(default_factory=list)
+
+
+def embed_clips(
+    model: VATT,
+    clips: Sequence[Clip],
+    modality: Literal["video", "audio"],
+    *,
+    space: str | None = None,
+    windows: int = 4,
+    numbers: Sequence[int] | None = None,
+    config: DataConfig | None = None,
+    batch_size: int = 8,
+) -> Iterator[Embedded]:
+    """Embeds clips in order, read as the evaluation reads them: ``windows`` of a clip, evenly spread, centre crop.
+
+    Args:
+        space: see `vatt.inference.spaces`; "features" are averaged over the windows and not normalised.
+        numbers: which of the clips; None for all.
+        config: of the reading processes; None for two.
+        batch_size: clips of a batch, each with all of its windows.
+
+    Raises:
+        SpaceError: no such space. ValueError: no window, or a model that reads spectrograms.
+    """
+    output_name(model.config, modality, space)
+    check_audio(model, modality)
+    views = Views(windows, 1)
+    numbers = range(len(clips)) if numbers is None else numbers
+    config = DataConfig() if config is None else config
+    batches = view_batches(clips, numbers, views, modality, model.config.input, config, batch_size=batch_size)
+    for batch in batches:
+        skipped, found = list(batch["skipped"]), batch["index"].tolist()
+        if not found:
+            yield Embedded([], torch.empty(0, width_of(model.config, modality, space)), skipped)
+            continue
+        x_BD = embed_windows(model, modality, batch["x"], space, windows)
+        good = torch.isfinite(x_BD).all(1)
+        for number, fine in zip(found, good.tolist(), strict=True):
+            if not fine:
+                reason = "the model gives values that are not finite"
+                skipped.append(
+                    {"file": str(clips[number].video), "field": "embedding", "reason": reason, "index": number}
+                )
+        yield Embedded([n for n, fine in zip(found, good.tolist(), strict=True) if fine], x_BD[good], skipped)
+
+
+def embed_windows(model: VATT, modality: str, x: Tensor, space: str | None = None, windows: int = 1) -> Tensor:
+    """(B * V, ...) inputs of `VATT.forward`, the windows of an item in a row -> (B, D) float32 on the CPU.
+
+    Raises:
+        SpaceError: no such space.
+    """
+    name = output_name(model.config, modality, space)
+    with evaluating(model):
+        out = model(**{modality: x.to(next(model.parameters()).device)})[name].float().cpu()
+    mean_BD = out.unflatten(0, (-1, windows)).mean(1)
+    return mean_BD if space == FEATURES else F.normalize(mean_BD, dim=-1)
+
+
+def embed_sentences(
+    model: VATT, sentences: Sequence[str], *, space: str | None = None, numbers: Sequence[int] | None = None
+) -> Embedded:
+    """Embeds sentences, at most ``config.input.words`` words of each; one without any word is left out.
+
+    Raises:
+        SpaceError: no such space. TextError: the model has no tokenizer.
+    """
+    if model.tokenizer is None:
+        raise TextError(
+            "the model came without tokenizer.json, so its words are not known; "
+            "name them: VATT.from_pretrained(DIR, vocabulary=FILE)"
+        )
+    numbers = list(range(len(sentences)) if numbers is None else numbers)
+    ids_BW = torch.from_numpy(model.tokenizer.encode(list(sentences), model.config.input.words))
+    has_word = (ids_BW != 0).any(1)
+    skipped = [
+        {"file": "", "field": "text", "reason": f"{sentence!r} holds no word", "index": number}
+        for number, sentence, has in zip(numbers, sentences, has_word.tolist(), strict=True)
+        if not has
+    ]
+    if not has_word.any():
+        return Embedded([], torch.empty(0, width_of(model.config, "text", space)), skipped)
+    x_BD = embed_windows(model, "text", ids_BW[has_word], space)
+    return Embedded([n for n, has in zip(numbers, has_word.tolist(), strict=True) if has], x_BD, skipped)
+
+
+def check_audio(model: VATT, modality: str) -> None:
+    """Raises ValueError: sound for a model that reads spectrograms."""
+    if modality == "audio" and model.config.audio_input != "waveform":
+        raise ValueError(f"audio: {model.config.name} reads spectrograms; pass them to model(audio=...)")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; puts the mode of every module back, also after an error."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+File = str | Path | Clip
+_LARGEST = 1.001  # of a value in [-1, 1], with room for rounding
+
+
+def embed_media(
+    model: VATT,
+    items: Any,
+    modality: Literal["video", "audio"],
+    *,
+    space: str | None = None,
+    windows: int = 4,
+    batch_size: int = 8,
+    workers: int = 0,
+    sample_rate: int | None = None,
+) -> Tensor:
+    """Embeddings of files or tensors; see `VATT.embed_video` and `VATT.embed_audio`.
+
+    Returns:
+        float32 (D,) of one item, (B, D) of a list or of a tensor with the dimension B.
+
+    Raises:
+        MediaError: a file cannot be decoded. SpaceError: no such space. TypeError: an item that is neither file nor
+        tensor, or a mixed list. ValueError: a tensor of another shape, type or range, or another sample rate.
+    """
+    output_name(model.config, modality, space)
+    check_audio(model, modality)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: must be 1 or more, got {batch_size}")
+    rate = model.config.input.sample_rate
+    if sample_rate is not None and sample_rate != rate:
+        raise ValueError(
+            f"sample_rate: the model hears {rate} Hz, got {sample_rate}; resample the sound, or pass files"
+        )
+    if isinstance(items, File):
+        return _files(model, [items], modality, space, windows, batch_size, workers)[0]
+    if isinstance(items, Tensor | np.ndarray):
+        x = torch.as_tensor(items)
+        single = x.ndim == len(_shape(modality, model.config.input))
+        found = _tensors(model, x[None] if single else x, modality, space, batch_size)
+        return found[0] if single else found
+    items = list(items)
+    if all(isinstance(item, File) for item in items):
+        return _files(model, items, modality, space, windows, batch_size, workers)
+    if all(isinstance(item, Tensor | np.ndarray) for item in items):
+        tensors = [torch.as_tensor(item) for item in items]
+        for number, x in enumerate(tensors):
+            check_input(x[None], modality, model.config.input, f"{modality}, item {number}")
+        return _tensors(model, torch.stack(tensors), modality, space, batch_size)
+    kinds = sorted({type(item).__name__ for item in items})
+    raise TypeError(f"{modality}: expected paths, or tensors, not both; got a list of {', '.join(kinds)}")
+
+
+def embed_text(
+    model: VATT, sentences: str | Sequence[str], *, space: str | None = None, batch_size: int = 256
+) -> Tensor:
+    """Embeddings of sentences; see `VATT.embed_text`.
+
+    Raises:
+        SpaceError: no such space. TextError: no tokenizer, or a sentence without any word. TypeError: no text.
+    """
+    output_name(model.config, "text", space)
+    if isinstance(sentences, str):
+        return embed_text(model, [sentences], space=space)[0]
+    sentences = list(sentences)
+    for sentence in sentences:
+        if not isinstance(sentence, str):
+            raise TypeError(f"text: expected sentences, got {type(sentence).__name__}")
+    parts = [torch.empty(0, width_of(model.config, "text", space))]
+    for first in range(0, len(sentences), batch_size):
+        found = embed_sentences(model, sentences[first : first + batch_size], space=space)
+        if found.skipped:
+            raise TextError(f"text, item {first + found.skipped[0]['index']}: {found.skipped[0]['reason']}")
+        parts.append(found.x_BD)
+    return torch.cat(parts)
+
+
+def clip_of(item: File) -> Clip:
+    """The clip of a file, whose kind is told by its ending."""
+    if isinstance(item, Clip):
+        return item
+    path = Path(item)
+    kind = next((kind for kind, endings in KINDS.items() if path.suffix.lower() in endings), "video")
+    return Clip(path, kind=kind)
+
+
+def check_input(x: Tensor, modality: str, spec: InputConfig, name: str) -> None:
+    """Checks (B, T, S, S, 3) video, uint8 or float in [-1, 1], or (B, L) float sound in [-1, 1].
+
+    Raises:
+        ValueError: another shape, type or range; the message begins with ``name``.
+    """
+    shape = _shape(modality, spec)
+    if tuple(x.shape[1:]) != shape:
+        what = f"{spec.frames} frames at {spec.fps:g} a second" if modality == "video" else f"{spec.sample_rate} Hz"
+        raise ValueError(
+            f"{name}: expected {shape} ({what}), with or without a batch dimension, got {tuple(x.shape[1:])}; "
+            "a file of any length may be passed by its path"
+        )
+    if modality == "video" and x.dtype == torch.uint8:
+        return
+    if not x.is_floating_point():
+        kinds = "uint8, or floating point in [-1, 1]" if modality == "video" else "floating point in [-1, 1]"
+        raise ValueError(f"{name}: expected {kinds}, got {x.dtype}")
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    if not largest <= _LARGEST:  # also if it is not a number
+        raise ValueError(f"{name}: values must lie in [-1, 1], the largest is {largest:g}")
+
+
+def _shape(modality: str, spec: InputConfig) -> tuple[int, ...]:
+    return (spec.frames, spec.size, spec.size, 3) if modality == "video" else (spec.samples,)
+
+
+def _tensors(model: VATT, x: Tensor, modality: str, space: str | None, batch_size: int) -> Tensor:
+    check_input(x, modality, model.config.input, modality)
+    x = x if x.dtype == torch.uint8 else x.float()
+    parts = [embed_windows(model, modality, part, space) for part in x.split(batch_size)] if len(x) else []
+    found = torch.cat([torch.empty(0, width_of(model.config, modality, space)), *parts])
+    _check_finite(found, [f"{modality}, item {number}" for number in range(len(x))])
+    return found
+
+
+def _files(
+    model: VATT,
+    items: Sequence[File],
+    modality: Literal["video", "audio"],
+    space: str | None,
+    windows: int,
+    batch_size: int,
+    workers: int,
+) -> Tensor:
+    clips, parts = [clip_of(item) for item in items], [torch.empty(0, width_of(model.config, modality, space))]
+    config = DataConfig(workers=workers)
+    for found in embed_clips(
+        model, clips, modality, space=space, windows=windows, config=config, batch_size=batch_size
+    ):
+        if found.skipped:
+            first = found.skipped[0]
+            raise MediaError(first["file"], first["field"], first["reason"])
+        parts.append(found.x_BD)
+    return torch.cat(parts)
+
+
+def _check_finite(x_BD: Tensor, names: Sequence[str]) -> None:
+    for name, row in zip(names, x_BD, strict=True):
+        if not torch.isfinite(row).all():
+            raise ValueError(f"{name}: the model gives values that are not finite")

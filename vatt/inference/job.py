@@ -1,0 +1,184 @@
+"""``vatt embed``: all items of a data set through a model, in batches, to one file; goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vatt.data.config import DataConfig
+from vatt.inference.embed import Embedded, check_audio, embed_clips, embed_sentences
+from vatt.inference.output import EmbedError, Parts, check_output, check_settings, open_parts, read_json, write_output
+from vatt.inference.source import Source, read_source
+from vatt.inference.spaces import DEFAULTS, Modality, output_name
+from vatt.models.vatt import VATT
+from vatt.precision import type_of
+from vatt.weights.folder import CONFIG, WEIGHTS, model_folder
+
+_ROWS, _SECONDS = 512, 20.0  # a part is written when it has so many items or is so old
+Progress = Callable[[int, int, int], object]  # items done, items in all, faults so far
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for; the fields are the options of ``vatt embed``."""
+
+    source: Path
+    model: Path
+    out: Path
+    modality: Modality = "video"
+    space: str | None = None
+    windows: int = 4
+    batch_size: int = 8
+    workers: int = 2
+    device: str = "cpu"
+    vocabulary: Path | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "batch_size"):
+            if getattr(self, name) < 1:
+                raise EmbedError(f"{name}: must be 1 or more, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise EmbedError(f"workers: must be 0 or more, got {self.workers}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How it ended: rows and faults of the result, items of this start, seconds that they took, and parts done again.
+
+    ``items`` is 0 if the result was there before.
+    """
+
+    rows: int
+    faults: int
+    items: int
+    seconds: float
+    redone: list[str]
+
+
+def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> Done:
+    """Embeds what has not been embedded by an earlier start with the same settings, and writes the result.
+
+    Raises:
+        EmbedError: settings that differ from those of an earlier start, or a result that cannot be written.
+        ManifestError, PretrainedError, SpaceError, TextError: the source, the model, the space or the words.
+    """
+    check_output(job.out)
+    source = read_source(job.source, job.modality)
+    model = VATT.from_pretrained(job.model, vocabulary=job.vocabulary)
+    device = _device(job.device)
+    try:
+        model.to(device, type_of(job.precision, device))
+    except RuntimeError as error:
+        raise EmbedError(f"device: {job.device}: {str(error).splitlines()[0]}") from error
+    output_name(model.config, job.modality, job.space)
+    check_audio(model, job.modality)
+    if job.modality == "text":
+        embed_sentences(model, [])  # says at once that the words are not known
+    settings = settings_of(job, source)
+    if (finished := _finished(job.out, settings)) is not None:
+        return finished
+    with open_parts(job.out.with_suffix(".parts"), settings) as parts:
+        begun, before = time.monotonic(), len(parts.done)
+        todo = [number for number in range(len(source.items)) if number not in parts.done]
+        _embed(_batches(model, source, todo, job), parts, len(source.items), progress)
+        seconds = time.monotonic() - begun
+        places = {"source": str(job.source), "model": str(job.model)}
+        rows, faults = write_output(job.out, parts, source.items, source.skipped, settings, places)
+        parts.remove()
+        return Done(rows, faults, len(source.items) - before, seconds, parts.unreadable)
+
+
+def settings_of(job: Job, source: Source) -> dict[str, Any]:
+    """All that the numbers depend on, ready for JSON. Batches, processes and where it runs are not among it."""
+    folder = model_folder(job.model)
+    base = job.source if job.source.is_dir() else job.source.parent
+    found: dict[str, Any] = {
+        "items": f"{len(source.items)} ({source.digest(base)})",
+        "weights": _digest(folder / CONFIG, folder / WEIGHTS),
+        "modality": job.modality,
+        "space": job.space or DEFAULTS[job.modality],
+        "format": job.out.suffix,
+        "precision": str(type_of(job.precision, job.device)),
+    }
+    if job.modality == "text":
+        found["words"] = _digest(job.vocabulary or folder / "tokenizer.json")
+    else:
+        found["windows"] = job.windows
+    return found
+
+
+def _batches(model: VATT, source: Source, todo: list[int], job: Job) -> Iterator[Embedded]:
+    if job.modality != "text":
+        yield from embed_clips(
+            model,
+            source.clips,
+            job.modality,
+            space=job.space,
+            windows=job.windows,
+            numbers=todo,
+            config=DataConfig(workers=job.workers),
+            batch_size=job.batch_size,
+        )
+        return
+    for first in range(0, len(todo), job.batch_size):
+        numbers = todo[first : first + job.batch_size]
+        sentences = [source.items[number].text or "" for number in numbers]
+        yield embed_sentences(model, sentences, space=job.space, numbers=numbers)
+
+
+def _embed(batches: Iterator[Embedded], parts: Parts, total: int, progress: Progress) -> None:
+    """Writes the batches as parts; also what is done when it is interrupted."""
+    waiting: list[Embedded] = []
+    faults, written = sum(len(part.skipped) for part in parts.read()), time.monotonic()
+    done = len(parts.done)
+    try:
+        for batch in batches:
+            waiting.append(batch)
+            done, faults = done + len(batch.numbers) + len(batch.skipped), faults + len(batch.skipped)
+            progress(done, total, faults)
+            if sum(len(b.numbers) for b in waiting) >= _ROWS or time.monotonic() - written > _SECONDS:
+                parts.write(waiting)
+                waiting, written = [], time.monotonic()
+    finally:
+        parts.write(waiting)
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> Done | None:
+    """What there is to say of a result that is there already, or None if there is none.
+
+    Raises:
+        EmbedError: a file that this job did not write, or one with other settings.
+    """
+    beside = out.with_suffix(".json")
+    if not beside.exists() and not out.exists():
+        return None
+    found = read_json(beside) if beside.exists() else None
+    if not isinstance(found, dict) or "settings" not in found:
+        raise EmbedError(f"{beside if beside.exists() else out}: is there, but not from this job; name another --out")
+    check_settings(found["settings"], settings, out)
+    return Done(found["n"], found["faults"], 0, 0.0, []) if out.exists() else None
+
+
+def _digest(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EmbedError(f"device: {name!r} is no device of PyTorch, such as cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EmbedError(f"device: {name}: PyTorch sees no CUDA device here")
+    return device

@@ -1,0 +1,1 @@
+"""What is trained: pretraining and fine-tuning modules and their losses."""

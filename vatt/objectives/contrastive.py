@@ -1,0 +1,105 @@
+"""The contrastive pretraining loss (paper, section 3.5; official utils/train/objectives.py).
+
+Shapes: B clips on this rank, A clips on all ranks, C candidate sentences a clip, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vatt.distributed import Group, gather_rows
+from vatt.kernels.nce import Rows, nce
+from vatt.models.config import LossConfig
+
+# Logged name: (first embedding, second embedding). The text is second in the asymmetric loss, and so are the masks.
+PAIRS: dict[str, tuple[str, str]] = {
+    "vidtxt_loss": ("video/totxt", "text/tovid"),
+    "vidaud_loss": ("video/toaud", "audio/tovid"),
+    "audtxt_loss": ("audio/totxt", "text/toaud"),
+}
+
+
+class ContrastiveLoss(nn.Module):
+    """NCE between video and audio, MIL-NCE of both against text, with negatives from all ranks.
+
+    Differences of the official code from the paper, which this follows: the weighted sum of the pairs is divided by
+    the sum of their weights (equation 6 has no division); the asymmetric loss counts the positives twice in the
+    denominator (equations 4 and 5 once). A video mask has an effect in the symmetric loss only. The official code
+    replaces a NaN loss of an item by 0; here it stays, so that the training loop sees it.
+
+    On several ranks the negatives are gathered with their gradient, while the mean over valid items counts the items
+    of this rank only: the mean loss over ranks equals the loss of the joined batch if all ranks have equally many
+    valid items, and else it does not (in the official code either).
+    """
+
+    def __init__(self, config: LossConfig, backend: str = "auto") -> None:
+        """Raises ValueError when no weight is positive, or the temperature is not."""
+        super().__init__()
+        weights = (config.vid_txt_weight, config.vid_aud_weight, config.aud_txt_weight)
+        self.weights = dict(zip(PAIRS, weights, strict=True))
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"loss: the pair weights must be >= 0 and one of them > 0, got {self.weights}")
+        if config.temperature <= 0:
+            raise ValueError(f"loss.temperature: must be > 0, got {config.temperature}")
+        self.temperature = config.temperature
+        self.kind = config.kind
+        self.backend = backend
+
+    def forward(
+        self,
+        embeddings: Mapping[str, Tensor],
+        audio_mask: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        video_mask: Tensor | None = None,
+        group: Group = None,
+    ) -> dict[str, Tensor]:
+        """The loss of this rank.
+
+        Args:
+            embeddings: "video/toaud" and "audio/tovid" (B, D), "video/totxt" (B, D) and "text/tovid" (B*C, D, candidate
+                fastest), "audio/totxt" (B, D) and "text/toaud" (B*C, D): those of the pairs with a positive weight.
+            audio_mask, text_mask, video_mask: (B,), 1 where the clip has this modality, 0 where not.
+            group: process group whose ranks share their negatives; None for all.
+
+        Returns:
+            Scalars in float32 or wider: "loss", and each used pair by name, already multiplied by its weight.
+
+        Raises:
+            ValueError: a missing embedding, or shapes that do not fit; the message names it.
+        """
+        masks = {"audio": audio_mask, "text": text_mask, "video": video_mask}
+        losses = {}
+        for pair, weight in self.weights.items():
+            if weight > 0:
+                losses[pair] = weight * self._pair(pair, embeddings, masks, group)
+        total = torch.stack(list(losses.values())).sum() / sum(self.weights.values())
+        return {"loss": total, **losses}
+
+    def _pair(
+        self, pair: str, embeddings: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], group: Group
+    ) -> Tensor:
+        names = PAIRS[pair]
+        for name in names:
+            if name not in embeddings:
+                raise ValueError(f"embeddings: {name!r} is missing, but {pair} has the weight {self.weights[pair]}")
+        B = embeddings[names[0]].shape[0]
+        first, second = (self._rows(name, embeddings[name], B, masks[name.partition("/")[0]], group) for name in names)
+        return nce(first, second, temperature=self.temperature, kind=self.kind, backend=self.backend).mean()
+
+    @staticmethod
+    def _rows(name: str, x: Tensor, B: int, mask: Tensor | None, group: Group) -> Rows:
+        if x.ndim != 2 or x.shape[0] == 0 or x.shape[0] % B:
+            raise ValueError(f"{name}: expected a multiple of {B} rows of embeddings, got {tuple(x.shape)}")
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # The official code clamps the sum of squares at 1e-12, hence the norm at 1e-6.
+        local_BCD = F.normalize(wide, dim=-1, eps=1e-6).view(B, -1, x.shape[1])
+        if mask is None:
+            return Rows(local_BCD, gather_rows(local_BCD, group))
+        if mask.shape != (B,):
+            raise ValueError(f"{name.partition('/')[0]}_mask: expected ({B},), got {tuple(mask.shape)}")
+        mask = mask.to(wide)
+        return Rows(local_BCD, gather_rows(local_BCD, group), mask, gather_rows(mask, group))

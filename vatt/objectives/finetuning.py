@@ -1,0 +1,75 @@
+"""The module that is fine-tuned: a classifier and its loss, from a batch to losses.
+
+Shapes: B samples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vatt.distributed import rank
+from vatt.models.classifier import Classifier
+from vatt.objectives.classification import draw_mix, multi_label_loss, single_label_loss, smooth_labels
+
+
+@dataclass
+class TargetConfig:
+    """What is done to inputs and labels before the loss, in the official order: smoothing, then mixup."""
+
+    smoothing: float = 0.0  # share of the label that is spread over all classes; single labels alone
+    mixup: float = 0.0  # both parameters of the Beta distribution of mixup's share; 0: no mixup
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1 or self.mixup < 0:
+            raise ValueError("smoothing must be in [0, 1), and mixup 0 or more")
+
+
+class Finetuning(nn.Module):
+    """A `Classifier` and its loss in one module, so that an engine wraps and casts both.
+
+    Official losses (modeling/factory.py): softmax cross entropy for one label a clip; for several, sigmoid cross
+    entropy whose samples are weighted by the rarity of their labels in the batch of this rank.
+    """
+
+    def __init__(self, model: Classifier, targets: TargetConfig) -> None:
+        """Raises ValueError: label smoothing with several labels a clip."""
+        super().__init__()
+        if targets.smoothing and model.labels == "multi":
+            raise ValueError("smoothing: is for one label a clip; the model takes several")
+        self.model, self.targets = model, targets
+
+    def forward(self, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+        """The losses of a batch on this rank.
+
+        Args:
+            batch: "x" as the backbone takes it; "target" (B, K) of 0 and 1. Other keys are ignored.
+            seed: of DropToken, alike on all ranks, and of mixup, which differs between them.
+
+        Returns:
+            "loss", and "accuracy" (share of the clips whose label scores highest) where a clip has one unmixed label.
+        """
+        x, target_BK = batch["x"], batch["target"]
+        wanted_B = target_BK.argmax(-1)
+        if self.targets.smoothing:
+            target_BK = smooth_labels(target_BK, self.targets.smoothing)
+        if self.targets.mixup:
+            generator = torch.Generator().manual_seed(seed * 7919 + rank())
+            mix = draw_mix(len(x), self.targets.mixup, self.targets.mixup, generator)
+            x, target_BK = mix(_to_float(x)), mix(target_BK)
+        logits_BK = self.model(x, generator=torch.Generator().manual_seed(seed))
+        if self.model.labels == "multi":
+            return {"loss": multi_label_loss(logits_BK, target_BK)}
+        losses = {"loss": single_label_loss(logits_BK, target_BK)}
+        if not self.targets.mixup:
+            losses["accuracy"] = (logits_BK.argmax(-1) == wanted_B).float().mean()
+        return losses
+
+
+def _to_float(x: Tensor) -> Tensor:
+    """uint8 pixels to [-1, 1]; anything else as it is."""
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x

@@ -1,0 +1,1 @@
+"""Weights on disk: model folders, restoring a backbone, and the official TensorFlow checkpoints."""

@@ -1,0 +1,126 @@
+"""A model as a folder: model.safetensors, config.json, and (pretraining models) tokenizer.json.
+
+``train/pretrain.py`` and ``train/finetune.py`` leave such a folder, ``vatt convert`` makes one of the released weights,
+and ``VATT.from_pretrained`` and ``Classifier.from_pretrained`` read it. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vatt.config import ConfigError, from_dict, to_dict
+from vatt.errors import UserError
+from vatt.models.classifier import Classifier, build_classifier
+from vatt.models.config import ClassifierConfig, VATTConfig
+from vatt.models.vatt import VATT
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class PretrainedError(UserError, ValueError):
+    """A model folder that cannot be used. The message names the file, and the tensor with both shapes."""
+
+
+def save_pretrained(model: VATT | Classifier, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Writes a model into ``folder``, which is made if it is not there.
+
+    Args:
+        state: weights in place of the model's own, by the names of its ``state_dict``.
+
+    Raises:
+        ValueError: a classifier that `build_classifier` did not make, whose configuration is not known.
+    """
+    if model.config is None:
+        raise ValueError("model: has no configuration; make it with build_classifier")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
+    (folder / WEIGHTS).unlink(missing_ok=True)  # a folder without weights holds no model: they go first and come last
+    (folder / CONFIG).write_text(json.dumps(to_dict(model.config), indent=1), encoding="utf-8")
+    if isinstance(model, VATT) and model.tokenizer is not None:
+        model.tokenizer.save(folder)
+    partly = folder / f".{WEIGHTS}.partly"
+    save_file(weights, partly)
+    partly.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
+    partly.replace(folder / WEIGHTS)
+
+
+def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classifier:
+    """The model in a folder, on the CPU in float32, in evaluation mode.
+
+    Args:
+        folder: as `save_pretrained` writes it; the folder of a whole run is taken too (its ``model/``).
+        backend: of all operations, see `vatt.kernels`.
+
+    Raises:
+        PretrainedError: a file is missing or unreadable, of another model, or holds a weight that is not finite.
+    """
+    folder = model_folder(folder)
+    config = read_config(folder)
+    try:
+        model = VATT(config, backend) if isinstance(config, VATTConfig) else build_classifier(config, backend)
+    except ValueError as error:
+        raise PretrainedError(f"{folder / CONFIG}: {error}") from error
+    _fill(model, read_weights(folder), folder / WEIGHTS)
+    return model.eval()
+
+
+def model_folder(folder: str | Path) -> Path:
+    """The folder itself, or its ``model/`` if it is that of a run.
+
+    Raises:
+        PretrainedError: there is no model in either.
+    """
+    folder = Path(folder)
+    for place in (folder, folder / "model"):
+        if (place / WEIGHTS).is_file():
+            return place
+    what = "holds no" if folder.is_dir() else "no such folder with a"
+    raise PretrainedError(f"{folder}: {what} {WEIGHTS}; a run writes model/ when it has ended")
+
+
+def read_config(folder: Path) -> VATTConfig | ClassifierConfig:
+    """The configuration in a model folder. Raises PretrainedError."""
+    path = folder / CONFIG
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise PretrainedError(f"{path}: expected an object of configuration sections")
+        return from_dict(ClassifierConfig, values) if "num_classes" in values else from_dict(VATTConfig, values)
+    except (OSError, ValueError) as error:
+        if isinstance(error, PretrainedError):
+            raise
+        reason = error if isinstance(error, ConfigError) else f"cannot be read: {error}"
+        raise PretrainedError(f"{path}: {reason}") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a model folder, by name. Raises PretrainedError: unreadable, or not finite."""
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PretrainedError(f"{path}: cannot be read: {error}") from error
+    for name, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise PretrainedError(f"{path}: {name} holds values that are not finite")
+    return weights
+
+
+def _fill(model: VATT | Classifier, weights: dict[str, Tensor], path: Path) -> None:
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    missing, unknown = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
+    if missing or unknown:
+        raise PretrainedError(f"{path}: is of another model: it lacks {missing[:3]} and has {unknown[:3]}")
+    for name, shape in shapes.items():
+        if weights[name].shape != shape:
+            raise PretrainedError(f"{path}: {name} has shape {tuple(weights[name].shape)}, needed: {tuple(shape)}")
+    model.load_state_dict(weights)

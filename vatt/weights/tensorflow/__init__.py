@@ -1,0 +1,12 @@
+"""The released TensorFlow 2 weights: a reader of their files, and their conversion to a model folder of ours.
+
+TensorFlow is not needed. It is 600 MB, the releases that wrote these files no longer install beside a current Python,
+and what has to be read is small and has not changed since 2016: a sorted table of protocol buffers (``.index``) that
+says where in the ``.data`` files each array lies. `vatt.weights.tensorflow.convert.convert` is the door; `Bundle` reads
+any such checkpoint.
+"""
+
+from vatt.weights.tensorflow.bundle import Bundle
+from vatt.weights.tensorflow.table import ReleasedError
+
+__all__ = ["Bundle", "ReleasedError"]

@@ -1,0 +1,261 @@
+"""The names of the official (TensorFlow) variables: which tensor of ours holds each, and in which layout.
+
+`variables` walks a module of ours and lists every official variable by its object-graph path, relative to the module.
+
+Layouts: a Keras dense kernel is (in, out) and ours (out, in); a convolution kernel is (*patch, channels, out) and ours
+(out, patch * channels); q, k and v are three variables there and one fused tensor here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vatt.models.backbones import Backbone
+from vatt.models.classifier import Classifier
+from vatt.models.heads import BatchNorm, FACHead, JointHead, ReluDenseBN
+from vatt.models.layers import MLP, Attention, Dense
+from vatt.models.positions import Positions, SpectrogramPositions
+from vatt.models.text import TextBackbone
+from vatt.models.tokens import PatchTokens
+from vatt.models.transformer import Encoder, EncoderLayer
+from vatt.models.unified import UnifiedBackbone
+from vatt.models.vatt import VATT
+from vatt.objectives.pretraining import Pretraining
+
+
+class OfficialError(ValueError):
+    """Official variables that do not fit a module. The message names the path and both shapes."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One official variable: which tensor of ours holds it, and how.
+
+    ``shape`` is the official shape. ``dense`` means that ours is the transpose of the official array with all axes but
+    the last flattened. ``part`` = (i, n): it is the i-th of n equal blocks of rows of our tensor.
+    """
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    dense: bool = False
+    part: tuple[int, int] = (0, 1)
+    is_position_table: bool = False
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """The block of ``tensor``, of the same shape as ours, that belongs to this variable."""
+        return tensor.chunk(self.part[1])[self.part[0]]
+
+    def to_official(self, tensor: Tensor) -> np.ndarray:
+        """Our tensor (or its gradient) in the official layout, float32."""
+        block = self.rows(tensor.detach()).to(torch.float32)
+        return (block.t() if self.dense else block).reshape(self.shape).cpu().numpy()
+
+    def store(self, array: Tensor) -> None:
+        """Writes an official array into our tensor."""
+        value = array.reshape(-1, array.shape[-1]).t() if self.dense else array
+        with torch.no_grad():
+            self.rows(self.tensor).copy_(value)
+
+
+Items = Iterator[tuple[str, Variable]]
+
+
+def variables(module: nn.Module) -> dict[str, Variable]:
+    """Every official variable of ``module``, by its path.
+
+    Raises:
+        OfficialError: the official code has no counterpart of this module.
+    """
+    for cls, walk in _WALKS.items():
+        if isinstance(module, cls):
+            return dict(walk(module))
+    raise OfficialError(f"{type(module).__name__} has no official counterpart")
+
+
+def _under(prefix: str, items: Items) -> Items:
+    for path, variable in items:
+        yield f"{prefix}/{path}", variable
+
+
+def _plain(name: str, tensor: Tensor | None) -> Items:
+    if tensor is not None:
+        yield name, Variable(tensor, tuple(tensor.shape))
+
+
+def _kernel(name: str, weight: Tensor, bias: Tensor | None, part: tuple[int, int] = (0, 1)) -> Items:
+    """A dense kernel and its bias; ``part`` of a fused pair."""
+    out = weight.shape[0] // part[1]
+    yield f"{name}/kernel", Variable(weight, (weight.shape[1], out), dense=True, part=part)
+    if bias is not None:
+        yield f"{name}/bias", Variable(bias, (out,), part=part)
+
+
+def _dense(name: str, module: Dense) -> Items:
+    return _kernel(name, module.weight, module.bias)
+
+
+def _norm(name: str, module: nn.Module, rms: bool = False) -> Items:
+    weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
+    yield from _plain(f"{name}/weight" if bias is None else f"{name}/gamma", weight)
+    yield from _plain(f"{name}/beta", bias)
+
+
+def _positions(module: Positions) -> Items:
+    for axis in module.axes:
+        table = module.get_parameter(axis)
+        yield (
+            f"{axis}_position_embeddings/embeddings",
+            Variable(table, tuple(table.shape), is_position_table=True),
+        )
+    yield from _plain("layernorm/gamma", module.norm_weight)
+    yield from _plain("layernorm/beta", module.norm_bias)
+
+
+def _patches(name: str, module: PatchTokens) -> Items:
+    channels = max(module.channels, 1)
+    shape = (*module.patch, channels, module.weight.shape[0])
+    yield f"{name}/kernel", Variable(module.weight, shape, dense=True)
+    yield from _plain(f"{name}/bias", module.bias)
+
+
+def _attention(name: str, module: Attention) -> Items:
+    for i, letter in enumerate("qkv"):
+        yield from _kernel(f"{name}/{letter}", module.qkv_weight, module.qkv_bias, (i, 3))
+    yield from _kernel(f"{name}/o", module.out_weight, module.out_bias)
+
+
+def _mlp(name: str, module: MLP) -> Items:
+    yield from _kernel(f"{name}/wi", module.in_weight, module.in_bias)
+    yield from _kernel(f"{name}/wo", module.out_weight, module.out_bias)
+
+
+def _layer(module: EncoderLayer, t5: bool) -> Items:
+    yield from _norm("self_attention/layer_norm" if t5 else "layer_norm", module.attention_norm)
+    yield from _attention("self_attention/attention" if t5 else "mha", module.attention)
+    yield from _norm("feed_forward/layer_norm", module.mlp_norm)
+    yield from _mlp("feed_forward/mlp", module.mlp)
+
+
+def _encoder(module: Encoder) -> Items:
+    t5 = module.relative_bias is not None
+    for i, layer in enumerate(module.layers):
+        assert isinstance(layer, EncoderLayer)
+        yield from _under(f"layers/{i}", _layer(layer, t5))
+    if module.relative_bias is not None:
+        path = "layers/0/self_attention/attention/relative_attention_bias/embeddings"
+        yield from _plain(path, module.relative_bias.table)
+    if module.final_norm is not None:
+        yield from _norm("final_layer_norm", module.final_norm)
+
+
+def _backbone(module: Backbone) -> Items:
+    tokens = module.tokens
+    if isinstance(tokens.positions, SpectrogramPositions):
+        name = "spectrum_to_patch"
+    else:
+        name = "voxel_to_patch" if len(tokens.patch) == 3 else "wave_to_patch"
+    yield from _plain("agg_embedding", tokens.agg_token)
+    yield from _patches(name, tokens)
+    if tokens.pre_projection is not None:
+        yield from _dense("pre_proj", tokens.pre_projection)
+    yield from _under("pos_embedding_lookup", _positions(tokens.positions))
+    yield from _under("tx", _encoder(module.encoder))
+    if module.post_projection is not None:
+        yield from _dense("post_proj", module.post_projection)
+
+
+def _text(module: TextBackbone) -> Items:
+    yield from _plain("embedding/embeddings", module.embedding.weight)
+    if module.linear is not None:
+        shape = (1, module.linear.weight.shape[1], module.linear.weight.shape[0])
+        yield "base_lm/conv1d/kernel", Variable(module.linear.weight, shape, dense=True)
+        yield from _plain("base_lm/conv1d/bias", module.linear.bias)
+        return
+    if module.agg_token is not None:
+        yield from _plain("agg_embedding", module.agg_token.weight)
+    yield from _dense("pre_proj", module.pre_projection)
+    if module.positions is None or module.encoder_agg_token is None:
+        yield from _under("base_lm", _encoder(module.encoder))
+        return
+    yield from _plain("base_lm/agg_embedding", module.encoder_agg_token.weight)
+    yield from _under("base_lm/pos_embedding_lookup", _positions(module.positions))
+    yield from _under("base_lm/tx", _encoder(module.encoder))
+
+
+def _unified(module: UnifiedBackbone) -> Items:
+    for modality, tokens in (("video", module.video_tokens), ("audio", module.audio_tokens)):
+        yield from _plain(f"{modality[:3]}_agg_embedding", tokens.agg_token)
+        yield from _patches(f"raw_to_embeddings/{modality}", tokens)
+        assert tokens.pre_projection is not None
+        yield from _dense(f"pre_proj/{modality}", tokens.pre_projection)
+        yield from _under(f"pos_embedding_lookup/{modality}", _positions(tokens.positions))
+    text = module.text_tokens
+    yield from _plain("txt_agg_embedding", text.agg_token.weight)
+    yield from _plain("raw_to_embeddings/text/embeddings", text.embedding.weight)
+    yield from _dense("pre_proj/text", text.pre_projection)
+    yield from _under("pos_embedding_lookup/text", _positions(text.positions))
+    yield from _under("tx", _encoder(module.encoder))
+    for modality, dense in module.post_projections.items():
+        assert isinstance(dense, Dense)
+        yield from _dense(f"post_proj/{modality}", dense)
+
+
+def _batch_norm(name: str, module: BatchNorm) -> Items:
+    yield from _norm(name, module)
+    yield from _plain(f"{name}/moving_mean", module.running_mean)
+    yield from _plain(f"{name}/moving_variance", module.running_var)
+
+
+def _relu_dense_bn(module: ReluDenseBN) -> Items:
+    if module.pre_bn is not None:
+        yield from _batch_norm("pre_bn", module.pre_bn)
+    yield from _dense("dense", module.dense)
+    yield from _batch_norm("bn", module.bn)
+
+
+def _fac(module: FACHead) -> Items:
+    yield from _dense("vid_to_hid", module.video_to_hidden)
+    yield from _under("hid_to_va", _relu_dense_bn(module.hidden_to_va))
+    yield from _under("va_to_vat", _relu_dense_bn(module.va_to_vat))
+    yield from _dense("aud_to_va", module.audio_to_va)
+    yield from _dense("txt_to_vat", module.text_to_vat)
+
+
+def _joint(module: JointHead) -> Items:
+    yield from _under("vid_to_vat", _relu_dense_bn(module.video_to_vat))
+    yield from _under("aud_to_vat", _relu_dense_bn(module.audio_to_vat))
+    yield from _under("txt_to_vat", _relu_dense_bn(module.text_to_vat))
+
+
+def _vatt(module: VATT) -> Items:
+    if module.unified is not None:
+        yield from _under("_base_layer/unified_backbone/unified_transformer", _unified(module.unified))
+    else:
+        yield from _under("_base_layer/vid_backbone/_base", _backbone(module.video))
+        yield from _under("_base_layer/aud_backbone/_base", _backbone(module.audio))
+        yield from _under("_base_layer/txt_backbone", _text(module.text))
+    head = module.head
+    yield from _under("_head_layer/_bridge_heads/0", _fac(head) if isinstance(head, FACHead) else _joint(head))
+
+
+def _classifier(module: Classifier) -> Items:
+    yield from _under("_base", _backbone(module.backbone))
+    yield from _dense("_ops/cls", module.classifier)
+
+
+_WALKS: dict[type[nn.Module], Callable[[Any], Items]] = {
+    Backbone: _backbone,
+    TextBackbone: _text,
+    UnifiedBackbone: _unified,
+    FACHead: _fac,
+    JointHead: _joint,
+    VATT: _vatt,
+    Pretraining: lambda module: _vatt(module.vatt),
+    Classifier: _classifier,
+}
