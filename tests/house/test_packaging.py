@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,8 @@ else:
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=HANG)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would hide the install
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -40,8 +42,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 @pytest.fixture
 def checkout(tmp_path):
     """The files of the working tree that a clone would have, with the symlink as a symlink."""
-    copy = tmp_path / "checkout"
-    copy.mkdir()
+    copy = tmp_path / "a folder" / "vatt"  # the likeliest name of a clone, and a space in its path
+    copy.mkdir(parents=True)
     for name in ("kernels", "vatt", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         source = ROOT / name
         if source.is_dir():
