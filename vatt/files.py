@@ -1,10 +1,122 @@
-"""JSON that any file name can be written in."""
+"""Files: the kinds of media and where they lie, files and folders that appear whole or not at all, JSON lines."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
+SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+KINDS = {"video": VIDEOS, "audio": SOUNDS, "image": PICTURES}
+
+
+def kind_of(path: Path) -> str | None:
+    """ "video", "audio" or "image", by the suffix; None for any other file."""
+    return next((kind for kind, suffixes in KINDS.items() if path.suffix.lower() in suffixes), None)
+
+
+def walk(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
+    """Absolute paths of the media files below a folder, ordered; through linked folders too, but into none twice.
+
+    Args:
+        kinds: of "video", "audio" and "image". Hidden files are passed over.
+
+    Raises:
+        OSError: ``folder``, or one below it, is not there or cannot be read.
+    """
+    suffixes = tuple(suffix for kind in kinds for suffix in KINDS[kind])
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder.resolve(), followlinks=True, onerror=_fail):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                yield Path(place, name)
+
+
+def _fail(error: OSError) -> None:  # os.walk passes over unreadable folders unless it is told not to
+    raise error
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write a file under; the file takes its own when the block ends, and goes if that fails.
+
+    Readers see the old file or the whole new one, never a part. The name is the same each time, so that what a killed
+    process left is written over; only one process at a time may write a path.
+    """
+    partly = path.with_name(f".{path.name}.partly")
+    try:
+        yield partly
+        os.replace(partly, path)
+    except BaseException:
+        partly.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    with appearing(path) as partly:
+        partly.write_bytes(content)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes a text file in UTF-8 with these lines, whole or not at all; they need not fit into memory together."""
+    with appearing(path) as partly, partly.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+@contextmanager
+def appearing_folder(path: Path, *, replace: bool = False, sync: bool = False) -> Iterator[Path]:
+    """A new folder beside ``path`` to fill; it takes its own name when the block ends, and goes if that fails.
+
+    Args:
+        path: must not be there or be an empty folder. The folders above it are made.
+        replace: whether a folder that is there makes room, once the new one is complete.
+        sync: whether the files are on the disk before the rename, which must not overtake their content if the power
+            fails. Those in sub-folders are not synchronised.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partly = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partly")
+    partly.mkdir()
+    try:
+        yield partly
+        if sync:
+            for entry in (*partly.iterdir(), partly):
+                _sync(entry)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        os.replace(partly, path)
+        if sync:
+            _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(partly, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:

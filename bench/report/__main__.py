@@ -6,10 +6,9 @@ The page is one file that loads nothing from elsewhere. With --svg or --markdown
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench import store
@@ -24,6 +23,7 @@ from bench.report.roofline import roofline
 from bench.report.rows import Machine, load, machines
 from bench.report.tables import all_rows, jobs
 from bench.store import Row, StoreError
+from vatt.files import appearing
 
 PAGE = Path("bench-report.html")
 
@@ -73,25 +73,9 @@ def write(files: Mapping[Path, str]) -> None:
     Raises:
         OSError: a folder that is not there or cannot be written to.
     """
-    ready: list[tuple[Path, Path]] = []
-    try:
+    with ExitStack() as ready:
         for path, text in files.items():
-            number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            ready.append((Path(name), path))
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp lets nobody else read
-        for scratch, path in ready:
-            scratch.replace(path)
-    finally:
-        for scratch, _ in ready:
-            scratch.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            ready.enter_context(appearing(path)).write_text(text, encoding="utf-8")
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

@@ -7,7 +7,6 @@ under another name and renamed when it is complete, so a folder of that name is 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vatt.errors import UserError
+from vatt.files import appearing_folder
 
 PREFIX = "step-"
 FORMAT = 1
@@ -47,7 +47,6 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         CheckpointError: it cannot be written (the disk may be full); older checkpoints are left as they are.
     """
     target = folder / f"{PREFIX}{checkpoint.step:08d}"
-    partly = folder / f".{target.name}.partly"
     state = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -57,31 +56,17 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "torch": torch.__version__,
     }
     try:
-        shutil.rmtree(partly, ignore_errors=True)
-        partly.mkdir(parents=True)
-        save_file(checkpoint.model, partly / "model.safetensors")
-        save_file(checkpoint.optimizer, partly / "optimizer.safetensors")
-        (partly / "state.json").write_text(json.dumps(state))
-        for path in (*partly.iterdir(), partly):
-            _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        partly.rename(target)
-        _sync(folder)
+        for left in folder.glob(f".{PREFIX}*.partly"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with appearing_folder(target, replace=True, sync=True) as partly:
+            save_file(checkpoint.model, partly / "model.safetensors")
+            save_file(checkpoint.optimizer, partly / "optimizer.safetensors")
+            (partly / "state.json").write_text(json.dumps(state))
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partly, ignore_errors=True)
         raise CheckpointError(f"{target}: cannot write the checkpoint: {error}") from error
     for old in steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
-
-
-def _sync(path: Path) -> None:
-    """Has the system write a file or folder to the disk, so that the rename does not overtake its content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def steps(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vatt.config import ConfigError
+from vatt.files import write_text
 
 
 class RunFolder:
@@ -75,6 +76,4 @@ class RunFolder:
                 continue
             if record["step"] <= step:
                 kept.append(line + "\n")
-        partly = self.metrics.with_suffix(".partly")
-        partly.write_text("".join(kept))
-        partly.replace(self.metrics)
+        write_text(self.metrics, "".join(kept))

@@ -15,6 +15,7 @@ from typing import Any
 
 from vatt.data.captions import Caption, CaptionError, Narration, captions_in, read_captions, sidecar_of, timed_caption
 from vatt.errors import UserError
+from vatt.files import VIDEOS, walk
 
 # The rows of a manifest file (.csv, .jsonl), as they stand there.
 
@@ -76,7 +77,6 @@ def _check_columns(path: Path, names: list[str]) -> None:
         raise ManifestError(f"{path}: has no column video (or audio, or image), only {', '.join(names) or 'none'}")
 
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
 TRAIN = ("train", "", None)  # splits, in small letters
 HELD_OUT = ("val", "valid", "validation", "test")
 
@@ -135,6 +135,20 @@ def read_clips(path: str | Path) -> Clips:
     return found
 
 
+def media_files(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
+    """The media files below a folder, see `vatt.files.walk`.
+
+    Raises:
+        ManifestError: there is no such folder, or one below it cannot be read.
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder of media files")
+    try:
+        yield from walk(folder, kinds)
+    except OSError as error:
+        raise ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
 def hold_out(clips: list[Clip], share: float) -> tuple[list[Clip], list[Clip]]:
     """Splits clips into (training, evaluation).
 
@@ -162,10 +176,8 @@ def other_splits(clips: Iterable[Clip]) -> str | None:
 
 def _from_folder(folder: Path) -> Clips:
     found = Clips([])
-    from vatt.data.datasets.media import walk
-
     root = folder.resolve()
-    for video in (folder / path.relative_to(root) for path in walk(folder, ("video",))):
+    for video in (folder / path.relative_to(root) for path in media_files(folder, ("video",))):
         found.clips.append(Clip(video, captions=_sidecar_captions(video, found)))
     return found
 

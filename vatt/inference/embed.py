@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from vatt.clip import InputConfig
 from vatt.data.config import DataConfig
-from vatt.data.datasets.media import KINDS
 from vatt.data.decode import MediaError
 from vatt.data.labelled import Views, view_batches
 from vatt.data.manifest import Clip
 from vatt.data.tokenizer import TextError
+from vatt.files import kind_of
 from vatt.inference.spaces import FEATURES, output_name, width_of
 from vatt.models.vatt import VATT
 
@@ -227,8 +227,7 @@ def clip_of(item: File) -> Clip:
     if isinstance(item, Clip):
         return item
     path = Path(item)
-    kind = next((kind for kind, endings in KINDS.items() if path.suffix.lower() in endings), "video")
-    return Clip(path, kind=kind)
+    return Clip(path, kind=kind_of(path) or "video")
 
 
 def check_input(x: Tensor, modality: str, spec: InputConfig, name: str) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vatt.errors import UserError
-from vatt.files import json_line
+from vatt.files import appearing, json_line, write_text
 from vatt.inference.embed import Embedded
 from vatt.inference.source import Item
 
@@ -67,9 +67,8 @@ class Parts:
         numbers = [number for batch in batches for number in batch.numbers]
         skipped = [record for batch in batches for record in batch.skipped]
         tensors = {"numbers": torch.tensor(numbers, dtype=torch.int64), "x": torch.cat([b.x_BD for b in batches])}
-        partly = path.with_suffix(".partly")
-        save_file(tensors, partly, metadata={"skipped": json.dumps(skipped)})
-        partly.replace(path)
+        with appearing(path) as partly:
+            save_file(tensors, partly, metadata={"skipped": json.dumps(skipped)})
         self.next += 1
         self.done.update(numbers, (record["index"] for record in skipped))
 
@@ -141,13 +140,6 @@ def read_json(path: Path) -> Any:
         raise EmbedError(f"{path}: cannot be read: {error}; remove it, or name another --out") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file; it is there whole or not at all."""
-    partly = path.with_name(f".{path.name}.partly")
-    partly.write_text(text, encoding="utf-8")
-    partly.replace(path)
-
-
 _ROWS = 4096  # of one group of a .parquet
 
 
@@ -201,17 +193,19 @@ def write_output(
         raise EmbedError(f"{path}: nothing could be embedded; see {path.with_suffix('.faults.jsonl')}")
     order = sorted(set(numbers))
     rows = [items[number].row() for number in order]
-    partly = path.with_name(f".{path.name}.partly")
-    x_ND = _gather(partly, parts.read(), order, width)
     about = {"settings": settings, **places, "n": len(rows), "dimensions": width, "faults": len(faults)}
-    _write_about(path.with_suffix(".json"), about, rows if path.suffix == ".npy" else None)
-    if path.suffix == ".parquet":  # the result comes last: a stop in between is gone on with
-        _write_parquet(path, x_ND, rows)
-    del x_ND
+    # the result comes last: a stop in between is gone on with
     if path.suffix == ".npy":
-        partly.replace(path)
+        with appearing(path) as partly:
+            _gather(partly, parts.read(), order, width)
+            _write_about(path.with_suffix(".json"), about, rows)
     else:
-        partly.unlink()
+        scratch = path.with_name(f".{path.name}.npy")
+        x_ND = _gather(scratch, parts.read(), order, width)
+        _write_about(path.with_suffix(".json"), about, None)
+        _write_parquet(path, x_ND, rows)
+        del x_ND
+        scratch.unlink()
     return len(rows), len(faults)
 
 
@@ -242,15 +236,13 @@ def _write_parquet(path: Path, x_ND: np.ndarray, rows: Sequence[dict[str, Any]])
     if "text" in rows[0]:
         columns.append(("text", pa.string()))
     schema = pa.schema([*columns, ("embedding", pa.list_(pa.float32()))])
-    partly = path.with_name(f".{path.name}.table")
-    with pq.ParquetWriter(partly, schema) as writer:
+    with appearing(path) as partly, pq.ParquetWriter(partly, schema) as writer:
         for first in range(0, len(rows), _ROWS):
             chosen, x = rows[first : first + _ROWS], np.asarray(x_ND[first : first + _ROWS])
             offsets = np.arange(len(x) + 1, dtype=np.int32) * x.shape[1]
             arrays = [pa.array([_readable(row[name]) for row in chosen], kind) for name, kind in columns]
             vectors = pa.ListArray.from_arrays(pa.array(offsets), pa.array(x.ravel()))
             writer.write_table(pa.Table.from_arrays([*arrays, vectors], schema=schema))
-    partly.replace(path)
 
 
 def _readable(value: Any) -> Any:

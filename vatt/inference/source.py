@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vatt.data.datasets.media import walk
-from vatt.data.manifest import MEDIA, Clip, ManifestError, read_clips
+from vatt.data.manifest import MEDIA, Clip, ManifestError, media_files, read_clips
 from vatt.inference.embed import clip_of
 from vatt.inference.spaces import Modality
 
@@ -57,7 +56,7 @@ def read_source(path: Path, modality: Modality) -> Source:
     if modality == "text":
         found = _lines(path) if path.suffix.lower() == ".txt" else _captions(path)
     elif path.is_dir():
-        clips = [clip_of(file) for file in walk(path, _KINDS[modality])]
+        clips = [clip_of(file) for file in media_files(path, _KINDS[modality])]
         found = Source([_item(clip) for clip in clips], clips)
     else:
         read = read_clips(path)

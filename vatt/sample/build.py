@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from vatt.errors import UserError
+from vatt.files import appearing_folder
 from vatt.sample.encode import h264_encoder
 from vatt.sample.scene import Scene, scenes
 from vatt.sample.share import SECONDS, write_shares
@@ -60,27 +60,21 @@ def build(
     if out.is_dir() and any(out.iterdir()):
         raise SampleError(f"{out}: is not empty and holds no sample set with {stamp}; remove it or name another folder")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partly = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise SampleError(f"{out}: cannot write here: {error}") from error
-    say(f"sample set: writing {train + val} clips of {SECONDS:g} s to {out}")
-    try:
-        for split in ("train", "val"):
-            (partly / split).mkdir()
-        write_shares(partly, seed, train, val, workers)
-        _write_manifest(partly, scenes(train, val, seed))
-        (partly / STAMP).write_text(json.dumps(stamp))
-        partly.chmod(0o755)  # mkdtemp lets in nobody else
-        if out.is_dir():
-            out.rmdir()
-        partly.rename(out)
+        with ExitStack() as stack:
+            try:
+                partly = stack.enter_context(appearing_folder(out))
+            except OSError as error:
+                raise SampleError(f"{out}: cannot write here: {error}") from error
+            say(f"sample set: writing {train + val} clips of {SECONDS:g} s to {out}")
+            for split in ("train", "val"):
+                (partly / split).mkdir()
+            write_shares(partly, seed, train, val, workers)
+            _write_manifest(partly, scenes(train, val, seed))
+            (partly / STAMP).write_text(json.dumps(stamp))
     except OSError as error:
         if is_built(out, stamp):  # another process was faster
             return out / MANIFEST
         raise SampleError(f"{out}: cannot write the sample set: {error}") from error
-    finally:
-        shutil.rmtree(partly, ignore_errors=True)
     return out / MANIFEST
 
 

@@ -7,13 +7,12 @@ motion cannot.
 from __future__ import annotations
 
 import csv
-import shutil
-import tempfile
 from pathlib import Path
 
 import av
 import av.error
 
+from vatt.files import appearing, appearing_folder
 from vatt.sample.build import MANIFEST, SampleError
 
 PICTURES = "pictures.csv"
@@ -35,23 +34,15 @@ def build_pictures(sample: str | Path) -> Path:
     try:
         with (sample / MANIFEST).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        partly = Path(tempfile.mkdtemp(prefix=".pictures-", dir=sample))
-        try:
+        with appearing_folder(sample / "pictures", replace=True) as folder:
             for row in rows:
                 picture = Path(row.pop("video")).with_suffix(".png")
-                _middle_frame(sample / picture.with_suffix(".mp4"), partly / picture)
+                _middle_frame(sample / picture.with_suffix(".mp4"), folder / picture)
                 row["image"] = f"pictures/{picture.as_posix()}"
-            with (partly / PICTURES).open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, ["image", *(key for key in rows[0] if key != "image")])
-                writer.writeheader()
-                writer.writerows(rows)
-            shutil.rmtree(sample / "pictures", ignore_errors=True)
-            manifest = shutil.move(partly / PICTURES, sample / f".{PICTURES}.partly")
-            partly.chmod(0o755)  # mkdtemp lets in nobody else
-            partly.rename(sample / "pictures")
-            Path(manifest).replace(out)
-        finally:
-            shutil.rmtree(partly, ignore_errors=True)
+        with appearing(out) as partly, partly.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["image", *(key for key in rows[0] if key != "image")])
+            writer.writeheader()
+            writer.writerows(rows)
     except (OSError, KeyError, IndexError, av.error.FFmpegError) as error:
         if out.is_file():  # another process was faster
             return out

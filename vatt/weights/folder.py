@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vatt.config import ConfigError, from_dict, to_dict
 from vatt.errors import UserError
+from vatt.files import appearing
 from vatt.models.classifier import Classifier, build_classifier
 from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.models.vatt import VATT
@@ -47,10 +48,9 @@ def save_pretrained(model: VATT | Classifier, folder: str | Path, state: Mapping
     (folder / CONFIG).write_text(json.dumps(to_dict(model.config), indent=1), encoding="utf-8")
     if isinstance(model, VATT) and model.tokenizer is not None:
         model.tokenizer.save(folder)
-    partly = folder / f".{WEIGHTS}.partly"
-    save_file(weights, partly)
-    partly.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
-    partly.replace(folder / WEIGHTS)
+    with appearing(folder / WEIGHTS) as partly:
+        save_file(weights, partly)
+        partly.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
 
 
 def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classifier:

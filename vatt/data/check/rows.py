@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vatt.data.datasets.media import media_row, walk
-from vatt.data.manifest import Clip, ManifestError, _clip, rows_of
+from vatt.data.datasets.media import media_row
+from vatt.data.manifest import Clip, ManifestError, _clip, media_files, rows_of
 
 Fault = dict[str, str]  # {"file", "field", "reason"}
 
@@ -32,7 +32,7 @@ def read_rows(source: Path) -> tuple[list[CheckedRow], list[Fault]]:
         ManifestError: no such path, or a file that is no manifest or has a line that does not parse.
     """
     if source.is_dir():
-        paths = list(walk(source, ("video",)))
+        paths = list(media_files(source, ("video",)))
         return [CheckedRow(media_row(path), Clip(path), "folder") for path in paths], []
     if not source.is_file():
         raise ManifestError(f"{source}: no such folder or manifest")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vatt import files
 from vatt.data.captions import Narration
 from vatt.data.labels import SEPARATOR
 from vatt.data.manifest import ManifestError
@@ -89,12 +90,7 @@ def write_manifest(rows: list[Row], out: Path) -> None:
 
 def write_lines(out: Path, lines: Iterable[str]) -> None:
     """Writes a text file, atomically. Raises ManifestError, naming the file, if that fails."""
-    partly = out.with_name(f".{out.name}.partly")
     try:
-        with partly.open("w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines)
-        partly.replace(out)
+        files.write_lines(out, lines)
     except (OSError, UnicodeEncodeError) as error:
         raise ManifestError(f"{out}: cannot be written: {error}") from error
-    finally:
-        partly.unlink(missing_ok=True)

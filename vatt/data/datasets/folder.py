@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vatt.data.datasets.adapted import SPLITS, Adapted, label_of
-from vatt.data.datasets.media import KINDS, media_row, walk
-from vatt.data.manifest import ManifestError
+from vatt.data.datasets.media import media_row
+from vatt.data.manifest import ManifestError, media_files
+from vatt.files import KINDS
 
 
 def folder(annotations: Sequence[Path], videos: Path, *, kind: str | None = None) -> Adapted:
@@ -25,7 +26,7 @@ def folder(annotations: Sequence[Path], videos: Path, *, kind: str | None = None
     if annotations:
         raise ManifestError(f"{annotations[0]}: a folder of classes takes no annotations; its names are the labels")
     root = videos.resolve()
-    paths = list(walk(videos, [kind] if kind else list(KINDS)))
+    paths = list(media_files(videos, [kind] if kind else list(KINDS)))
     rows = [media_row(path) for path in paths]
     counts = Counter(next(iter(row)) for row in rows)
     if len(counts) > 1:

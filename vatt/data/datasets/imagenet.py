@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vatt.data.datasets.adapted import SPLITS, Adapted
 from vatt.data.datasets.imagenet_labels import WNID, ImageNetLabels, read_imagenet_labels
-from vatt.data.datasets.media import media_row, walk
+from vatt.data.datasets.media import media_row
 from vatt.data.datasets.reading import files_in
-from vatt.data.manifest import ManifestError
+from vatt.data.manifest import ManifestError, media_files
 
 
 def imagenet(annotations: Sequence[Path], videos: Path) -> Adapted:
@@ -30,7 +30,7 @@ def imagenet(annotations: Sequence[Path], videos: Path) -> Adapted:
         raise ManifestError(f"{videos}: expected the folders train and val in it (of the Kaggle archive: Data/CLS-LOC)")
     found, flat = Adapted(), set[str]()
     for top, split in splits.items():
-        for path in walk(top, ("image",)):
+        for path in media_files(top, ("image",)):
             place = path.relative_to(top.resolve()).parts
             if len(place) == 1:
                 flat.add(path.stem)

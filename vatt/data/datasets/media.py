@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vatt.data.datasets.adapted import Row
-from vatt.data.manifest import VIDEOS, ManifestError
-
-SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
-KINDS = {"video": VIDEOS, "audio": SOUNDS, "image": PICTURES}
+from vatt.data.manifest import media_files
+from vatt.files import kind_of
 
 
 class MediaFiles:
@@ -30,7 +26,7 @@ class MediaFiles:
         self.folder, self.kinds = folder, kinds
         self._paths: dict[str, list[Path]] = defaultdict(list)
         self._doubtful: set[str] = set()
-        for path in walk(folder, kinds):
+        for path in media_files(folder, kinds):
             self._paths[path.stem].append(path)
 
     def find(self, *names: str, inside: Sequence[str] = ()) -> Path | None:
@@ -62,35 +58,13 @@ class MediaFiles:
         return [f"{len(self._doubtful)} names are those of several files, the first path was taken: {names}"]
 
     def _rank(self, path: Path, wanted: set[str]) -> tuple[int, int]:
-        kind = next(place for place, kind in enumerate(self.kinds) if path.suffix.lower() in KINDS[kind])
-        return kind, -len(wanted & {_plain(part) for part in path.parent.parts})
-
-
-def walk(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
-    """Absolute paths of the media files below a folder, ordered; through linked folders too, but into none twice.
-
-    Raises:
-        ManifestError: there is no such folder, or one below it cannot be read.
-    """
-    if not folder.is_dir():
-        raise ManifestError(f"{folder}: no such folder of media files")
-    endings = tuple(ending for kind in kinds for ending in KINDS[kind])
-    seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder.resolve(), followlinks=True, onerror=_unreadable):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(endings) and not name.startswith("."):
-                yield Path(place, name)
+        return self.kinds.index(kind_of(path) or ""), -len(wanted & {_plain(part) for part in path.parent.parts})
 
 
 def media_row(path: Path, **columns: Any) -> Row:
     """A row of the manifest: the file in the column of its kind, and the columns that are not None."""
-    kind = next(kind for kind, endings in KINDS.items() if path.suffix.lower() in endings)
+    if (kind := kind_of(path)) is None:
+        raise ValueError(f"{path}: is no media file")
     return {kind: str(path)} | {name: value for name, value in columns.items() if value is not None}
 
 
@@ -114,7 +88,3 @@ def cut_names(name: str, start: str, end: str) -> list[str]:
 
 def _plain(text: str) -> str:
     return text.lower().replace("_", " ").replace("+", " ")
-
-
-def _unreadable(error: OSError) -> None:
-    raise ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error

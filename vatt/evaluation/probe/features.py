@@ -21,6 +21,7 @@ from vatt.data.config import DataConfig
 from vatt.data.labelled import Modality, Views, view_batches
 from vatt.data.manifest import Clip
 from vatt.evaluation.probe.protocol import ProbeError
+from vatt.files import write_bytes
 from vatt.models.classifier import Classifier
 from vatt.models.vatt import VATT
 
@@ -51,11 +52,9 @@ class Features:
     def save(self, path: Path) -> None:
         """Writes one file with the features and what was skipped."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partly = path.with_suffix(".partly")
         tensors = {"x": self.x_NVD.contiguous(), "numbers": torch.tensor(self.numbers, dtype=torch.int64)}
         # the bytes, since a file that safetensors writes lets in nobody else
-        partly.write_bytes(save(tensors, metadata={"skipped": json.dumps(self.skipped)}))
-        partly.replace(path)
+        write_bytes(path, save(tensors, metadata={"skipped": json.dumps(self.skipped)}))
 
     @classmethod
     def load(cls, path: Path) -> Features | None:

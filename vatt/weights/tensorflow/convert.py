@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vatt.files import appearing_folder
 from vatt.models.classifier import Classifier, build_classifier
 from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.models.vatt import VATT
@@ -183,7 +181,7 @@ def convert(prefix: str | Path, model: str, out: str | Path, overrides: Sequence
         bookkeeping=accounts.bookkeeping,
         unused=accounts.unused,
     )
-    with _appearing(out) as folder:
+    with appearing_folder(out) as folder:
         save_pretrained(made, folder)
         (folder / ACCOUNT).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
     return report
@@ -194,18 +192,3 @@ def _build(config: VATTConfig | ClassifierConfig) -> VATT | Classifier:
         return VATT(config) if isinstance(config, VATTConfig) else build_classifier(config)
     except ValueError as error:
         raise ReleasedError(f"{config.name}: cannot be built: {error}") from error
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name once all is written, and goes if that fails."""
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-    folder.mkdir()
-    try:
-        yield folder
-        os.replace(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
