@@ -1,1 +1,5 @@
-"""Benchmarks: what the project measures about itself. Run from the repository root: ``python -m bench.<name>``."""
+"""Benchmarks of VATT in PyTorch: ``python -m bench SUBCOMMAND``."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # of the clone

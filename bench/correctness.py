@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from bench.evaluate import error, evaluate, poisoned
+from bench.measure.timing import limited, peak_mib, reason, tidy
 from bench.problems import Leaves, Problem, make
 from bench.shapes import Shape
-from bench.timing import limited, peak_mib, reason, tidy
 
 FIELDS = (
     *("op", "case", "dtype", "dropout", "backend", "tensor", "error", "eager_error", "bound", "nans", "same_bits"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.costs import cost
-from bench.roofs import DATASHEET, EARLIER
+from bench.measure.peaks import DATASHEET, EARLIER
 from bench.shapes import REAL, Shape
 
 DROPOUT = 0.1

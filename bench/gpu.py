@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 
 from bench import correctness, store, summary, sweep
+from bench.measure.peaks import DATASHEET, Roofs
+from bench.measure.timing import DeviceLost
 from bench.records import ROOT, Table, write_environment
-from bench.roofs import DATASHEET, Roofs
 from bench.shapes import OPS, shapes
 from bench.suite.catalogue import plan
 from bench.suite.ops import op_subjects
 from bench.suite.session import Budget, Session
 from bench.suite.sink import Sink, roofs
 from bench.sweep_targets import TARGETS
-from bench.timing import DeviceLost
 from bench.warm import pool
 
 TIMES, MOST_TIMES = "BENCH_GPU_RESUMED", 12

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from bench import store
+from bench.measure.timing import DeviceLost
 from bench.shapes import OPS, SIZES
 from bench.suite.catalogue import SUITES, Wish, plan, subjects
 from bench.suite.prepared import BOTH, FORWARD, STEP
 from bench.suite.ratios import least_rounds
 from bench.suite.session import Budget, Choice, Session
 from bench.suite.sink import Sink, roofs
-from bench.timing import DeviceLost
 from vatt.config import nearest
 from vatt.presets import PRESETS
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from bench.evaluate import error, named
+from bench.measure.timing import DeviceLost, limited, measure, reason, tidy
 from bench.problems import Problem, make
 from bench.records import Table
 from bench.shapes import Shape, shapes
 from bench.suite.ops import DROPOUT
 from bench.sweep_targets import TARGETS, Target, replaced
-from bench.timing import DeviceLost, limited, measure, reason, tidy
 from bench.warm import SEED, pool, warm
 
 FIELDS = ("op", "kernel", "case", "dropout", "candidate", "ms", "ms_p20", "ms_p80", "faster", "note")

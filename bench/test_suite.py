@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from bench.conftest import selected
-from bench.roofs import Roofs, measure_roofs
+from bench.measure.peaks import Roofs, measure_roofs
+from bench.measure.timing import reason, sample, tidy
 from bench.suite.prepared import Prepared, Subject
-from bench.timing import reason, sample, tidy
 
 
 class Clock:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from bench.measure.timing import DeviceLost, reason, tidy
 from bench.problems import Problem, make
 from bench.shapes import Shape
 from bench.sweep_targets import TARGETS, replaced
-from bench.timing import DeviceLost, reason, tidy
 
 WORKERS = 10  # each has a CUDA context of its own, and the inputs of a shape
 SEED = 3

@@ -12,7 +12,7 @@ from bench.jobs.clips import Films, sample_films
 from bench.jobs.model import config_of, type_of
 from bench.jobs.options import Options
 from bench.jobs.rows import Report, Row, attempt, case, inputs_in_words, times
-from bench.timing import summarise
+from bench.measure.timing import summarise
 from vatt.data import Batch, DataConfig, eval_batches
 from vatt.evaluation.retrieval import embed as extract
 from vatt.models import VATT

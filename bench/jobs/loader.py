@@ -15,7 +15,7 @@ from bench.jobs.clips import Films, sample_films
 from bench.jobs.model import Training, config_of, dropout_of, type_of
 from bench.jobs.options import DEFAULT_DROP, Options
 from bench.jobs.rows import Report, Row, attempt, case, inputs_in_words, times
-from bench.timing import Timing, summarise
+from bench.measure.timing import Timing, summarise
 from vatt.data import Batch, DataConfig, TrainLoader
 from vatt.models.config import VATTConfig
 

@@ -8,13 +8,13 @@ import torch
 
 from bench import peers
 from bench.costs import cost_of
-from bench.jobs.memory import peak_mib
 from bench.jobs.model import pace
 from bench.jobs.options import Options
 from bench.jobs.rows import Report, Row, attempt, case, times
+from bench.measure.memory import peak_mib
+from bench.measure.timing import tidy
 from bench.problems import make
 from bench.shapes import NceShape, words
-from bench.timing import tidy
 from vatt.kernels.registry import backends
 
 CANDIDATES, WIDTH = 5, 256  # of the models

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.roofs import measure_roofs
-from bench.timing import Timing, summarise
+from bench.measure.peaks import measure_roofs
+from bench.measure.timing import Timing, summarise
 from vatt.analysis.flops import peak_flops
 from vatt.models.config import VATTConfig
 from vatt.objectives.pretraining import Pretraining

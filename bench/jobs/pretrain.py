@@ -8,11 +8,11 @@ from functools import cache, partial
 
 import torch
 
-from bench.jobs.memory import held_mib, peak_mib
 from bench.jobs.model import Training, config_of, dropout_of, pace, peak_of, random_batch, type_of
 from bench.jobs.options import Options, Sweep
 from bench.jobs.rows import Report, Row, attempt, case, inputs_in_words, times
-from bench.timing import tidy
+from bench.measure.memory import held_mib, peak_mib
+from bench.measure.timing import tidy
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.models.config import VATTConfig
 

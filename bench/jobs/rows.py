@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from bench.jobs.options import GIB, Options
-from bench.timing import Timing, reason, tidy
+from bench.measure.timing import Timing, reason, tidy
 from vatt.models.config import VATTConfig
 
 Row = dict[str, Any]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 
-from bench.jobs.children import child, plain_environment
 from bench.jobs.options import Options
 from bench.jobs.rows import Row, case
+from bench.measure.process import running, worker
 
 
 def jobs(options: Options) -> Iterator[Row]:
@@ -35,9 +34,7 @@ def pieces(options: Options) -> list[tuple[str, str | None]]:
 
 def command(options: Options, job: str, model: str | None) -> list[str]:
     """The process of a piece."""
-    from bench.jobs.worker import request
-
-    return [sys.executable, "-m", "bench.jobs.worker", request(options, job, model)]
+    return worker("bench.jobs.worker:work", {"options": asdict(options), "job": job, "model": model})
 
 
 def in_process(options: Options, job: str, model: str | None) -> Iterator[Row]:
@@ -46,10 +43,8 @@ def in_process(options: Options, job: str, model: str | None) -> Iterator[Row]:
     begun: Row | None = case(
         options, job, model or "all", mode="start", provider=f"ours {options.backend}", select=select
     )
-    with child(command(options, job, model), plain_environment(), options.end) as run:
-        assert run.process.stdout is not None
-        for line in run.process.stdout:
-            message = json.loads(line)
+    with running(command(options, job, model), limit=options.end) as run:
+        for message in run.messages():
             if "done" in message:
                 begun = None
                 yield message["done"]

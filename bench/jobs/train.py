@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from bench.jobs.children import Ended, finish, plain_environment
 from bench.jobs.clips import Films, sample_films
-from bench.jobs.memory import MIB
 from bench.jobs.model import config_of, dropout_of, peak_of, type_of
 from bench.jobs.options import DEFAULT_DROP, Options
 from bench.jobs.rows import Row, Rows, attempt, case, inputs_in_words, times
-from bench.timing import summarise
+from bench.measure.memory import MIB
+from bench.measure.process import ProcessFailed, running
+from bench.measure.timing import summarise
 
 NEEDED = ("samples_per_s", "tflops", "mfu", "data_wait", "memory_gb", "skipped_steps")
 TINY = [f"model.{part}.num_layers=1" for part in ("video", "waveform", "text", "unified")]
@@ -52,11 +52,14 @@ def train(options: Options) -> Iterator[Row]:
 
 
 def _run(options: Options, model: str, batch: int) -> Row:
-    """Runs the command. Raises Ended if it fails or takes too long, FileNotFoundError without DeepSpeed's launcher."""
+    """Runs the command. Raises ProcessFailed, or FileNotFoundError without DeepSpeed's launcher."""
     with sample_films(options.amount.clips) as films, tempfile.TemporaryDirectory(prefix="vatt-bench-") as folder:
         out = Path(folder) / "run"
         began = time.monotonic()
-        finish(_command(options, model, batch, films, out), _environment(options), options.end)
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}  # it takes a GPU where it sees one
+        command = _command(options, model, batch, films, out)
+        with running(command, limit=options.end, environment=hidden) as process:
+            process.finish()
         seconds = time.monotonic() - began
         records = read_records(out / "metrics.jsonl")
     peak = (None, "") if options.device == "cuda" else peak_of(torch.device("cpu"), options.size)
@@ -82,23 +85,18 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(options: Options) -> dict[str, str]:
-    """The command takes a GPU where it sees one."""
-    return plain_environment() | ({"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {})
-
-
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The training records of a run. Raises Ended for a file that is missing or lacks a field; names file and field."""
+    """The training records of a run. Raises ProcessFailed, which names the file and a missing field."""
     try:
         found = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
-        raise Ended(f"{path.name}: cannot be read: {error}") from error
+        raise ProcessFailed(f"{path.name}: cannot be read: {error}") from error
     records = [record for record in found if record.get("kind") == "train"]
     for number, record in enumerate(records, 1):
         if missing := [name for name in NEEDED if name not in record]:
-            raise Ended(f"{path.name}, training record {number}: has no {', '.join(missing)}")
+            raise ProcessFailed(f"{path.name}, training record {number}: has no {', '.join(missing)}")
     if len(records) < 2:
-        raise Ended(
+        raise ProcessFailed(
             f"{path.name}: {len(records)} training records, and the first holds the start; at least 2 are needed"
         )
     return records

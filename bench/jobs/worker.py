@@ -1,17 +1,11 @@
-"""The process that measures one piece of the jobs: ``python -m bench.jobs.worker JSON``.
-
-It writes {"begin": row} and {"done": row}, one a line, to its standard output; what libraries print goes to the
-standard error output.
-"""
+"""What a process of the jobs does (`bench.measure.process.worker`): one piece, reported as {"begin": row} and
+{"done": row}."""
 
 from __future__ import annotations
 
-import json
-import os
 import resource
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -22,26 +16,22 @@ from bench.jobs.loss_memory import loss_memory
 from bench.jobs.options import GIB, Options
 from bench.jobs.pretrain import pretrain
 from bench.jobs.rows import Report, Row
+from bench.measure.process import Message, Send
 
 WORK: dict[str, Callable[[Options, Report], None]] = {"loader": loader, "embed": embed, "loss_memory": loss_memory}
 
 
-class Lines:
-    """Reports as lines of JSON."""
+class Messages:
+    """Reports as messages."""
 
-    def __init__(self, write: Callable[[str], Any]) -> None:
-        self._write = write
+    def __init__(self, send: Send) -> None:
+        self._send = send
 
     def begin(self, about: Row) -> None:
-        self._write(json.dumps({"begin": about}) + "\n")
+        self._send({"begin": about})
 
     def done(self, row: Row) -> None:
-        self._write(json.dumps({"done": row}) + "\n")
-
-
-def request(options: Options, job: str, model: str | None) -> str:
-    """What a worker is told: its job, and of pretrain the preset."""
-    return json.dumps({"options": asdict(options), "job": job, "model": model})
+        self._send({"done": row})
 
 
 def options_of(values: dict[str, Any]) -> Options:
@@ -50,32 +40,21 @@ def options_of(values: dict[str, Any]) -> Options:
     return Options(**{field.name: (values | lists)[field.name] for field in fields(Options)})
 
 
-def work(options: Options, job: str, model: str | None, report: Report) -> None:
+def work(asked: Message, send: Send, requests: Iterator[Message]) -> None:
     """Does one piece in this process."""
-    if job == "pretrain":
-        sweep = next(sweep for sweep in options.sweeps() if sweep.model == model)
+    options, report = options_of(asked["options"]), Messages(send)
+    if options.device == "cpu":
+        torch.set_num_threads(options.cores)
+        if options.memory_gib is not None:  # on a GPU, CUDA maps far more than it uses
+            limit_memory(options.memory_gib)
+    if asked["job"] == "pretrain":
+        sweep = next(sweep for sweep in options.sweeps() if sweep.model == asked["model"])
         pretrain(options, sweep, report)
     else:
-        WORK[job](options, report)
+        WORK[asked["job"]](options, report)
 
 
 def limit_memory(gib: float) -> None:
     """Allocations beyond this fail with an error, before the system runs short and ends other processes."""
     size = int(gib * GIB)
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-
-
-def main() -> None:
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    asked = json.loads(sys.argv[1])
-    options = options_of(asked["options"])
-    if options.device == "cpu":
-        torch.set_num_threads(options.cores)
-        if options.memory_gib is not None:  # on a GPU, CUDA maps far more than it uses
-            limit_memory(options.memory_gib)
-    work(options, asked["job"], asked["model"], Lines(channel.write))
-
-
-if __name__ == "__main__":
-    main()

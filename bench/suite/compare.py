@@ -20,6 +20,7 @@ import torch
 
 from bench import store
 from bench.evaluate import error
+from bench.measure.timing import summarise
 from bench.records import ROOT
 from bench.suite.catalogue import subjects
 from bench.suite.prepared import Subject
@@ -27,7 +28,6 @@ from bench.suite.ratios import Ratio, ratio
 from bench.suite.session import Choice
 from bench.suite.side import Side, SideFailed
 from bench.suite.tree import TreeError, checkout, resolve
-from bench.timing import summarise
 
 # How far the results of two commits may lie apart, relative: other sums, same numbers.
 SAME = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}

@@ -10,11 +10,11 @@ import torch
 from bench import evaluate, peers
 from bench.correctness import WIDER
 from bench.costs import cost_of
+from bench.measure.timing import reason
 from bench.problems import Leaves, Problem, make
 from bench.rivals.ops import op_rivals, rival_error, rival_names
 from bench.shapes import Shape, shapes, words
 from bench.suite.prepared import BOTH, FORWARD, Prepared, Subject
-from bench.timing import reason
 
 DROPOUT = 0.1  # of the official configurations
 

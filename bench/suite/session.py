@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from bench.jobs.memory import peak_mib
-from bench.roofs import Roofs
+from bench.measure.memory import peak_mib
+from bench.measure.peaks import Roofs
+from bench.measure.timing import DeviceLost, Timing, TooLong, limited, reason, sample, summarise, tidy
 from bench.suite.packages import package_version
 from bench.suite.prepared import BOTH, FORWARD, STEP, Prepared, Subject
-from bench.timing import DeviceLost, Timing, TooLong, limited, reason, sample, summarise, tidy
 from vatt.analysis.flops import peak_flops
 
 ROUNDS = 3

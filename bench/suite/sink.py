@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bench import store
-from bench.roofs import Roofs, measure_roofs
+from bench.measure.peaks import Roofs, measure_roofs
 from bench.suite.session import Row
 
 SAME = ("commit", "device", "torch", "triton", "threads")

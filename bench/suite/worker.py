@@ -18,10 +18,10 @@ import torch
 import vatt
 from bench import correctness
 from bench.evaluate import evaluate
+from bench.measure.timing import reason, sample, tidy
 from bench.suite.catalogue import Wish, subjects
 from bench.suite.ops import OpSubject
 from bench.suite.prepared import Prepared, Subject
-from bench.timing import reason, sample, tidy
 
 Answer = dict[str, Any]
 

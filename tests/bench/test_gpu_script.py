@@ -18,9 +18,10 @@ from bench import gpu, problems
 from bench.costs import cost
 from bench.evaluate import error, named, poisoned
 from bench.floors import table
+from bench.measure.peaks import EARLIER, Roofs
+from bench.measure.timing import TooLong, limited
 from bench.peers import COMPILE, OURS, providers
 from bench.problems import make
-from bench.roofs import EARLIER, Roofs
 from bench.shapes import OPS, REAL, TINY, AttentionShape, BlockShape, MlpShape, NormShape
 from bench.suite.catalogue import Wish, plan, subjects
 from bench.suite.ops import OpSubject
@@ -28,7 +29,6 @@ from bench.suite.session import Budget, Session
 from bench.summary import speed as speed_lines
 from bench.summary import targets as target_lines
 from bench.sweep_targets import TARGETS, entry, replaced
-from bench.timing import TooLong, limited
 from vatt.analysis.flops import forward_flops, tokens
 from vatt.presets import preset
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,17 @@ import vatt.data.loader
 from bench import store
 from bench.jobs import JobError, Options, jobs
 from bench.jobs.__main__ import main, parse
-from bench.jobs.children import Ended, child, finish, plain_environment
 from bench.jobs.embed import embed
 from bench.jobs.loader import loader, shared
-from bench.jobs.memory import MIB, held_mib, peak_mib
 from bench.jobs.model import config_of, pace
 from bench.jobs.options import SIZES, Sweep
 from bench.jobs.pretrain import pretrain
 from bench.jobs.rows import Rows
 from bench.jobs.run import in_process
 from bench.jobs.train import read_records, summary
-from bench.jobs.worker import options_of, request
+from bench.jobs.worker import options_of
+from bench.measure.memory import MIB, held_mib, peak_mib
+from bench.measure.process import ProcessFailed
 from vatt.analysis.flops import tokens, train_flops_per_sample
 from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, Source, Tokenizer, TrainLoader
@@ -206,24 +207,6 @@ def test_a_process_that_dies_names_its_case(script, message, monkeypatch):
     assert rows[-1]["case"] == "the second" or limit < 1  # a slow machine may take all its time to start
 
 
-def test_all_processes_of_a_child_end_with_it(tmp_path):
-    """As the reading processes of a loader do."""
-    sign = tmp_path / "alive"
-    inner = f"import time, pathlib; time.sleep(1); pathlib.Path({str(sign)!r}).touch()"
-    start = f"subprocess.Popen([sys.executable, '-S', '-c', {inner!r}])"
-    script = f"import subprocess, sys; {start}; print('on', flush=True)"
-    with child([sys.executable, "-S", "-c", script], plain_environment(), 60) as running:
-        assert running.process.stdout.readline() == "on\n"
-    time.sleep(1.5)
-    assert not sign.exists()
-
-
-def test_a_failing_command_says_what_it_said():
-    script = "import sys; sys.exit('error: run.steps: too few\\nlast words')"
-    with pytest.raises(Ended, match=r"status 1: error: run\.steps"):
-        finish([sys.executable, "-S", "-c", script], plain_environment(), 60)
-
-
 def reader(monkeypatch, seconds):
     """A loader of two clips a batch, each of which takes ``seconds`` to read."""
 
@@ -297,14 +280,14 @@ def test_summary_of_a_run_leaves_out_its_start():
 
 def test_metrics_that_cannot_be_used_are_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with pytest.raises(Ended, match=r"metrics\.jsonl: cannot be read"):
+    with pytest.raises(ProcessFailed, match=r"metrics\.jsonl: cannot be read"):
         read_records(path)
     path.write_text(json.dumps(records(1)[0]) + "\n")
-    with pytest.raises(Ended, match=r"metrics\.jsonl: 1 training records"):
+    with pytest.raises(ProcessFailed, match=r"metrics\.jsonl: 1 training records"):
         read_records(path)
     broken = {name: value for name, value in records(1)[0].items() if name != "data_wait"}
     path.write_text(json.dumps(broken) + "\n")
-    with pytest.raises(Ended, match="training record 1: has no data_wait"):
+    with pytest.raises(ProcessFailed, match="training record 1: has no data_wait"):
         read_records(path)
 
 
@@ -334,7 +317,7 @@ def test_bad_options_name_the_option(capsys):
 
 def test_options_reach_the_process_that_measures():
     options = Options("cpu", "cpu", ("loader",), ("vatt-tiny",), (2, 4), (0, 50), "torch", 0.5, 9.0, 1, 2.5)
-    assert options_of(json.loads(request(options, "loader", None))["options"]) == options
+    assert options_of(json.loads(json.dumps(asdict(options)))) == options
 
 
 def test_sweeps_double_from_the_first_to_the_last_batch():

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from bench import run
-from bench.roofs import Roofs
+from bench.measure.peaks import Roofs
+from bench.measure.timing import sample
 from bench.shapes import OPS, SIZES, TINY, words
 from bench.store import read
 from bench.suite.catalogue import Wish, subjects
 from bench.suite.ops import OpSubject
 from bench.suite.session import Budget, Choice, Session
-from bench.timing import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

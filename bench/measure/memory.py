@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import timing
+from bench.measure import timing
 
 MIB = 2**20
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.costs import Cost
-from bench.timing import Timing, measure
+from bench.measure.timing import Timing, measure
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How things are measured: times, memory, the peaks of a device, and processes that measure for others."""
