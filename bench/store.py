@@ -1,6 +1,6 @@
 """The results file of the project: one CSV that only grows, a row for each figure, each row with where it came from.
 
-Rows of other machines and other commits stand side by side; readers (`bench.report`, `bench.plan`) select by column. A
+Rows of other machines and other commits stand side by side; readers (`bench.report`, `vatt plan`) select by column. A
 row without ``ms`` and without ``rate`` is a refusal or a failure, and its ``note`` says why.
 """
 

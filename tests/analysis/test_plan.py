@@ -8,18 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import store
-from bench.plan.__main__ import main
-from bench.plan.exchanges import of_states, of_the_loss
-from bench.plan.links import ONCE, TWICE, Links
-from bench.plan.predict import GIB, predict
-from bench.plan.request import Request
-from bench.plan.speed import same
-from bench.plan.zero import Buckets, Weights, state_bytes, weights
 from tests.train.engine_job import small_model
 from tests.train.ranks import run_ranks
 from train.config.pretraining import EngineConfig, OptimConfig
 from train.core.engine import deepspeed_json
+from vatt.__main__ import main
+from vatt.analysis.plan import Request, predict
+from vatt.analysis.plan.communication import ONCE, TWICE, Links, loss_exchanges, state_exchanges
+from vatt.analysis.plan.compute import COLUMNS, RESULTS, ResultsError, read_results, same_gpu
+from vatt.analysis.plan.predict import GIB
+from vatt.analysis.plan.zero import Buckets, Weights, state_bytes, weights
 from vatt.presets import preset
 
 JOB = str(Path(__file__).with_name("plan_ranks.py"))
@@ -84,7 +82,7 @@ def test_deepspeed_allocates_what_is_predicted(ranks, number, allocated):
         assert real[name] == pytest.approx(size, rel=ABOUT.get(name, 0)), name
 
 
-def test_stage_3_shares_out_each_parameter_by_itself():
+def test_stage_3_shards_each_parameter_by_itself():
     """With more ranks than any parameter has elements, a rank has one element of each."""
     config = small_model("vatt-tiny")
     count, ranks = weights(config), 1_000_000
@@ -134,7 +132,7 @@ def test_exchanges_by_stage():
     sizes = Buckets(reduce_bucket_size=50, max_reuse_distance=1000)
 
     def volumes(zero, dtype, sizes=sizes):
-        return [(e.volume, e.passes, e.messages) for e in of_states(count, zero, dtype, sizes)]
+        return [(e.volume, e.passes, e.messages) for e in state_exchanges(count, zero, dtype, sizes)]
 
     assert volumes(0, torch.float32) == [(400, TWICE, 2)]
     assert volumes(0, torch.bfloat16) == volumes(1, torch.bfloat16) == [(200, TWICE, 2), (200, ONCE, 1)]
@@ -144,7 +142,7 @@ def test_exchanges_by_stage():
 
 
 def test_the_loss_exchanges_embeddings_and_statistics():
-    found = {e.name: e for e in of_the_loss(preset("vatt-base"), batch=4, ranks=8)}
+    found = {e.name: e for e in loss_exchanges(preset("vatt-base"), batch=4, ranks=8)}
     rows = 32 * (2 * 512 + (1 + 5) * 256) * 4
     assert found["embeddings, all-gather"].volume == found["their gradients, all-reduce"].volume == rows
     assert found["their gradients, all-reduce"].passes == TWICE
@@ -183,7 +181,7 @@ def test_the_largest_batch_fits_and_one_more_does_not():
     assert predict(request(memory_gib=40.0, checkpointing=True)).largest_batch > 2 * best
 
 
-def test_stages_share_out_what_they_should():
+def test_stages_shard_what_they_should():
     sums = [predict(request(zero=zero)).memory for zero in (1, 2, 3)]
     assert sums[0] == sums[1]  # DeepSpeed 0.19.8 keeps no more gradients in stage 1
     assert sums[0]["parameters"] > 50 * sums[2]["parameters"]
@@ -196,6 +194,10 @@ def row(**changes):
     known = dict(suite="steps", op="step", mode="step", dtype="bfloat16", provider="ours auto", unit="samples/s")
     known |= dict(case="vatt-large b16", rate=100.0, device="NVIDIA H100 80GB HBM3", commit="abc", time="2026-01-01")
     return {**known, **changes}
+
+
+def line(row):
+    return ",".join("" if row.get(name) is None else str(row.get(name)) for name in COLUMNS) + "\n"
 
 
 def test_a_measured_row_is_used_and_named(tmp_path):
@@ -212,7 +214,6 @@ def test_a_measured_row_is_used_and_named(tmp_path):
         row(case="vatt-base b32", rate=500.0),
         row(case="vatt-large b32", rate=None, note="out of memory"),
     ]
-    store.append(file, rows)
     job = dict(suite="jobs", op="pretrain")
     more = [
         row(case="vatt-large b32 drop 50%", rate=300.0, **job),  # steps come first
@@ -220,28 +221,28 @@ def test_a_measured_row_is_used_and_named(tmp_path):
         row(case="vatt-ma-base b8 drop 50%", rate=800.0, **job),
         row(case="vatt-medium b32 drop 75%", rate=900.0, **job),
     ]
-    store.append(file, more)
+    file.write_text("".join(map(line, [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows, *more])))
     assert predict(request(results=file, model="vatt-ma-base")).speed.seconds == 32 / 800
     assert predict(request(results=file, model="vatt-medium")).speed.mfu == pytest.approx(Request.mfu)
     plan = predict(request(results=file))
     assert plan.speed.seconds == 32 / 200
-    (source,) = [s for s in plan.sources if s.what == "rate"]
+    (source,) = [s for s in plan.assumptions if s.what == "rate"]
     assert "measured" in source.source
     assert "cafe" in source.source
     assert "H100 80GB" in source.source
     other = predict(request(results=file, gpu="A100"))
     assert other.speed.mfu == pytest.approx(Request.mfu)
-    assert any(s.what == "MFU" and s.source.startswith("assumed") for s in other.sources)
+    assert any(s.what == "MFU" and s.source.startswith("assumed") for s in other.assumptions)
 
 
 def test_devices_are_told_apart():
-    assert same("H100 SXM", "NVIDIA H100 80GB HBM3")
-    assert not same("H100 SXM", "NVIDIA H100 PCIe")
-    assert not same("H100 SXM", "NVIDIA H200")  # the same peak
-    assert same("A100", "NVIDIA A100-SXM4-80GB")
+    assert same_gpu("H100 SXM", "NVIDIA H100 80GB HBM3")
+    assert not same_gpu("H100 SXM", "NVIDIA H100 PCIe")
+    assert not same_gpu("H100 SXM", "NVIDIA H200")  # the same peak
+    assert same_gpu("A100", "NVIDIA A100-SXM4-80GB")
 
 
-GOOD = ["--model", "vatt-tiny", "--gpus", "4", "--batch", "64", "--mfu", "0.4"]
+GOOD = ["plan", "--model", "vatt-tiny", "--gpus", "4", "--batch", "64", "--mfu", "0.4"]
 
 
 def test_the_command_prints_each_assumption(capsys):
@@ -285,8 +286,30 @@ def test_nonsense_names_the_flag_and_ends_with_2(changes, flag, capsys):
     assert flag in capsys.readouterr().err
 
 
-def test_results_that_cannot_be_read_are_named(capsys, tmp_path):
+HEADER = ",".join(COLUMNS) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": is empty"),
+        ("suite,op\n", ", line 1: columns are missing: time, commit"),
+        (HEADER + "steps,step\n", ", line 2: 2 columns where the header has 12"),
+        (HEADER + line(row()) + line(row(rate="fast")), ", line 3: rate is 'fast', not a number"),
+        (HEADER + line(row(rate="nan")), ", line 2: rate is 'nan', not a number"),
+    ],
+)
+def test_results_that_cannot_be_read_are_named(text, message, capsys, tmp_path):
     file = tmp_path / "results.csv"
-    file.write_text("suite,op\n")
-    assert main([*GOOD[:-2], "--results", str(file)]) == 2
-    assert f"--results: {file}, line 1: columns are missing" in capsys.readouterr().err
+    file.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main([*GOOD[:-2], "--results", str(file)])
+    assert stopped.value.code == 2
+    assert f"--results: {file}{message}" in capsys.readouterr().err
+
+
+def test_the_committed_results_can_be_read():
+    """The benchmarks' own file, which is the default of --results in a checkout."""
+    assert len(read_results(RESULTS)) > 100
+    with pytest.raises(ResultsError, match="cannot be read"):
+        read_results(RESULTS.with_name("absent.csv"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vatt.cli.__main__ import main as vatt
+from vatt.__main__ import main as vatt
 from vatt.cli.data import add_arguments
 from vatt.data.captions import Caption
 from vatt.data.datasets import ADAPTERS, adapt

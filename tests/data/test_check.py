@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.data.media import RATE, click_at, flash_at, write
-from vatt.cli.__main__ import main as vatt
+from vatt.__main__ import main as vatt
 from vatt.data.check import check, run_isolated
 from vatt.data.manifest import ManifestError, read_clips
 

@@ -13,7 +13,7 @@ import pytest
 from train.evaluate import parse as evaluation
 from train.finetuning.cli import parser as finetuning
 from train.pretraining.cli import parser as pretraining
-from vatt.cli.__main__ import COMMANDS
+from vatt.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS = ("deepspeed ", "vatt ", "python train/", "python -m vatt", "python examples/")

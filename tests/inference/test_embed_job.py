@@ -12,7 +12,7 @@ import pytest
 
 from tests.inference.library_models import media, save_model
 from vatt import VATT, Clip
-from vatt.cli.__main__ import main
+from vatt.__main__ import main
 from vatt.inference.job import Job, run_job
 from vatt.inference.output import EmbedError
 

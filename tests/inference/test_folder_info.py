@@ -12,7 +12,7 @@ import pytest
 
 import vatt
 from tests.inference.library_models import save_classifier, save_model, small_config
-from vatt.cli.__main__ import main
+from vatt.__main__ import main
 from vatt.models import VATT
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import torch
 
 from tests.golden.golden import REFERENCE, assert_close
 from tests.weights.bundle_writer import write_bundle
-from vatt.cli.__main__ import main
+from vatt.__main__ import main
 from vatt.config import ConfigError, to_dict
 from vatt.models import VATT, Classifier
 from vatt.models.classifier import build_classifier

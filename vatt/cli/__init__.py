@@ -1,1 +1,1 @@
-"""The command ``vatt``."""
+"""The sub-commands of ``vatt``."""

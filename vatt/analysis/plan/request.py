@@ -1,4 +1,4 @@
-"""What a prediction is asked for, and where each of its numbers comes from."""
+"""What a plan is asked for, and where each of its numbers comes from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from bench.plan.links import Links
+from vatt.analysis.plan.communication import Links
 
 ASSUMED, DATA_SHEET, CONFIGURATION = "assumed", "data sheet", "configuration"
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Source:
-    """A number that the prediction rests on, in words; its source: measured, data sheet, given by a flag, assumed."""
+class Assumption:
+    """A number that the plan rests on, in words, and its source: measured, data sheet, given by a flag, assumed."""
 
     what: str
     value: str
@@ -24,9 +24,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """A run to predict. Rates in GB/s (10^9 bytes) that one GPU sends in one direction; memory in GiB of one GPU.
+    """A pretraining run to plan.
 
-    ``given``: the names of the fields that the user set; the others are assumptions.
+    ``*_gbps``: GB/s (10^9 bytes) that one GPU sends in one direction; ``*_gib``: GiB of one GPU; ``batch``: samples of
+    a step on all GPUs; ``mfu``: share of the GPU's peak that the computation reaches; ``results``: CSV of measured
+    rates; ``given``: names of the fields that the user set, all others are assumptions.
     """
 
     model: str
@@ -50,10 +52,12 @@ class Request:
 
     @property
     def local_batch(self) -> int:
+        """Samples of a step on one GPU."""
         return self.batch // self.gpus
 
     @property
     def per_node(self) -> int:
+        """GPUs of a node that take part."""
         return min(self.gpus, self.gpus_per_node)
 
     @property
@@ -64,7 +68,8 @@ class Request:
         rates = 1e9 * self.intra_gbps, 1e9 * self.inter_gbps
         return Links(self.gpus, self.per_node, *rates, 1e-6 * self.latency_us)
 
-    def source(self, field: str, what: str, value: str, otherwise: str = ASSUMED) -> Source:
-        """As given by its flag, or from elsewhere."""
+    def assumption(self, field: str, what: str, value: str, otherwise: str = ASSUMED) -> Assumption:
+        """The value of ``field`` in words: given by its flag, or taken from ``otherwise``."""
         flag = "--" + field.replace("_", "-")
-        return Source(what, value, f"given by {flag}" if field in self.given else f"{otherwise}; change it by {flag}")
+        source = f"given by {flag}" if field in self.given else f"{otherwise}; change it by {flag}"
+        return Assumption(what, value, source)

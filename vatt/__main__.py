@@ -1,4 +1,4 @@
-"""The command ``vatt``: one module a sub-command, imported only when it is asked for."""
+"""The command ``vatt``, or ``python -m vatt``: one module a sub-command, imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ COMMANDS = {
     "data": "published annotations to a manifest; check a manifest and its files",
     "embed": "embeddings of all videos, sounds or sentences of a folder or manifest",
     "info": "models, this machine, and which kernels run here",
+    "plan": "memory, time and communication of a pretraining run on many GPUs, before it starts",
 }
 
 

@@ -1,38 +1,43 @@
-"""A whole prediction: memory of a GPU, what is exchanged, time of a step and of the run."""
+"""A whole plan: memory of a GPU, what is exchanged, time of a step and of the run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bench.plan.exchanges import Exchange, of_states, of_the_loss
-from bench.plan.request import ASSUMED, CONFIGURATION, Request, Source
-from bench.plan.speed import Speed, speed
-from bench.plan.zero import Buckets, States, effective_stage, state_bytes, weights
 from vatt.analysis.memory import Activations, activation_bytes, traffic_bytes
+from vatt.analysis.plan.communication import Exchange, loss_exchanges, state_exchanges
+from vatt.analysis.plan.compute import Speed, speed
+from vatt.analysis.plan.request import ASSUMED, CONFIGURATION, Assumption, Request
+from vatt.analysis.plan.zero import Buckets, States, effective_stage, state_bytes, weights
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 
 GIB = 2**30
 DAY = 86_400
-MOST = 1 << 16  # samples a GPU that are tried
+MAX_LOCAL_BATCH = 1 << 16  # samples a GPU, where the search for the largest batch ends
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``memory``: bytes of one GPU by part; ``traffic``: bytes that its passes at least read and write (see
-    `vatt.analysis.memory.traffic_bytes`); ``exchanges``: with the seconds of each. Steps in seconds."""
+    """What `predict` found; bytes of one GPU, times in seconds.
+
+    ``memory``: by part, in the backward pass; ``update``: while the optimizer runs, without activations;
+    ``largest_batch``: samples a GPU that fit, 0 if none do; ``traffic``: bytes that both passes read and write at least
+    (see `vatt.analysis.memory.traffic_bytes`); ``exchanges``: with the seconds of each.
+    """
 
     request: Request
     memory: dict[str, int]
-    update: int  # bytes while the optimizer runs, without activations
-    largest_batch: int  # a GPU; 0: nothing fits
+    update: int
+    largest_batch: int
     traffic: int
     exchanges: list[tuple[Exchange, float]]
     speed: Speed
-    sources: list[Source]
+    assumptions: list[Assumption]
 
     @property
     def needed(self) -> int:
+        """Bytes at the peak of a step."""
         return max(sum(self.memory.values()), self.update)
 
     @property
@@ -41,17 +46,18 @@ class Plan:
 
     @property
     def communication(self) -> float:
+        """Seconds of a step that the exchanges take."""
         return sum(seconds for _, seconds in self.exchanges)
 
     @property
     def step(self) -> dict[str, float]:
-        """Seconds of a step, if nothing is sent while the GPU computes, and if all that can be hidden is."""
+        """Seconds of a step if nothing is sent while the GPU computes, and if all that can overlap does."""
         compute, sent = self.speed.seconds, self.communication
         return {"no overlap": compute + sent, "full overlap": max(compute, sent)}
 
     @property
     def share(self) -> dict[str, float]:
-        """Of the step in which the GPU waits for other GPUs."""
+        """Share of the step in which the GPU waits for other GPUs."""
         return {name: 1 - self.speed.seconds / seconds for name, seconds in self.step.items()}
 
     @property
@@ -63,13 +69,13 @@ def predict(request: Request) -> Plan:
     """The plan of a checked request.
 
     Raises:
-        ConfigError: an unknown model. ValueError: an unknown GPU or stage. StoreError: unreadable results.
+        ConfigError: an unknown model. ValueError: an unknown GPU or stage. ResultsError: unreadable results.
     """
     config, links = preset(request.model), request.links()
     states = state_bytes(config, request.zero, request.gpus, request.type)
     count = weights(config)
-    exchanges = of_states(count, request.zero, request.type, Buckets())
-    exchanges += of_the_loss(config, request.local_batch, request.gpus)
+    exchanges = state_exchanges(count, request.zero, request.type, Buckets())
+    exchanges += loss_exchanges(config, request.local_batch, request.gpus)
     computed = speed(request, config)
     return Plan(
         request,
@@ -79,12 +85,12 @@ def predict(request: Request) -> Plan:
         traffic_bytes(_activations(request, config), request.type, sum(count.trained)),
         [(exchange, exchange.seconds(links)) for exchange in exchanges],
         computed,
-        [*computed.sources, *_sources(request)],
+        [*computed.assumptions, *_assumptions(request)],
     )
 
 
 def memory(request: Request, config: VATTConfig, states: States) -> dict[str, int]:
-    """Bytes of one GPU in the backward pass by part, an upper bound: as if all parts were full at once."""
+    """Bytes of one GPU in the backward pass, by part. Their sum is an upper bound: as if all were full at once."""
     kept = _activations(request, config)
     return {
         "parameters": states.parameters,
@@ -114,7 +120,7 @@ def update_bytes(request: Request, states: States) -> int:
 
 
 def sample_bytes(config: VATTConfig) -> int:
-    """A clip as the engine gets it: uint8 pixels, float32 sound, int64 words, two float32 masks."""
+    """Bytes of a clip as the engine gets it: uint8 pixels, float32 sound, int64 words, two float32 masks."""
     spec, sound = config.input, config.spectrogram
     audio = spec.samples
     if config.audio_input == "spectrogram":
@@ -124,8 +130,8 @@ def sample_bytes(config: VATTConfig) -> int:
 
 
 def largest_batch(request: Request, config: VATTConfig, states: States) -> int:
-    """Samples a GPU, with as many GPUs, that the memory holds; found by halving."""
-    low, high = 0, MOST
+    """The most samples a GPU that its memory holds, with as many GPUs; found by bisection."""
+    low, high = 0, MAX_LOCAL_BATCH
 
     def fits(samples: int) -> bool:
         asked = replace(request, batch=samples * request.gpus)
@@ -138,25 +144,25 @@ def largest_batch(request: Request, config: VATTConfig, states: States) -> int:
     return low
 
 
-def _sources(request: Request) -> list[Source]:
+def _assumptions(request: Request) -> list[Assumption]:
     stage = effective_stage(request.zero, request.type)
     buckets = Buckets()
-    rates = request.source
+    given = request.assumption
     found = [
-        rates("gpu", "GPU", request.gpu),
-        rates("memory_gib", "memory of a GPU", f"{request.memory_gib:g} GiB"),
-        rates("reserve_gib", "CUDA context, gaps, temporaries", f"{request.reserve_gib:g} GiB"),
-        rates("intra_gbps", "within a node", f"{request.intra_gbps:g} GB/s a GPU, one direction"),
-        rates("inter_gbps", "between nodes", f"{request.inter_gbps:g} GB/s a GPU, one direction"),
-        rates("gpus_per_node", "GPUs of a node", str(request.per_node)),
-        rates("latency_us", "start of a collective", f"{request.latency_us:g} us"),
-        rates("steps", "steps", f"{request.steps:,}", CONFIGURATION),
-        rates("dtype", "type", request.dtype),
-        rates("kernels", "kernels", f"{request.kernels}; what they save was checked without a GPU"),
-        Source("bucket of gradients", f"{buckets.reduce_bucket_size:,} elements", "DeepSpeed's default"),
-        Source("links", "a rate is reached in full, levels one after the other", ASSUMED),
-        Source("not counted", "loading data, evaluation, checkpoints, a slow rank", ASSUMED),
+        given("gpu", "GPU", request.gpu),
+        given("memory_gib", "memory of a GPU", f"{request.memory_gib:g} GiB"),
+        given("reserve_gib", "CUDA context, gaps, temporaries", f"{request.reserve_gib:g} GiB"),
+        given("intra_gbps", "within a node", f"{request.intra_gbps:g} GB/s a GPU, one direction"),
+        given("inter_gbps", "between nodes", f"{request.inter_gbps:g} GB/s a GPU, one direction"),
+        given("gpus_per_node", "GPUs of a node", str(request.per_node)),
+        given("latency_us", "start of a collective", f"{request.latency_us:g} us"),
+        given("steps", "steps", f"{request.steps:,}", CONFIGURATION),
+        given("dtype", "type", request.dtype),
+        given("kernels", "kernels", f"{request.kernels}; what they save was checked without a GPU"),
+        Assumption("bucket of gradients", f"{buckets.reduce_bucket_size:,} elements", "DeepSpeed's default"),
+        Assumption("links", "a rate is reached in full, levels one after the other", ASSUMED),
+        Assumption("not counted", "loading data, evaluation, checkpoints, a slow rank", ASSUMED),
     ]
     if stage != request.zero:
-        found.append(Source("ZeRO", f"stage {request.zero} in bf16 runs as stage {stage}", "train/core/engine.py"))
+        found.append(Assumption("ZeRO", f"stage {request.zero} in bf16 runs as stage {stage}", "train/core/engine.py"))
     return found

@@ -1,8 +1,7 @@
-"""What DeepSpeed keeps on one rank beside the activations, by ZeRO stage, as version 0.19.8 lays it out.
+"""Bytes that DeepSpeed 0.19.8 keeps on one rank beside the activations, by ZeRO stage.
 
-In bytes of distinct storages; tests/analysis/test_plan.py holds it against what the ranks of a real run allocate.
-Of the sizes, ``T`` are the trainable parameters (a frozen word table has no gradient, no moments, no fp32 copy), ``N``
-ranks.
+They are bytes of distinct storages; tests/analysis/test_plan.py compares them with what the ranks of a real run
+allocate. Only trainable parameters have gradients, moments and fp32 weights: a frozen word table has none.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ FP32 = 4
 
 @dataclass(frozen=True)
 class Buckets:
-    """Elements, DeepSpeed's own defaults, which the generated settings leave as they are (a test compares them)."""
+    """Sizes in elements: DeepSpeed's defaults, which our generated settings leave as they are (a test compares)."""
 
     reduce_bucket_size: int = 500_000_000
     prefetch_bucket_size: int = 50_000_000
@@ -33,11 +32,11 @@ class Buckets:
 class States:
     """Bytes on one rank.
 
-    ``parameters``: in the training type, frozen ones and the batch norms' buffers among them; ``master``: fp32 weights
-    of the optimizer; ``moments``: both of Adam; ``gradients``: from the backward pass to the update; ``update``:
-    gradients in fp32 that the optimizer's step adds to what stays; ``gathered``: ZeRO-3's whole parameters, at
-    most; ``persistent``: those of them that stay; ``buckets``: of gradients, in the backward pass; ``copies``: of what
-    a bucket holds, while it is reduced; ``idle``: gradients and buckets that stay allocated between two steps.
+    ``parameters``: in the training type, with the frozen ones and the buffers of batch norms; ``master``: the
+    optimizer's fp32 weights; ``moments``: both of Adam's; ``gradients``: from the backward pass to the update;
+    ``update``: fp32 gradients that exist only during the optimizer's step; ``gathered``: ZeRO-3's whole parameters, at
+    most; ``persistent``: those of them that stay whole; ``buckets``: of gradients, in the backward pass; ``copies``: of
+    a bucket's content, while it is reduced; ``idle``: gradients and buckets that stay allocated between two steps.
     """
 
     parameters: int
@@ -53,22 +52,22 @@ class States:
 
     @property
     def steady(self) -> int:
-        """Between two steps."""
+        """Bytes between two steps."""
         return self.parameters + self.master + self.moments + self.persistent + self.idle
 
     @property
     def updating(self) -> int:
-        """In the optimizer's step, when the activations are gone."""
+        """Bytes in the optimizer's step, when the activations are gone."""
         return self.steady + self.update
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Elements of every parameter, in order."""
+    """Elements of every parameter, in the order of the model."""
 
     trained: tuple[int, ...]
     frozen: tuple[int, ...]
-    buffers: int  # bytes
+    buffers: int  # bytes, not elements
 
     @property
     def total(self) -> int:
@@ -76,7 +75,7 @@ class Weights:
 
 
 def weights(config: VATTConfig) -> Weights:
-    """Counts the parameters without memory for them. Raises ValueError for a model that cannot be built."""
+    """Counts the parameters without allocating them. Raises ValueError for a model that cannot be built."""
     with torch.device("meta"):
         model = VATT(config)
     found = list(model.parameters())
@@ -88,7 +87,7 @@ def weights(config: VATTConfig) -> Weights:
 
 
 def effective_stage(zero: int, dtype: torch.dtype) -> int:
-    """bfloat16 without ZeRO runs as stage 1 (see train/core/engine.py).
+    """The stage that runs: bfloat16 without ZeRO runs as stage 1 (see train/core/engine.py).
 
     Raises:
         ValueError: a stage that does not exist, or a type that is not trained in.
@@ -103,7 +102,7 @@ def effective_stage(zero: int, dtype: torch.dtype) -> int:
 def state_bytes(
     config: VATTConfig, zero: int, ranks: int, dtype: torch.dtype, buckets: Buckets | None = None
 ) -> States:
-    """Parameters, gradients, optimizer and buckets of one rank (the fullest one, where ranks differ).
+    """Bytes of parameters, gradients, optimizer and buckets on one rank, the fullest one where ranks differ.
 
     Raises:
         ValueError: as `effective_stage`, or fewer than 1 rank.
@@ -126,8 +125,11 @@ def _whole(count: Weights, s: int, sizes: Buckets) -> States:
 
 
 def _flat(count: Weights, ranks: int, s: int, sizes: Buckets) -> States:
-    """Stages 1 and 2: parameters in one buffer, padded to 2 N elements; each rank updates a part of it in fp32, in a
-    copy of its own even if the parameters are fp32. The bucket has its full size however small the model is."""
+    """Stages 1 and 2: one buffer of parameters, padded to a multiple of 2 * ranks elements.
+
+    Each rank updates its part in fp32, in a copy of its own even if the parameters are fp32. The bucket has its full
+    size however small the model is.
+    """
     trained = sum(count.trained)
     padded = -(-trained // (2 * ranks)) * 2 * ranks
     part = padded // ranks
@@ -150,8 +152,7 @@ def _in_bucket(trained: int, sizes: Buckets) -> int:
 
 
 def _fullest(sizes: tuple[int, ...], part: int, ranks: int) -> int:
-    """Elements of all parameters that lie in a rank's part, at least in one element, of the rank with the most: a
-    gradient is kept whole by each rank that needs some of it."""
+    """Elements of gradients on the rank with the most: a rank keeps a gradient whole if it needs any part of it."""
     ends = list(accumulate(sizes))
     spans = list(zip(ends, sizes, strict=True))
     return max(
@@ -161,9 +162,12 @@ def _fullest(sizes: tuple[int, ...], part: int, ranks: int) -> int:
 
 
 def _partitioned(count: Weights, ranks: int, s: int, sizes: Buckets) -> States:
-    """Stage 3: every parameter is shared out by itself, padded to N elements. Small ones stay whole, and of the others
-    all that are read again within the reuse distance: with DeepSpeed's 1e9 elements that is a whole model of less than
-    half of them, from the forward pass to the backward pass. So at most all are gathered. One rank gathers nothing."""
+    """Stage 3: every parameter is sharded by itself, padded to a multiple of ``ranks`` elements.
+
+    Small parameters stay whole. Of the others, all that are read again within the reuse distance stay whole from the
+    forward pass to the backward pass: with DeepSpeed's 1e9 elements, that is a whole model of less than half as many.
+    So ``gathered`` is all parameters, an upper bound. One rank gathers nothing.
+    """
     both = (*count.trained, *count.frozen)
     part = sum(-(-size // ranks) for size in count.trained)
     small = sum(size for size in both if size <= sizes.param_persistence_threshold)

@@ -1,0 +1,148 @@
+"""``vatt plan``: memory, time and communication of a pretraining run on paper, and what each number rests on.
+
+``vatt plan --model vatt-large --gpus 64 --zero 3 --batch 2048``. Exit status 2: a request that makes no sense. The
+computation comes from a row of the results file for this model and GPU if there is one, else from --mfu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vatt.analysis.flops import peak_flops
+from vatt.analysis.plan.compute import OURS, RESULTS, ResultsError
+from vatt.analysis.plan.predict import GIB, Plan, predict
+from vatt.analysis.plan.request import TYPES, Request
+from vatt.analysis.plan.zero import STAGES
+from vatt.config import ConfigError
+from vatt.presets import PRESETS, preset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of a `Request`, whose defaults stay away from the namespace: so it tells what the user set."""
+    parser.set_defaults(refuse=parser.error)
+    unset = argparse.SUPPRESS
+    add = partial(parser.add_argument, default=unset)
+    add("--model", required=True, metavar="NAME", help=", ".join(PRESETS))
+    add("--gpus", required=True, type=int, metavar="N")
+    add("--batch", required=True, type=int, metavar="N", help="samples of a step on all GPUs")
+    add("--zero", type=int, choices=STAGES, help="stage (default: 0; bf16 runs it as 1)")
+    add("--gpus-per-node", type=int, metavar="N", help="default: 8")
+    add("--intra-gbps", type=float, metavar="X", help="GB/s a GPU sends within a node (default: 450)")
+    add("--inter-gbps", type=float, metavar="X", help="GB/s a GPU sends to other nodes (default: 50)")
+    add("--latency-us", type=float, metavar="X", help="to start a collective (default: 20)")
+    add("--steps", type=int, metavar="N", help="of the run (default: 500000)")
+    add("--checkpointing", action="store_true", help="engine.activation_checkpointing")
+    add("--gpu", metavar="NAME", help="as in vatt/analysis/flops.py (default: H100 SXM)")
+    add("--memory-gib", type=float, metavar="X", help="of a GPU (default: 80)")
+    add("--reserve-gib", type=float, metavar="X", help="of it not for tensors counted here (default: 2)")
+    add("--dtype", choices=tuple(TYPES), help="default: bf16")
+    add("--kernels", choices=tuple(OURS), help="engine.kernels (default: triton)")
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--mfu", type=float, metavar="X", default=unset, help="share of the peak that the computation reaches"
+    )
+    rate.add_argument(
+        "--results", type=Path, metavar="FILE.csv", default=unset, help=f"measured rows (default: {RESULTS.name})"
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the plan. Ends with status 2 and the flag's name if the request makes no sense."""
+    known = {field.name for field in fields(Request)}
+    given = {name: value for name, value in vars(options).items() if name in known}
+    request = Request(**given, given=frozenset(given))
+    if not {"mfu", "results"} & request.given and RESULTS.exists():
+        request = replace(request, results=RESULTS)
+    if complaint := _complaint(request):
+        options.refuse(complaint)
+    try:
+        plan = predict(request)
+    except ResultsError as error:
+        options.refuse(f"--results: {error}")
+    print(json.dumps(as_json(plan), indent=1) if options.json else "\n".join(lines(plan)))
+    return 0
+
+
+def _complaint(request: Request) -> str | None:
+    """What makes no sense in a request, with the flag; None if all does."""
+    try:
+        preset(request.model)
+    except ConfigError as error:
+        return f"--model: {error}"
+    for name in ("gpus", "batch", "gpus_per_node", "steps"):
+        if getattr(request, name) < 1:
+            return f"--{name.replace('_', '-')}: {getattr(request, name)} must be 1 or more"
+    for name in ("intra_gbps", "inter_gbps", "memory_gib"):
+        if not 0 < getattr(request, name) < float("inf"):
+            return f"--{name.replace('_', '-')}: {getattr(request, name)} must be above 0"
+    for name in ("latency_us", "reserve_gib"):
+        if not 0 <= getattr(request, name) < float("inf"):
+            return f"--{name.replace('_', '-')}: {getattr(request, name)} must be 0 or more"
+    if not 0 < request.mfu <= 1:
+        return f"--mfu: {request.mfu} is not a share above 0 and up to 1"
+    if request.gpus > request.gpus_per_node and request.gpus % request.gpus_per_node:
+        return f"--gpus: {request.gpus} are not whole nodes of {request.gpus_per_node} (--gpus-per-node)"
+    if request.batch % request.gpus or request.batch < 2 * request.gpus:
+        return f"--batch: {request.batch} samples cannot be shared out to {request.gpus} GPUs (--gpus), at least 2 each"
+    if peak_flops(request.gpu) is None:
+        return f"--gpu: no data-sheet peak is known for {request.gpu!r}; vatt/analysis/flops.py lists those known"
+    return None
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """The plan in words and tables of fixed width."""
+    request = plan.request
+    per_gpu = f"{request.batch} samples, {request.local_batch} a GPU"
+    yield f"{request.model} on {request.gpus} x {request.gpu}, ZeRO {request.zero}, {per_gpu}"
+    yield from ("", "Memory of a GPU in the backward pass, GiB (an upper bound: all parts at once)")
+    for name, size in plan.memory.items():
+        if size:
+            yield f"  {name:<26}{size / GIB:>10.3f}"
+    yield f"  {'sum':<26}{sum(plan.memory.values()) / GIB:>10.3f}"
+    yield f"  {'in the optimizer':<26}{plan.update / GIB:>10.3f}"
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    yield f"  {verdict} in {request.memory_gib:g} GiB; the largest batch that fits: {plan.largest_batch} a GPU"
+    yield from ("", "Communication of a step: GB that a GPU sends (within its node, to other nodes), ms")
+    for exchange, seconds in plan.exchanges:
+        intra, inter = request.links().sent(exchange.volume, exchange.passes)
+        yield f"  {exchange.name:<30}{intra / 1e9:>9.4f}{inter / 1e9:>9.4f}{1e3 * seconds:>10.3f}"
+    yield f"  {'sum':<48}{1e3 * plan.communication:>10.3f}"
+    yield from (
+        "",
+        f"GPU memory: both passes read and write at least {plan.traffic / 1e9:.1f} GB a step, if no cache holds it",
+    )
+    yield from ("", f"Step: {1e3 * plan.speed.seconds:.1f} ms of computation (MFU {plan.speed.mfu:.3f})")
+    for name, seconds in plan.step.items():
+        rate = f"{request.batch / seconds:,.0f} samples/s"
+        wait = f"communication {plan.share[name]:.1%}"
+        yield f"  {name:<14}{1e3 * seconds:>9.1f} ms  {rate}, {wait}, {plan.days[name]:.2f} days"
+    yield from ("", "What this rests on")
+    for found in plan.assumptions:
+        yield f"  {found.what}: {found.value} [{found.source}]"
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Everything of the plan: memory in bytes, times in seconds."""
+    request = {name: value for name, value in vars(plan.request).items() if name != "given"}
+    request["results"] = None if plan.request.results is None else str(plan.request.results)
+    return {
+        "request": request,
+        "memory": {**plan.memory, "sum": sum(plan.memory.values()), "in the optimizer": plan.update},
+        "fits": plan.fits,
+        "largest_batch_per_gpu": plan.largest_batch,
+        "memory_traffic_bytes": plan.traffic,
+        "communication": [{**asdict(exchange), "seconds": seconds} for exchange, seconds in plan.exchanges],
+        "compute_seconds": plan.speed.seconds,
+        "mfu": plan.speed.mfu,
+        "step_seconds": plan.step,
+        "communication_share": plan.share,
+        "days": plan.days,
+        "sources": [asdict(found) for found in plan.assumptions],
+    }
