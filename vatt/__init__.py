@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vatt.data import Clip, ManifestError, MediaError, TextError, read_clips
-    from vatt.inference import SpaceError
-    from vatt.models import VATT, Classifier
-    from vatt.weights.folder import PretrainedError, load_pretrained, save_pretrained
+    from vatt.inference import VATT, Classifier, SpaceError, load_pretrained, save_pretrained
+    from vatt.weights.folder import PretrainedError
 
 __version__ = "0.1.0"
 
@@ -29,25 +28,18 @@ __all__ = [
     "save_pretrained",
 ]
 
-_PLACES = {
-    "VATT": "vatt.models",
-    "Classifier": "vatt.models",
-    "Clip": "vatt.data",
-    "ManifestError": "vatt.data",
-    "MediaError": "vatt.data",
-    "PretrainedError": "vatt.weights.folder",
-    "SpaceError": "vatt.inference",
-    "TextError": "vatt.data",
-    "load_pretrained": "vatt.weights.folder",
-    "read_clips": "vatt.data",
-    "save_pretrained": "vatt.weights.folder",
+_MODULES = {
+    "vatt.data": ("Clip", "ManifestError", "MediaError", "TextError", "read_clips"),
+    "vatt.inference": ("VATT", "Classifier", "SpaceError", "load_pretrained", "save_pretrained"),
+    "vatt.weights.folder": ("PretrainedError",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'vatt' has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'vatt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,8 @@ from train.evaluation.context import Place, use_sample
 from vatt.clip import InputConfig
 from vatt.data import DataConfig, Views, read_clips
 from vatt.evaluation.probe import Features, ProbeError, extract
-from vatt.models import VATT, build_classifier
+from vatt.inference import VATT
+from vatt.models import build_classifier
 from vatt.models.config import ClassifierConfig, VideoConfig
 from vatt.presets import preset
 from vatt.sample import build

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.golden.golden import REFERENCE, assert_close
-from vatt.models import VATT, build_classifier
+from vatt.inference import VATT
+from vatt.models import build_classifier
 from vatt.weights.restore import backbone_config, restore_backbone
 from vatt.weights.tensorflow.config import classifier_config
 from vatt.weights.tensorflow.convert import convert

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.ranks import ROOT, run_ranks
-from vatt.models import VATT, Classifier
+from vatt.inference import VATT, Classifier
 from vatt.presets import preset
 from vatt.sample import build
 from vatt.sample.pictures import build_pictures

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vatt.clip import InputConfig
-from vatt.models import VATT, Classifier, ClassifierConfig, build_classifier
+from vatt.inference import VATT, Classifier, load_pretrained, save_pretrained
+from vatt.models import ClassifierConfig, build_classifier
 from vatt.presets import CLASSIFIERS, classifier_preset, preset
-from vatt.weights.folder import PretrainedError, load_pretrained, save_pretrained
+from vatt.weights.folder import PretrainedError
 from vatt.weights.restore import backbone_config, fit_positions, restore_backbone
 
 

@@ -12,7 +12,7 @@ from train.finetuning.evaluate import in_words
 from vatt.config import ConfigError
 from vatt.data import Classes, DataConfig, LabelError, Views, read_classes
 from vatt.evaluation.classification import Scores, classification_table, per_class, score_clips
-from vatt.models import Classifier
+from vatt.inference import Classifier
 from vatt.weights.folder import PretrainedError
 
 VIEWS = {"video": (4, 3), "audio": (4, 1), "image": (1, 1)}  # windows and crops, as the paper's

@@ -12,7 +12,7 @@ from vatt.config import ConfigError
 from vatt.data import Batch, Clip, DataConfig, eval_batches
 from vatt.data.tokenizer import FILE as TOKENIZER
 from vatt.evaluation.retrieval import NAMES, Embeddings, embed_windows, format_table, retrieval_tables
-from vatt.models import VATT
+from vatt.inference import VATT
 from vatt.weights.folder import PretrainedError, model_folder
 
 

@@ -18,6 +18,7 @@ from vatt.data.labelled import Views, view_batches
 from vatt.data.labels import Classes
 from vatt.data.manifest import Clip
 from vatt.errors import UserError
+from vatt.evaluation import evaluating
 from vatt.models.classifier import Classifier
 
 # Classification metrics: accuracy, mean average precision, AUC, d-prime (official utils/eval/measures.py).
@@ -136,7 +137,6 @@ class Scores:
         return cls(numbers[order].tolist(), logits[order], skipped)
 
 
-@torch.no_grad()
 def score_clips(
     model: Classifier,
     clips: Sequence[Clip],
@@ -163,9 +163,8 @@ def score_clips(
     modality, spec = model.config.modality, model.config.input
     numbers = range(len(clips)) if numbers is None else numbers
     found = Scores([], torch.empty(0, model.config.num_classes))
-    parts, was_training = [found.logits_NK], model.training
-    model.eval()
-    try:
+    parts = [found.logits_NK]
+    with evaluating(model):
         for batch in view_batches(clips, numbers, views, modality, spec, config, batch_size=batch_size):
             found.skipped += batch["skipped"]
             if len(batch["index"]):
@@ -176,8 +175,6 @@ def score_clips(
                 found.numbers += batch["index"].tolist()
                 parts.append(logits)
             on_batch(len(found.numbers) + len(found.skipped))
-    finally:
-        model.train(was_training)
     found.logits_NK = torch.cat(parts)
     return found
 

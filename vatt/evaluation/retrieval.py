@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vatt.errors import UserError
+from vatt.evaluation import evaluating
 from vatt.models import VATT
 
 # Zero-shot retrieval: similarities between two sets of embeddings, ranks, recall (official utils/eval/measures.py).
@@ -152,7 +153,6 @@ def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device |
     return found
 
 
-@torch.no_grad()
 def embed_windows(
     model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
 ) -> Embeddings | None:
@@ -160,14 +160,11 @@ def embed_windows(
 
     None if the batches hold no clip, as may be with the share of one rank of several.
     """
-    was_training = model.training
-    model.eval()
     parts: dict[str, list[Tensor]] = {}
     lists: dict[str, list[Any]] = {"captions": [], "videos": [], "ranges": []}
-    try:
+    with evaluating(model):
         for batch in batches:
-            clips = len(batch["captions"])
-            if not clips:
+            if not batch["captions"]:
                 continue
             inputs = {name: batch[name].to(device) for name in ("video", "audio", "text")}
             for name, value in model(**inputs).items():
@@ -177,8 +174,6 @@ def embed_windows(
                 parts.setdefault(name, []).append(batch[name].bool())
             for name, values in lists.items():
                 values.extend(batch[name])
-    finally:
-        model.train(was_training)
     if not parts:
         return None
     joined = {name: torch.cat(tensors) for name, tensors in parts.items()}

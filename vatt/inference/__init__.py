@@ -1,14 +1,16 @@
-"""Embeddings of videos, sounds and sentences in the common spaces: of single items, and of whole data sets.
+"""Embeddings of videos, sounds and sentences in the common spaces, and classes of files: one by one or in bulk.
 
-``VATT.embed_video``, ``embed_audio`` and ``embed_text`` are `embed_media` and `embed_text` of this package; the command
-``vatt embed`` is `vatt.inference.job`.
+`VATT` and `Classifier` are what ``from vatt import VATT, Classifier`` gives. `embed_clips` and `embed_sentences` go
+through a data set in batches and record what they leave out; the command ``vatt embed`` is `vatt.inference.job`.
 """
 
+from vatt.inference.api import VATT, Classifier, find_tokenizer, load_pretrained, save_pretrained
 from vatt.inference.embed import Embedded, embed_clips, embed_media, embed_sentences, embed_text
 from vatt.inference.spaces import SpaceError, output_name, spaces_of
-from vatt.inference.words import find_tokenizer
 
 __all__ = [
+    "VATT",
+    "Classifier",
     "Embedded",
     "SpaceError",
     "embed_clips",
@@ -16,6 +18,8 @@ __all__ = [
     "embed_sentences",
     "embed_text",
     "find_tokenizer",
+    "load_pretrained",
     "output_name",
+    "save_pretrained",
     "spaces_of",
 ]

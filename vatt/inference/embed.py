@@ -1,12 +1,11 @@
-"""One item or many, of files or tensors, to embeddings: what the methods of `VATT` do.
+"""From files, tensors and sentences to embeddings: batch by batch, and all at once as the methods of `VATT` do.
 
-Shapes: B items, T frames, S side, L samples, D width.
+Shapes: B items, V windows of an item, T frames, S side, L samples, W words, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,24 +13,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vatt.clip import InputConfig
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.labelled import Views, view_batches
 from vatt.data.manifest import Clip
-from vatt.data.tokenizer import TextError
+from vatt.data.tokenizer import TextError, Tokenizer
+from vatt.evaluation import evaluating
 from vatt.files import kind_of
 from vatt.inference.spaces import FEATURES, output_name, width_of
 from vatt.models.vatt import VATT
 
-# Batches of clips and of sentences through a model: windows averaged, then normalised.
-#
-# Shapes: B items of a batch, V windows of an item, W words, D width.
-
-
+File = str | Path | Clip
 Record = dict[str, Any]  # {"file", "field", "reason", "index"}
+_LARGEST = 1.001  # of a value in [-1, 1], with room for rounding
 
 
 @dataclass(frozen=True)
@@ -101,20 +98,25 @@ def embed_windows(model: VATT, modality: str, x: Tensor, space: str | None = Non
 
 
 def embed_sentences(
-    model: VATT, sentences: Sequence[str], *, space: str | None = None, numbers: Sequence[int] | None = None
+    model: VATT,
+    tokenizer: Tokenizer | None,
+    sentences: Sequence[str],
+    *,
+    space: str | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Embedded:
     """Embeds sentences, at most ``config.input.words`` words of each; one without any word is left out.
 
     Raises:
-        SpaceError: no such space. TextError: the model has no tokenizer.
+        SpaceError: no such space. TextError: no tokenizer.
     """
-    if model.tokenizer is None:
+    if tokenizer is None:
         raise TextError(
             "the model came without tokenizer.json, so its words are not known; "
             "name them: VATT.from_pretrained(DIR, vocabulary=FILE)"
         )
     numbers = list(range(len(sentences)) if numbers is None else numbers)
-    ids_BW = torch.from_numpy(model.tokenizer.encode(list(sentences), model.config.input.words))
+    ids_BW = torch.from_numpy(tokenizer.encode(list(sentences), model.config.input.words))
     has_word = (ids_BW != 0).any(1)
     skipped = [
         {"file": "", "field": "text", "reason": f"{sentence!r} holds no word", "index": number}
@@ -131,23 +133,6 @@ def check_audio(model: VATT, modality: str) -> None:
     """Raises ValueError: sound for a model that reads spectrograms."""
     if modality == "audio" and model.config.audio_input != "waveform":
         raise ValueError(f"audio: {model.config.name} reads spectrograms; pass them to model(audio=...)")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; puts the mode of every module back, also after an error."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-File = str | Path | Clip
-_LARGEST = 1.001  # of a value in [-1, 1], with room for rounding
 
 
 def embed_media(
@@ -199,7 +184,12 @@ def embed_media(
 
 
 def embed_text(
-    model: VATT, sentences: str | Sequence[str], *, space: str | None = None, batch_size: int = 256
+    model: VATT,
+    tokenizer: Tokenizer | None,
+    sentences: str | Sequence[str],
+    *,
+    space: str | None = None,
+    batch_size: int = 256,
 ) -> Tensor:
     """Embeddings of sentences; see `VATT.embed_text`.
 
@@ -208,14 +198,14 @@ def embed_text(
     """
     output_name(model.config, "text", space)
     if isinstance(sentences, str):
-        return embed_text(model, [sentences], space=space)[0]
+        return embed_text(model, tokenizer, [sentences], space=space)[0]
     sentences = list(sentences)
     for sentence in sentences:
         if not isinstance(sentence, str):
             raise TypeError(f"text: expected sentences, got {type(sentence).__name__}")
     parts = [torch.empty(0, width_of(model.config, "text", space))]
     for first in range(0, len(sentences), batch_size):
-        found = embed_sentences(model, sentences[first : first + batch_size], space=space)
+        found = embed_sentences(model, tokenizer, sentences[first : first + batch_size], space=space)
         if found.skipped:
             raise TextError(f"text, item {first + found.skipped[0]['index']}: {found.skipped[0]['reason']}")
         parts.append(found.x_BD)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from vatt.data.config import DataConfig
+from vatt.inference.api import VATT
 from vatt.inference.embed import Embedded, check_audio, embed_clips, embed_sentences
 from vatt.inference.output import EmbedError, Parts, check_output, check_settings, open_parts, read_json, write_output
 from vatt.inference.source import Source, read_source
 from vatt.inference.spaces import DEFAULTS, Modality, output_name
-from vatt.models.vatt import VATT
 from vatt.precision import type_of
 from vatt.weights.folder import CONFIG, WEIGHTS, model_folder
 
@@ -80,7 +80,7 @@ def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> 
     output_name(model.config, job.modality, job.space)
     check_audio(model, job.modality)
     if job.modality == "text":
-        embed_sentences(model, [])  # says at once that the words are not known
+        embed_sentences(model, model.tokenizer, [])  # says at once that the words are not known
     settings = settings_of(job, source)
     if (finished := _finished(job.out, settings)) is not None:
         return finished
@@ -130,7 +130,7 @@ def _batches(model: VATT, source: Source, todo: list[int], job: Job) -> Iterator
     for first in range(0, len(todo), job.batch_size):
         numbers = todo[first : first + job.batch_size]
         sentences = [source.items[number].text or "" for number in numbers]
-        yield embed_sentences(model, sentences, space=job.space, numbers=numbers)
+        yield embed_sentences(model, model.tokenizer, sentences, space=job.space, numbers=numbers)
 
 
 def _embed(batches: Iterator[Embedded], parts: Parts, total: int, progress: Progress) -> None:

@@ -6,9 +6,7 @@ Shapes: B samples, V clips (views) of one sample, D width, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +15,6 @@ from torch import Tensor, nn
 from vatt.models.backbones import Backbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import ClassifierConfig
 from vatt.models.layers import Dense
-
-if TYPE_CHECKING:  # those modules import this one
-    from vatt.data.labelled import Views
-    from vatt.data.manifest import Clip
 
 
 class Classifier(nn.Module):
@@ -42,46 +36,25 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.classifier = Dense(backbone.width, num_classes)
         self.dropout, self.labels = dropout, labels
-        self.config: ClassifierConfig | None = None  # set by `build_classifier`
+        self.config: ClassifierConfig | None = None  # set by `from_config`
         if labels == "multi" and num_classes > 1 and self.classifier.bias is not None:
             nn.init.constant_(self.classifier.bias, -math.log(num_classes - 1))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, backend: str = "auto") -> Classifier:
-        """The fine-tuned model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
+    def from_config(cls, config: ClassifierConfig, backend: str = "auto") -> Self:
+        """The classifier of a configuration, with random weights.
 
         Raises:
-            PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a pretraining model.
+            ValueError: a configuration that cannot be built; the message names the field.
         """
-        from vatt.weights.folder import PretrainedError, load_pretrained
-
-        model = load_pretrained(folder, backend)
-        if not isinstance(model, cls):
-            raise PretrainedError(
-                f"{folder}: holds a {type(model).__name__}, which has no classes; fine-tune it first "
-                "(train/finetune.py --init), or embed with it (VATT.from_pretrained)"
-            )
+        backbone: Backbone
+        if config.modality == "video":
+            backbone = VideoBackbone(config.video, backend)
+        else:
+            backbone = WaveformBackbone(config.waveform, backend)
+        model = cls(backbone, config.num_classes, config.dropout, config.labels)
+        model.config = config
         return model
-
-    def classify(
-        self, files: str | Path | Clip | Sequence[str | Path | Clip], top: int = 5, *, views: Views | None = None
-    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
-        """The ``top`` most probable classes of a video, sound or picture, the best first: (name, probability).
-
-        Args:
-            files: a path (or `Clip`), or a list of them.
-            views: how each is looked at; None: as in the evaluation, 4 windows of 3 crops of a video, 4 windows of a
-                sound, the middle of a picture. Their logits are averaged.
-
-        Returns:
-            A list for one file, a list of such lists for a list of files. A class without a name has its number.
-
-        Raises:
-            MediaError: a file cannot be decoded. ValueError: ``top`` is below 1.
-        """
-        from vatt.inference.classify import classify_files
-
-        return classify_files(self, files, top=top, views=views)
 
     def forward(self, x: Tensor, *, views: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Logits (B, K).
@@ -96,9 +69,10 @@ class Classifier(nn.Module):
             pooled = F.dropout(pooled, self.dropout)
         if self.training:
             return average_views(self.classifier(pooled), views)
-        wide, bias = torch.promote_types(pooled.dtype, torch.float32), self.classifier.bias
-        weight = self.classifier.weight.to(wide)  # in bfloat16 many of the scores that are ranked would be equal
-        return average_views(F.linear(pooled.to(wide), weight, None if bias is None else bias.to(wide)), views)
+        # At least fp32: in bfloat16 many of the scores that are ranked would be equal.
+        dtype, bias = torch.promote_types(pooled.dtype, torch.float32), self.classifier.bias
+        weight = self.classifier.weight.to(dtype)
+        return average_views(F.linear(pooled.to(dtype), weight, None if bias is None else bias.to(dtype)), views)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax or sigmoid of the (averaged) logits."""
@@ -106,19 +80,8 @@ class Classifier(nn.Module):
 
 
 def build_classifier(config: ClassifierConfig, backend: str = "auto") -> Classifier:
-    """The classifier of a configuration, with random weights.
-
-    Raises:
-        ValueError: a configuration that cannot be built; the message names the field.
-    """
-    backbone: Backbone
-    if config.modality == "video":
-        backbone = VideoBackbone(config.video, backend)
-    else:
-        backbone = WaveformBackbone(config.waveform, backend)
-    made = Classifier(backbone, config.num_classes, config.dropout, config.labels)
-    made.config = config
-    return made
+    """`Classifier.from_config`."""
+    return Classifier.from_config(config, backend)
 
 
 def average_views(logits: Tensor, views: int) -> Tensor:

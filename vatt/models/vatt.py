@@ -5,10 +5,6 @@ Shapes: B clips, C candidate sentences a clip, W words, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +14,6 @@ from vatt.models.heads import build_head
 from vatt.models.text import TextBackbone
 from vatt.models.transformer import Encoder
 from vatt.models.unified import UnifiedBackbone
-
-if TYPE_CHECKING:  # those modules import this one
-    from vatt.data.manifest import Clip
-    from vatt.data.tokenizer import Tokenizer
-
-    Media = str | Path | Clip | Tensor | Sequence[str | Path | Clip] | Sequence[Tensor]
 
 
 class VATT(nn.Module):
@@ -37,7 +27,6 @@ class VATT(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.tokenizer: Tokenizer | None = None  # set by `from_pretrained`; `embed_text` needs it
         self.unified: UnifiedBackbone | None = None
         if config.backbone == "unified":
             if config.audio_input != "waveform":
@@ -54,99 +43,6 @@ class VATT(nn.Module):
             self.text = TextBackbone(config.text, backend)
             widths = (self.video.width, self.audio.width, self.text.width)
         self.head = build_head(config.head, *widths)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, backend: str = "auto", *, vocabulary: str | Path | None = None
-    ) -> VATT:
-        """The model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
-
-        Args:
-            vocabulary: the words, where the folder has no tokenizer.json: one a line, or BERT's ``vocab.txt``.
-
-        Raises:
-            PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a classifier.
-            TextError: the words cannot be read, or are more than the model has vectors for.
-        """
-        from vatt.inference import find_tokenizer
-        from vatt.weights.folder import PretrainedError, load_pretrained, model_folder
-
-        model = load_pretrained(folder, backend)
-        if not isinstance(model, cls):
-            name = type(model).__name__
-            raise PretrainedError(
-                f"{folder}: holds a {name}, which knows classes and no common space; name a pretraining model, or "
-                f"load this one by {name}.from_pretrained"
-            )
-        model.tokenizer = find_tokenizer(model_folder(folder), vocabulary, model.config)
-        return model
-
-    def embed_video(
-        self, videos: Media, *, space: str = "text", windows: int = 4, batch_size: int = 8, workers: int = 0
-    ) -> Tensor:
-        """Embeddings of videos, L2-normalised, in evaluation mode and without gradients; float32 on the CPU.
-
-        Args:
-            videos: a path (or `Clip`, or picture), or a tensor (T, H, W, 3) or (B, T, H, W, 3) of the size that the
-                model reads, uint8 or floating point in [-1, 1]; or a list of paths or of tensors.
-            space: "text" (compare with `embed_text`), "audio" (with `embed_audio`), or "features": the pooled output
-                of the backbone, not normalised.
-            windows: of a file, spread evenly over it; their embeddings are averaged, then normalised (paper: 4).
-            batch_size: items in the model at once, each with all of its windows.
-            workers: processes that decode files; 0 decodes here.
-
-        Returns:
-            (D,) of one item, (B, D) of several.
-
-        Raises:
-            MediaError: a file cannot be decoded. SpaceError: no such space. TypeError, ValueError: an item or a tensor
-            that does not fit.
-        """
-        from vatt.inference import embed_media
-
-        return embed_media(self, videos, "video", space=space, windows=windows, batch_size=batch_size, workers=workers)
-
-    def embed_audio(
-        self,
-        sounds: Media,
-        *,
-        space: str = "video",
-        windows: int = 4,
-        batch_size: int = 8,
-        workers: int = 0,
-        sample_rate: int | None = None,
-    ) -> Tensor:
-        """As `embed_video`, of sound: paths of sound files or videos, or tensors (L,) or (B, L) in [-1, 1].
-
-        Args:
-            space: "video" (compare with ``embed_video(..., space="audio")``), "text" with a joint head, or "features".
-            sample_rate: of tensors, in Hz; where it is given it must be the model's.
-        """
-        from vatt.inference import embed_media
-
-        return embed_media(
-            self,
-            sounds,
-            "audio",
-            space=space,
-            windows=windows,
-            batch_size=batch_size,
-            workers=workers,
-            sample_rate=sample_rate,
-        )
-
-    def embed_text(self, sentences: str | Sequence[str], *, space: str = "video", batch_size: int = 256) -> Tensor:
-        """As `embed_video`, of sentences: at most ``config.input.words`` words of each count.
-
-        Args:
-            space: "video" (compare with `embed_video`), "audio" with a joint head, or "features".
-
-        Raises:
-            TextError: the model has no tokenizer, or a sentence has no word.
-        """
-        from vatt.inference import embed_text
-
-        return embed_text(self, sentences, space=space, batch_size=batch_size)
 
     @property
     def activation_checkpointing(self) -> bool:

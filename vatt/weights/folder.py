@@ -1,22 +1,23 @@
 """A model as a folder: model.safetensors, config.json, and (pretraining models) tokenizer.json.
 
-``train/pretrain.py`` and ``train/finetune.py`` leave such a folder, ``vatt convert`` makes one of the released weights,
-and ``VATT.from_pretrained`` and ``Classifier.from_pretrained`` read it. Nothing is unpickled.
+``train/pretrain.py`` and ``train/finetune.py`` leave such a folder, ``vatt convert`` makes one of a TensorFlow
+checkpoint, and ``VATT.from_pretrained`` and ``Classifier.from_pretrained`` read it. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vatt.config import ConfigError, from_dict, to_dict
+from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
 from vatt.files import appearing
 from vatt.models.classifier import Classifier, build_classifier
@@ -24,20 +25,26 @@ from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.models.vatt import VATT
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+Model = TypeVar("Model", bound=VATT | Classifier)
 
 
 class PretrainedError(UserError, ValueError):
     """A model folder that cannot be used. The message names the file, and the tensor with both shapes."""
 
 
-def save_pretrained(model: VATT | Classifier, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+def save_pretrained(
+    model: VATT | Classifier,
+    folder: str | Path,
+    state: Mapping[str, Tensor] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> None:
     """Writes a model into ``folder``, which is made if it is not there.
 
     Args:
         state: weights in place of the model's own, by the names of its ``state_dict``.
 
     Raises:
-        ValueError: a classifier that `build_classifier` did not make, whose configuration is not known.
+        ValueError: a classifier whose configuration is not known, since `Classifier.from_config` did not make it.
     """
     if model.config is None:
         raise ValueError("model: has no configuration; make it with build_classifier")
@@ -46,15 +53,20 @@ def save_pretrained(model: VATT | Classifier, folder: str | Path, state: Mapping
     weights = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
     (folder / WEIGHTS).unlink(missing_ok=True)  # a folder without weights holds no model: they go first and come last
     (folder / CONFIG).write_text(json.dumps(to_dict(model.config), indent=1), encoding="utf-8")
-    if isinstance(model, VATT) and model.tokenizer is not None:
-        model.tokenizer.save(folder)
+    if tokenizer is not None:
+        tokenizer.save(folder)
     with appearing(folder / WEIGHTS) as partly:
         save_file(weights, partly)
         partly.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
 
 
+def build_model(config: VATTConfig | ClassifierConfig, backend: str = "auto") -> VATT | Classifier:
+    """The module of a configuration, with random weights. Raises ValueError: it cannot be built."""
+    return VATT(config, backend) if isinstance(config, VATTConfig) else build_classifier(config, backend)
+
+
 def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classifier:
-    """The model in a folder, on the CPU in float32, in evaluation mode.
+    """The module in a folder, on the CPU in float32, in evaluation mode.
 
     Args:
         folder: as `save_pretrained` writes it; the folder of a whole run is taken too (its ``model/``).
@@ -63,14 +75,20 @@ def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classif
     Raises:
         PretrainedError: a file is missing or unreadable, of another model, or holds a weight that is not finite.
     """
+    return load_model(folder, lambda config: build_model(config, backend))
+
+
+def load_model(folder: str | Path, build: Callable[[Any], Model]) -> Model:
+    """As `load_pretrained`, into the module that ``build`` makes of the configuration."""
     folder = model_folder(folder)
     config = read_config(folder)
     try:
-        model = VATT(config, backend) if isinstance(config, VATTConfig) else build_classifier(config, backend)
+        model = build(config)
     except ValueError as error:
         raise PretrainedError(f"{folder / CONFIG}: {error}") from error
     _fill(model, read_weights(folder), folder / WEIGHTS)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def model_folder(folder: str | Path) -> Path:
@@ -115,7 +133,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _fill(model: VATT | Classifier, weights: dict[str, Tensor], path: Path) -> None:
+def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     missing, unknown = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
     if missing or unknown:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vatt.data.config import DataConfig
 from vatt.data.labelled import Modality, Views, view_batches
 from vatt.data.manifest import Clip
+from vatt.evaluation import evaluating
 from vatt.evaluation.probe.protocol import ProbeError
 from vatt.files import write_bytes
 from vatt.models.classifier import Classifier
@@ -59,8 +60,6 @@ class Features:
     @classmethod
     def load(cls, path: Path) -> Features | None:
         """What `save` wrote, or None if it is not there or cannot be read."""
-        from safetensors import safe_open
-
         try:
             tensors = load_file(path)
             with safe_open(path, "pt") as file:
@@ -70,7 +69,6 @@ class Features:
             return None
 
 
-@torch.no_grad()
 def extract(
     model: VATT | Classifier,
     clips: Sequence[Clip],
@@ -98,12 +96,11 @@ def extract(
     if isinstance(model, Classifier) and model.config.modality != modality:
         raise ProbeError(f"modality: the model reads {model.config.modality}, not {modality}")
     numbers = range(len(clips)) if numbers is None else numbers
-    count, was_training = views.count(modality), model.training
+    count = views.count(modality)
     done: list[int] = []
     skipped: list[dict[str, Any]] = []
     parts: list[Tensor] = []
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in view_batches(clips, numbers, views, modality, model.config.input, config, batch_size=batch_size):
             skipped += batch["skipped"]
             if len(batch["index"]):
@@ -113,8 +110,6 @@ def extract(
                         raise ProbeError(f"{clips[number].video}: the model gives features that are not finite")
                 done += batch["index"].tolist()
                 parts.append(pooled)
-    finally:
-        model.train(was_training)
     return Features(done, torch.cat(parts) if parts else torch.empty(0, count, 0), skipped)
 
 
