@@ -1,4 +1,4 @@
-"""The README's table and picture are those that the committed results give."""
+"""The table and the picture of docs/benchmarks.md are those that the committed results give."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 REGION = re.compile(r"<!-- table: python -m bench.report --markdown -->\n(.*?)<!-- end of table -->", re.S)
 
 
-def test_the_table_of_the_readme(capsys):
+def test_the_table(capsys):
     assert main(["--markdown"]) == 0
-    found = REGION.search((ROOT / "README.md").read_text())
-    assert found, "README.md has lost the marks of its table"
+    found = REGION.search((ROOT / "docs" / "benchmarks.md").read_text())
+    assert found, "docs/benchmarks.md has lost the marks of its table"
     assert found.group(1).strip() == capsys.readouterr().out.strip()
 
 
-def test_the_picture_of_the_readme(tmp_path):
+def test_the_picture(tmp_path):
     path = tmp_path / "speed.svg"
     assert main(["--svg", str(path)]) == 0
     assert path.read_text() == (ROOT / "bench" / "results" / "speed.svg").read_text()

@@ -1,0 +1,82 @@
+"""Every command that a document shows has flags and values that exist."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from train.evaluate import parse as evaluation
+from train.finetuning.cli import parser as finetuning
+from train.pretraining.cli import parser as pretraining
+from vatt.__main__ import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", ROOT / "examples" / "README.md"]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
+STARTS = ("deepspeed ", "vatt ", "python train/", "python -m ", "python examples/", "python docs/")
+
+
+def shown(document: Path) -> set[str]:
+    """Commands in code blocks and in code spans, lines that go on joined."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    found = [line.split(" #")[0] for block in blocks for line in block.splitlines()]
+    spans = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    found += [" ".join(span.split()) for span in spans]
+    words = [part.strip() for line in found for part in line.split("&&")]
+    left_out = ("...", "--help")
+    return {w for w in words if w.startswith(STARTS) and len(w.split()) > 1 and not w.endswith(left_out)}
+
+
+CASES = [(path.relative_to(ROOT).as_posix(), command) for path in DOCUMENTS for command in sorted(shown(path))]
+
+
+def vatt_parser(name):
+    made = argparse.ArgumentParser(exit_on_error=False)
+    import_module(f"vatt.cli.{name}").add_arguments(made)
+    return made
+
+
+@pytest.mark.parametrize(("document", "command"), CASES)
+def test_the_command_is_valid(document, command):
+    words = shlex.split(re.sub(r"\[[^]]*\]", "", command).replace("vatt data NAME", "vatt data kinetics"))
+    if words[0] == "deepspeed":
+        words = words[words.index(next(w for w in words if w.startswith("train/"))) :]
+    if words[0] == "python":
+        words = words[1:]
+    names_only = len(words) <= 3 and not any(word.startswith("--") for word in words)  # such as `vatt data check`
+    if words[0] == "vatt":
+        assert words[1] in COMMANDS
+        if not names_only:
+            vatt_parser(words[1]).parse_args(words[2:])
+    elif words[0] == "train/pretrain.py":
+        pretraining().parse_intermixed_args([word for word in words[1:] if word not in ("M", "S")])
+    elif words[0] == "train/finetune.py":
+        finetuning().parse_intermixed_args(words[1:])
+    elif words[0] == "train/evaluate.py":
+        evaluation(words[1:])
+    elif words[0] == "-m":
+        assert find_spec(words[1]), words[1]
+    else:
+        text = (ROOT / words[0]).read_text(encoding="utf-8")
+        for flag in (word for word in words[1:] if word.startswith("--")):
+            assert f'"{flag}"' in text, f"{words[0]} has no {flag}"
+
+
+def test_commands_are_found():
+    commands = [command for _, command in CASES]
+    assert len([name for name, _ in CASES if name == "README.md"]) >= 7
+    assert len(commands) >= 60
+    assert any(command.startswith("vatt convert") for command in commands)
+    assert any(command.startswith("python -m bench") for command in commands)
+
+
+def test_a_wrong_flag_is_found():
+    with pytest.raises((SystemExit, argparse.ArgumentError)):
+        test_the_command_is_valid("README.md", "vatt embed my_videos/ --model runs/mine --outt videos.npy")

@@ -1,0 +1,94 @@
+"""The documents hang together: lengths, links, pictures, what is generated, and the site that is built of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+FOLDERS = (".", "docs", "examples", "bench", "tests/reference")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def script(name):
+    """A file of docs/scripts as a module."""
+    spec = spec_from_file_location(name, DOCS / "scripts" / f"{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prose(path):
+    """A document without its code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S))
+
+
+def anchors(path):
+    """The anchors of the headings, as code hosts and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S), re.M)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 140
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_pictures_are_there(path):
+    for target in LINK.findall(prose(path)):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), f"{target}: no such file"
+        assert file.is_relative_to(ROOT), f"{target}: outside of the repository"
+        if anchor:
+            assert anchor in anchors(file), f"{target}: no such heading"
+
+
+def test_every_page_is_in_the_navigation_and_the_reverse():
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("nav:")[1].split("theme:")[0]
+    named = re.findall(r": (\S+\.md)$", config, re.M)
+    assert len(named) == len(set(named))
+    pages = {path.name for path in DOCS.glob("*.md")}
+    assert pages <= set(named), "in docs/, but not in mkdocs.yml"
+    for name in set(named) - pages:
+        assert (ROOT / name).is_file(), f"mkdocs.yml names {name}"
+
+
+def test_every_page_is_on_the_list_of_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert page.name == "index.md" or f"(docs/{page.name})" in text, page.name
+
+
+def test_the_picture_of_the_readme_is_that_of_the_committed_rows(tmp_path, monkeypatch):
+    module = script("search_picture")
+    monkeypatch.setattr(module, "PICTURE", tmp_path / "search.svg")
+    module.main()
+    assert (tmp_path / "search.svg").read_text(encoding="utf-8") == (DOCS / "search.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: pip install -e '.[docs]'")
+def test_the_site_builds_strictly_and_needs_no_network(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= len(list(DOCS.glob("*.md")))
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        fetched = re.findall(r"<(?:script|img|link|iframe)\b[^>]*(?:src|href)=[\"']?(https?:[^\"'\s>]+)", text)
+        assert not fetched, f"{page.name} fetches {fetched}"
+        assert "::: vatt" not in text, f"{page.name} has a docstring that was not filled in"
+    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    for word in ("VATT.embed_video", "packed_attention", "Raises"):
+        assert word in api, f"the API page lacks {word}"
