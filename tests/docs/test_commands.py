@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import re
 import shlex
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from bench.__main__ import SUBCOMMANDS
+from bench.__main__ import main as benchmark
 from train.evaluate import parse as evaluation
 from train.finetuning.cli import parser as finetuning
 from train.pretraining.cli import parser as pretraining
@@ -43,6 +48,21 @@ def vatt_parser(name):
     return made
 
 
+@cache
+def bench_help(name):
+    """What ``python -m bench NAME --help`` prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        benchmark([name, "--help"])
+    return printed.getvalue()
+
+
+def check_flags(words, text):
+    """Each flag among ``words`` stands in ``text``: a help, or the source of a script."""
+    for flag in (word for word in words if word.startswith("--")):
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text), f"there is no {flag}"
+
+
 @pytest.mark.parametrize(("document", "command"), CASES)
 def test_the_command_is_valid(document, command):
     words = shlex.split(re.sub(r"\[[^]]*\]", "", command).replace("vatt data NAME", "vatt data kinetics"))
@@ -61,12 +81,13 @@ def test_the_command_is_valid(document, command):
         finetuning().parse_intermixed_args(words[1:])
     elif words[0] == "train/evaluate.py":
         evaluation(words[1:])
+    elif words[:2] == ["-m", "bench"]:
+        assert words[2] in SUBCOMMANDS
+        check_flags(words[3:], bench_help(words[2]))
     elif words[0] == "-m":
         assert find_spec(words[1]), words[1]
     else:
-        text = (ROOT / words[0]).read_text(encoding="utf-8")
-        for flag in (word for word in words[1:] if word.startswith("--")):
-            assert f'"{flag}"' in text, f"{words[0]} has no {flag}"
+        check_flags(words[1:], (ROOT / words[0]).read_text(encoding="utf-8"))
 
 
 def test_commands_are_found():
@@ -77,6 +98,9 @@ def test_commands_are_found():
     assert any(command.startswith("python -m bench") for command in commands)
 
 
-def test_a_wrong_flag_is_found():
-    with pytest.raises((SystemExit, argparse.ArgumentError)):
-        test_the_command_is_valid("README.md", "vatt embed my_videos/ --model runs/mine --outt videos.npy")
+@pytest.mark.parametrize(
+    "command", ["vatt embed a/ --model m --outt b.npy", "python -m bench ops --nosuch", "python -m bench opps"]
+)
+def test_a_wrong_command_is_found(command):
+    with pytest.raises((SystemExit, argparse.ArgumentError, AssertionError)):
+        test_the_command_is_valid("README.md", command)
