@@ -27,7 +27,7 @@ from vatt.clip import InputConfig
 from vatt.data.captions import Caption
 from vatt.data.config import DataConfig
 from vatt.data.manifest import Clip
-from vatt.data.samples import training_sample
+from vatt.data.samples import PretrainReader
 from vatt.data.tokenizer import Tokenizer
 from vatt.sample.encode import write_mp4
 
@@ -83,8 +83,10 @@ def measure(case: tuple[int, int, int, int], clips: int, rounds: int) -> dict[st
         clip = Clip(path, captions=(Caption("a rising tone over waves", 0.0, SECONDS),))
         starts = np.random.default_rng(0).uniform(0, SECONDS - spec.seconds, clips)
 
+        read = PretrainReader(tokenizer, spec, config)
+
         def ours(number: int) -> None:
-            training_sample(clip, tokenizer, spec, config, np.random.default_rng(number))
+            read(clip, np.random.default_rng(number))
 
         def theirs(number: int) -> None:
             bare(path, float(starts[number]), spec)

@@ -18,7 +18,7 @@ from train.core.ranks import peer_lost, start_distributed, stop_distributed  # n
 from train.evaluation.context import Place, prepare_out, use_sample  # noqa: E402
 from train.pretraining.cli import Parser  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
-from vatt.data import LabelError, ManifestError, TextError, TooManyBadClips  # noqa: E402
+from vatt.data import LabelError, ManifestError, TextError, TooManySkipped  # noqa: E402
 from vatt.evaluation.classification import ScoreError  # noqa: E402
 from vatt.evaluation.probe import ProbeError  # noqa: E402
 from vatt.evaluation.retrieval import EvaluationError  # noqa: E402
@@ -37,7 +37,7 @@ EXPECTED = (
     SampleError,
     ScoreError,
     TextError,
-    TooManyBadClips,
+    TooManySkipped,
 )
 TASKS = {
     "video": "classification",

@@ -18,7 +18,7 @@ from train.pretraining.build import Assembled, assemble, prepare  # noqa: E402
 from train.pretraining.cli import Job, parse  # noqa: E402
 from train.pretraining.finish import finish  # noqa: E402
 from vatt.config import ConfigError  # noqa: E402
-from vatt.data import ManifestError, TextError, TooManyBadClips  # noqa: E402
+from vatt.data import ManifestError, TextError, TooManySkipped  # noqa: E402
 from vatt.data.loader import NoUsableClip  # noqa: E402
 from vatt.sample import SampleError  # noqa: E402
 from vatt.sample.encode import EncoderError  # noqa: E402
@@ -33,7 +33,7 @@ EXPECTED = (
     NotFinite,
     SampleError,
     TextError,
-    TooManyBadClips,
+    TooManySkipped,
 )
 
 

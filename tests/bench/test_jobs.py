@@ -13,7 +13,6 @@ import torch
 
 import bench.jobs.pretrain
 import bench.jobs.run
-import vatt.data.loader
 from bench import store
 from bench.jobs import JobError, Options, jobs
 from bench.jobs.__main__ import main, parse
@@ -31,6 +30,7 @@ from bench.measure.process import ProcessFailed
 from vatt.analysis.flops import tokens, train_flops_per_sample
 from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, Source, Tokenizer, TrainLoader
+from vatt.data.samples import PretrainReader
 
 CPU = torch.device("cpu")
 TINY = Options("cpu", "tiny")
@@ -214,7 +214,7 @@ def reader(monkeypatch, seconds):
         time.sleep(seconds)
         return {"video": torch.zeros(1)}
 
-    monkeypatch.setattr(vatt.data.loader, "training_sample", slow)
+    monkeypatch.setattr(PretrainReader, "__call__", slow)
     source = Source("made up", [Clip(Path("a.mp4")), Clip(Path("b.mp4"))])
     return TrainLoader([source], Tokenizer.train(["a word"]), InputConfig(), DataConfig(workers=0), batch_size=2)
 

@@ -10,7 +10,7 @@ import pytest
 
 from vatt.data.augment import CentreView, RandomView, augment_audio
 from vatt.data.config import AugmentConfig, DataConfig
-from vatt.data.decode import Box, _Scaler
+from vatt.data.decode import Box, Scaler
 
 STILL = dict(flip=False, brightness=0.0, saturation=0.0, contrast=0.0, hue=0.0, audio_noise=0.0)
 WHOLE = dict(area_min=1.0, aspect_min=1.0, aspect_max=1.0)
@@ -24,7 +24,7 @@ def picture(frame_HW3):
 
 def change(frame_HW3, seed=0, **options):
     """One frame after the filters of a view."""
-    scaler = _Scaler(RandomView(AugmentConfig(**{**STILL, **WHOLE, **options}), np.random.default_rng(seed)), 32)
+    scaler = Scaler(RandomView(AugmentConfig(**{**STILL, **WHOLE, **options}), np.random.default_rng(seed)), 32)
     return scaler(picture(frame_HW3))
 
 
@@ -81,7 +81,7 @@ def test_hue_leaves_grey_alone_and_turns_red():
 def test_colours_stay_where_they_are_in_all():
     """Brightness, contrast, saturation and hue as the paper draws them: means follow the draw."""
     view = RandomView(AugmentConfig(**WHOLE), np.random.default_rng(1))
-    new = _Scaler(view, 32)(picture(smooth(120, 120, 120)))
+    new = Scaler(view, 32)(picture(smooth(120, 120, 120)))
     assert abs(new.mean() - (120 + 255 * view.brightness)) < 4
 
 
@@ -89,7 +89,7 @@ def test_a_clip_is_treated_as_one_and_a_flip_turns_it():
     frame = smooth().transpose(1, 0, 2).copy()
     seen = set()
     for seed in range(20):
-        scaler = _Scaler(RandomView(AugmentConfig(**{**STILL, **WHOLE, "flip": True}), np.random.default_rng(seed)), 32)
+        scaler = Scaler(RandomView(AugmentConfig(**{**STILL, **WHOLE, "flip": True}), np.random.default_rng(seed)), 32)
         pictures = [scaler(picture(frame)).tobytes() for _ in range(3)]
         assert len(set(pictures)) == 1
         seen.add(pictures[0])

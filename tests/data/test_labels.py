@@ -28,8 +28,7 @@ from vatt.data import (
     view_batches,
 )
 from vatt.data.augment import CentreView, SquareView
-from vatt.data.decode import decode_views, decode_window
-from vatt.data.decode_other import decode_picture, decode_sound
+from vatt.data.decode import decode_picture, decode_sound, decode_views, decode_window
 from vatt.data.manifest import Clip
 
 SPEC = InputConfig(frames=4, fps=4, size=16, sample_rate=8000)

@@ -10,12 +10,11 @@ import torch
 
 from tests.data.media import RATE, write
 from vatt.clip import InputConfig
-from vatt.data import AugmentConfig, DataConfig, SkipLog, Source, Tokenizer, TooManyBadClips, TrainLoader, eval_batches
+from vatt.data import AugmentConfig, DataConfig, SkipLog, Source, Tokenizer, TooManySkipped, TrainLoader, eval_batches
 from vatt.data.captions import Caption
-from vatt.data.loader import NoUsableClip
+from vatt.data.loader import NoUsableClip, Schedule
 from vatt.data.manifest import Clip
 from vatt.data.samples import window_start
-from vatt.data.schedule import Schedule
 
 SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
 TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])
@@ -144,7 +143,7 @@ def test_skip_log(tmp_path):
     log.add(30, [record, record])
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 1
     assert "a.mp4 (video: cut short" in log.summary()
-    with pytest.raises(TooManyBadClips, match=r"12 of 42 clips .*max_bad_share = 0\.2 allows.*a\.mp4"):
+    with pytest.raises(TooManySkipped, match=r"12 of 42 clips .*max_bad_share = 0\.2 allows.*a\.mp4"):
         log.add(0, [{**record, "file": f"{n}.mp4"} for n in range(10)])
 
 

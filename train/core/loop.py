@@ -76,7 +76,7 @@ class Trainer:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
 
         Raises:
-            NotFinite, TooManyBadClips, CheckpointError: on all ranks alike; the message says what happened.
+            NotFinite, TooManySkipped, CheckpointError: on all ranks alike; the message says what happened.
         """
         run = self.config.run
         clock = Clock(run.steps)

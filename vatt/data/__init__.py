@@ -2,11 +2,12 @@
 
 from vatt.data.config import AugmentConfig, DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.labelled import LabelledReader, Views, view_batches
+from vatt.data.evaluation_loader import eval_batches, view_batches
 from vatt.data.labels import Classes, LabelError, find_classes, read_classes
-from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader, eval_batches
+from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader
 from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips
-from vatt.data.skipped import SkipLog, TooManyBadClips
+from vatt.data.samples import LabelledReader, Views
+from vatt.data.skipped import SkipLog, TooManySkipped
 from vatt.data.tokenizer import TextError, Tokenizer, load_word_embeddings
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "Source",
     "TextError",
     "Tokenizer",
-    "TooManyBadClips",
+    "TooManySkipped",
     "TrainLoader",
     "Views",
     "eval_batches",

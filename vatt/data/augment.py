@@ -16,14 +16,14 @@ from vatt.data.decode import Box, Filter
 
 
 class SquareView:
-    """The largest square, as it is: for evaluation. ``place`` runs over the longer side, from 0 (left or top) to 1."""
+    """The largest square, for evaluation. ``position`` runs over the longer side, from 0 (left or top) to 1."""
 
-    def __init__(self, place: float = 0.5) -> None:
-        self.place = place
+    def __init__(self, position: float = 0.5) -> None:
+        self.position = position
 
     def box(self, height: int, width: int) -> Box:
         side = min(height, width)
-        return Box(int((height - side) * self.place), int((width - side) * self.place), side, side)
+        return Box(int((height - side) * self.position), int((width - side) * self.position), side, side)
 
     def filters(self, mean_luma: float) -> list[Filter]:
         return []
@@ -41,7 +41,7 @@ class RandomView:
 
     def __init__(self, config: AugmentConfig, rng: np.random.Generator) -> None:
         self.config = config
-        self.crops = rng.uniform(size=(10, 4))  # area, aspect, place down and across: ten tries
+        self.crops = rng.uniform(size=(10, 4))  # area, aspect, position down and across: ten tries
         self.flip = config.flip and bool(rng.random() < 0.5)
         self.brightness = rng.uniform(-config.brightness, config.brightness)
         self.saturation = rng.uniform(1 - config.saturation, 1 + config.saturation)

@@ -1,7 +1,10 @@
-"""Batches for training and for evaluation.
+"""Batches for training.
 
 What a training step reads is a pure function of (seed, step, rank, number of ranks). The position of the loader is
 therefore the number of the step, and a resumed run sees the very same clips, windows and crops.
+
+Several data sets are mixed at given weights by a fixed cycle that spreads each of them as evenly as can be. Within one
+data set the clips come in an order that is drawn anew for each pass.
 """
 
 from __future__ import annotations
@@ -9,8 +12,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,15 @@ from vatt.clip import InputConfig
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.manifest import Clip
-from vatt.data.samples import Sample, evaluation_windows, training_sample
-from vatt.data.schedule import Schedule
+from vatt.data.samples import PretrainReader, Sample
+from vatt.data.skipped import skipped_clip
 from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
 
 Batch = dict[str, Any]
 Reader = Callable[[Clip, np.random.Generator], Sample]  # raises MediaError for a clip that cannot be decoded
 _SUBSTITUTES = 20  # clips that are tried for one sample before the data set counts as unusable
+_CYCLE = 1000  # samples after which the mixing repeats: weights are kept to a thousandth
 _ALIVE = 600.0  # seconds without a batch after which a worker counts as dead
 
 
@@ -43,6 +46,62 @@ class Source:
     name: str
     clips: Sequence[Clip]
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Sample ``count`` of data set ``source``: its clip ``item``."""
+
+    source: int
+    count: int
+    item: int
+
+
+@dataclass
+class Schedule:
+    """Which clip a sample is, of data sets with ``sizes`` clips at ``weights`` (any positive numbers)."""
+
+    sizes: list[int]
+    weights: list[float]
+    seed: int
+    _cycle: np.ndarray = field(init=False, repr=False)
+    _before: np.ndarray = field(init=False, repr=False)
+    _orders: dict[int, tuple[int, np.ndarray]] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._cycle = _mixing_cycle(self.weights)
+        once = self._cycle[:, None] == np.arange(len(self.sizes))
+        self._before = np.concatenate([np.zeros((1, len(self.sizes)), int), once.cumsum(0)])
+
+    def pick(self, number: int) -> Pick:
+        """The clip of the sample with this number, counted from 0 over all steps and ranks."""
+        cycles, position = divmod(number, len(self._cycle))
+        source = int(self._cycle[position])
+        count = int(cycles * self._before[-1, source] + self._before[position, source])
+        epoch, index = divmod(count, self.sizes[source])
+        return Pick(source, count, int(self._order(source, epoch)[index]))
+
+    def _order(self, source: int, epoch: int) -> np.ndarray:
+        """The order of the clips in one pass; the last one asked for is kept."""
+        known = self._orders.get(source)
+        if known is None or known[0] != epoch:
+            order = np.random.default_rng([self.seed, 11, source, epoch]).permutation(self.sizes[source])
+            self._orders[source] = known = (epoch, order)
+        return known[1]
+
+
+def _mixing_cycle(weights: list[float]) -> np.ndarray:
+    """Data set numbers in proportion to the weights: at each position, the one that lags most behind its share."""
+    if len(weights) == 1:
+        return np.zeros(1, int)
+    share = np.asarray(weights, float) / sum(weights)
+    credit = np.zeros(len(weights))
+    cycle = np.empty(_CYCLE, int)
+    for position in range(_CYCLE):
+        credit += share
+        cycle[position] = np.argmax(credit)
+        credit[cycle[position]] -= 1
+    return cycle
 
 
 class _TrainSet(Dataset):
@@ -62,14 +121,9 @@ class _TrainSet(Dataset):
             try:
                 return self.read(source.clips[item], rng), item, skipped
             except MediaError as error:
-                skipped.append(bad_clip(source.name, error))
+                skipped.append(skipped_clip(source.name, error))
         reasons = "; ".join(sorted({f"{r['file']} ({r['field']}: {r['reason']})" for r in skipped})[:3])
         raise NoUsableClip(f"{source.name}: {len(skipped)} clips in a row could not be read, such as {reasons}")
-
-
-def bad_clip(source: str, error: MediaError) -> dict[str, Any]:
-    """The record of a clip that was passed over."""
-    return {"dataset": source, "file": error.file, "field": error.field, "reason": error.reason}
 
 
 def _collate(items: list[tuple[Sample, int, list[dict[str, Any]]]]) -> Batch:
@@ -161,18 +215,7 @@ class TrainLoader(ClipLoader):
         **options: Any,
     ) -> None:
         """``options``: those of `ClipLoader` after ``config``."""
-        read = _PretrainReader(tokenizer, spec, config)
-        super().__init__(sources, read, config, **options)
-
-
-@dataclass(frozen=True)
-class _PretrainReader:
-    tokenizer: Tokenizer
-    spec: InputConfig
-    config: DataConfig
-
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> Sample:
-        return training_sample(clip, self.tokenizer, self.spec, self.config, rng)
+        super().__init__(sources, PretrainReader(tokenizer, spec, config), config, **options)
 
 
 def worker_options(config: DataConfig, most: int | None = None, ahead: int | None = None) -> dict[str, Any]:
@@ -198,63 +241,3 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-class _EvalSet(Dataset):
-    """Clips by number: their windows and query, or the record of why there are none."""
-
-    def __init__(
-        self, clips: Sequence[Clip], tokenizer: Tokenizer, spec: InputConfig, config: DataConfig, windows: int
-    ) -> None:
-        self.clips, self.tokenizer, self.spec, self.config, self.windows = clips, tokenizer, spec, config, windows
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[int, list[Sample], str] | dict[str, Any]:
-        try:
-            samples, query = evaluation_windows(self.clips[index], self.tokenizer, self.spec, self.config, self.windows)
-            return index, samples, query
-        except MediaError as error:
-            return bad_clip("evaluation", error)
-
-
-def _collate_eval(clips: Sequence[Clip], items: list[tuple[int, list[Sample], str] | dict[str, Any]]) -> Batch:
-    good = [item for item in items if isinstance(item, tuple)]
-    batch: Batch = {"skipped": [item for item in items if isinstance(item, dict)]}
-    batch["index"] = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
-    batch["captions"] = [query for _, _, query in good]
-    batch["videos"] = [str(clips[index].video) for index, _, _ in good]
-    batch["ranges"] = [(clips[index].start, clips[index].end) for index, _, _ in good]
-    if good:
-        windows = [sample for _, samples, _ in good for sample in samples]
-        first = [samples[0] for _, samples, _ in good]
-        batch |= {key: torch.stack([sample[key] for sample in windows]) for key in ("video", "audio")}
-        batch |= {key: torch.stack([sample[key] for sample in first]) for key in ("text", "text_mask", "audio_mask")}
-    return batch
-
-
-def eval_batches(
-    clips: Sequence[Clip],
-    tokenizer: Tokenizer,
-    spec: InputConfig,
-    config: DataConfig,
-    *,
-    batch_size: int,
-    windows: int = 1,
-) -> Iterator[Batch]:
-    """Each clip once, in order, without augmentation; those that cannot be decoded are in ``skipped`` alone.
-
-    A batch holds video (B * windows, T, S, S, 3) and audio (B * windows, L), the windows of a clip in a row, text
-    (B, 1, W) of the query, the masks (B,), index (B,), and lists of B: captions (the queries), videos (str) and ranges
-    (start and end of the clip, seconds or None).
-    """
-    options = worker_options(config, len(clips), ahead=1)
-    loader = DataLoader(
-        _EvalSet(clips, tokenizer, spec, config, windows),
-        batch_size=batch_size,
-        collate_fn=partial(_collate_eval, clips),
-        generator=torch.Generator(),
-        **options,
-    )
-    yield from loader

@@ -1,4 +1,4 @@
-"""What was passed over, and when there is too much of it."""
+"""What was skipped, and when it is too much."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vatt.data.decode import MediaError
 from vatt.errors import UserError
 from vatt.files import json_line
 
 Record = dict[str, Any]  # {"file", "field", "reason", ...}
-ENOUGH = 20  # clips tried before the share of bad ones means anything
+ENOUGH = 20  # clips tried before the share of skipped ones means anything
 
 
-class TooManyBadClips(UserError, RuntimeError):
+class TooManySkipped(UserError, RuntimeError):
     """More clips than ``data.max_bad_share`` allows could not be read."""
+
+
+def skipped_clip(dataset: str, error: MediaError) -> Record:
+    """The record of a clip that cannot be decoded."""
+    return {"dataset": dataset, "file": error.file, "field": error.field, "reason": error.reason}
 
 
 class SkipLog:
@@ -27,21 +33,21 @@ class SkipLog:
 
     def __init__(self, path: Path | None, max_bad_share: float) -> None:
         self.path, self.max_bad_share = path, max_bad_share
-        self.tried = self.bad = 0
+        self.tried = self.skipped = 0
         self.records: dict[tuple[str, str], Record] = {}
 
     def add(self, tried: int, skipped: Iterable[Record]) -> None:
         """Counts ``tried`` clips that were asked for and the records of those that failed.
 
         Raises:
-            TooManyBadClips: the share of bad clips passed the limit; names some of the files.
+            TooManySkipped: the share of skipped clips passed the limit; names some of the files.
         """
         skipped = list(skipped)
-        self.tried, self.bad = self.tried + tried + len(skipped), self.bad + len(skipped)
+        self.tried, self.skipped = self.tried + tried + len(skipped), self.skipped + len(skipped)
         self.note(skipped)
-        if self.tried >= ENOUGH and self.bad > self.max_bad_share * self.tried:
-            raise TooManyBadClips(
-                f"{self.bad} of {self.tried} clips could not be read, more than data.max_bad_share = "
+        if self.tried >= ENOUGH and self.skipped > self.max_bad_share * self.tried:
+            raise TooManySkipped(
+                f"{self.skipped} of {self.tried} clips could not be read, more than data.max_bad_share = "
                 f"{self.max_bad_share:g} allows. {self.summary()}"
             )
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from vatt.data.config import DataConfig
-from vatt.data.labelled import Views, view_batches
+from vatt.data.evaluation_loader import view_batches
 from vatt.data.labels import Classes
 from vatt.data.manifest import Clip
+from vatt.data.samples import Views
 from vatt.errors import UserError
 from vatt.evaluation import evaluating
 from vatt.models.classifier import Classifier

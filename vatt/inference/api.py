@@ -13,7 +13,7 @@ from typing import Self
 from torch import Tensor
 
 from vatt import models
-from vatt.data.labelled import Views
+from vatt.data.samples import Views
 from vatt.data.tokenizer import FILE, TextError, Tokenizer
 from vatt.inference.classify import Ranking, classify_files
 from vatt.inference.embed import File, embed_media, embed_text

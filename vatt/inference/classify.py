@@ -8,8 +8,8 @@ import torch
 
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.labelled import Views
 from vatt.data.manifest import Clip
+from vatt.data.samples import Views
 from vatt.evaluation.classification import score_clips
 from vatt.inference.embed import File, clip_of
 from vatt.models.classifier import Classifier

@@ -18,8 +18,9 @@ from torch import Tensor
 from vatt.clip import InputConfig
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.labelled import Views, view_batches
+from vatt.data.evaluation_loader import view_batches
 from vatt.data.manifest import Clip
+from vatt.data.samples import Views
 from vatt.data.tokenizer import TextError, Tokenizer
 from vatt.evaluation import evaluating
 from vatt.files import kind_of

@@ -11,8 +11,7 @@ import av.error
 
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
-from vatt.data.decode import MediaError, decode_window, duration_of
-from vatt.data.decode_other import decode_picture, decode_sound
+from vatt.data.decode import MediaError, decode_picture, decode_sound, decode_window, duration_of
 
 
 @dataclass(frozen=True)

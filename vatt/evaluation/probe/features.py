@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vatt.data.config import DataConfig
-from vatt.data.labelled import Modality, Views, view_batches
+from vatt.data.evaluation_loader import view_batches
 from vatt.data.manifest import Clip
+from vatt.data.samples import Modality, Views
 from vatt.evaluation import evaluating
 from vatt.evaluation.probe.protocol import ProbeError
 from vatt.files import write_bytes

@@ -1,0 +1,106 @@
+"""An open media file: what is wrong with it, how long it is, and its decoded frames from some time on.
+
+Times are seconds from the start of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+from av.container.input import InputContainer
+
+from vatt.errors import UserError
+
+SHORTEST = 0.5  # seconds; a file that is shorter than the window but not than this is padded at its end
+MAY_END_EARLY = 0.5  # seconds by which streams fall short of the duration in the header of sound files
+
+ChooseStart = Callable[[float], float]  # duration of the file -> start of the window, both in seconds
+
+
+class MediaError(UserError):
+    """A file that gives no clip: which file, which part of it (``field``), and why."""
+
+    def __init__(self, file: Path | str, field: str, reason: str) -> None:
+        super().__init__(f"{file}: {field}: {reason}")
+        self.file, self.field, self.reason = str(file), field, reason
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, str]]:  # so that it comes back from a worker whole
+        return MediaError, (self.file, self.field, self.reason)
+
+
+class TimeLimit:
+    """Stops a decode that takes too long. It is checked between packets, so that nothing hangs."""
+
+    def __init__(self, file: Path, seconds: float) -> None:
+        self.file, self.seconds, self.end = file, seconds, time.monotonic() + seconds
+
+    def check(self) -> None:
+        if time.monotonic() > self.end:
+            raise MediaError(self.file, "decode", f"took more than {self.seconds:g} s (data.decode_timeout)")
+
+
+@contextmanager
+def open_media(path: Path, kind: str, broken: str = "container") -> Iterator[InputContainer]:
+    """The open file. What goes wrong with it inside of the block is a MediaError.
+
+    Args:
+        kind: "video", "audio" or "image": the field of the error if there is no such file.
+        broken: the field of the error if it cannot be decoded.
+
+    Raises:
+        MediaError: no regular file, or it cannot be decoded.
+    """
+    if not path.is_file():  # a pipe or a device would block for ever
+        raise MediaError(path, kind, "no such file" if not path.exists() else "is not a regular file")
+    try:
+        # An absolute path: FFmpeg takes a name with a colon for an address.
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
+            yield container
+    except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error)  # without the number and the path again
+        raise MediaError(path, broken, f"cannot be decoded: {reason}") from error
+
+
+def duration_of(container: InputContainer) -> float:
+    """Seconds, from the container or else its streams; 0 if neither knows."""
+    if container.duration:
+        return container.duration / av.time_base
+    known = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
+    return max(known, default=0.0)
+
+
+def check_duration(path: Path, duration: float) -> None:
+    """Raises MediaError for a file that is known to be too short to use."""
+    if 0 < duration < SHORTEST:
+        raise MediaError(path, "duration", f"{duration:.2f} s, at least {SHORTEST} s are needed")
+
+
+def origin_of(container: InputContainer) -> float:
+    """The time stamp, in seconds, at which the file starts."""
+    return (container.start_time or 0) / av.time_base
+
+
+def frames_from(container: InputContainer, kind: str, start: float, limit: TimeLimit) -> Iterator[Any]:
+    """Decoded frames of the first stream of a kind, from the keyframe at or before ``start`` on.
+
+    A packet that does not decode is passed over: the times of the frames tell what the holes mean.
+    """
+    stream: Any = container.streams.get({kind: 0})[0]  # PyAV's stubs do not tell the kinds of streams apart
+    stream.thread_count = 1  # the loader has a process a core; threads inside would fight with it
+    if start > 0 and stream.time_base:
+        container.seek(int((start + origin_of(container)) / stream.time_base), stream=stream, backward=True)
+    elif kind == "audio":
+        container.seek(container.start_time or 0, backward=True)  # the video was read before
+    for packet in container.demux(stream):
+        limit.check()
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue
