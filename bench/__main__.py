@@ -36,7 +36,7 @@ SUBCOMMANDS: dict[str, tuple[str, list[str]]] = {
     "jobs": ("bench.jobs.__main__", []),
     "decode": ("bench.decode", []),
     "report": ("bench.report.__main__", []),
-    "study": ("bench.downstream.__main__", []),
+    "study": ("bench.study.__main__", []),
 }
 
 

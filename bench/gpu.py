@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from bench import correctness, store, summary, sweep
+from bench import ROOT, correctness, store, summary, sweep
 from bench.measure.peaks import DATASHEET, Roofs
 from bench.measure.timing import DeviceLost
-from bench.records import ROOT, Table, write_environment
 from bench.shapes import OPS, shapes
+from bench.store import Table, write_environment
 from bench.suite.catalogue import plan
 from bench.suite.ops import op_subjects
 from bench.suite.session import Budget, Session
@@ -49,7 +49,7 @@ class Run:
         self.size = "tiny" if options.tiny else "gpu"
         modules = {"correctness": correctness, "sweep": sweep}
         self.tables = {
-            stage: Table(self.out / f"{stage}.csv", module.FIELDS, module.KEY, options.resume)  # type: ignore[attr-defined]
+            stage: Table(self.out / f"{stage}.csv", module.FIELDS, options.resume)  # type: ignore[attr-defined]
             for stage, module in modules.items()
         }
         self.facts = write_environment(self.out / "environment.json", self.device, sys.argv[1:], options.commit)
@@ -62,7 +62,7 @@ class Run:
         todo = [(shape, p) for shape in shapes(self.size, self.ops) for p in correctness.cases(shape)]
         for shape, p in todo:
             key = dict(op=shape.op, case=shape.name, dropout=p)
-            if table.has(**key):
+            if table.find(**key):
                 continue
             if time.monotonic() > until:
                 self.left_out.append(f"correctness {shape.op} {shape.name} p={p}")

@@ -1,27 +1,31 @@
-"""The results file of the project: one CSV that only grows, a row for each figure, each row with where it came from.
+"""Results files: CSV files that only grow, a row for each figure, each row with where it came from.
 
-Rows of other machines and other commits stand side by side; readers (`bench.report`, `vatt plan`) select by column. A
-row without ``ms`` and without ``rate`` is a refusal or a failure, and its ``note`` says why.
+The results file of the project has the columns FIELDS. Rows of other machines and other commits stand side by side;
+readers select by column. A row without ``ms`` and without ``rate`` is a refusal or a failure; its ``note`` says why.
 """
 
 from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import math
 import os
 import platform
+import shutil
+import subprocess
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.records import ROOT, git
+from bench import ROOT
 from vatt.environment import environment
+from vatt.errors import UserError
 
 RESULTS = ROOT / "bench" / "results" / "results.csv"
 
@@ -31,24 +35,26 @@ ORIGIN = ("time", "run", "commit", "dirty", "device", "threads", "python", "torc
 # What was measured. ``suite``: ops, steps or jobs; ``shape``: in words; ``mode``: forward, forward+backward, step, or
 # what a job did; ``provider``: a backend of ours, or what it is compared with.
 WHAT = ("suite", "op", "case", "shape", "dtype", "dropout", "mode", "provider")
-# Milliseconds of a call (median, 20th and 80th percentile of ``repeats``), of the host to issue it; rates from
-# bench/costs.py; the roofs of the same run; the time that the roofs allow, and its share of ``ms``; memory beyond the
-# inputs; the first call with compilation, seconds; ||out - reference|| / ||reference||.
+# Milliseconds of a call (median, 20th and 80th percentile of ``repeats``), of the host to issue it; rates of the
+# operations and bytes that the call needs; the device peaks ("roof") of the same run; the lower bound ("floor") that
+# they set, and its share of ``ms``; memory beyond the inputs; the first call with compilation, seconds;
+# ||out - reference|| / ||reference||.
 TIMES = ("ms", "ms_p20", "ms_p80", "repeats", "host_ms", "tflops", "gbps")
 LIMITS = ("roof_tflops", "roof_gbps", "floor_ms", "floor_share", "peak_mib", "first_call_s", "error")
 # Of whole jobs: ``rate`` in ``unit`` (samples/s, clips/s), share of the device's peak, of the time spent on waiting.
 JOBS = ("rate", "unit", "mfu", "wait_share")
 FIELDS = (*ORIGIN, *WHAT, *TIMES, *LIMITS, *JOBS, "note", "command")
+NUMBERS = (*TIMES, *LIMITS, "rate", "mfu", "wait_share")
 
 Row = dict[str, str]
 
 
-class StoreError(ValueError):
+class StoreError(UserError, ValueError):
     """A results file that cannot be read; the message names file, line and column."""
 
 
-def read(path: Path) -> list[Row]:
-    """All rows, each with all of FIELDS as text.
+def read(path: Path, fields: Sequence[str] = FIELDS) -> list[Row]:
+    """All rows, each with all of ``fields`` as text.
 
     Raises:
         StoreError: no such file, columns that are missing or unknown, a row of another length, a figure that is none.
@@ -61,30 +67,30 @@ def read(path: Path) -> list[Row]:
     if not lines:
         raise StoreError(f"{path}: is empty, not even a header")
     header = lines[0]
-    if missing := [name for name in FIELDS if name not in header]:
+    if missing := [name for name in fields if name not in header]:
         raise StoreError(f"{path}, line 1: columns are missing: {', '.join(missing)}")
-    if unknown := [name for name in header if name not in FIELDS]:
+    if unknown := [name for name in header if name not in fields]:
         raise StoreError(f"{path}, line 1: unknown columns: {', '.join(unknown)}")
     rows = []
-    for number, line in enumerate(lines[1:], 2):
+    for place, line in enumerate(lines[1:], 2):
         if len(line) != len(header):
-            raise StoreError(f"{path}, line {number}: {len(line)} columns where the header has {len(header)}")
+            raise StoreError(f"{path}, line {place}: {len(line)} columns where the header has {len(header)}")
         row = dict(zip(header, line, strict=True))
-        for name in (*TIMES, *LIMITS, "rate", "mfu", "wait_share"):
+        for name in NUMBERS if fields == FIELDS else ():
             if row[name] and not _is_number(row[name]):
-                raise StoreError(f"{path}, line {number}: {name} is {row[name]!r}, not a number")
+                raise StoreError(f"{path}, line {place}: {name} is {row[name]!r}, not a number")
         rows.append(row)
     return rows
 
 
 def _is_number(text: str) -> bool:
     try:
-        return float(text) == float(text)  # a NaN is none
+        return not math.isnan(float(text))
     except ValueError:
         return False
 
 
-def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def append(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str] = FIELDS) -> None:
     """Adds rows; they are on disk when this returns, also beside another process that adds.
 
     Raises:
@@ -96,12 +102,12 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         header = next(csv.reader(file), None)
-        if header is not None and set(header) != set(FIELDS):
+        if header is not None and set(header) != set(fields):
             raise StoreError(f"{path}, line 1: not the columns of a results file; it is left as it is")
         file.seek(0)
         if not (content := file.read()).endswith("\n") and content:
             raise StoreError(f"{path}, line {content.count(chr(10)) + 1}: is cut off; mend or remove it")
-        writer = csv.DictWriter(file, header or FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, header or fields, lineterminator="\n")
         if header is None:
             writer.writeheader()
         writer.writerows(lines)
@@ -127,23 +133,86 @@ def number(row: Mapping[str, str], name: str) -> float | None:
     return float(row[name]) if row.get(name) else None
 
 
-def origin(device: torch.device, tree: Path = ROOT) -> dict[str, str]:
-    """ORIGIN of the rows that this process measures now, with the code of ``tree``."""
+class Table:
+    """A results file with columns of its own and its rows. A row is on disk when `add` returns, so that a killed run
+    keeps what it had."""
+
+    def __init__(self, path: Path, fields: Sequence[str], resume: bool) -> None:
+        """With ``resume`` the rows of the file are kept, else it begins anew."""
+        self.path, self.fields = path, tuple(fields)
+        if not resume:
+            path.unlink(missing_ok=True)
+        append(path, [], self.fields)
+        self.rows = read(path, self.fields)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Raises ValueError for a column that the file does not have. What is not finite stands as "nan" or "inf"."""
+        texts = {name: _any_text(value) for name, value in row.items()}
+        append(self.path, [texts], self.fields)
+        self.rows.append({name: texts.get(name, "") for name in self.fields})
+
+    def find(self, **wanted: Any) -> Row | None:
+        """The first row with these values."""
+        texts = {name: _any_text(value) for name, value in wanted.items()}
+        return next((row for row in self.rows if all(row[name] == value for name, value in texts.items())), None)
+
+
+def _any_text(value: Any) -> str:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else text(value)
+
+
+def origin(device: torch.device, tree: Path = ROOT, aside: Path | None = None) -> dict[str, str]:
+    """ORIGIN of the rows that this process measures now, with the code of ``tree``. That rows were added to ``aside``
+    does not make the tree dirty."""
     cuda = device.type == "cuda"
-    facts = environment()
     status = git("status", "--porcelain", "--untracked-files=no", tree=tree)
+    if status is not None and aside is not None:
+        changed = (line.split(maxsplit=1)[-1] for line in status.splitlines())
+        status = "".join(name for name in changed if (tree / name).resolve() != aside.resolve())
     return {
         "time": now(),
         "run": uuid.uuid4().hex[:8],
         "commit": (git("rev-parse", "HEAD", tree=tree) or "unknown")[:12],
         "dirty": "unknown" if status is None else str(status != ""),
-        "device": torch.cuda.get_device_name(device) if cuda else cpu_name(facts["CPU"]),
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_name(environment()["CPU"]),
         "threads": "" if cuda else str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "triton": _version("triton"),
         "cuda": torch.version.cuda or "none",
     }
+
+
+def write_environment(
+    path: Path, device: torch.device, command: Sequence[str], commit: str | None = None
+) -> dict[str, Any]:
+    """Device, driver, versions, and which commit this was (``commit`` where git cannot tell), as JSON."""
+    cuda, found = device.type == "cuda", origin(device)
+    facts: dict[str, Any] = dict(environment())
+    facts["device"] = found["device"] if cuda else "cpu"
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else "none"
+    facts["driver"] = driver or "unknown"
+    facts["cuda"] = found["cuda"]
+    facts["commit"] = commit or git("rev-parse", "HEAD") or "unknown"
+    facts["dirty"] = {"True": True, "False": False}.get(found["dirty"], "unknown")
+    facts["command"] = " ".join(command)
+    path.write_text(json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def git(*words: str, tree: Path = ROOT) -> str | None:
+    """What git says of a tree, or None where it says nothing (no git, or not a clone)."""
+    return _output("git", "-C", str(tree), *words)
+
+
+def _output(*command: str) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def now() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.peers import COMPILE, OURS
-from bench.records import number
+from bench.store import number
 from bench.suite.prepared import BOTH
 from bench.suite.session import AGAIN as AGAIN_SUFFIX
 

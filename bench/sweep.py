@@ -18,8 +18,8 @@ import torch
 from bench.evaluate import error, named
 from bench.measure.timing import DeviceLost, limited, measure, reason, tidy
 from bench.problems import Problem, make
-from bench.records import Table
 from bench.shapes import Shape, shapes
+from bench.store import Table
 from bench.suite.ops import DROPOUT
 from bench.sweep_targets import TARGETS, Target, replaced
 from bench.warm import SEED, pool, warm

@@ -1,15 +1,20 @@
-"""Rows of results files, checked, and where they were measured: machines and states of the code."""
+"""Rows of results files, checked and grouped: machines, states of the code, cases, providers; and figures in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import store
-from bench.store import Row, StoreError
+from bench.peers import AUTO, COMPILE, OURS
+from bench.store import Row, StoreError, number
+from bench.suite.session import AGAIN
 
+Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
+COMPARED = ("ops", "steps")
 _ABOVE_ZERO = ("ms", "ms_p20", "ms_p80", "rate", "roof_tflops", "roof_gbps")
 _NOT_BELOW_ZERO = ("tflops", "gbps", "floor_ms", "floor_share", "peak_mib", "error", "mfu", "wait_share")
 
@@ -26,20 +31,18 @@ def load(paths: Sequence[Path]) -> list[Row]:
         if not rows:
             raise StoreError(f"{path}: has a header but no rows, so there is nothing to report")
         for line, row in enumerate(rows, 2):
-            _check(path, line, row)
+            for name in (*_ABOVE_ZERO, *_NOT_BELOW_ZERO):  # another figure would make a plot meaningless
+                value, positive = number(row, name), name in _ABOVE_ZERO
+                if value is not None and (value < 0 or (value == 0 and positive) or not math.isfinite(value)):
+                    words = "above zero" if positive else "of zero or more"
+                    raise StoreError(f"{path}, line {line}: {name} is {row[name]!r}, not a finite number {words}")
         found += rows
     return sorted(found, key=lambda row: row["time"])  # stable: rows of one second stay as they stand in the file
 
 
-def _check(path: Path, line: int, row: Row) -> None:
-    """Raises StoreError for a figure that would make a plot meaningless."""
-    for name in (*_ABOVE_ZERO, *_NOT_BELOW_ZERO):
-        value = store.number(row, name)
-        if value is None:
-            continue
-        words = "above zero" if name in _ABOVE_ZERO else "of zero or more"
-        if value < 0 or (value == 0 and name in _ABOVE_ZERO) or not math.isfinite(value):
-            raise StoreError(f"{path}, line {line}: {name} is {row[name]!r}, not a finite number {words}")
+def timed(row: Row) -> bool:
+    """Whether a row holds a figure; the others are refusals and failures."""
+    return bool(row["ms"] or row["rate"])
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ def machine(row: Row) -> Machine:
     return Machine(row["device"], row["threads"], cuda)
 
 
+def machines(rows: Iterable[Row]) -> dict[Machine, list[Row]]:
+    """Rows by machine: GPUs first, then the one measured last."""
+    found: dict[Machine, list[Row]] = {}
+    for row in rows:
+        found.setdefault(machine(row), []).append(row)
+    return dict(sorted(found.items(), key=lambda pair: (pair[0].cuda, pair[1][-1]["time"]), reverse=True))
+
+
 @dataclass(frozen=True)
 class Revision:
     """A state of the code. ``dirty``: with changes that no commit has."""
@@ -81,38 +92,215 @@ def revision(row: Row) -> Revision:
     return Revision(row["commit"], row["dirty"] != "False")
 
 
-def machines(rows: Iterable[Row]) -> dict[Machine, list[Row]]:
-    """Rows by machine: GPUs first, then the one measured last."""
-    found: dict[Machine, list[Row]] = {}
-    for row in rows:
-        found.setdefault(machine(row), []).append(row)
-    return dict(sorted(found.items(), key=lambda pair: (pair[0].cuda, pair[1][-1]["time"]), reverse=True))
-
-
 def revisions(rows: Iterable[Row]) -> list[Revision]:
     """States of the code in the order in which they were first measured.
 
-    ``bench.run --base`` measures two in one run and writes the new one first, so within a run the order turns round.
+    A comparison (``--base``) measures two in one run and writes the new one first, so within a run the order turns
+    round.
     """
-    first: dict[Revision, tuple[str, str]] = {}
+    first: dict[Revision, str] = {}
     for row in rows:
-        first.setdefault(revision(row), (row["time"], row["run"]))
+        first.setdefault(revision(row), row["run"])
     found: list[list[Revision]] = []
     before = None
-    for name, (_, run) in first.items():
-        if found and run and run == before:
-            found[-1].insert(0, name)
+    for state, run in first.items():
+        if run and run == before:
+            found[-1].insert(0, state)
         else:
-            found.append([name])
+            found.append([state])
         before = run
-    return [name for group in found for name in group]
+    return [state for group in found for state in group]
 
 
-def timed(row: Row) -> bool:
-    """Whether a row holds a figure; the others are refusals and failures."""
-    return bool(row["ms"] or row["rate"])
+@dataclass
+class Case:
+    """One case at one state of the code.
+
+    Attributes:
+        modes: by mode, the newest row of each provider, in the order of measurement.
+        failures: rows without a figure; all of them, for no later one replaces a reason.
+    """
+
+    key: Key
+    revision: Revision
+    modes: dict[str, dict[str, Row]] = field(default_factory=dict)
+    failures: list[Row] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return case_name(self.key)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for of in self.modes.values() for row in of.values()] + self.failures
 
 
-def is_pair(row: Row) -> bool:
-    """Whether it was measured beside another commit: our backend alone, without peers and roofs."""
-    return "--base" in row["command"].split()
+def case_name(key: Key) -> str:
+    """Operation and case, type, dropout."""
+    _, op, case, dtype, dropout = key
+    parts = [f"{op} {case}", dtype, f"dropout {dropout}" if dropout not in ("", "0") else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def case_key(row: Row) -> Key:
+    return row["suite"], row["op"], row["case"], row["dtype"], row["dropout"]
+
+
+def newest(rows: Iterable[Row]) -> list[Case]:
+    """Each case of operations and steps as the newest state of the code had it that was measured with its baselines.
+
+    ``rows``: of one machine, the older before the newer. All rows of a case are of one state of the code and one
+    version of PyTorch. Cases come in the order of their first measurement, which is that of their importance.
+    """
+    by_key: dict[Key, list[Row]] = {}
+    for row in rows:
+        if row["suite"] in COMPARED:
+            by_key.setdefault(case_key(row), []).append(row)
+    found = [_case(key, of) for key, of in by_key.items()]
+    return sorted(found, key=lambda case: COMPARED.index(case.key[0]))
+
+
+def _case(key: Key, rows: list[Row]) -> Case:
+    # A comparison with another commit has our backend alone, without baselines and device peaks.
+    whole = [row for row in rows if "--base" not in row["command"].split()] or rows
+    case = Case(key, revisions(whole)[-1])
+    of_last = [row for row in whole if revision(row) == case.revision]
+    reasons = set()
+    for row in of_last:
+        why = row["provider"], row["mode"], row["note"]
+        if any(row[name] != of_last[-1][name] for name in ("torch", "triton")):
+            continue
+        if timed(row):
+            case.modes.setdefault(row["mode"], {})[row["provider"]] = row
+        elif why not in reasons:
+            reasons.add(why)
+            case.failures.append(row)
+    return case
+
+
+# What a provider is. Ours, as a user gets it; the first that was measured is what the others are compared with.
+_FIRST = (f"ours {OURS}", OURS, f"ours {AUTO}", AUTO)
+
+
+def is_ours(name: str) -> bool:
+    """Code of this project, whichever backend: a backend of ours by name, such a one with a baseline's attention, or
+    anything that begins with "ours"."""
+    head = name.removesuffix(AGAIN).partition("+")[0]
+    return head in (OURS, "triton_gemm", AUTO) or name.startswith("ours")
+
+
+def is_again(name: str) -> bool:
+    """Ours timed a second time: how far it lies from the first is noise."""
+    return name.endswith(AGAIN)
+
+
+def is_eager(name: str) -> bool:
+    """Our own code in plain, eager PyTorch."""
+    return name in ("ours torch", "torch")
+
+
+def is_compiled(name: str) -> bool:
+    """PyTorch code through torch.compile."""
+    return name.removeprefix("ours ").startswith(COMPILE)
+
+
+def is_baseline(name: str) -> bool:
+    """Code of others."""
+    return not (is_ours(name) or is_eager(name) or is_compiled(name))
+
+
+def primary(names: Iterable[str]) -> str | None:
+    """The one of ours that the others are compared with, or None."""
+    known = list(names)
+    others = (name for name in known if is_ours(name) and not (is_again(name) or is_eager(name) or is_compiled(name)))
+    return next((name for name in _FIRST if name in known), None) or next(others, None)
+
+
+def noise(rows: Mapping[str, Row]) -> float | None:
+    """How far the second timing of ours lies from the first, relative. ``rows``: of one case and mode by provider."""
+    ours = primary(rows)
+    again = rows.get(f"{ours}{AGAIN}")
+    if ours is None or again is None or not (again["ms"] and rows[ours]["ms"]):
+        return None
+    return abs(float(again["ms"]) / float(rows[ours]["ms"]) - 1)
+
+
+def largest_noise(cases: Iterable[Case]) -> float | None:
+    """The most that two timings of the same call differ by, relative; None where none was timed twice."""
+    found = (noise(of) for case in cases for of in case.modes.values())
+    return max((value for value in found if value is not None), default=None)
+
+
+# Figures in words.
+NO_GPU = "No GPU speed has been measured: no row comes from a CUDA device."
+
+
+def short(value: float, digits: int = 3) -> str:
+    """With so many significant digits and no exponent where it reads well: 0.0123, 12.3, 1,230."""
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.{digits - 1}e}"
+    rounded = float(f"{value:.{digits}g}")
+    if abs(rounded) >= 10 ** (digits - 1):
+        return f"{rounded:,.0f}"
+    return f"{rounded:.12f}".rstrip("0").rstrip(".")
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """A share as percents; empty for None. Small shares are not rounded to nothing."""
+    if value is None:
+        return ""
+    return f"{100 * value:.2g}%" if 0 < value < 0.01 else f"{100 * value:.{digits}f}%"
+
+
+def spread(row: Row) -> str:
+    """From the 20th to the 80th percentile of the times, or empty."""
+    low, high = number(row, "ms_p20"), number(row, "ms_p80")
+    return f"{short(low)} to {short(high)}" if low is not None and high is not None else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Each once, with commas."""
+    return ", ".join(dict.fromkeys(name for name in names if name))
+
+
+def versions(rows: Sequence[Row]) -> str:
+    """Of Python, PyTorch, Triton and CUDA, as the rows have them."""
+    names = {"python": "Python", "torch": "torch", "triton": "Triton", "cuda": "CUDA"}
+    found = {name: listed(row[name] for row in rows if row[name] != "none") for name in names}
+    return ", ".join(f"{names[name]} {text}" for name, text in found.items() if text)
+
+
+def dates(rows: Sequence[Row]) -> str:
+    """The first and the last day, UTC."""
+    days = sorted({row["time"][:10] for row in rows if row["time"]})
+    if not days:
+        return "no date"
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def provenance(machine: Machine, cases: Sequence[Case]) -> str:
+    """Device, versions, commits and dates of these cases, as sentences."""
+    rows = [row for case in cases for row in case.rows]
+    commits = listed(case.revision.name for case in cases)
+    text = f"{machine.name}; {versions(rows)}; commit {commits}; {dates(rows)}."
+    return text + (" A star: with changes that are in no commit." if any(c.revision.dirty for c in cases) else "")
+
+
+def command(rows: Sequence[Row]) -> str:
+    """The words with which the commands of all rows begin, or empty where they share none."""
+    words = [_split(row["command"]) for row in rows if row["command"]]
+    shared: list[str] = []
+    for column in zip(*words, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return shlex.join(shared)
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # no closing quotation mark: nobody could run it, but it is to be shown
+        return text.split()

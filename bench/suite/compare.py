@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 
-from bench import store
+from bench import ROOT, store
 from bench.evaluate import error
 from bench.measure.timing import summarise
-from bench.records import ROOT
 from bench.suite.catalogue import subjects
 from bench.suite.prepared import Subject
 from bench.suite.ratios import Ratio, ratio

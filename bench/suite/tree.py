@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.records import ROOT
+from bench import ROOT
 
 LIBRARY = ("vatt", "kernels")
 

@@ -12,13 +12,21 @@ import pytest
 
 from bench.report import rows as report_rows
 from bench.report.__main__ import main
-from bench.report.bars import bars
-from bench.report.cases import newest
-from bench.report.html import policy
-from bench.report.providers import is_compiled, is_eager, is_ours, is_peer, noise, primary
-from bench.report.roofline import roofline
-from bench.report.words import command, share, short
+from bench.report.charts import bars, roofline
+from bench.report.rows import (
+    command,
+    is_baseline,
+    is_compiled,
+    is_eager,
+    is_ours,
+    newest,
+    noise,
+    primary,
+    share,
+    short,
+)
 from bench.store import append, read
+from vatt.html import policy
 
 HOSTILE = '<script>alert(1)</script>\x07 & "peer" \'`|'
 SVG = "{http://www.w3.org/2000/svg}"
@@ -31,7 +39,7 @@ def row(**values):
     known = dict(time=f"2026-01-01T00:{minute:02}:{second:02}Z", run="r1", commit="aaaaaaa11111", dirty="False")
     known |= dict(device="Testing device", threads="", cuda="12.9", python="3.11.7", torch="2.13.0", triton="3.7.1")
     known |= dict(suite="ops", op="attention", case="video_785_h12", shape="made up", dtype="bfloat16", dropout=0.1)
-    known |= dict(mode="forward+backward", provider="triton", command="python -m bench.run --case x")
+    known |= dict(mode="forward+backward", provider="triton", command="python -m bench ops --case x")
     return known | values
 
 
@@ -47,7 +55,7 @@ def timed(ms, **values):
 
 
 def operations():
-    """One case: ours twice, eager, compiled, two peers, one that fails; a norm, which has no operations."""
+    """One case: ours twice, eager, compiled, two baselines, one that fails; a norm, which has no operations."""
     times = {"triton": 1.0, "triton again": 1.05, "torch": 4.0, "torch.compile": 2.0, "sdpa": 0.8, HOSTILE: 3.0}
     found = [timed(ms, provider=name) for name, ms in times.items()]
     found.append(row(provider="flash_attn", mode="", note="ModuleNotFoundError: <no flash_attn>"))
@@ -153,7 +161,7 @@ def test_hostile_text_stays_text(make, tmp_path, capsys):
 def test_the_policy_allows_nothing_but_our_style_and_script(make):
     found = Reader(make(*operations()))
     metas = [a["content"] for tag, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert metas == [policy()]
+    assert metas == [policy(script=True)]
     assert "default-src 'none'" in metas[0]
     assert "unsafe" not in metas[0]
     addresses = [a[name] for _, a in found.tags for name in ("href", "src") if name in a]
@@ -178,9 +186,9 @@ def test_history_wants_two_commits_with_the_same_torch(make):
 
 
 def test_the_newest_state_of_a_case_is_shown_and_never_mixed(tmp_path):
-    """Peers of an older commit are not set beside ours of a newer one; a comparison of commits has no peers at all."""
+    """Baselines of an older commit are not set beside ours of a newer one; a comparison of commits has none at all."""
     path = tmp_path / "results.csv"
-    pair = dict(commit="ccccccc33333", run="r9", time=day(3), command="python -m bench.run --base aaaaaaa --case x")
+    pair = dict(commit="ccccccc33333", run="r9", time=day(3), command="python -m bench compare --base aaaaaaa --case x")
     old = dict(commit="bbbbbbb22222", run="r0", time=day(0))
     append(path, [timed(1.0, time=day(1)), timed(0.5, time=day(2)), timed(9.0, **old), timed(3.0, **pair)])
     append(path, [timed(8.0, **old, provider="sdpa")])
@@ -196,27 +204,27 @@ def test_two_states_that_were_measured_in_turns_stand_in_their_order(tmp_path):
     assert [state.commit for state in report_rows.revisions(read(path))] == ["base", "new", "later"]
 
 
-def test_roofs_and_points_come_from_the_rows(tmp_path):
+def test_peaks_and_points_come_from_the_rows(tmp_path):
     path = tmp_path / "results.csv"
     append(path, [timed(1.0), timed(2.0, provider="sdpa")])
     plot = roofline(newest(report_rows.load([path])))
-    assert "Roof, bfloat16: 700 TFLOP/s (a large product) and 3,000 GB/s (a copy)." in plot
+    assert "Device peak, bfloat16: 700 TFLOP/s (a large product) and 3,000 GB/s (a copy)." in plot
     shapes = ET.fromstring(re.search("<svg.*</svg>", plot)[0])
     squares = {square.get("class"): square for square in shapes.iter("rect")}
-    assert set(squares) == {"ours", "peer"}
+    assert set(squares) == {"ours", "baseline"}
     # 100 TFLOP/s and 400 GB/s are 250 operations a byte, and half of both as well.
-    assert squares["ours"].get("x") == squares["peer"].get("x")
-    assert float(squares["ours"].get("y")) < float(squares["peer"].get("y"))
+    assert squares["ours"].get("x") == squares["baseline"].get("x")
+    assert float(squares["ours"].get("y")) < float(squares["baseline"].get("y"))
     assert "No row names both" in roofline(newest([r | {"gbps": ""} for r in read(path)]))
 
 
 def test_bars_of_rates_turn_the_percentiles_round(tmp_path):
     path = tmp_path / "results.csv"
     append(path, steps())
-    ours, eager, peer = bars({r["provider"]: r for r in read(path)})
+    ours, eager, baseline = bars({r["provider"]: r for r in read(path)})
     assert (ours.value, ours.ratio, ours.unit, ours.kind) == (640.0, None, "samples/s", "ours")
     assert (ours.low, ours.high) == pytest.approx((640 / 1.2, 640 / 0.9))
-    assert (eager.ratio, eager.kind, peer.ratio, peer.kind) == (0.5, "again", 0.25, "peer")
+    assert (eager.ratio, eager.kind, baseline.ratio, baseline.kind) == (0.5, "again", 0.25, "baseline")
 
 
 def test_who_is_who():
@@ -224,7 +232,7 @@ def test_who_is_who():
     assert primary(names) == "triton"
     assert primary(["ours torch", "ours torch.compile", "ours auto"]) == "ours auto"
     assert primary(["torch", "sdpa", "ours torch.compile"]) is None
-    assert [name for name in names if is_peer(name)] == ["sdpa"]
+    assert [name for name in names if is_baseline(name)] == ["sdpa"]
     assert [name for name in names if is_ours(name)] == names[3:]
     assert [name for name in names if is_compiled(name)] == [names[2], names[6]]
     assert is_eager("ours torch")
@@ -234,7 +242,7 @@ def test_who_is_who():
     assert noise({"triton": {"ms": "2"}}) is None
 
 
-def test_markdown_is_a_row_a_case_with_the_best_peer(make, capsys):
+def test_markdown_is_a_row_a_case_with_the_best_baseline(make, capsys):
     make(*operations(), *steps(), timed(5.0, dropout=0), options=["--markdown"])
     out = capsys.readouterr().out
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
@@ -245,7 +253,7 @@ def test_markdown_is_a_row_a_case_with_the_best_peer(make, capsys):
     versions = "Python 3.11.7, torch 2.13.0, Triton 3.7.1, CUDA 12.9"
     assert f"Device: Testing device; {versions}; commit aaaaaaa; 2026-01-01." in out
     assert "1 measurements failed" in out
-    assert "`python -m bench.run --case x`" in out
+    assert "`python -m bench ops --case x`" in out
 
 
 def test_the_picture_names_device_versions_and_date(make, tmp_path):
@@ -303,5 +311,5 @@ def test_words():
     want = {0: "0", 0.01234: "0.0123", 1.5: "1.5", 12.34: "12.3", 1234.5: "1,230", 3e-6: "3.00e-06"}
     assert {value: short(value) for value in want} == want
     assert [share(x) for x in (None, 0.004, 0.5, 0.0)] == ["", "0.4%", "50%", "0%"]
-    rows = [{"command": "python -m bench.run --op a"}, {"command": ""}, {"command": "python -m bench.run --case 'b"}]
-    assert command(rows) == "python -m bench.run"
+    rows = [{"command": "python -m bench ops --op a"}, {"command": ""}, {"command": "python -m bench ops --case 'b"}]
+    assert command(rows) == "python -m bench ops"

@@ -10,6 +10,7 @@ import torch
 
 from bench import store
 from bench.store import FIELDS, StoreError, append, origin, read
+from tests.limits import HANG
 
 
 def row(**values):
@@ -76,7 +77,7 @@ def test_two_processes_append_whole_rows(tmp_path):
         "for n in range(60): append(Path(sys.argv[1]), [dict(op=sys.argv[2] * 500, repeats=n)])"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(path), letter]) for letter in "ab"]
-    assert [process.wait(120) for process in running] == [0, 0]
+    assert [process.wait(HANG) for process in running] == [0, 0]
     found = read(path)
     assert sorted((r["op"][0], int(r["repeats"])) for r in found) == [(x, n) for x in "ab" for n in range(60)]
     assert {len(r["op"]) for r in found} == {500}

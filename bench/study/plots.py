@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.downstream.results import Row
-from bench.downstream.tables import lines_of, newest, pace, short_runs
+from bench.study.results import Row
+from bench.study.tables import lines_of, newest, pace, short_runs
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

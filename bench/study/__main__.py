@@ -1,4 +1,4 @@
-"""What pretraining is good for, shown on the sample: ``python -m bench.downstream``.
+"""What pretraining is good for, shown on the sample: ``python -m bench.study``.
 
 Runs the commands of the study one after the other, adds a row a command to the results file, and writes the tables and
 the picture of docs/results.md. What was done before is not done again.
@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.downstream.experiments import SAMPLE, Experiment, study
-from bench.downstream.plots import draw
-from bench.downstream.results import RESULTS, Row, append, origin, read, row_of
-from bench.downstream.tables import TABLES
-from bench.records import ROOT
+from bench import ROOT
+from bench.study.experiments import SAMPLE, Experiment, study
+from bench.study.plots import draw
+from bench.study.results import RESULTS, Row, append, origin, read, row_of
+from bench.study.tables import TABLES
 from vatt.sample import build
 from vatt.sample.pictures import build_pictures
 
@@ -27,7 +27,7 @@ PICTURE = ROOT / "docs" / "results.svg"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m bench.downstream", description=__doc__)
+    parser = argparse.ArgumentParser("python -m bench.study", description=__doc__)
     add = parser.add_argument
     add("--seeds", default="0,1,2", help="default: %(default)s")
     add("--out", type=Path, default=Path("runs/downstream"), help="folder of the runs (default: %(default)s)")

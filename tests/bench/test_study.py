@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.downstream.__main__ import PAGE, PICTURE, filled
-from bench.downstream.experiments import StudyError, finetuning, pretraining, probe, study
-from bench.downstream.plots import draw
-from bench.downstream.results import FIELDS, RESULTS, append, origin, read, row_of
-from bench.downstream.tables import TABLES, against_scratch, newest
+from bench.study.__main__ import PAGE, PICTURE, filled
+from bench.study.experiments import StudyError, finetuning, pretraining, probe, study
+from bench.study.plots import draw
+from bench.study.results import FIELDS, RESULTS, append, origin, read, row_of
+from bench.study.tables import TABLES, against_scratch, newest
 from train.evaluate import parse as parse_evaluation
 from train.finetuning.cli import parse as parse_finetuning
 from train.pretraining.cli import parse as parse_pretraining

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from bench.downstream.experiments import Experiment
-from bench.records import ROOT, git
+from bench import ROOT
+from bench.store import git
+from bench.study.experiments import Experiment
 from vatt.environment import environment
 
 RESULTS = ROOT / "bench" / "results" / "downstream.csv"

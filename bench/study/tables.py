@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from bench import store
-from bench.downstream.results import Row
+from bench.study.results import Row
 
 NAMES = {
     ("video", "motion"): "motion, from video",

@@ -1,0 +1,209 @@
+"""What a README shows of the rows: a Markdown table of ours beside the others, and a picture of the same bars."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.peers import COMPILE
+from bench.report.charts import BAR, Bar, bars, direction, draw_bars
+from bench.report.rows import (
+    NO_GPU,
+    Case,
+    Machine,
+    command,
+    is_again,
+    is_baseline,
+    is_compiled,
+    is_eager,
+    largest_noise,
+    newest,
+    primary,
+    provenance,
+    share,
+    short,
+    spread,
+    timed,
+)
+from bench.shapes import SIZES
+from bench.store import Row, StoreError, number
+from vatt.html import svg, svg_rectangle, svg_text
+
+_MODES = ("step", "forward+backward", "forward")  # what training runs, before its parts
+_COLUMNS = (
+    "ms",
+    "ours",
+    "p20 to p80",
+    "eager",
+    "torch.compile",
+    "best baseline",
+    "baseline / ours",
+    "of the lower bound",
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One case in the mode that training runs; rows are None where nothing was measured."""
+
+    case: Case
+    mode: str
+    ours: Row
+    eager: Row | None
+    compiled: Row | None
+    baseline: Row | None
+
+
+def lines(cases: Iterable[Case]) -> list[Line]:
+    """One line a case where ours was measured, of the largest dropout, which is that of training."""
+    most: dict[tuple[str, ...], Case] = {}
+    for case in cases:
+        old = most.get(case.key[:4])
+        if old is None or _dropout(case) > _dropout(old):
+            most[case.key[:4]] = case
+    return [found for case in most.values() if (found := _line(case)) is not None]
+
+
+def _dropout(case: Case) -> float:
+    try:
+        return float(case.key[4] or 0)
+    except ValueError:  # free text in that column
+        return 0.0
+
+
+def _line(case: Case) -> Line | None:
+    for mode in (*_MODES, *case.modes):
+        of = {name: row for name, row in case.modes.get(mode, {}).items() if row["ms"]}
+        ours = primary(of)
+        if ours is not None:
+            kinds = ([row for name, row in of.items() if kind(name)] for kind in (is_eager, is_compiled, is_baseline))
+            fastest = [min(rows, key=lambda row: float(row["ms"]), default=None) for rows in kinds]
+            return Line(case, mode, of[ours], *fastest)
+    return None
+
+
+def markdown(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
+    """A table of each machine with its versions, and the command that measures it again."""
+    parts = []
+    for machine, rows in by_machine.items():
+        cases = newest(rows)
+        if found := lines(cases):
+            head = [_cells(_COLUMNS), "|---|" + "---|" * (len(_COLUMNS) - 1)]
+            parts.append("\n".join([*head, *map(_row, found), "", _under(machine, cases, found)]) + "\n")
+    if not any(machine.cuda for machine in by_machine):
+        parts.append(f"{NO_GPU}\n")
+    return "\n".join(parts)
+
+
+def _row(line: Line) -> str:
+    def ms(row: Row | None, named: bool = False) -> str:
+        if row is None:
+            return ""
+        return short(float(row["ms"])) + (f" ({row['provider']})" if named else "")
+
+    # With a name where it is not our own code that was compiled.
+    foreign = line.compiled is not None and line.compiled["provider"].removeprefix("ours ") != COMPILE
+    ratio = "" if line.baseline is None else f"{short(float(line.baseline['ms']) / float(line.ours['ms']))}x"
+    bound = share(number(line.ours, "floor_share"))
+    figures = (ms(line.ours), spread(line.ours), ms(line.eager), ms(line.compiled, foreign), ms(line.baseline, True))
+    return _cells((f"{line.case.name}, {line.mode}", *figures, ratio, bound))
+
+
+def _cells(values: Iterable[str]) -> str:
+    return "| " + " | ".join(map(plain, values)) + " |"
+
+
+def plain(text: str) -> str:
+    """Any text in a cell of a Markdown table, on one line and without meaning as Markdown or HTML.
+
+    Names with an underscore between letters are left alone: Markdown does so too.
+    """
+    text = re.sub(r"\s+", " ", text)
+    if not re.search(r"[\\`*\[\]|~#<>&]|(^|\W)_|_(\W|$)", text):
+        return text
+    return re.sub(r"([\\`*_\[\]|~#<>&])", lambda found: "\\" + found[0], text)
+
+
+def _under(machine: Machine, cases: Sequence[Case], found: Sequence[Line]) -> str:
+    """Device, versions, commits, dates, noise, failures, commands."""
+    shown = [line.case for line in found]
+    text = f"Device: {provenance(machine, shown)} "
+    most = largest_noise(shown)
+    if most is not None:
+        text += f"The same call timed twice differs by up to {share(most, 1)}. "
+    failures = sum(not timed(row) for case in cases for row in case.rows)
+    if failures:
+        text += f"{failures} measurements failed or were refused; the page lists each with its reason. "
+    again = command([row for case in shown for row in case.rows])
+    measured = f"Measured by `{again}`; " if again and "`" not in again else ""
+    return plain(text) + f"{measured}table by `python -m bench report --markdown`."
+
+
+# The picture has a background of its own, so it reads the same on a light and on a dark page.
+_WIDTH, _MARGIN, _GAP = 860.0, 24.0, 36.0
+_PANEL = (_WIDTH - 2 * _MARGIN - _GAP) / 2
+_HEAD, _TITLE, _BELOW, _MOST = 58.0, 34.0, 22.0, 6  # heights; bars in a panel
+_STYLE = """
+text { fill: #1c2128; font-family: system-ui, sans-serif; } .note { fill: #57606a; }
+.back { fill: #fff; stroke: #d8dee4; }
+.ours { fill: #0b5bd3; } text.ours { font-weight: 600; } .again { fill: #8db8f2; } .baseline { fill: #b3bcc6; }
+.whisker { stroke: #1c2128; stroke-width: 1.3; } .title { font-weight: 600; }
+"""
+Panel = tuple[Line, list[Bar]]
+
+
+def picture(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
+    """A whole SVG file, of the first machine (a GPU where there is one) with something to compare.
+
+    Raises:
+        StoreError: no machine has a time of ours beside one of anything else.
+    """
+    for machine, rows in by_machine.items():
+        if panels := _panels(newest(rows)):
+            return _drawn(machine, panels)
+    raise StoreError("--svg: no row of ours stands beside one of another provider, so there is nothing to draw")
+
+
+def _panels(cases: Sequence[Case]) -> list[Panel]:
+    """Of each operation the most important case, and of whole steps the longest: ours, then the others from the best
+    on, as many as fit."""
+    first: dict[str, Panel] = {}
+    for line in sorted(lines(cases), key=_importance):
+        found = bars(line.case.modes[line.mode])
+        others = [bar for bar in found if bar.kind != "ours" and not is_again(bar.name)]
+        if line.case.key[1] not in first and others:
+            others.sort(key=lambda bar: bar.value, reverse=found[0].unit != "ms")  # of rates, the larger is better
+            ours = [bar for bar in found if bar.kind == "ours"]
+            first[line.case.key[1]] = line, ours + others[: _MOST - 1]
+    return list(first.values())
+
+
+def _importance(line: Line) -> tuple[bool, int, float]:
+    """Shapes that have a target first, in the order of `bench.shapes`; steps last; the longer before the shorter."""
+    suite, op, case, *_ = line.case.key
+    targets = [(shape.op, shape.name) for shape in (*SIZES["gpu"], *SIZES["cpu"]) if shape.priority == 1]
+    place = targets.index((op, case)) if (op, case) in targets else len(targets)
+    return suite == "steps", place, -float(line.ours["ms"])
+
+
+def _drawn(machine: Machine, panels: Sequence[Panel]) -> str:
+    parts, bottom = [], _HEAD
+    for place in range(0, len(panels), 2):
+        pair = panels[place : place + 2]
+        for side, (line, found) in enumerate(pair):
+            left = _MARGIN + side * (_PANEL + _GAP)
+            parts.append(svg_text(left, bottom + 12, line.case.name, "title", size=13.5))
+            parts.append(svg_text(left, bottom + 28, f"{line.mode}; {direction(found)}", "note"))
+            parts += draw_bars(found, _PANEL, left, bottom + _TITLE)
+        bottom += _TITLE + BAR * max(len(found) for _, found in pair) + _BELOW
+    text = f"{provenance(machine, [line.case for line, _ in panels])} "
+    text += "Whiskers: 20th to 80th percentile. Pale: ours in another way (eager PyTorch, torch.compile)."
+    words = textwrap.wrap(text + ("" if machine.cuda else f" {NO_GPU}"), 128)
+    parts += [svg_text(_MARGIN, bottom + 16 + 17 * place, text, "note") for place, text in enumerate(words)]
+    height = bottom + 17 * len(words) + 24
+    back = svg_rectangle(0.5, 0.5, _WIDTH - 1, height - 1, "back", round=10)
+    title = svg_text(_MARGIN, 36, "Ours against what one would use instead", "title", size=18)
+    drawn = svg(_WIDTH, height, " ".join(words), "report", [f"<style>{_STYLE}</style>", back, title, *parts])
+    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
