@@ -6,8 +6,11 @@ import argparse
 import sys
 from importlib import import_module
 
+from vatt.errors import UserError
+
 # sub-command -> what it does. Its module, vatt.cli.<name>, has add_arguments(parser) and run(options) -> exit status.
 COMMANDS = {
+    "accounting": "parameters, operations, bytes and memory of every model and phase; the paper's figures beside ours",
     "convert": "released TensorFlow weights to a folder that VATT.from_pretrained loads",
     "data": "published annotations to a manifest; check a manifest and its files",
     "embed": "embeddings of all videos, sounds or sentences of a folder or manifest",
@@ -30,12 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return import_module(f"vatt.cli.{options.command}").run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from vatt.analysis import accounting
+from vatt.__main__ import main
 from vatt.analysis.accounting import accounts
+from vatt.analysis.describe import parameters
 from vatt.analysis.flops import train_flops_per_sample
-from vatt.analysis.info import parameters
 from vatt.presets import PRESETS, preset
 
 
@@ -31,14 +31,14 @@ def test_phases(name):
 
 
 def test_command(capsys):
-    assert accounting.main(["--model", "vatt-base"]) == 0
+    assert main(["accounting", "--model", "vatt-base"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 4
     assert {line.count("|") for line in lines} == {10}
     assert "32x320x320 | 3,200 | 87.4" in lines[4]
-    assert accounting.main(["--model", "vatt-base", "--json"]) == 0
+    assert main(["accounting", "--model", "vatt-base", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 4
-    assert accounting.main(["--published"]) == 0
+    assert main(["accounting", "--published"]) == 0
     assert "9.09 TFLOPs" in capsys.readouterr().out
-    assert accounting.main(["--model", "vatt-bass"]) == 1
+    assert main(["accounting", "--model", "vatt-bass"]) == 1
     assert "vatt-base" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``python -m vatt.analysis.info``: figures of the real models, this machine, every operation."""
+"""``vatt info``: figures of the real models, this machine, every operation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from vatt.analysis.info import main, parameters
+from vatt.__main__ import COMMANDS, main
+from vatt.analysis.describe import parameters
 from vatt.environment import environment
 from vatt.kernels import operations
 from vatt.models import VATT
@@ -17,7 +18,7 @@ from vatt.presets import PRESETS, preset
 
 
 def test_json_holds_all_models_and_all_operations(capsys):
-    assert main(["--json"]) == 0
+    assert main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["models"].keys() == PRESETS.keys()
     base = found["models"]["vatt-base"]
@@ -47,30 +48,46 @@ def test_published_sizes():
 
 
 def test_tables_for_people(capsys):
-    assert main([]) == 0
+    assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in PRESETS)
     assert "784 / 1568" in out
     assert "\x1b" not in out  # no colours outside a terminal
     assert all(len(line) <= 120 for line in out.splitlines())
-    assert main(["--model", "vatt-ma-tiny"]) == 0
+    assert main(["info", "--model", "vatt-ma-tiny"]) == 0
     detail = capsys.readouterr().out
     assert "attention products" in detail
     assert "vatt-base" not in detail
 
 
 def test_an_unknown_model_is_named(capsys):
-    assert main(["--model", "vatt-bse"]) == 1
+    assert main(["info", "--model", "vatt-bse"]) == 1
     assert "did you mean 'vatt-base'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_environment_imports_no_heavy_package():
     """Versions come from metadata: importing DeepSpeed would probe compilers and devices."""
     code = (
-        "import vatt.analysis.info; from vatt.environment import environment; print(environment()['deepspeed']);"
+        "import vatt.cli.info; from vatt.environment import environment; print(environment()['deepspeed']);"
         "sys.exit(bool({'deepspeed', 'triton', 'flash_attn', 'xformers'} & (set(sys.modules) - before)))"
     )
     before = "import sys, torch; before = set(sys.modules); "  # torch may load Triton by itself
     done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == environment()["deepspeed"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: vatt {name} " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_python_m_vatt_is_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "vatt", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)

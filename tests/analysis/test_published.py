@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vatt.analysis.flops import forward_flops
-from vatt.analysis.published import figures, published_convention, table
+from vatt.analysis.published import figures, published_convention
+from vatt.cli.accounting import published_table
 from vatt.models import VATT
 from vatt.presets import preset
 
@@ -20,7 +21,7 @@ def test_all_published_figures_are_met():
     for figure in found:
         limit = 0.01 if "parameters" in figure.what else 0.02
         assert abs(figure.off) < limit, figure
-    assert len(list(table())) == 2 + len(found)
+    assert len(list(published_table(found))) == 2 + len(found)
 
 
 def test_the_convention_matters():
@@ -37,6 +38,7 @@ def test_the_convention_matters():
     assert next(both).patch - next(both).patch == 2 * 784 * 1024 * 4 * 16 * 16 * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "training"), [("vatt-base", True), ("vatt-ma-medium", False)])
 def test_operations_of_a_real_width_as_pytorch_counts_them(name, training):
     """At the real input and width; one layer of each part, as the others are alike."""

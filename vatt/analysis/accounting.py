@@ -1,4 +1,4 @@
-"""``python -m vatt.analysis.accounting``: parameters, operations, bytes and memory a clip, of every model and phase.
+"""Parameters, operations, bytes and memory per clip, of every model and phase: what ``vatt accounting`` prints.
 
 Phases: pretraining with DropToken (all modalities), fine-tuning of the video Transformer (all tokens) at 224 and 320
 pixels, and its inference with 12 views. Operations: `vatt.analysis.flops`; a step is three forward passes. Activations
@@ -7,21 +7,17 @@ and bytes moved: `vatt.analysis.memory`, for our kernels in bfloat16; per clip, 
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from vatt.analysis.describe import parameters
 from vatt.analysis.flops import forward_flops, tokens
-from vatt.analysis.info import parameters
 from vatt.analysis.memory import activation_bytes, traffic_bytes
-from vatt.config import ConfigError
 from vatt.models.config import VATTConfig
-from vatt.presets import PRESETS, preset
+from vatt.presets import preset
 
 BATCH = 8  # what is common to a batch (the head's weights, position tables) is shared out over so many clips
 VIEWS = 12
@@ -101,53 +97,3 @@ def _inference(config: VATTConfig, counts: dict[str, int]) -> Account:
     count = VIEWS * tokens(config, training=False)["video"].total
     words = f"{VIEWS} views of {_input(config)}"
     return Account(config.name, "inference", words, count, _video_parameters(config, counts), forward, None, None, None)
-
-
-_COLUMNS = (
-    "model",
-    "phase",
-    "input",
-    "tokens",
-    "parameters, M",
-    "forward, GFLOP",
-    "step, GFLOP",
-    "activations, MiB",
-    "bytes moved, GB",
-)
-
-
-def table(found: Sequence[Account]) -> Iterator[str]:
-    """Lines of a Markdown table."""
-    yield "| " + " | ".join(_COLUMNS) + " |"
-    yield "|" + "---|" * 3 + "---:|" * (len(_COLUMNS) - 3)
-    for a in found:
-        cells = [a.model, a.phase, a.input, f"{a.tokens:,}", f"{a.parameters / 1e6:.1f}", f"{a.forward / 1e9:.1f}"]
-        cells.append("" if a.step is None else f"{a.step / 1e9:.1f}")
-        cells.append("" if a.activations is None else f"{a.activations / 2**20:.0f}")
-        cells.append("" if a.traffic is None else f"{a.traffic / 1e9:.2f}")
-        yield "| " + " | ".join(cells) + " |"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table; 1 with a message for an unknown model."""
-    parser = argparse.ArgumentParser("python -m vatt.analysis.accounting", description=__doc__)
-    parser.add_argument("--model", nargs="+", default=list(PRESETS), metavar="NAME", help="default: all")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--published", action="store_true", help="the paper's figures beside ours instead")
-    options = parser.parse_args(arguments)
-    if options.published:
-        from vatt.analysis.published import table as published
-
-        print(*published(), sep="\n")
-        return 0
-    try:
-        found = [account for name in options.model for account in accounts(name)]
-    except ConfigError as error:
-        print(f"error: --model: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps([asdict(a) for a in found], indent=1) if options.json else "\n".join(table(found)))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -10,7 +10,7 @@ Conventions of the published figures, found by comparison (every row below lies 
 - pretraining: VATT-MBS, video, audio and five sentences of a clip;
 - parameters: each size as a video Transformer (patches of 4 x 16 x 16 x 3, positions for 8 + 14 + 14) with the
   classifier of Kinetics-600. The published whole models are sums of these sizes: their audio and text count as video
-  Transformers too, and word embeddings are left out. Ours (`python -m vatt.analysis.info`) count what is there.
+  Transformers too, and word embeddings are left out. Ours (`vatt info`) count what is there.
 """
 
 from __future__ import annotations
@@ -111,15 +111,3 @@ def _backbone(size: str) -> int:
         model = VideoBackbone(VideoConfig(**SIZES[size]))  # type: ignore[arg-type]
     width = SIZES[size]["d_model"]
     return sum(p.numel() for p in model.parameters()) + CLASSES * (width + 1)
-
-
-def table() -> Iterator[str]:
-    """Lines of a Markdown table of all figures."""
-    yield "| | published | counted | off |"
-    yield "|---|---|---|---|"
-    for figure in figures():
-        yield f"| {figure.what} | {figure.published:g} {figure.unit} | {figure.counted:.2f} | {figure.off:+.1%} |"
-
-
-if __name__ == "__main__":
-    print(*table(), sep="\n")

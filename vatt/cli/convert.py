@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from vatt.config import ConfigError
 from vatt.presets import CLASSIFIERS, PRESETS
-from vatt.weights.tensorflow import ReleasedError
 from vatt.weights.tensorflow.convert import Report, convert
 
 
@@ -39,13 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Converts and prints an account. Status 1 after an error, which goes to stderr."""
-    try:
-        report = convert(options.checkpoint, options.model, options.out, options.overrides)
-    except (ReleasedError, ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(account(report))
+    """Converts and prints an account of it. Raises UserError or OSError if it cannot."""
+    print(account(convert(options.checkpoint, options.model, options.out, options.overrides)))
     return 0
 
 

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import torch
 
-from vatt.data.manifest import ManifestError
-from vatt.data.tokenizer import TextError
+from vatt.errors import UserError
 from vatt.inference.job import Done, Job, run_job
 from vatt.inference.output import EmbedError
-from vatt.inference.spaces import MODALITIES, SpaceError
+from vatt.inference.spaces import MODALITIES
 from vatt.precision import PRECISIONS
-from vatt.weights.folder import PretrainedError
 
 _EVERY = 30.0  # seconds between two lines where nobody watches
 
@@ -36,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0, or 1 with a line on stderr: the source, the model or a setting cannot be used, or nothing was embedded."""
+    """Embeds and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
     progress = _Progress(options.modality)
     try:
         job = Job(
@@ -53,12 +51,12 @@ def run(options: argparse.Namespace) -> int:
             options.precision,
         )
         done = run_job(job, progress)
-    except (EmbedError, ManifestError, PretrainedError, SpaceError, TextError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except UserError:
+        raise
+    except ValueError as error:  # a model that does not have what is asked for
+        raise EmbedError(str(error)) from error
     except OSError as error:
-        print(f"error: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        raise EmbedError(f"{error.filename or options.out}: {error.strerror or error}") from error
     finally:
         progress.end()
     _tell(done, options.out, options.modality)
