@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vatt.kernels import BackendError, attention, choose, explain, layer_norm, operations
-from vatt.kernels import registry as backends
+from vatt.kernels import BackendError, attention, backends, choose, explain, layer_norm, operations
 from vatt.kernels.registry import Call, register
 
 CPU = torch.device("cpu")
