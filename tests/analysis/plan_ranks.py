@@ -17,7 +17,7 @@ from deepspeed.runtime.comm import coalesced_collectives
 
 from tests.train.engine_job import BATCH, batch_of, small_model
 from tests.train.ranks import free_port
-from train.config.pretraining import EngineConfig, OptimConfig
+from train.config.sections import EngineConfig, OptimConfig
 from train.core.engine import Engine
 from train.core.ranks import gather, start_distributed, stop_distributed, wait_for_all
 from vatt.config import from_dict
@@ -150,9 +150,9 @@ def run(job, rank, ranks, device):
 
 def work(jobs):
     """All jobs, on this rank."""
-    rank, ranks, device = start_distributed()
+    context = start_distributed()
     for job in jobs:
-        run(job, rank, ranks, device)
+        run(job, context.rank, context.ranks, context.device)
         gc.collect()
     stop_distributed()
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.train.engine_job import small_model
 from tests.train.ranks import run_ranks
-from train.config.pretraining import EngineConfig, OptimConfig
+from train.config.sections import EngineConfig, OptimConfig
 from train.core.engine import deepspeed_json
 from vatt.__main__ import main
 from vatt.analysis.plan import Request, predict

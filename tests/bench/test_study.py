@@ -13,7 +13,7 @@ from bench.study.experiments import StudyError, finetuning, pretraining, probe, 
 from bench.study.plots import draw
 from bench.study.results import FIELDS, RESULTS, append, origin, read, row_of
 from bench.study.tables import TABLES, against_scratch, newest
-from train.evaluate import parse as parse_evaluation
+from train.evaluation.cli import parse as parse_evaluation
 from train.finetuning.cli import parse as parse_finetuning
 from train.pretraining.cli import parse as parse_pretraining
 from vatt.models import VATT
@@ -42,7 +42,7 @@ def test_every_command_is_valid(tmp_path):
             dropped = round(100 * (1 - kept.patch_sampling_rate)) if kept.random_patch_sampling else 0
             assert dropped == experiment.what["dropped"]
         else:
-            options, _ = parse_evaluation(words)
+            options = parse_evaluation(words)
             assert (options.random_init is None) == (experiment.what["init"] == "pretrained")
 
 

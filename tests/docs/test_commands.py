@@ -16,7 +16,7 @@ import pytest
 
 from bench.__main__ import SUBCOMMANDS
 from bench.__main__ import main as benchmark
-from train.evaluate import parse as evaluation
+from train.evaluation.cli import parse as evaluation
 from train.finetuning.cli import parser as finetuning
 from train.pretraining.cli import parser as pretraining
 from vatt.__main__ import COMMANDS

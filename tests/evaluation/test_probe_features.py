@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from train.core.ranks import RankContext
 from train.core.sample import SAMPLE
-from train.evaluate import parse
-from train.evaluation.context import Place, use_sample
+from train.evaluation.cli import TASKS, parse
+from train.evaluation.task import use_sample
 from vatt.clip import InputConfig
 from vatt.data import DataConfig, Views, read_clips
 from vatt.evaluation.probe import Features, ProbeError, extract
@@ -51,17 +52,17 @@ def model(tmp_path_factory):
 def alone():
     """This process is the only rank."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield Place(0, 1, torch.device("cpu"))
+    yield RankContext(0, 1, torch.device("cpu"))
     dist.destroy_process_group()
 
 
-def probe(model, data, tmp_path, place, *more):
+def probe(model, data, tmp_path, context, *more):
     """What the command writes."""
     out = tmp_path / "probe.json"
     words = ["--task", "probe", "--model", model, "--data", data, "--features", tmp_path / "features", "--out", out]
     words += ["--label", "size", "--clips", 1, "--workers", 0, "--classifier", "low-rank", "--steps", 20, *more]
-    options, task = parse([str(word) for word in words])
-    assert task.run(options, place) == 0
+    options = parse([str(word) for word in words])
+    assert TASKS[options.task].run(options, context) == 0
     return json.loads(out.read_text())
 
 
@@ -174,7 +175,7 @@ def test_no_data_is_the_sample(arguments, file, label, monkeypatch, tmp_path):
     monkeypatch.setattr("train.core.sample.build", lambda folder, seed: built.append(folder))
     monkeypatch.setattr("train.core.sample.build_pictures", built.append)
     monkeypatch.setattr("train.core.sample.wait_for_all", lambda: None)
-    options, _ = parse([*arguments, "--model", str(tmp_path)])
-    use_sample(options, Place(0, 1, torch.device("cpu")))
+    options = parse([*arguments, "--model", str(tmp_path)])
+    use_sample(options, RankContext(0, 1, torch.device("cpu")))
     assert (options.data, options.label) == (str(SAMPLE / file), label)
     assert built == [SAMPLE] * (2 if file == "pictures.csv" else 1)

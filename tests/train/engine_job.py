@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from train.config.pretraining import EngineConfig, OptimConfig
+from train.config.sections import EngineConfig, OptimConfig
 from train.core.engine import Engine
 from train.core.ranks import start_distributed, stop_distributed, wait_for_all
 from vatt.config import from_dict, override
@@ -54,9 +54,9 @@ def batch_of(step: int, poison: bool) -> dict[str, torch.Tensor]:
 def main(jobs: list[dict]) -> None:
     """The jobs one after the other: starting the processes costs more than what they do."""
     torch.set_num_threads(1)
-    rank, ranks, device = start_distributed()
+    context = start_distributed()
     for job in jobs:
-        run(job, rank, ranks, device)
+        run(job, context.rank, context.ranks, context.device)
     stop_distributed()
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.config.pretraining import EngineConfig, OptimConfig
+from train.config.sections import EngineConfig, OptimConfig
 from train.core.engine import Engine
 from train.core.ranks import start_distributed, stop_distributed, wait_for_all
 from vatt.clip import InputConfig
@@ -59,9 +59,9 @@ def rate(kind: str, step: int) -> float:
 def main(jobs: list[dict]) -> None:
     """The jobs one after the other: starting the processes costs more than what they do."""
     torch.set_num_threads(1)
-    rank, ranks, device = start_distributed()
+    context = start_distributed()
     for job in jobs:
-        run(job, rank, ranks, device)
+        run(job, context.rank, context.ranks, context.device)
     stop_distributed()
 
 

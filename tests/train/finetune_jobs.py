@@ -14,18 +14,17 @@ from pathlib import Path
 
 import torch
 
-from train.core import ranks
+from train.core import command, ranks
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    place = ranks.start_distributed()
+    context = ranks.start_distributed()
+    command.start_distributed = lambda: context  # the ranks have met once and stay together
+    command.stop_distributed = ranks.wait_for_all
     for script, arguments in json.loads(Path(sys.argv[1]).read_text()):
-        module = import_module(f"train.{script}")
-        module.start_distributed = lambda: place  # the ranks have met once and stay together
-        module.stop_distributed = ranks.wait_for_all
         try:
-            code = module.main(arguments)
+            code = import_module(f"train.{script}").main(arguments)
         except SystemExit as end:  # argparse
             code = end.code
         print(f"== exit {code}", flush=True)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.ranks import run_ranks
-from train.config.pretraining import EngineConfig, OptimConfig
+from train.config.sections import EngineConfig, OptimConfig
 from train.core.engine import deepspeed_json
 from vatt.config import ConfigError
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.golden.golden import assert_close, load
-from train.config.pretraining import OptimConfig
+from train.config.sections import OptimConfig
 from train.core.optimizers import make_optimizer
 from vatt.optim import cosine
 

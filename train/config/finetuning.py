@@ -1,4 +1,5 @@
-"""The configuration of a fine-tuning run: everything that the command line, a file or an override can set."""
+"""The configuration of a fine-tuning run (everything that the command line, a file or an override can set), and the
+named recipes: the paper's, and a short one on the built-in sample."""
 
 from __future__ import annotations
 
@@ -6,16 +7,50 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from train.config.pretraining import EngineConfig, OptimConfig, RunConfig
-from train.core.sample import LABELS
+from train.config.sections import EngineConfig, OptimConfig, RunConfig, sample_augment
 from vatt.clip import InputConfig
 from vatt.config import ConfigError, nearest
-from vatt.data.config import AugmentConfig, DataConfig
+from vatt.data.config import DataConfig
 from vatt.models.config import ClassifierConfig
 from vatt.objectives.finetuning import TargetConfig
 from vatt.presets import classifier_preset, preset
 
-# Named configurations of fine-tuning: the paper's, and a short one on the built-in sample.
+Task = Literal["video", "audio", "image"]
+
+# The column of the built-in sample that a task learns or evaluates.
+SAMPLE_LABELS: dict[str, str] = {"video": "motion", "audio": "shape", "image": "shape"}
+
+
+@dataclass
+class ViewsConfig:
+    """How held-out clips are looked at; their logits are averaged. Sound has no crops."""
+
+    clips: int = 4
+    crops: int = 3
+    batch_size: int = 8  # clips, each with all of its views
+    max_clips: int = 0  # evenly spread over the held-out ones; 0: all
+
+    def __post_init__(self) -> None:
+        if min(self.clips, self.crops, self.batch_size) < 1 or self.max_clips < 0:
+            raise ValueError("clips, crops and batch_size must be 1 or more, and max_clips 0 or more")
+
+
+@dataclass
+class FinetuneConfig:
+    """A whole run."""
+
+    task: Task = "video"
+    init: str | None = None  # folder of the pretrained model; None: from scratch
+    label: str = "label"  # column of the manifest
+    classes: str | None = None  # text file, a class a line; None: those of the training clips, in order
+    freeze_backbone: bool = False  # train the classification layer alone
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    evaluation: ViewsConfig = field(default_factory=ViewsConfig)
 
 
 _CLIP = 0.75  # global norm of the backbone's gradient; in the official code, not in the paper
@@ -75,14 +110,11 @@ def sample(task: Task = "video") -> FinetuneConfig:
         section.random_patch_sampling = False
     if task == "image":
         model.input = replace(model.input, frames=4)
-    augment = AugmentConfig(
-        area_min=0.7, aspect_min=0.9, aspect_max=1.1, hue=0.0, saturation=0.2, contrast=0.2, brightness=0.1
-    )
     return FinetuneConfig(
         task=task,
-        label=LABELS[task],
+        label=SAMPLE_LABELS[task],
         model=model,
-        data=DataConfig(workers=1, augment=augment),
+        data=DataConfig(workers=1, augment=sample_augment()),
         optim=OptimConfig(schedule="cosine", lr=1e-3, warmup_steps=30, clip_backbone=_CLIP),
         run=RunConfig(steps=200, batch_size=32, log_every=20, eval_every=0, save_every=0, keep=1),
         evaluation=ViewsConfig(clips=1, crops=1, batch_size=32),
@@ -113,38 +145,3 @@ def recipe(name: str, task: Task) -> FinetuneConfig:
     if made.task != task:
         raise ConfigError(f"--config {name}: is a recipe of --task {made.task}, not {task}")
     return made
-
-
-Task = Literal["video", "audio", "image"]
-
-
-@dataclass
-class ViewsConfig:
-    """How held-out clips are looked at; their logits are averaged. Sound has no crops."""
-
-    clips: int = 4
-    crops: int = 3
-    batch_size: int = 8  # clips, each with all of its views
-    max_clips: int = 0  # evenly spread over the held-out ones; 0: all
-
-    def __post_init__(self) -> None:
-        if min(self.clips, self.crops, self.batch_size) < 1 or self.max_clips < 0:
-            raise ValueError("clips, crops and batch_size must be 1 or more, and max_clips 0 or more")
-
-
-@dataclass
-class FinetuneConfig:
-    """A whole run."""
-
-    task: Task = "video"
-    init: str | None = None  # folder of the pretrained model; None: from scratch
-    label: str = "label"  # column of the manifest
-    classes: str | None = None  # text file, a class a line; None: those of the training clips, in order
-    freeze_backbone: bool = False  # train the classification layer alone
-    model: ClassifierConfig = field(default_factory=ClassifierConfig)
-    targets: TargetConfig = field(default_factory=TargetConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    evaluation: ViewsConfig = field(default_factory=ViewsConfig)

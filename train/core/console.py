@@ -102,7 +102,7 @@ def train_line(record: dict[str, Any], steps: int) -> str:
     )
 
 
-class Clock:
+class Throughput:
     """Speed since the last record: samples per second, the share of waiting for data, time to go."""
 
     def __init__(self, steps: int) -> None:

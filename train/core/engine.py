@@ -1,7 +1,11 @@
-"""The one file that knows DeepSpeed: a training step, and the whole state by name, for every ZeRO stage.
+"""The one file that knows DeepSpeed: its configuration, a step of training, and the whole state by name, for every ZeRO
+stage.
 
 State goes in and out as full tensors under our own parameter names. A checkpoint therefore does not depend on the
 ZeRO stage or the number of ranks, and nothing is ever unpickled.
+
+For that it reaches for a few attributes that DeepSpeed does not document. tests/train/test_deepspeed_private.py names
+each one, and pyproject.toml bounds the version.
 """
 
 from __future__ import annotations
@@ -32,20 +36,18 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from train.config.pretraining import EngineConfig, OptimConfig
+from train.config.sections import EngineConfig, OptimConfig
 from train.core.optimizers import make_optimizer
 from vatt.config import ConfigError
 from vatt.data import Batch
 from vatt.precision import type_of
 
-# The DeepSpeed configuration, made from ours and merged with the user's own.
-
-
+# What our own configuration decides, and the user's DeepSpeed JSON may therefore not set.
 _OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
 
 
 def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, bf16: bool) -> dict[str, Any]:
-    """Our configuration as DeepSpeed's, with the entries of the user's own file over it.
+    """Our configuration as DeepSpeed's, with the entries of the user's own file over it (engine.deepspeed).
 
     Raises:
         ConfigError: the user's file cannot be read, or sets what our own configuration decides.
@@ -67,8 +69,12 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     }
     if bf16:
         settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
-    if config.deepspeed is None:
-        return settings
+    return settings if config.deepspeed is None else _merge(settings, _users_json(config, bf16))
+
+
+def _users_json(config: EngineConfig, bf16: bool) -> dict[str, Any]:
+    """The user's own file, which may not contradict our configuration."""
+    assert config.deepspeed is not None
     try:
         own = json.loads(Path(config.deepspeed).read_text())
         if not isinstance(own, dict):
@@ -88,7 +94,7 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
         raise ConfigError(f"{config.deepspeed}: fp16 is not supported; use engine.precision=bf16")
     if own.get("bf16", {}).get("enabled", bf16) != bf16:
         raise ConfigError(f"{config.deepspeed}: bf16.enabled is {not bf16}; set engine.precision instead")
-    return _merge(settings, own)
+    return own
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +106,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 class GlooAccelerator(CPU_Accelerator):
-    """DeepSpeed's CPU without its own collectives in shared memory, which it would compile for a minute at the first
-    start; gloo does the same. So no compiler is needed.
+    """DeepSpeed's CPU accelerator without its own collectives in shared memory, which it would spend a minute compiling
+    at the first start. gloo does the same, and no compiler is needed.
     """
 
     def get_op_builder(self, class_name: str) -> Any:
@@ -110,7 +116,8 @@ class GlooAccelerator(CPU_Accelerator):
 
 @dataclass
 class StepResult:
-    """Losses of a step, averaged over ranks, and whether the weights were updated (False: something not finite)."""
+    """A step of training: losses, averaged over ranks, and whether the weights were updated (False: something was not
+    finite)."""
 
     losses: dict[str, float]
     applied: bool
@@ -133,13 +140,13 @@ class Engine:
     ) -> None:
         self.dtype = type_of(config.precision, device)
         bf16 = self.dtype == torch.bfloat16
-        self.parts, self.device, self.zero = config.gradient_accumulation, device, config.zero
+        self.device, self.zero, self.parts = device, config.zero, config.gradient_accumulation
         self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)
         fused = device.type == "cuda" and not config.offload_optimizer
         self._optimizer = make_optimizer(module, optim, fused)
-        self._optimizer.shared_out = self.settings["zero_optimization"]["stage"] > 0
+        self._optimizer.sharded = self.settings["zero_optimization"]["stage"] > 0
         logger.setLevel(logging.ERROR)
-        # DeepSpeed's ZeRO calls collectives by names that PyTorch is about to change
+        # ZeRO calls collectives by names that PyTorch is about to change
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         if device.type == "cpu":
             set_accelerator(GlooAccelerator())
@@ -152,7 +159,8 @@ class Engine:
                 raise
             raise ConfigError(f"{config.deepspeed}: DeepSpeed refuses it: {error}") from error
         self.module: nn.Module = self._engine.module
-        groups = getattr(self._engine.optimizer, "fp32_partitioned_groups_flat", self._optimizer.param_groups)
+        self._wrapper = self._engine.optimizer  # of ZeRO, around ours; ours itself in fp32 without ZeRO
+        groups = getattr(self._wrapper, "fp32_partitioned_groups_flat", self._optimizer.param_groups)
         if optim.clip_backbone and len(groups) != len(self._optimizer.param_groups):
             raise ConfigError(
                 "optim.clip_backbone: ZeRO 3 cuts this model into several groups, whose norm is not known together; "
@@ -162,31 +170,22 @@ class Engine:
     def train_step(self, batch: Batch, lr: float, seed: int) -> StepResult:
         """One update from the batch of this rank at the rate ``lr``; DropToken is drawn from ``seed``."""
         self.module.train()
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer in (self._wrapper, self._optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
         before = self._optimizer.updates
-        total: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for part in _split(batch, self.parts, self.device):
             losses = self._engine(part, seed)
             for name, value in losses.items():
-                total[name] = total.get(name, torch.zeros((), device=self.device)) + value.detach().float() / self.parts
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float() / self.parts
             self._engine.backward(losses["loss"])
-            self._engine.step()
-        names = sorted(total)
-        mean = torch.stack([total[name] for name in names])
-        dist.all_reduce(mean)
-        mean /= dist.get_world_size()
-        return StepResult(dict(zip(names, mean.tolist(), strict=True)), self._optimizer.updates > before)
-
-    @contextlib.contextmanager
-    def _gathered(self, parameters: list[nn.Parameter], writer: int | None = None) -> Iterator[None]:
-        if self.zero == 3:
-            with deepspeed.zero.GatheredParameters(parameters, modifier_rank=writer):
-                yield
-        else:
-            yield
+            self._engine.step()  # updates the weights with the last part
+        names = sorted(sums)
+        means = torch.stack([sums[name] for name in names])
+        dist.all_reduce(means)
+        means /= dist.get_world_size()
+        return StepResult(dict(zip(names, means.tolist(), strict=True)), self._optimizer.updates > before)
 
     def model_state(self) -> dict[str, Tensor]:
         """Weights in fp32 and buffers, whole, on the CPU, by name. All ranks must call."""
@@ -212,7 +211,7 @@ class Engine:
             for moment in self._optimizer.moments:
                 full = safe_get_full_optimizer_state(parameter, moment)
                 full = self._optimizer.state[parameter][moment] if full is None else full
-                state[f"{name}.{moment}"] = full.detach().float().cpu().view(parameter_shape(parameter)).contiguous()
+                state[f"{name}.{moment}"] = full.detach().float().cpu().view(_whole_shape(parameter)).contiguous()
         return state
 
     def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
@@ -224,7 +223,7 @@ class Engine:
                     if parameter.numel():
                         parameter.copy_(value)
                 if parameter.requires_grad and self.zero == 3:
-                    safe_set_local_fp32_param(parameter, own_part(parameter, value))
+                    safe_set_local_fp32_param(parameter, _own_part(parameter, value))
                 elif parameter.requires_grad:
                     safe_set_full_fp32_param(parameter, value)
             for name, buffer in self.module.named_buffers():
@@ -238,7 +237,7 @@ class Engine:
                     if parameter in self._optimizer.state:
                         self._optimizer.state[parameter][moment].copy_(value)
                     elif self.zero == 3:
-                        safe_set_local_optimizer_state(parameter, own_part(parameter, value), moment)
+                        safe_set_local_optimizer_state(parameter, _own_part(parameter, value), moment)
                     else:
                         safe_set_full_optimizer_state(parameter, value, moment)
 
@@ -249,23 +248,29 @@ class Engine:
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
+    @contextlib.contextmanager
+    def _gathered(self, parameters: list[nn.Parameter], writer: int | None = None) -> Iterator[None]:
+        if self.zero == 3:
+            with deepspeed.zero.GatheredParameters(parameters, modifier_rank=writer):
+                yield
+        else:
+            yield
+
     def _prime(self, step: int) -> None:
         """Gives the optimizer the states that it makes at its first step, so that they can be filled."""
-        wrapper = self._engine.optimizer
         if self.zero == 3:
-            flat = list(wrapper.fp32_partitioned_groups_flat)
+            owned = list(self._wrapper.fp32_partitioned_groups_flat)
         else:
-            flat = [p for group in self._optimizer.param_groups for p in group["params"]]
-        for p in flat:
+            owned = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for p in owned:
             self._optimizer.state[p] = self._optimizer.fresh_state(p, step)
         self._link()
 
     def _link(self) -> None:
         """ZeRO 1 and 2 (and bf16 without ZeRO) find a parameter's part of the states through this. They link once,
         after the step of the first group, when the other groups have no states yet."""
-        wrapper = self._engine.optimizer
-        if link := getattr(wrapper, "_lazy_init_hp_params_optimizer_state", None):
-            wrapper._hp_optimizer_states_linked = False
+        if link := getattr(self._wrapper, "_lazy_init_hp_params_optimizer_state", None):
+            self._wrapper._hp_optimizer_states_linked = False
             link()
 
     def close(self) -> None:
@@ -273,12 +278,19 @@ class Engine:
         self._engine.destroy()
 
 
-def parameter_shape(parameter: nn.Parameter) -> torch.Size:
-    """The whole shape, also of a parameter that ZeRO-3 has shared out."""
+def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
+    """The tensors of a batch on the device, in equal parts."""
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    for number in range(parts):
+        yield {key: value.chunk(parts)[number].to(device, non_blocking=True) for key, value in tensors.items()}
+
+
+def _whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """The whole shape, also of a parameter that ZeRO 3 has sharded."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def own_part(parameter: Any, whole: Tensor) -> Tensor:
+def _own_part(parameter: Any, whole: Tensor) -> Tensor:
     """The part of ``whole`` that this rank keeps of a parameter under ZeRO 3, flat, with zeros after its end.
 
     DeepSpeed's own way to set a whole tensor forgets the padding, and fails where the ranks do not divide the elements.
@@ -288,10 +300,3 @@ def own_part(parameter: Any, whole: Tensor) -> Tensor:
     own = whole.flatten()[rank * size : (rank + 1) * size]
     part[: own.numel()] = own
     return part
-
-
-def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
-    """The tensors of a batch on the device, in equal parts."""
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-    for number in range(parts):
-        yield {key: value.chunk(parts)[number].to(device, non_blocking=True) for key, value in tensors.items()}

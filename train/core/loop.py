@@ -1,4 +1,4 @@
-"""The training loop: steps, records, evaluation, checkpoints, and a clean stop at any step."""
+"""The training loop, in the order in which a step happens; and a clean stop at any step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,41 +7,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from train.config.pretraining import OptimConfig, RunConfig
+from train.config.sections import JobConfig, OptimConfig
 from train.core.checkpoint import Checkpoint, random_state, save
-from train.core.console import Clock, Reporter, memory_gb
-from train.core.engine import Engine
-from train.core.ranks import agree, gather
+from train.core.console import Reporter, Throughput, memory_gb
+from train.core.engine import Engine, StepResult
+from train.core.ranks import RankContext, agree, gather
 from train.core.run_folder import RunFolder
-from vatt.data import ClipLoader, SkipLog
+from vatt.data import Batch, ClipLoader, SkipLog
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 
-_SAME_SIGNAL = 3.0  # seconds within which signals are one and the same wish
-
-
-class Job(Protocol):
-    """The sections of a configuration that the loop reads."""
-
-    optim: OptimConfig
-    run: RunConfig
+_SAME_SIGNAL = 3.0  # seconds within which signals count as one
 
 
 class NotFinite(UserError, RuntimeError):
     """Too many steps in a row gave a loss or gradient that is not finite."""
-
-
-def learning_rate(optim: OptimConfig, steps: int, step: int) -> float:
-    """The rate of the update that comes after ``step`` updates. The warm-up is at most half of the run."""
-    warmup = min(optim.warmup_steps, steps // 2)
-    if optim.schedule == "quarter_cosine":
-        return quarter_cosine(step, base=optim.lr, final=optim.final_lr, total_steps=steps, warmup_steps=warmup)
-    if optim.schedule == "cosine":
-        return cosine(step, base=optim.lr, total_steps=steps, warmup_steps=warmup)
-    levels = (optim.lr, optim.final_lr)
-    return step_cosine(step, levels=levels, steps=(warmup, steps), total_steps=steps, warmup_steps=warmup)
 
 
 @dataclass
@@ -50,27 +32,27 @@ class Trainer:
 
     Attributes:
         losses: names of what is recorded of every step, the loss itself first.
-        step: steps done.
+        step: steps of training done, those that were skipped included.
         counts: what a checkpoint remembers: steps that were skipped.
         pending: losses of the steps since the last record, by name.
     """
 
-    config: Job
+    config: JobConfig
+    context: RankContext
     folder: RunFolder
     engine: Engine
     loader: ClipLoader
     skips: SkipLog
     reporter: Reporter
-    rank: int
-    flops_per_sample: float
-    peak_flops: float | None
     evaluate: Callable[[int], object]
-    losses: tuple[str, ...] = ("loss", "vidtxt_loss", "vidaud_loss")
+    flops_per_sample: float
+    peak_flops: float | None  # of all ranks together
+    losses: tuple[str, ...]
     step: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
     _stopped_at: float | None = None  # when the first signal came
-    _bad_in_a_row: int = 0
+    _skipped_in_a_row: int = 0
 
     def run(self) -> bool:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
@@ -79,70 +61,58 @@ class Trainer:
             NotFinite, TooManySkipped, CheckpointError: on all ranks alike; the message says what happened.
         """
         run = self.config.run
-        clock = Clock(run.steps)
-        clock.restart(self.step, 0.0)
+        throughput = Throughput(run.steps)
+        throughput.restart(self.step, 0.0)
         with self._signals(), self.reporter.progress(self.step):
             for batch in self.loader:
-                if self.step >= run.steps:
-                    break
-                stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])])
-                if skipped:
-                    self._note_skipped(batch["skipped"])
-                else:
-                    self.skips.add(run.batch_size, [])
-                if stop:
-                    self.reporter.say("stopping; a checkpoint is written")
+                if self.step >= run.steps or self._must_stop(batch):
                     break
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 result = self.engine.train_step(batch, rate, run.seed * 1_000_003 + self.step)
                 self.step += 1
-                self._guard(result.applied)
-                if result.applied:
-                    for name, value in result.losses.items():
-                        self.pending.setdefault(name, []).append(value)
+                self._note(result)
                 self.reporter.advance(self.step)
                 if self.step % run.log_every == 0 or self.step == run.steps:
-                    self._record(clock, rate)
+                    self._record(throughput, rate)
                 if self._due(run.save_every):
                     self.save()
-                    clock.restart(self.step, self.loader.waited)
+                    throughput.restart(self.step, self.loader.waited)
                 if self._due(run.eval_every) and self.step < run.steps:
                     self.evaluate(self.step)
-                    clock.restart(self.step, self.loader.waited)
+                    throughput.restart(self.step, self.loader.waited)
         self.save()
         return self.step >= run.steps
 
-    def save(self) -> None:
-        """Writes a checkpoint of the steps done so far. All ranks must call."""
-        model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
-        states = gather(random_state())
-        if self.rank == 0:
-            checkpoint = Checkpoint(self.step, model, optimizer, states, self.counts, self.pending)
-            save(self.folder.checkpoints, checkpoint, self.config.run.keep)
+    def _must_stop(self, batch: Batch) -> bool:
+        """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up
+        together when there are too many."""
+        stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])])
+        records = [record for part in gather(batch["skipped"]) for record in part] if skipped else []
+        self.skips.add(self.config.run.batch_size, records)
+        if stop:
+            self.reporter.say("stopping; a checkpoint is written")
+        return stop
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
-
-    def _note_skipped(self, records: list[dict[str, Any]]) -> None:
-        """Every rank counts the bad clips of all, so that all stop together."""
-        together = [record for part in gather(records) for record in part]
-        self.skips.add(self.config.run.batch_size, together)
-
-    def _guard(self, applied: bool) -> None:
-        self._bad_in_a_row = 0 if applied else self._bad_in_a_row + 1
-        if applied:
+    def _note(self, result: StepResult) -> None:
+        """Remembers the losses of a step, or that it was skipped: the weights are as they were before it."""
+        if result.applied:
+            self._skipped_in_a_row = 0
+            for name, value in result.losses.items():
+                self.pending.setdefault(name, []).append(value)
             return
+        self._skipped_in_a_row, limit = self._skipped_in_a_row + 1, self.config.run.max_skipped_steps
         self.counts["skipped_steps"] += 1
         self.reporter.warn(f"step {self.step}: the loss or a gradient is not finite; the weights were left as they are")
-        if self._bad_in_a_row >= self.config.run.max_skipped_steps:
+        if self._skipped_in_a_row >= limit:
             raise NotFinite(
-                f"{self._bad_in_a_row} steps in a row gave a loss or gradient that is not finite, the last one step "
-                f"{self.step} (run.max_skipped_steps = {self.config.run.max_skipped_steps}). Try a lower optim.lr, a "
-                f"longer optim.warmup_steps or optim.clip_norm=1; {self.folder.checkpoints} holds older weights."
+                f"{self._skipped_in_a_row} steps in a row gave a loss or gradient that is not finite, the last one "
+                f"step {self.step} (run.max_skipped_steps = {limit}). Try a lower optim.lr, a longer "
+                f"optim.warmup_steps or optim.clip_norm=1; {self.folder.checkpoints} holds older weights."
             )
 
-    def _record(self, clock: Clock, rate: float) -> None:
-        figures = clock.measure(self.step, self.loader.waited, self.config.run.batch_size)
+    def _record(self, throughput: Throughput, rate: float) -> None:
+        """Reports the mean losses and the speed since the last record."""
+        figures = throughput.measure(self.step, self.loader.waited, self.config.run.batch_size)
         flops = figures["samples_per_s"] * self.flops_per_sample
         means = {name: sum(values) / len(values) for name, values in self.pending.items()}
         self.pending = {}
@@ -160,6 +130,22 @@ class Trainer:
                 "time": time.time(),
             }
         )
+
+    def save(self) -> None:
+        """Writes a checkpoint of the steps done so far. All ranks must call."""
+        model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
+        states = gather(random_state())
+        if self.context.first:
+            checkpoint = Checkpoint(self.step, model, optimizer, states, self.counts, self.pending)
+            save(self.folder.checkpoints, checkpoint, self.config.run.keep)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def close(self) -> None:
+        self.loader.close()
+        self.engine.close()
+        self.reporter.close()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -182,3 +168,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def learning_rate(optim: OptimConfig, steps: int, step: int) -> float:
+    """The rate of the update that comes after ``step`` updates. The warm-up is at most half of the run."""
+    warmup = min(optim.warmup_steps, steps // 2)
+    if optim.schedule == "quarter_cosine":
+        return quarter_cosine(step, base=optim.lr, final=optim.final_lr, total_steps=steps, warmup_steps=warmup)
+    if optim.schedule == "cosine":
+        return cosine(step, base=optim.lr, total_steps=steps, warmup_steps=warmup)
+    levels = (optim.lr, optim.final_lr)
+    return step_cosine(step, levels=levels, steps=(warmup, steps), total_steps=steps, warmup_steps=warmup)

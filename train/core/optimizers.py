@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from train.config.pretraining import OptimConfig
+from train.config.sections import OptimConfig
 from vatt.optim import SGD, Adam
 
 HEAD = "classifier"  # the part of a parameter's name that marks the classification layer
@@ -27,12 +27,12 @@ class Guarded(torch.optim.Optimizer):
     Attributes:
         moments: the names of a parameter's states.
         updates: how many updates were made, by this object. ZeRO 1 to 3 make one group's at a time.
-        shared_out: whether each rank has only a part of every gradient.
+        sharded: whether each rank holds only a part of every gradient (ZeRO 1 to 3).
     """
 
     moments: tuple[str, ...] = ()
     updates = 0
-    shared_out = False
+    sharded = False
 
     def step(self, closure: Any = None) -> Any:
         """One update, unless something is not finite."""
@@ -41,7 +41,7 @@ class Guarded(torch.optim.Optimizer):
             return None
         for group, gradients in groups:
             if group.get("clip_norm", 0.0) > 0:
-                _clip(gradients, group["clip_norm"], self.shared_out)
+                _clip(gradients, group["clip_norm"], self.sharded)
             group["updates"] = group.get("updates", 0) + 1
             self.updates = max(self.updates, group["updates"])
         return super().step(closure)  # type: ignore[safe-super]
@@ -120,10 +120,10 @@ def _finite_everywhere(tensors: list[Tensor]) -> bool:
     return bool(_over_ranks(torch.isfinite(norms).all().float(), dist.ReduceOp.MIN))
 
 
-def _clip(gradients: list[Tensor], limit: float, shared_out: bool) -> None:
+def _clip(gradients: list[Tensor], limit: float, sharded: bool) -> None:
     """Scales the gradients of a group to the global norm ``limit`` if theirs is larger (tf.clip_by_global_norm)."""
     square = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square().sum()
-    if shared_out:
+    if sharded:
         square = _over_ranks(square, dist.ReduceOp.SUM)
     scale = limit / torch.clamp(square.sqrt(), min=limit)
     own = list({gradient.data_ptr(): gradient for gradient in gradients}.values())  # some may be one and the same

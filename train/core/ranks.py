@@ -1,26 +1,73 @@
-"""The processes of a run: joining, agreeing, leaving. Plain torch.distributed."""
+"""The processes of a job: joining, agreeing, leaving. Plain torch.distributed."""
 
 from __future__ import annotations
 
 import gc
 import os
 import socket
+import time
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from vatt.config import ConfigError
+from vatt.precision import type_of
 
 # A group beside that of the gradients, on the CPU: who waits in it waits as long as the others live, however long
 # one of them evaluates, and learns at once when one has gone. NCCL gives up after ten minutes.
 _patient: dist.ProcessGroup | None = None
 _LONG = timedelta(days=7)
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def start_distributed() -> tuple[int, int, torch.device]:
-    """Joins the ranks that a launcher started, or makes this process the only one: (rank, ranks, device).
+
+@dataclass
+class RankContext:
+    """This process among those of the job.
+
+    Attributes:
+        rank, ranks: its number, and how many there are.
+        device: where it computes.
+        began: when it joined (time.monotonic).
+    """
+
+    rank: int
+    ranks: int
+    device: torch.device
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which alone speaks and writes."""
+        return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+
+    def __str__(self) -> str:
+        return "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+
+    def say(self, text: str) -> None:
+        """A line for people, on rank 0."""
+        if self.first:
+            print(text, flush=True)
+
+    def shard(self, count: int) -> range:
+        """The indices of this rank among ``count``: every index belongs to exactly one rank."""
+        return range(self.rank, count, self.ranks)
+
+    def to_device(self, model: Model, precision: str) -> Model:
+        """The model on the device of this rank, in the type of ``--precision``."""
+        return model.to(self.device, type_of(precision, self.device))
+
+
+def start_distributed() -> RankContext:
+    """Joins the ranks that a launcher started, or makes this process the only one.
 
     Raises:
         ConfigError: the ranks cannot meet; the message names the port.
@@ -47,7 +94,7 @@ def start_distributed() -> tuple[int, int, torch.device]:
             ) from error
         global _patient
         _patient = dist.new_group(backend="gloo", timeout=_LONG)
-    return dist.get_rank(), dist.get_world_size(), device
+    return RankContext(dist.get_rank(), dist.get_world_size(), device)
 
 
 def agree(flags: list[bool]) -> list[bool]:
@@ -65,15 +112,15 @@ def gather(item: Any) -> list[Any]:
     return items
 
 
+def wait_for_all() -> None:
+    """Returns when all ranks have called it."""
+    dist.barrier(group=_patient)
+
+
 def peer_lost(error: RuntimeError) -> bool:
     """Whether gloo raised the error because another rank has gone. With NCCL a rank waits for its launcher."""
     text = str(error).lower()
     return "gloo" in text and ("closed by peer" in text or "reset by peer" in text)
-
-
-def wait_for_all() -> None:
-    """Returns when all ranks have called it."""
-    dist.barrier(group=_patient)
 
 
 def stop_distributed() -> None:

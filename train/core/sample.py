@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from train.core.ranks import wait_for_all
+from train.core.ranks import RankContext, wait_for_all
 from vatt.sample import build
 from vatt.sample.pictures import build_pictures
 
 SAMPLE = Path("runs/sample-clips")
-LABELS = {"video": "motion", "audio": "shape", "image": "shape"}  # the column that a task learns or evaluates
 
 
-def sample_manifest(rank: int, say: Callable[[str], object], pictures: bool = False) -> str:
+def sample_manifest(context: RankContext, say: Callable[[str], object], pictures: bool = False) -> str:
     """The manifest of the sample, or that of its pictures. Rank 0 builds what is not there; the others wait.
 
     Raises:
         SampleError: on rank 0, it cannot be built; the message names the folder.
     """
-    if rank == 0:
+    if context.first:
         say(f"sample: {SAMPLE} (built once, in under a minute)")
         build(SAMPLE, seed=0)
         if pictures:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from train.core.ranks import gather, wait_for_all
-from train.evaluation.context import HELD_OUT, Place, clips_of, tell_skipped, verdict, write
-from train.finetuning.evaluate import in_words
+from train.core.ranks import RankContext, gather, wait_for_all
+from train.evaluation.task import HELD_OUT, clips_of, exit_status, tell_missing, tell_skipped, write
+from vatt import models
 from vatt.config import ConfigError
-from vatt.data import Classes, DataConfig, LabelError, Views, read_classes
-from vatt.evaluation.classification import Scores, classification_table, per_class, score_clips
+from vatt.data import Classes, Clip, DataConfig, LabelError, Views, read_classes
+from vatt.evaluation.classification import Scores, Table, classification_table, per_class, score_clips
 from vatt.inference import Classifier
 from vatt.weights.folder import PretrainedError
 
@@ -23,51 +24,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", metavar="FILE", help="a class a line, for a model that does not know the names of its classes")
 
 
-def run(options: argparse.Namespace, place: Place) -> int:
+def run(options: argparse.Namespace, context: RankContext) -> int:
     """Scores the split on all ranks and prints the table on rank 0."""
     if options.task == "audio" and (options.crops or 1) != 1:
         raise ConfigError("--crops: sound has no crops; leave it out")
-    model = place.put(Classifier.from_pretrained(options.model), options.precision)
+    model = context.to_device(Classifier.from_pretrained(options.model), options.precision)
     config = model.config
     assert config is not None
     if (options.task == "audio") != (config.modality == "audio"):
         raise PretrainedError(f"{options.model}: reads {config.modality}; --task {options.task} needs another model")
     classes = _classes(options, list(config.classes), config.labels == "multi", config.num_classes)
-    clips, missing = clips_of(place, options.data, options.split)
+    clips, missing = clips_of(context, options.data, options.split)
     where = f"{options.data}, split {options.split or HELD_OUT}"
     if without := classes.check(clips, where):
-        place.say(f"warning: {len(without)} classes have no clip in {where}: {', '.join(without[:5])}")
+        context.say(f"warning: {len(without)} classes have no clip in {where}: {', '.join(without[:5])}")
     windows, crops = VIEWS[options.task]
     views = Views(options.clips or windows, options.crops or crops)
     data = DataConfig(workers=options.workers)
     began = time.monotonic()
-    own = score_clips(
-        model,
-        clips,
-        views,
-        data,
-        device=place.device,
-        batch_size=options.batch_size,
-        numbers=place.share(len(clips)),
-    )
-    scores = Scores.join(gather(own))
+    scores = score_on_all_ranks(model, clips, views, data, context, options.batch_size)
     seconds = time.monotonic() - began
-    if len(scores.numbers) + len(scores.skipped) != len(clips):
-        raise RuntimeError(f"{len(clips)} clips were asked for, {len(scores.numbers)} scored")
-    tell_skipped(place, options, [{"dataset": options.data, **r} for r in scores.skipped])
+    tell_skipped(context, options, [{"dataset": options.data, **r} for r in scores.skipped])
     table = classification_table(scores, clips, classes)
     table = {**table, "missing": len(missing), "clips_per_s": len(clips) / seconds}
-    place.say(f"{options.model}: {in_words(table)}")
-    place.say(f"{views.clips} windows x {views.crops} crops, {len(clips) / seconds:.1f} clips/s, {place.in_words}")
-    if missing:
-        place.say(f"warning: named by the manifest and not there: {len(missing)}, such as {missing[0]['file']}")
-    if not classes.multi and place.rank == 0:
-        _best_and_worst(place, scores, clips, classes)
+    context.say(f"{options.model}: {describe_table(table)}")
+    context.say(f"{views.clips} windows x {views.crops} crops, {len(clips) / seconds:.1f} clips/s, {context}")
+    tell_missing(context, missing)
+    if not classes.multi and context.first:
+        _best_and_worst(context, scores, clips, classes)
     about = {"task": options.task, "model": str(options.model), "data": options.data, "split": options.split}
     about["precision"] = options.precision
-    write(place, options.out, {**about, "label": classes.column, "views": asdict(views), "table": table})
+    write(context, options.out, {**about, "label": classes.column, "views": asdict(views), "table": table})
     wait_for_all()
-    return verdict(place, options, len(scores.skipped), len(clips))
+    return exit_status(context, options, len(scores.skipped), len(clips))
 
 
 def _classes(options: argparse.Namespace, known: list[str], multi: bool, count: int) -> Classes:
@@ -88,7 +77,46 @@ def _classes(options: argparse.Namespace, known: list[str], multi: bool, count: 
     return given
 
 
-def _best_and_worst(place: Place, scores: Scores, clips: list, classes: Classes) -> None:
+def _best_and_worst(context: RankContext, scores: Scores, clips: list, classes: Classes) -> None:
     found = per_class(scores, clips, classes)
     for name, rows in (("best", found[:3]), ("worst", found[-3:])):
-        place.say(f"{name:5}: " + ", ".join(f"{label} {100 * share:.0f}% of {n}" for label, share, n in rows))
+        context.say(f"{name:5}: " + ", ".join(f"{label} {100 * share:.0f}% of {n}" for label, share, n in rows))
+
+
+def score_on_all_ranks(
+    model: models.Classifier,
+    clips: Sequence[Clip],
+    views: Views,
+    data: DataConfig,
+    context: RankContext,
+    batch_size: int,
+) -> Scores:
+    """The scores of all clips, each scored on one rank. All ranks must call, and all get the whole."""
+    own = score_clips(
+        model,
+        clips,
+        views,
+        data,
+        device=context.device,
+        batch_size=batch_size,
+        numbers=context.shard(len(clips)),
+    )
+    scores = Scores.join(gather(own))
+    if len(scores.numbers) + len(scores.skipped) != len(clips):
+        raise RuntimeError(f"{len(clips)} clips were asked for, {len(scores.numbers)} scored")
+    return scores
+
+
+def describe_table(table: Table) -> str:
+    """The figures of a table in one line."""
+    skipped = f", {table['skipped']} could not be read" if table["skipped"] else ""
+    clips = f"{table['n']} clips{skipped}"
+    if "top1" in table:
+        figures = f"top-1 {100 * table['top1']:.1f}%, top-5 {100 * table['top5']:.1f}%"
+        return f"{figures} (largest class {100 * table['chance']:.1f}%), {table['classes']} classes, {clips}"
+    left = f", {len(table['left_out'])} left out" if table["left_out"] else ""
+    d_prime = "n/a" if table["d-prime"] is None else f"{table['d-prime']:.3f}"
+    if table["infinite"]:
+        d_prime += f" without {len(table['infinite'])} classes of AUC 0 or 1"
+    figures = f"mAP {100 * table['mAP']:.1f}%, AUC {table['AUC']:.3f}, d-prime {d_prime}"
+    return f"{figures}, {table['classes']} classes{left}, {clips}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 
-from train.core.ranks import gather, wait_for_all
-from train.evaluation.context import Place, clips_of, tell_skipped, verdict, write
+from train.core.ranks import RankContext, gather, wait_for_all
+from train.evaluation.task import clips_of, exit_status, tell_missing, tell_skipped, write
 from vatt.config import ConfigError
 from vatt.data import Batch, Clip, DataConfig, eval_batches
+from vatt.data.skipped import Record
 from vatt.data.tokenizer import FILE as TOKENIZER
 from vatt.evaluation.retrieval import NAMES, Embeddings, embed_windows, format_table, retrieval_tables
 from vatt.inference import VATT
@@ -21,48 +23,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vocabulary", metavar="FILE", help="a word a line, for a model folder without tokenizer.json")
 
 
-def run(options: argparse.Namespace, place: Place) -> int:
+def run(options: argparse.Namespace, context: RankContext) -> int:
     """Embeds the split on all ranks and prints both tables on rank 0."""
     for name in ("crops", "label"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name}: means nothing for --task retrieval; leave it out")
     folder = model_folder(options.model)
-    model = place.put(VATT.from_pretrained(folder, vocabulary=options.vocabulary), options.precision)
+    model = context.to_device(VATT.from_pretrained(folder, vocabulary=options.vocabulary), options.precision)
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise PretrainedError(f"{folder}: has no {TOKENIZER}; give the words of the model by --vocabulary FILE")
-    clips, missing = clips_of(place, options.data, options.split)
+    clips, missing = clips_of(context, options.data, options.split)
     windows = options.clips or 4
     config = DataConfig(workers=options.workers)
-    own: list[Clip] = [clips[number] for number in place.share(len(clips))]
+    own: list[Clip] = [clips[number] for number in context.shard(len(clips))]
     began = time.monotonic()
-    skipped: list[dict] = []
+    skipped: list[Record] = []
 
-    def batches():  # type: ignore[no-untyped-def]
-        batch: Batch
+    def batches() -> Iterator[Batch]:
         for batch in eval_batches(
             own, tokenizer, model.config.input, config, batch_size=options.batch_size, windows=windows
         ):
             skipped.extend(batch["skipped"])
             yield batch
 
-    part = embed_windows(model, batches(), place.device) if own else None
+    part = embed_windows(model, batches(), context.device) if own else None
     parts = [item for item in gather(part) if item is not None]
     skipped = [record for records in gather(skipped) for record in records]
     found = Embeddings.join(parts)
     seconds = time.monotonic() - began
-    tell_skipped(place, options, skipped)
+    tell_skipped(context, options, skipped)
     tables = retrieval_tables(found, windows)
     for name, table in tables.items():
         queries = ", ".join(f"{level.n} queries {NAMES[key]}" for key, level in table.items() if key != "chance")
-        place.say(f"averaged {name} of {windows} windows; {len(found.captions)} clips; {queries or 'no query'}")
-        place.say(format_table(table))
-    place.say(f"{len(clips) / seconds:.1f} clips/s, {place.in_words}")
-    if missing:
-        place.say(f"warning: named by the manifest and not there: {len(missing)}, such as {missing[0]['file']}")
+        context.say(f"averaged {name} of {windows} windows; {len(found.captions)} clips; {queries or 'no query'}")
+        context.say(format_table(table))
+    context.say(f"{len(clips) / seconds:.1f} clips/s, {context}")
+    tell_missing(context, missing)
     content = {kind: {name: asdict(level) for name, level in table.items()} for kind, table in tables.items()}
     about = {"task": "retrieval", "model": str(options.model), "data": options.data, "windows": windows}
     about |= {"precision": options.precision, "missing": len(missing)}
-    write(place, options.out, {**about, "n": len(found.captions), "skipped": len(skipped), "tables": content})
+    write(context, options.out, {**about, "n": len(found.captions), "skipped": len(skipped), "tables": content})
     wait_for_all()
-    return verdict(place, options, len(skipped), len(clips))
+    return exit_status(context, options, len(skipped), len(clips))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
-from train.pretraining.cli import Parser
+from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
 from vatt.config import ConfigError, load, nearest, override, update
 from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
@@ -26,16 +26,6 @@ _ELSEWHERE = {
 }
 
 
-@dataclass
-class FinetuneJob:
-    """What the command line asks for. ``out`` is None for a fresh default folder."""
-
-    config: FinetuneConfig
-    out: Path | None
-    resume: bool
-    sample: bool  # no data was given: use the built-in sample
-
-
 def parser() -> argparse.ArgumentParser:
     """At most twelve flags; a test holds it."""
     made = Parser(
@@ -47,24 +37,18 @@ def parser() -> argparse.ArgumentParser:
         "All fields are in train/config/finetuning.py, and in the config.json of a run.",
     )
     add = made.add_argument
-    add("--task", choices=tuple(PAPER), help="what is classified (default: video); a picture is a video that stands")
+    add("--task", choices=tuple(PAPER), help="what is classified (default: video)")
     add("--data", metavar="MANIFEST", help="manifest (.csv, .jsonl) with a label column and the splits train and val")
     add("--label", metavar="COLUMN", help="column of the manifest with the label (default: label)")
     add("--classes", metavar="FILE", help="a class a line, in the order of the model's outputs (default: all in train)")
     add("--init", metavar="DIR", help="pretrained model: a run, a converted one, a classifier (default: from scratch)")
     add("--model", metavar="NAME", help=f"from scratch: one of {', '.join((*CLASSIFIERS, *PRESETS))}")
     add("--config", metavar="NAME", help=f"{', '.join(NAMES)}, or a .json or .toml file (default: by the task)")
-    add("--steps", type=int, help="length of the run")
-    add("--batch-size", type=int, help="clips of a step, over all ranks")
-    add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
-    add("--out", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
-    add("overrides", nargs="*", metavar="section.field=value")
+    add_training_flags(made)
     return made
 
 
-def parse(arguments: list[str]) -> FinetuneJob:
+def parse(arguments: list[str]) -> Job[FinetuneConfig]:
     """The job that the arguments describe.
 
     Order of precedence: overrides, flags, the pretrained model (its backbone), the configuration file or recipe,
@@ -81,21 +65,23 @@ def parse(arguments: list[str]) -> FinetuneJob:
         config = _resumed(options)
     else:
         config = _with_backbone(_base(options), options)
-    config = override(_with_flags(config, options), options.overrides)
+    data = {} if options.data is None else {"sources": [options.data], "weights": []}
+    config = set_training_flags(config, options, **data)
+    named = {name: value for name in ("label", "classes") if (value := getattr(options, name)) is not None}
+    config = override(replace(config, **named), options.overrides)
     try:
         fit_positions(config.model.backbone, config.model.input)
     except ValueError as error:
         raise ConfigError(f"model.{error}") from error
-    return FinetuneJob(config, options.out, options.resume, sample=not config.data.sources)
+    return Job(config, options.out, options.resume, sample=not config.data.sources)
 
 
 def _resumed(options: argparse.Namespace) -> FinetuneConfig:
-    if options.out is None:
-        raise ConfigError("--resume needs --out, the folder of the run to go on with")
+    folder = folder_to_resume(options)
     for name in ("config", "model", "init", "task", "classes", "label"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--resume goes on with the configuration of the run; leave --{name} out")
-    return update(FinetuneConfig(), load(options.out / "config.json"))
+    return update(FinetuneConfig(), load(folder / "config.json"))
 
 
 def _base(options: argparse.Namespace) -> FinetuneConfig:
@@ -147,24 +133,3 @@ def _with_backbone(config: FinetuneConfig, options: argparse.Namespace) -> Finet
     else:
         model.waveform = section
     return replace(config, init=init, model=model)
-
-
-def _with_flags(config: FinetuneConfig, options: argparse.Namespace) -> FinetuneConfig:
-    try:
-        data, run, engine = config.data, config.run, config.engine
-        if options.data is not None:
-            data = replace(data, sources=[options.data], weights=[])
-        if options.steps is not None:
-            run = replace(run, steps=options.steps)
-        if options.batch_size is not None:
-            run = replace(run, batch_size=options.batch_size)
-        if options.zero is not None:
-            engine = replace(engine, zero=options.zero)
-        config = replace(config, data=data, run=run, engine=engine)
-        if options.label is not None:
-            config = replace(config, label=options.label)
-        return config if options.classes is None else replace(config, classes=options.classes)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error

@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from train.config.pretraining import RECIPES, PretrainConfig, recipe
+from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
 from vatt.config import ConfigError, from_dict, load, override, update
 from vatt.presets import PRESETS, preset
-
-
-@dataclass
-class Job:
-    """What the command line asks for. ``out`` is None for a fresh default folder."""
-
-    config: PretrainConfig
-    out: Path | None
-    resume: bool
-    sample: bool  # no data was given: use the built-in sample
-
-
-class Parser(argparse.ArgumentParser):
-    """Names the nearest flag when one is unknown."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        for word in message.split():
-            if word.startswith("--"):
-                known = [option for action in self._actions for option in action.option_strings]
-                if near := difflib.get_close_matches(word.partition("=")[0], known, n=1):
-                    message += f"; did you mean {near[0]}?"
-        super().error(message)
 
 
 def _numbers(text: str) -> list[float]:
@@ -52,19 +31,13 @@ def parser() -> argparse.ArgumentParser:
     add("--data", action="append", metavar="PATH", help="folder of videos, or manifest (.csv, .jsonl); may be repeated")
     add("--weights", type=_numbers, metavar="W,W", help="share of each --data in the mixture (default: equal)")
     add("--model", help=f"one of {', '.join(PRESETS)}")
-    add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
-    add("--steps", type=int, help="length of the run")
-    add("--batch-size", type=int, help="clips of a step, over all ranks")
-    add("--out", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--config", metavar="NAME", help=f"{', '.join(RECIPES)}, or a .json or .toml file")
     add("--deepspeed-config", metavar="FILE", help="DeepSpeed JSON whose entries go over the generated ones")
-    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the DeepSpeed launcher adds it
-    add("overrides", nargs="*", metavar="section.field=value")
+    add_training_flags(made)
     return made
 
 
-def parse(arguments: list[str], on_gpu: bool) -> Job:
+def parse(arguments: list[str], on_gpu: bool) -> Job[PretrainConfig]:
     """The job that the arguments describe.
 
     Order of precedence: overrides, flags, the configuration file or recipe, defaults. A resumed run takes the
@@ -85,38 +58,21 @@ def parse(arguments: list[str], on_gpu: bool) -> Job:
         named = values.get("model", {}).get("name") if isinstance(values.get("model"), dict) else None
         base = PretrainConfig(model=preset(named)) if named in PRESETS else PretrainConfig()
         config = update(base, values) if named else from_dict(PretrainConfig, values)
-    return _with_flags(config, options)
+    if options.model is not None:
+        config = replace(config, model=preset(options.model))
+    data: dict[str, Any] = {}
+    if options.data is not None:
+        data = {"sources": options.data, "weights": options.weights or []}
+    elif options.weights is not None:
+        data = {"weights": options.weights}
+    config = override(set_training_flags(config, options, **data), options.overrides)
+    return Job(config, options.out, options.resume, sample=not config.data.sources)
 
 
 def _resumed(options: argparse.Namespace) -> PretrainConfig:
-    if options.out is None:
-        raise ConfigError("--resume needs --out, the folder of the run to go on with")
+    folder = folder_to_resume(options)
     if options.config is not None:
         raise ConfigError("--resume takes the configuration of the run; leave --config out")
     if options.model is not None:
         raise ConfigError("--resume goes on with the model of the run; leave --model out")
-    return from_dict(PretrainConfig, load(options.out / "config.json"))
-
-
-def _with_flags(config: PretrainConfig, options: argparse.Namespace) -> Job:
-    data, run, engine = config.data, config.run, config.engine
-    try:
-        if options.model is not None:
-            config = replace(config, model=preset(options.model))
-        if options.data is not None:
-            data = replace(data, sources=options.data, weights=options.weights or [])
-        elif options.weights is not None:
-            data = replace(data, weights=options.weights)
-        for flag, name in (("steps", "steps"), ("batch_size", "batch_size")):
-            if (value := getattr(options, flag)) is not None:
-                run = replace(run, **{name: value})
-        if options.zero is not None:
-            engine = replace(engine, zero=options.zero)
-        if options.deepspeed_config is not None:
-            engine = replace(engine, deepspeed=options.deepspeed_config)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    config = override(replace(config, data=data, run=run, engine=engine), options.overrides)
-    return Job(config, options.out, options.resume, sample=not config.data.sources)
+    return from_dict(PretrainConfig, load(folder / "config.json"))

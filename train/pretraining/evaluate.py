@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from train.config.pretraining import PretrainConfig
 from train.core.console import Reporter
 from train.core.engine import Engine
-from train.core.ranks import wait_for_all
+from train.core.evaluate import evenly, plain_copy, warn_skipped
+from train.core.ranks import RankContext, wait_for_all
 from train.core.run_folder import RunFolder
-from train.finetuning.evaluate import evenly
-from vatt.data import Clip, Tokenizer, eval_batches
+from vatt.data import Batch, Clip, Tokenizer, eval_batches
+from vatt.data.skipped import Record
 from vatt.evaluation.retrieval import EvaluationError, Table, embed, format_table, retrieval_table, write_results
 from vatt.models import VATT
 
@@ -25,10 +27,10 @@ class Evaluator:
     """Call it with the number of steps done, on all ranks."""
 
     config: PretrainConfig
+    context: RankContext
     folder: RunFolder
     engine: Engine
     reporter: Reporter
-    rank: int
     clips: list[Clip]
     tokenizer: Tokenizer
     oracle: dict[str, Any] | None = None
@@ -38,21 +40,18 @@ class Evaluator:
         if len(self.clips) < _MEANINGFUL:
             self.reporter.say(f"evaluation: left out, {len(self.clips)} clips held out, {_MEANINGFUL} are needed")
             return None
-        state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has shared out
-        table = self._on_this_rank(step, state) if self.rank == 0 else None
+        state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has sharded
+        table = self._on_this_rank(step, state) if self.context.first else None
         wait_for_all()
         return table
 
-    def _on_this_rank(self, step: int, state: dict[str, torch.Tensor]) -> Table | None:
-        device, dtype = self.engine.device, self.engine.dtype
-        with torch.random.fork_rng(devices=[]):  # or an evaluation would change the run's own draws
-            model = VATT(self.config.model, self.config.engine.kernels)
-        model.load_state_dict({name.removeprefix("vatt."): value for name, value in state.items()})
-        model.to(device, dtype)
-        options = self.config.evaluation
-        skipped: list[dict[str, Any]] = []
+    def _on_this_rank(self, step: int, state: dict[str, Tensor]) -> Table | None:
+        options, skipped = self.config.evaluation, list[Record]()
+        model = plain_copy(
+            self.engine, state, lambda: VATT(self.config.model, self.config.engine.kernels), prefix="vatt."
+        )
 
-        def batches() -> Any:
+        def batches() -> Iterator[Batch]:
             for batch in eval_batches(
                 evenly(self.clips, options.max_clips),
                 self.tokenizer,
@@ -65,14 +64,13 @@ class Evaluator:
                 yield batch
 
         try:
-            found = embed(model, batches(), device)
+            found = embed(model, batches(), self.engine.device)
             table = retrieval_table(found)
         except EvaluationError as error:  # the training goes on
             self.reporter.warn(f"evaluation: {error}")
             return None
         finally:
-            for record in skipped:
-                self.reporter.warn(f"evaluation: {record['file']}: {record['field']}: {record['reason']}")
+            warn_skipped(self.reporter, skipped)
         self.reporter.say(f"held-out clips after step {step} ({len(found.captions)} clips)")
         self.reporter.say(format_table(table, self.oracle))
         self.reporter.evaluation(step, {name: asdict(level) for name, level in table.items()})

@@ -1,0 +1,189 @@
+"""Builds a run, new or as a checkpoint left it: what pretraining and fine-tuning share.
+
+A job's own build goes through this file from top to bottom: ``open_run``, its data, ``seed_process``, its module, and
+``build_trainer``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from train.config.sections import JobConfig
+from train.core.checkpoint import Checkpoint, CheckpointError, check_fits, load_latest, set_random_state
+from train.core.command import Job
+from train.core.console import Reporter
+from train.core.engine import Engine
+from train.core.loop import Trainer
+from train.core.ranks import RankContext, gather, wait_for_all
+from train.core.run_folder import RunFolder
+from vatt.analysis.flops import peak_flops
+from vatt.config import ConfigError, to_dict
+from vatt.data import ClipLoader, SkipLog
+from vatt.data.skipped import Record
+from vatt.environment import environment
+from vatt.kernels import BackendError, Call, operations, pick
+from vatt.precision import type_of
+
+
+def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> tuple[RunFolder, Reporter]:
+    """The folder of the run, made or found by rank 0, and who speaks about it.
+
+    Args:
+        name: of a new folder in runs/.
+        part_size: the fewest clips that a rank may have in one part of gradient accumulation.
+
+    Raises:
+        ConfigError: the batch does not divide, the kernels cannot run here, or the folder cannot be used.
+    """
+    config = job.config
+    parts = context.ranks * config.engine.gradient_accumulation
+    if config.run.batch_size % parts or config.run.batch_size < part_size * parts:
+        at_least = f" of at least {part_size} each" if part_size > 1 else ""
+        raise ConfigError(
+            f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {context.ranks} ranks x "
+            f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation){at_least}"
+        )
+    _kernels(config, context)  # before there is a folder
+    folder: RunFolder | None = None
+    if context.first:
+        folder = RunFolder.reopen(job.out) if job.resume and job.out else RunFolder.create(job.out, name)
+    folder = RunFolder(gather(folder.path if folder else None)[0])
+    return folder, Reporter(folder, context.first, config.run.steps)
+
+
+def seed_process(config: JobConfig, context: RankContext) -> None:
+    """Threads and random draws, before the module is made: its weights are the same on all ranks."""
+    if context.device.type == "cpu":  # a decoding process and a thread on one core would slow each other down
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.ranks - config.data.workers))
+    torch.manual_seed(config.run.seed)
+
+
+def build_trainer(
+    job: Job,
+    context: RankContext,
+    folder: RunFolder,
+    reporter: Reporter,
+    module: nn.Module,
+    *,
+    make_loader: Callable[..., ClipLoader],
+    make_evaluator: Callable[[Engine], Callable[[int], object]],
+    flops_per_sample: float,
+    losses: tuple[str, ...],
+    skipped: list[Record],
+    notes: list[str],
+    introduction: str,
+) -> Trainer:
+    """Engine, loader and trainer; with ``job.resume``, in the state of the newest checkpoint. Rank 0 writes the folder.
+
+    Args:
+        module: as the engine takes it.
+        make_loader: takes the options of `ClipLoader` that depend on ranks and steps.
+        skipped: what the data sets name and do not hold.
+        notes: what a user should know of the data sets.
+        introduction: of the model and its data, for the first line that a user sees of the run.
+
+    Raises:
+        CheckpointError: nothing to resume from, or a checkpoint of another model. ConfigError: as it says.
+    """
+    config = job.config
+    parameters = sum(p.numel() for p in module.parameters())  # ZeRO 3 will shard them
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    rank_batch = config.run.batch_size // context.ranks
+    engine = Engine(module, config.engine, config.optim, rank_batch, context.device)
+    torch.manual_seed(config.run.seed + 1 + context.rank)  # dropout differs between ranks
+    checkpoint = _restore(folder, reporter, engine, shapes, context) if job.resume else None
+    skips = SkipLog(folder.skipped if context.first else None, config.data.max_bad_share)
+    skips.note(skipped)
+    peak = peak_flops(context.device_name)
+    trainer = Trainer(
+        config=config,
+        context=context,
+        folder=folder,
+        engine=engine,
+        loader=make_loader(
+            batch_size=rank_batch,
+            rank=context.rank,
+            world_size=context.ranks,
+            seed=config.run.seed,
+            start_step=checkpoint.step if checkpoint else 0,
+        ),
+        skips=skips,
+        reporter=reporter,
+        evaluate=make_evaluator(engine),
+        flops_per_sample=flops_per_sample,
+        peak_flops=None if peak is None or engine.dtype != torch.bfloat16 else peak * context.ranks,
+        losses=losses,
+    )
+    if checkpoint:
+        trainer.step, trainer.counts, trainer.pending = checkpoint.step, checkpoint.counts, checkpoint.pending
+    if context.first:
+        kernels = _kernels(config, context)
+        folder.write_json(folder.config, to_dict(config))
+        folder.write_json(folder.deepspeed, engine.settings)
+        facts = {"ranks": str(context.ranks), "type": str(engine.dtype)}
+        facts |= {f"kernel {op}": backend for op, backend in kernels.items()}
+        folder.write_json(folder.environment, environment() | facts)
+        precision = "bf16" if engine.dtype == torch.bfloat16 else "fp32"
+        where = f"{context.ranks} x {context.device_name}, {precision}, ZeRO {config.engine.zero}; {folder.path}"
+        reporter.say(f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {introduction}; {where}")
+        reporter.say(f"kernels: {_by_backend(kernels)}")
+        if skipped:
+            reporter.warn(f"the data sets: {skips.summary()}")
+        for note in notes:
+            reporter.warn(note)
+    wait_for_all()
+    return trainer
+
+
+def _restore(
+    folder: RunFolder, reporter: Reporter, engine: Engine, shapes: dict[str, torch.Size], context: RankContext
+) -> Checkpoint:
+    """Puts the newest checkpoint of a run that can be read into the engine.
+
+    Raises:
+        CheckpointError: there is none, or it is of another model.
+    """
+    checkpoint, complaints = load_latest(folder.checkpoints)
+    for complaint in complaints:
+        reporter.warn(f"{complaint}; going back to the one before")
+    if checkpoint is None:
+        raise CheckpointError(f"--resume: {folder.checkpoints} holds no checkpoint that can be read")
+    check_fits(checkpoint, shapes, folder.checkpoints)
+    wanted, there = engine.optimizer_names(), checkpoint.optimizer.keys()
+    if int(checkpoint.optimizer["step"]) and wanted != there:
+        raise CheckpointError(
+            f"{folder.checkpoints}: is of another optimizer, or others were trained (optim.kind, freeze_backbone): "
+            f"it lacks {sorted(wanted - there)[:2]} and has {sorted(there - wanted)[:2]}"
+        )
+    engine.load(checkpoint.model, checkpoint.optimizer)
+    if context.rank < len(checkpoint.random):
+        set_random_state(checkpoint.random[context.rank])
+    if context.first:
+        folder.forget_metrics_after(checkpoint.step)
+    reporter.say(f"resumed from step {checkpoint.step}")
+    return checkpoint
+
+
+def _kernels(config: JobConfig, context: RankContext) -> dict[str, str]:
+    """The backend of each operation of the model.
+
+    Raises:
+        ConfigError: a backend that does not exist or cannot run here.
+    """
+    call = Call(context.device, type_of(config.engine.precision, context.device))
+    try:
+        return {op: pick(op, config.engine.kernels, call) for op in operations()}
+    except BackendError as error:
+        raise ConfigError(f"engine.kernels: {error}") from error
+
+
+def _by_backend(kernels: dict[str, str]) -> str:
+    """Each backend with its operations, in one line."""
+    found: dict[str, list[str]] = {}
+    for op, backend in kernels.items():
+        found.setdefault(backend, []).append(op)
+    return ", ".join(f"{backend} ({', '.join(ops)})" for backend, ops in found.items())

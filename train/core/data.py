@@ -1,0 +1,59 @@
+"""The data sets of a run: what it trains on, and what it holds out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vatt.data import Clip, DataConfig, ManifestError, Source, hold_out, other_splits, read_clips
+from vatt.data.skipped import Record
+
+
+@dataclass
+class Corpus:
+    """The clips of a run.
+
+    Attributes:
+        sources: the data sets to train on, with their weights.
+        held_out: the clips to evaluate on, by data set.
+        skipped: records of what the data sets name and do not hold.
+        notes: what a user should know of the data sets.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    held_out: dict[str, list[Clip]] = field(default_factory=dict)
+    skipped: list[Record] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def training_clips(self) -> Iterator[Clip]:
+        """Those of all data sets, one after the other."""
+        return (clip for source in self.sources for clip in source.clips)
+
+    def evaluation_clips(self) -> list[Clip]:
+        return [clip for clips in self.held_out.values() for clip in clips]
+
+
+def read_corpus(config: DataConfig, unusable: dict[str, str]) -> Corpus:
+    """Reads all data sets and holds clips out for evaluation.
+
+    Args:
+        unusable: kinds of media that the job cannot read, with the reason.
+
+    Raises:
+        ManifestError: a data set cannot be used or has no clip to train on; names the file and the place.
+    """
+    corpus = Corpus()
+    weights = config.weights or [1.0] * len(config.sources)
+    for name, weight in zip(config.sources, weights, strict=True):
+        found = read_clips(name)
+        if bad := next((clip for clip in found.clips if clip.kind in unusable), None):
+            raise ManifestError(f"{name}, column {bad.kind}: {bad.video}: {unusable[bad.kind]}")
+        training, held_out = hold_out(found.clips, config.eval_share)
+        if not training:
+            splits = sorted({str(clip.split) for clip in found.clips})
+            raise ManifestError(f"{name}: no clip to train on; column split holds {', '.join(splits)}, wanted: train")
+        corpus.sources.append(Source(name, training, weight))
+        corpus.held_out.setdefault(name, []).extend(held_out)
+        corpus.notes += [f"{name}: {others}"] if (others := other_splits(found.clips)) else []
+        corpus.skipped += [{"dataset": name, **record} for record in found.skipped]
+    return corpus

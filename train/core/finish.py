@@ -1,0 +1,54 @@
+"""From a run that is built to its end: training, the exported model, the last evaluation, and what there is to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from torch import Tensor
+
+from train.core.loop import Trainer
+from train.core.ranks import wait_for_all
+
+
+def train_to_end(
+    trainer: Trainer, export: Callable[[dict[str, Tensor]], None], report: Callable[[], None] | None = None
+) -> None:
+    """Trains, and finishes a run that reached its last step; one that was stopped only says how to go on.
+
+    Args:
+        export: writes the model, given its weights in fp32; on rank 0.
+        report: writes and says what else there is; on rank 0.
+    """
+    try:
+        complete = trainer.run()
+        if complete:
+            _finish(trainer, export, report)
+        else:
+            path = trainer.folder.path
+            trainer.reporter.say(f"stopped after step {trainer.step}; go on with: --out {path} --resume")
+        wait_for_all()
+        trainer.close()
+    finally:
+        # The decoding processes end also when something was raised; DeepSpeed's part of ``close`` is left out then,
+        # for other ranks may have gone.
+        trainer.loader.close()
+
+
+def _finish(trainer: Trainer, export: Callable[[dict[str, Tensor]], None], report: Callable[[], None] | None) -> None:
+    folder, say, first = trainer.folder, trainer.reporter.say, trainer.context.first
+    state = trainer.engine.model_state()  # all ranks take part
+    if first:  # before the evaluation, so that nothing it meets can lose the model
+        export(state)
+    trainer.evaluate(trainer.step)
+    if not first:
+        return
+    if trainer.skips.records:
+        say(f"{trainer.skips.summary()}; all in {folder.skipped}")
+    if trainer.counts["skipped_steps"]:
+        say(f"{trainer.counts['skipped_steps']} steps were skipped: loss or gradient not finite")
+    if report is not None:
+        report()
+    seconds = round(time.monotonic() - trainer.context.began)
+    say(f"{folder.path}: done in {timedelta(seconds=seconds)}; model in {folder.model}")
