@@ -1,4 +1,4 @@
-"""Evaluates a model: ``python train/evaluate.py --task TASK``, also under ``deepspeed``; train/evaluation/ has tasks."""
+"""Evaluates a model: ``python train/evaluate.py --task TASK``; also under ``deepspeed``. Tasks: train/evaluation/."""
 
 from __future__ import annotations
 
