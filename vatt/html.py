@@ -81,6 +81,7 @@ svg.bars { max-width: 420px; } svg.roofline { max-width: 900px; } svg.roofline t
 .clip figcaption { padding: 2px 6px; font-size: .78rem; font-weight: 400; color: var(--soft); }
 .clip .none { display: block; padding: 18px 8px; text-align: center; color: var(--soft); font-size: .8rem; }
 @media (max-width: 600px) { section { padding: 12px; } main { padding: 12px 10px 40px; } th, td { padding: 5px 4px; }
+  .wide:not(.tall) td:first-child { white-space: normal; }
   svg.roofline text { font-size: 21px; } }
 """
 

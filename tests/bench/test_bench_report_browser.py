@@ -6,7 +6,7 @@ import pytest
 
 from bench.report.__main__ import main
 from bench.store import append
-from tests.bench.browser import NAMES, Browser, BrowserError, find
+from tests.browser import NAMES, Browser, BrowserError, find
 
 PHONE, DESK = (390, 844), (1280, 900)
 TIMES = {"triton": 9.5, "torch": 100.0, "sdpa": 20.25, "torch.compile": 1234.5, "<b>peer</b>" + "x" * 80: 0.001}

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import browser
 from train.core.run_folder import RunFolder
 from train.report.page import main, write_report
 from train.report.plots import write_plots
 from train.report.records import read_metrics
+from vatt.html import policy
 
 LEVEL = {"r1": 0.25, "r5": 0.5, "r10": 0.75, "median_rank": 3.0, "n": 40}
 CHANCE = {"r1": 0.025, "r5": 0.125, "r10": 0.25, "median_rank": 20.5, "n": 40}
@@ -129,6 +131,22 @@ def test_the_page_stands_alone_and_is_escaped(run):
     assert all(image.startswith("data:image/") for image in page.images)
     assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import", page.source)
     assert 'name="viewport"' in page.source
+
+
+def test_a_browser_shows_all_of_it_and_fetches_nothing(run, tmp_path):
+    path = write_report(run.path)
+    assert f'content="{policy(script=False)}"' in path.read_text()
+    if (program := browser.find()) is None:
+        pytest.skip(f"no browser on PATH: none of {', '.join(browser.NAMES)}")
+    with browser.Browser(program, tmp_path / "profile") as found:
+        found.size(390, 844)
+        found.open(path.as_uri())
+        assert found.problems() == []
+        assert [url for url in found.requests() if not url.startswith("data:")] == [path.as_uri()]
+        assert found.run("document.documentElement.scrollWidth") <= 390
+        widths = found.run("[...document.images].map((image) => image.naturalWidth)")
+    assert len(widths) == 7  # curves and clips
+    assert all(widths)
 
 
 def test_the_contact_sheet_shows_the_clips(run):

@@ -6,22 +6,33 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from html import escape
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from train.report import html as html
+import numpy as np
+
 from train.report.plots import loss_plot, retrieval_plot
 from train.report.records import Record, RecordError, Run, read_run
-from train.report.thumbnails import Thumbnails, data_uri
+from vatt import html
+from vatt.clip import InputConfig
+from vatt.data import Clip
+from vatt.data.augment import CentreView
+from vatt.data.decode import MediaError, decode_window
+from vatt.data.samples import window_start
 from vatt.evaluation.retrieval import NAMES
+from vatt.files import write_text
 
 FILE = "report.html"
 _QUERIES = 8
+_PLACES = (0.1, 0.5, 0.9)  # of a clip, where the frames of its picture are from
+_SIDE, _GAP = 96, 3  # pixels of a frame, and between two
+_THUMBNAIL = InputConfig(frames=1, fps=10.0, size=_SIDE, sample_rate=8000)
 _LABELS = {name: label.replace("->", "\N{RIGHTWARDS ARROW}") for name, label in NAMES.items() if name != "chance"}
 
 
@@ -35,7 +46,7 @@ def write_report(run_dir: Path) -> Path:
     name = run.folder.path.resolve().name
     model = _of(run.config, "model.name")
     parts = [
-        f"<h1>{escape(name)}</h1>",
+        f"<h1>{html.clean(name)}</h1>",
         html.paragraph(
             f"{model}, {run.metrics.train[-1]['step']} of {_of(run.config, 'run.steps')} steps, {_when(run)}"
         ),
@@ -49,7 +60,7 @@ def write_report(run_dir: Path) -> Path:
         _skipped(run),
     ]
     path = run.folder.path / FILE
-    path.write_text(html.page(f"{name}: {model}", parts), encoding="utf-8")
+    write_text(path, html.page(f"{name}: {model}", parts))
     return path
 
 
@@ -89,22 +100,24 @@ def _retrieval(run: Run) -> str:
     table, oracle = run.results.get("table", {}), run.results.get("oracle", {})
     if not table:
         return html.section("Zero-shot retrieval", html.paragraph("Not evaluated: too few clips were held out."))
-    levels = [(False, _LABELS[name], table[name]) for name in _LABELS if name in table]
-    levels += [(True, f"oracle {_LABELS[name]}", oracle[name]) for name in _LABELS if name in oracle]
-    levels.append((True, "chance", table["chance"]))
+    levels = [("", _LABELS[name], table[name]) for name in _LABELS if name in table]
+    levels += [("muted", f"oracle {_LABELS[name]}", oracle[name]) for name in _LABELS if name in oracle]
+    levels.append(("muted", "chance", table["chance"]))
     rows = []
-    for muted, label, level in levels:
+    for kind, label, level in levels:
         shares = [_percent(level[key]) for key in ("r1", "r5", "r10")]
         times = f"{level['r5'] / table['chance']['r5']:.1f}x"
-        rows.append((muted, [label, *shares, f"{level['median_rank']:.1f}", times]))
+        figures = (*shares, f"{level['median_rank']:.1f}", times)
+        rows.append((kind, [html.Cell(label), *(html.Cell(figure, kind="n") for figure in figures)]))
     note = (
         f"{table['chance']['n']} held-out clips; R@k: share of queries whose own clip is among the first k found. "
         "MedR: median rank of that clip, 1 is best."
     )
     if oracle:
         note += " The oracle knows all attributes that the sentence or the sound tells of."
-    columns = ["", "R@1", "R@5", "R@10", "MedR", "R@5 vs chance"]
-    return html.section("Zero-shot retrieval", html.table(columns, rows), html.paragraph(note, soft=True))
+    names = ("", "R@1", "R@5", "R@10", "MedR", "R@5 vs chance")
+    shown = html.table([html.Cell(name, kind="n" if name else "") for name in names], rows, label="Recall and ranks")
+    return html.section("Zero-shot retrieval", shown, html.paragraph(note, "soft"))
 
 
 def _contact_sheet(results: Record) -> str:
@@ -113,21 +126,25 @@ def _contact_sheet(results: Record) -> str:
         return ""
     count = min(_QUERIES, len(queries))
     chosen = [queries[i * len(queries) // count] for i in range(count)]
-    thumbnail = Thumbnails()
     note = (
         f"{count} of {len(queries)} sentences, evenly spread over the list, whatever they found. Three frames of each "
         "clip, below them its place and similarity. Green frame: the sentence's own clip; dashed: not among the first."
     )
-    rows = [_query(query, results["table"]["chance"]["n"], thumbnail) for query in chosen]
-    return html.section("What sentences found", html.paragraph(note, soft=True), *rows)
+    strip = cache(_strip)  # most clips are found by several sentences
+    rows = [_query(query, results["table"]["chance"]["n"], strip) for query in chosen]
+    return html.section("What sentences found", html.paragraph(note, "soft"), *rows)
 
 
-def _query(query: Record, clips: int, thumbnail: Thumbnails) -> str:
+def _query(query: Record, clips: int, strip: Callable[[str, float | None, float | None], str | None]) -> str:
+    """A sentence, the rank of its own clip, and the clips that it found."""
+
     def shown(hit: Record, note: str, kind: str) -> str:
+        """``kind``: "own" (the right clip), "missed" (right, but not found) or ""."""
+        source = strip(hit["video"], hit["start"], hit["end"])
+        picture = html.image(source, "") if source else '<span class="none">cannot be decoded</span>'
         at = "" if hit["start"] is None else f", from {hit['start']:g} s"
-        return html.clip(
-            thumbnail(hit["video"], hit["start"], hit["end"]), f"{note} {Path(hit['video']).name}{at}", kind
-        )
+        words = html.clean(f"{note} {Path(hit['video']).name}{at}")
+        return f'<figure class="clip {kind}">{picture}<figcaption>{words}</figcaption></figure>'
 
     found = [
         shown(hit, f"{place} ({hit['score']:.2f})", "own" if hit["own"] else "")
@@ -136,14 +153,40 @@ def _query(query: Record, clips: int, thumbnail: Thumbnails) -> str:
     top = any(hit["own"] for hit in query["top"])
     if not top:
         found.append(shown(query, f"{query['rank']}", "missed"))
-    return html.query(query["text"], query["rank"], clips, found, top)
+    badge = f'<span class="rank{" top" if top else ""}">rank {query["rank"]} of {clips}</span>'
+    words = f"<q>{html.clean(query['text'])}</q>{badge}"
+    return f'<div class="query">{words}<div class="found">{"".join(found)}</div></div>'
+
+
+def _strip(video: str, start: float | None, end: float | None) -> str | None:
+    """Three centre crops of a clip side by side, as a data URI (JPEG); None for one that cannot be decoded any more."""
+    from PIL import Image  # a dependency of Matplotlib
+
+    clip = Clip(Path(video), start, end)
+
+    def at(place: float, duration: float) -> float:
+        return window_start(clip, duration, _THUMBNAIL.seconds, place)
+
+    try:
+        found = [decode_window(clip.video, partial(at, place), CentreView(), _THUMBNAIL) for place in _PLACES]
+    except MediaError:
+        return None
+    gap = np.full((_SIDE, _GAP, 3), 255, np.uint8)
+    row = [part for window in found for part in (window.frames_TSS3[0], gap)][:-1]
+    out = io.BytesIO()
+    Image.fromarray(np.concatenate(row, axis=1)).save(out, "JPEG", quality=80)
+    return html.data_uri("image/jpeg", out.getvalue())
 
 
 def _curves(run: Run) -> str:
-    plots = [html.picture(data_uri("image/png", loss_plot(run.metrics)), "loss of each pair over the steps")]
-    if (recall := retrieval_plot(run.metrics)) is not None:
-        plots.append(html.picture(data_uri("image/png", recall), "recall over the steps"))
-    return html.section("Curves", f'<div class="plots">{"".join(plots)}</div>')
+    plots = {
+        "loss of each pair over the steps": loss_plot(run.metrics),
+        "recall over the steps": retrieval_plot(run.metrics),
+    }
+    shown = [
+        html.figure("", "", html.image(html.data_uri("image/png", png), words)) for words, png in plots.items() if png
+    ]
+    return html.section("Curves", html.plots(shown, large=True))
 
 
 def _median(run: Run, name: str) -> float:
@@ -159,7 +202,7 @@ def _speed(run: Run) -> Iterator[tuple[str, str]]:
     yield "MFU", "n/a" if mfu is None else _percent(_median(run, "mfu"))
     yield "waiting for data", f"{_percent(_median(run, 'data_wait'))} of the time"
     yield "peak memory", f"{max(record['memory_gb'] for record in records):.2f} GB"
-    yield "steps left out", f"{records[-1]['skipped_steps']} (loss or gradient not finite)"
+    yield "steps skipped", f"{records[-1]['skipped_steps']} (loss or gradient not finite)"
     yield "first to last record", str(timedelta(seconds=round(records[-1]["time"] - records[0]["time"])))
 
 
@@ -186,7 +229,7 @@ def _skipped(run: Run) -> str:
         return html.section("Skipped files", html.paragraph("None."))
     shown = [(str(record.get("file")), f"{field}: {record.get('reason')}") for (_, field), record in files.items()]
     more = f"{len(files)} in all; every one is in {run.folder.skipped.name}."
-    return html.section("Skipped files", html.facts(shown[:10]), html.paragraph(more, soft=True))
+    return html.section("Skipped files", html.facts(shown[:10]), html.paragraph(more, "soft"))
 
 
 def main(arguments: list[str] | None = None) -> int:
