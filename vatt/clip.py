@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class InputConfig:
     """The clip that a model reads. The default is the paper's: 3.2 s of video, sound and words (section 4.1)."""
 
-    frames: int = 32
-    fps: float = 10.0
+    frames: int = 32  # of a clip
+    fps: float = 10.0  # frames per second
     size: int = 224  # height and width in pixels
     sample_rate: int = 48000  # Hz, mono
-    words: int = 16
+    words: int = 16  # of a sentence; longer ones are cut, shorter ones padded
     candidates: int = 5  # sentences a clip, for MIL-NCE
 
     @property

@@ -1,14 +1,20 @@
-"""Nested dataclass configurations: from files, dictionaries and dotted overrides.
+"""Nested dataclass configurations: from files, dictionaries and dotted overrides, and as a table of all settings.
 
-Every configuration of the project is a plain (nested) dataclass. This module fills them from JSON or TOML files and
-from ``section.field=value`` strings, and refuses what it does not know by naming the nearest valid key.
+Every configuration of the project is a plain (nested) dataclass. This module fills one from JSON or TOML files and from
+``section.field=value`` strings, and refuses unknown keys by naming the nearest valid one. The comment behind a field is
+its description in the reference of settings.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import io
 import json
+import textwrap
+import tokenize
 import tomllib
 import types
 import typing
@@ -137,3 +143,61 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         return int(value)
     name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
     raise ConfigError(f"{dotted}: expected {name}, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldInfo:
+    """One setting, or a section of settings.
+
+    ``key`` is dotted, and ``default`` written as in an override ("" for a section); ``type`` is the annotation, or
+    "section"; ``description`` is the field's comment, for a section the first paragraph of its docstring.
+    """
+
+    key: str
+    type: str
+    default: str
+    description: str
+
+
+def describe_fields(cls: type) -> list[FieldInfo]:
+    """All settings of a configuration class in order, each section before its fields."""
+    return list(_describe(cls(), ""))
+
+
+def _describe(config: Any, where: str) -> typing.Iterator[FieldInfo]:
+    hints, comments = typing.get_type_hints(type(config)), _comments(type(config))
+    for field in dataclasses.fields(config):
+        value, key, comment = getattr(config, field.name), f"{where}{field.name}", comments.get(field.name, "")
+        if dataclasses.is_dataclass(value):
+            about = (type(value).__doc__ or "").partition("\n\n")[0]
+            yield FieldInfo(key, "section", "", comment or " ".join(about.split()))
+            yield from _describe(value, f"{key}.")
+        else:
+            default = "None" if value is None else json.dumps(value)
+            yield FieldInfo(key, _type_name(hints[field.name]), default, comment)
+
+
+def _type_name(hint: Any) -> str:
+    """The annotation as it is written; a Literal as its values."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " | ".join(map(json.dumps, args))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, args))
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if origin is None and isinstance(hint, type) else str(hint)
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """Field -> the comment behind it. A class inherits the comments of its bases, as it does the fields."""
+    found: dict[str, str] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        source = textwrap.dedent(inspect.getsource(base))
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        by_line = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+        (definition,) = ast.parse(source).body
+        for node in typing.cast(ast.ClassDef, definition).body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.end_lineno in by_line:
+                found[node.target.id] = by_line[node.end_lineno]
+    return found

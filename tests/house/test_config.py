@@ -8,22 +8,36 @@ from typing import Literal
 
 import pytest
 
-from vatt.config import ConfigError, from_dict, load, override, to_dict
-from vatt.models.config import VATTConfig
+from vatt.config import ConfigError, FieldInfo, describe_fields, from_dict, load, override, to_dict
+from vatt.data.config import DataConfig
+from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.presets import PRESETS, preset
 
 
 @dataclass
-class Inner:
-    rate: float = 0.5
+class Base:
+    rate: float = 0.5  # a share
+
+
+@dataclass
+class Inner(Base):
+    """Of an inner part,
+    in two lines.
+
+    And more.
+    """
+
     kind: Literal["a", "b"] = "a"
-    name: str | None = None
+    name: str | None = None  # of it # all
 
 
 @dataclass
 class Outer:
-    steps: int = 3
-    levels: tuple[float, ...] = (1.0, 2.0)
+    steps: int = 3  # of a run
+    levels: tuple[float, ...] = (
+        1.0,
+        2.0,
+    )  # ascending
     paths: list[str] = field(default_factory=list)
     inner: Inner = field(default_factory=Inner)
 
@@ -76,3 +90,25 @@ def test_files(tmp_path):
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'vatt-base'"):
         preset("vat-base")
+
+
+def test_fields_are_described():
+    assert describe_fields(Outer) == [
+        FieldInfo("steps", "int", "3", "of a run"),
+        FieldInfo("levels", "tuple[float, ...]", "[1.0, 2.0]", "ascending"),
+        FieldInfo("paths", "list[str]", "[]", ""),
+        FieldInfo("inner", "section", "", "Of an inner part, in two lines."),
+        FieldInfo("inner.rate", "float", "0.5", "a share"),
+        FieldInfo("inner.kind", '"a" | "b"', '"a"', ""),
+        FieldInfo("inner.name", "str | None", "None", "of it # all"),
+    ]
+
+
+@pytest.mark.parametrize("cls", [VATTConfig, ClassifierConfig, DataConfig])
+def test_every_setting_has_a_description(cls):
+    """And its default, given as an override, changes nothing."""
+    found = describe_fields(cls)
+    assert [field.key for field in found if not field.description] == []
+    assignments = [f"{field.key}={field.default}" for field in found if field.type != "section"]
+    assert override(cls(), assignments) == cls()
+    assert len(set(assignments)) == len(assignments) > 10

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 class AugmentConfig:
     """One draw a clip, the same for all its frames. The defaults are the paper's (appendix; official dataset.py)."""
 
-    enabled: bool = True
-    area_min: float = 0.08  # share of the picture that the crop covers
-    area_max: float = 1.0
-    aspect_min: float = 0.5  # width over height of the crop
-    aspect_max: float = 2.0
-    flip: bool = True
-    brightness: float = 32 / 255  # added, in shares of full white
-    saturation: float = 0.4
-    contrast: float = 0.4
-    hue: float = 0.2  # turn of the colour circle, in shares of it
-    audio_noise: float = 0.01  # standard deviation, in shares of the loudest sample of the clip
+    enabled: bool = True  # false: the centre of the picture, no noise
+    area_min: float = 0.08  # smallest crop, share of the picture
+    area_max: float = 1.0  # largest crop, share of the picture
+    aspect_min: float = 0.5  # smallest width over height of the crop
+    aspect_max: float = 2.0  # largest width over height of the crop
+    flip: bool = True  # mirror half of the clips
+    brightness: float = 32 / 255  # largest change, share of full white
+    saturation: float = 0.4  # largest change of the factor 1
+    contrast: float = 0.4  # largest change of the factor 1
+    hue: float = 0.2  # largest turn, share of the colour circle
+    audio_noise: float = 0.01  # standard deviation, share of the clip's loudest sample
 
 
 @dataclass
@@ -27,14 +27,14 @@ class DataConfig:
     """The loader. Data sets and their weights are lists of equal length; no weights means equal ones."""
 
     sources: list[str] = field(default_factory=list)  # folders of videos, or manifests
-    weights: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)  # how often each source is drawn from; empty: equally often
     workers: int = 2  # decoding processes of each rank
     prefetch: int = 4  # batches that each of them keeps ready
     decode_timeout: float = 30.0  # seconds for one clip, then it counts as bad
     max_bad_share: float = 0.1  # of the clips that were tried; more stops the run
     eval_share: float = 0.05  # held out for evaluation where a data set names no split
     vocabulary: str | None = None  # one word a line, or BERT's vocab.txt; None learns the words from the captions
-    vocabulary_size: int = 2**16
+    vocabulary_size: int = 2**16  # most words learned from the captions, if there is no vocabulary
     word_embeddings: str | None = None  # .npy, one row a word
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
