@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import pkgutil
 import re
 import shlex
 from functools import cache
@@ -40,6 +41,9 @@ def shown(document: Path) -> set[str]:
 
 
 CASES = [(path.relative_to(ROOT).as_posix(), command) for path in DOCUMENTS for command in sorted(shown(path))]
+
+
+MOVED = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
 
 
 def vatt_parser(name):
@@ -81,13 +85,25 @@ def test_the_command_is_valid(document, command):
         finetuning().parse_intermixed_args(words[1:])
     elif words[0] == "train/evaluate.py":
         evaluation(words[1:])
-    elif words[:2] == ["-m", "bench"]:
+    elif words[:2] == ["-m", "bench"] and len(words) > 2:
         assert words[2] in SUBCOMMANDS
         check_flags(words[3:], bench_help(words[2]))
     elif words[0] == "-m":
         assert find_spec(words[1]), words[1]
     else:
         check_flags(words[1:], (ROOT / words[0]).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("line", MOVED)
+def test_what_moved_is_where_the_changelog_says(line):
+    now = line.split("|")[2]
+    spans = re.findall(r"`([^`]+)`", now)
+    assert spans
+    for span in spans:
+        if span.startswith(STARTS):
+            test_the_command_is_valid("CHANGELOG.md", span)
+        else:
+            assert pkgutil.resolve_name(span)
 
 
 def test_commands_are_found():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -15,6 +16,18 @@ DOCS = ROOT / "docs"
 FOLDERS = (".", "docs", "examples", "bench", "tests/reference")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+CURRENT = [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "LOG.md") and "reference" not in path.parts]
+PATH = re.compile(r"(?<![\w./-])(?:(?:kernels|vatt|train|bench|tests|docs|examples)/[\w./<*{}-]+)")
+
+
+def resolve(name):
+    """Whether a dotted name leads to a module, or to what is in one."""
+    try:
+        return pkgutil.resolve_name(name) is not None
+    except (ImportError, AttributeError):
+        return False
 
 
 def script(name):
@@ -51,6 +64,19 @@ def test_links_and_pictures_are_there(path):
         assert file.is_relative_to(ROOT), f"{target}: outside of the repository"
         if anchor:
             assert anchor in anchors(file), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_names_that_the_text_speaks_of_exist(path):
+    """In code spans and drawings: paths of this repository, and dotted names of its modules and what is in them."""
+    text = path.read_text(encoding="utf-8")
+    for word in sorted(set(PATH.findall(text))):
+        name = word.rstrip("./,")
+        if re.search(r"[A-Z<]{2}|[<*{]", re.sub(r"(README|ARCHITECTURE|LOG|CONTRIBUTING)\.md", "", name)):
+            continue  # a placeholder
+        assert (ROOT / name).exists(), f"{path.name} speaks of {name}"
+    for name in sorted(set(re.findall(r"`((?:vatt|train|bench)(?:\.[a-zA-Z_]\w*)+)`", text))):
+        assert name.endswith(".csv") or resolve(name), f"{path.name} speaks of {name}"
 
 
 def test_every_page_is_in_the_navigation_and_the_reverse():
