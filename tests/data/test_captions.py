@@ -32,12 +32,12 @@ VTT = "WEBVTT\n\nNOTE nothing\n\nintro\n00:01.000 --> 00:02.000 align:start\n<c.
 def test_srt(tmp_path):
     path = tmp_path / "a.srt"
     path.write_text(SRT, encoding="utf-8", newline="")
-    captions, complaints = read_captions(path)
+    captions, skipped = read_captions(path)
     assert captions == [
         Caption("Hello there two lines 🎬", 1.0, 2.5),
         Caption("late", 3600.25, 3601.5),
     ]
-    assert complaints == [
+    assert skipped == [
         "line 7: ends at 4 s, before its start at 5 s",
         "line 11: cannot read the times '00:01:xx,000 --> 00:00:04,000'",
     ]
@@ -70,9 +70,9 @@ def test_single_bad_items_are_left_out(tmp_path):
     path.write_text(
         json.dumps(["fine", 7, {"text": "x", "start": "soon", "end": 2}, {"text": "y", "start": 2, "end": 1}])
     )
-    captions, complaints = read_captions(path)
+    captions, skipped = read_captions(path)
     assert captions == [Caption("fine")]
-    assert [complaint.split(":")[0] for complaint in complaints] == ["item 1", "item 2", "item 3"]
+    assert [reason.split(":")[0] for reason in skipped] == ["item 1", "item 2", "item 3"]
 
 
 @pytest.mark.parametrize(

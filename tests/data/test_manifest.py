@@ -10,8 +10,7 @@ import pickle
 import pytest
 
 from vatt.data.captions import Caption, choose_candidates
-from vatt.data.datasets import write_lines, write_manifest
-from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips
+from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips, write_lines, write_manifest
 
 
 @pytest.fixture

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vatt.data.check import Checked, check, write_clean, write_faults
-from vatt.data.datasets import ADAPTERS, adapt, write_lines, write_manifest
-from vatt.data.manifest import ManifestError
+from vatt.data.check import Checked, check, write_clean, write_skipped
+from vatt.data.datasets import DATASETS, read_dataset
+from vatt.data.manifest import ManifestError, write_lines, write_manifest
 
 _EVERY = 30.0  # seconds between two lines where nobody watches
-_SHOWN = 5  # faults named on the terminal
+_SHOWN = 5  # skipped files named on the terminal
 _MOST_CLASSES = 40  # that are printed with a line each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A sub-command for each data set, and check."""
     commands = parser.add_subparsers(dest="set", required=True, metavar="NAME")
-    for name, adapter in ADAPTERS.items():
-        what = f"annotations: {adapter.about}"
+    for name, info in DATASETS.items():
+        what = f"annotations: {info.about}"
         made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
         _set_arguments(made, name)
     what = "try every file of a manifest or folder, and write a manifest of the good ones"
@@ -30,15 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _set_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    adapter = ADAPTERS[name]
+    info = DATASETS[name]
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
         nargs="+",
         action="extend",
-        required=adapter.least > 0,
-        default=None if adapter.least else [],
+        required=info.least > 0,
+        default=None if info.least else [],
         help="published files, or a folder of them; may be given several times",
     )
     parser.add_argument(
@@ -46,7 +46,7 @@ def _set_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="manifest to write")
     parser.add_argument("--missing", type=Path, metavar="FILE", help="write the names of missing files, one a line")
-    for flag in adapter.flags:
+    for flag in info.flags:
         if flag.choices is None:
             parser.add_argument(f"--{flag.name}", action="store_true", help=flag.help)
         else:
@@ -69,15 +69,15 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.out is not None and options.out.suffix != ".jsonl":  # before the long work
             raise ManifestError(f"{options.out}: the manifest must end in .jsonl")
-        return _check(options) if options.set == "check" else _adapt(options)
+        return _check(options) if options.set == "check" else _write_manifest(options)
     except (ManifestError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _adapt(options: argparse.Namespace) -> int:
-    flags = {flag.name: getattr(options, flag.name) for flag in ADAPTERS[options.set].flags}
-    found = adapt(options.set, options.annotations, options.videos, **flags)
+def _write_manifest(options: argparse.Namespace) -> int:
+    flags = {flag.name: getattr(options, flag.name) for flag in DATASETS[options.set].flags}
+    found = read_dataset(options.set, options.annotations, options.videos, **flags)
     print(found.summary())
     if options.missing is not None:
         write_lines(options.missing, found.missing)
@@ -90,7 +90,7 @@ def _adapt(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     if options.seconds <= 0:
         raise ValueError(f"--seconds must be above 0, got {options.seconds:g}")
-    _check_places(options)
+    _check_paths(options)
     begun = time.monotonic()
     with _progress() as progress:
         checked = check(
@@ -102,10 +102,10 @@ def _check(options: argparse.Namespace) -> int:
             progress=progress,
         )
     taken = time.monotonic() - begun
-    print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {_faults(checked)}")
+    print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {_skipped(checked)}")
     _print_counts(checked)
     if options.report is not None:
-        write_faults(checked.faults, options.report)
+        write_skipped(checked.skipped, options.report)
         print(options.report)
     if options.counts is not None:
         write_lines(options.counts, checked.counts.table())
@@ -119,27 +119,27 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_places(options: argparse.Namespace) -> None:
+def _check_paths(options: argparse.Namespace) -> None:
     """Before the long work. Raises ManifestError: two of the files are one, or the folder of one is not there."""
     seen = {options.source.resolve(): "the manifest that is checked"}
     for name in ("out", "report", "counts"):
         path: Path | None = getattr(options, name)
         if path is None:
             continue
-        if (place := path.resolve()) in seen:
-            raise ManifestError(f"--{name} {path}: is {seen[place]}; choose another name")
-        if not place.parent.is_dir() or place.is_dir():
+        if (real := path.resolve()) in seen:
+            raise ManifestError(f"--{name} {path}: is {seen[real]}; choose another name")
+        if not real.parent.is_dir() or real.is_dir():
             raise ManifestError(f"--{name} {path}: cannot be written; its folder must be there")
-        seen[place] = f"--{name} already"
+        seen[real] = f"--{name} already"
 
 
-def _faults(checked: Checked) -> str:
-    if not checked.faults:
+def _skipped(checked: Checked) -> str:
+    if not checked.skipped:
         return "no fault"
-    text = f"{len(checked.faults)} faults" + "".join(
-        f"\n  {fault['file']}: {fault['field']}: {fault['reason']}" for fault in checked.faults[:_SHOWN]
+    text = f"{len(checked.skipped)} faults" + "".join(
+        f"\n  {record['file']}: {record['field']}: {record['reason']}" for record in checked.skipped[:_SHOWN]
     )
-    return text + (f"\n  and {len(checked.faults) - _SHOWN} more" if len(checked.faults) > _SHOWN else "")
+    return text + (f"\n  and {len(checked.skipped) - _SHOWN} more" if len(checked.skipped) > _SHOWN else "")
 
 
 def _print_counts(checked: Checked) -> None:

@@ -21,7 +21,7 @@ _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 
 
 class CaptionError(UserError, ValueError):
-    """A caption file that cannot be read. The message names the file, the place and what is wrong."""
+    """A caption file that cannot be read. The message names the file, the line and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def sidecar_of(video: Path) -> Path | None:
 
 
 def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
-    """The captions of a file and a list of complaints about single cues (which are left out).
+    """The captions of a file, and why single cues were skipped.
 
     .json holds a list of sentences, a list of {text or caption, start, end}, or {start: [], end: [], text: []} as
     HowTo100M has it. .txt holds one caption a line, without times.
@@ -128,19 +128,19 @@ def choose_candidates(
 def _from_cues(path: Path, text: str) -> tuple[list[Caption], list[str]]:
     """SubRip and WebVTT: blocks with a line of two stamps and the words below it."""
     captions: list[Caption] = []
-    complaints: list[str] = []
+    skipped: list[str] = []
     lines = text.splitlines()
-    places = [number for number, line in enumerate(lines) if "-->" in line]
-    if not places and text.strip() and text.strip() != "WEBVTT":
+    cues = [number for number, line in enumerate(lines) if "-->" in line]
+    if not cues and text.strip() and text.strip() != "WEBVTT":
         raise CaptionError(f"{path}: has no line with '-->'; is it {path.suffix}?")
-    for number in places:
+    for number in cues:
         match = _CUE.match(lines[number])
         if not match:
-            complaints.append(f"line {number + 1}: cannot read the times {lines[number].strip()!r}")
+            skipped.append(f"line {number + 1}: cannot read the times {lines[number].strip()!r}")
             continue
         start, end = _seconds(match.groups()[:4]), _seconds(match.groups()[4:])
         if end <= start:
-            complaints.append(f"line {number + 1}: ends at {end:g} s, before its start at {start:g} s")
+            skipped.append(f"line {number + 1}: ends at {end:g} s, before its start at {start:g} s")
             continue
         words = []
         for line in lines[number + 1 :]:
@@ -149,7 +149,7 @@ def _from_cues(path: Path, text: str) -> tuple[list[Caption], list[str]]:
             words.append(_TAG.sub("", line).strip())
         if sentence := " ".join(word for word in words if word):
             captions.append(Caption(sentence, start, end))
-    return captions, complaints
+    return captions, skipped
 
 
 def _seconds(parts: tuple[str | None, ...]) -> float:
@@ -166,7 +166,7 @@ def _from_json(path: Path, text: str) -> tuple[list[Caption], list[str]]:
 
 
 def captions_in(content: Any, where: str) -> tuple[list[Caption], list[str]]:
-    """The captions in the content of a .json file, and complaints about single ones. Raises CaptionError."""
+    """The captions in the content of a .json file, and why single ones were skipped. Raises CaptionError."""
     if isinstance(content, dict) and {"start", "end", "text"} <= content.keys():
         columns = [content["start"], content["end"], content["text"]]
         if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
@@ -175,14 +175,14 @@ def captions_in(content: Any, where: str) -> tuple[list[Caption], list[str]]:
     if not isinstance(content, list):
         raise CaptionError(f"{where}: expected a list of captions, or start, end and text")
     captions: list[Caption] = []
-    complaints: list[str] = []
+    skipped: list[str] = []
     for number, item in enumerate(content):
         try:
             if caption := _one(item):
                 captions.append(caption)
         except ValueError as error:
-            complaints.append(f"item {number}: {error}")
-    return captions, complaints
+            skipped.append(f"item {number}: {error}")
+    return captions, skipped
 
 
 def _one(item: Any) -> Caption | None:

@@ -1,4 +1,7 @@
-"""From a folder of videos, or a manifest of them, to the list of clips to train on."""
+"""Manifests: from a folder of videos, or a table of them, to the list of clips to train on; and writing such a table.
+
+A manifest (.csv or .jsonl) has a row a clip. The column video (or audio, or image) names its file.
+"""
 
 from __future__ import annotations
 
@@ -13,72 +16,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vatt import files
 from vatt.data.captions import Caption, CaptionError, Narration, captions_in, read_captions, sidecar_of, timed_caption
 from vatt.errors import UserError
-from vatt.files import VIDEOS, walk
+from vatt.files import KINDS, VIDEOS, json_line, kind_of, walk
 
-# The rows of a manifest file (.csv, .jsonl), as they stand there.
-
-
-MEDIA = ("video", "audio", "image")  # the columns that name a file; a row fills one of them
+MEDIA = tuple(KINDS)  # the columns that name a file; a row fills one of them
 COLUMNS = (*MEDIA, "start", "end", "caption", "captions", "label", "split")
+TRAIN = ("train", "", None)  # splits, in small letters
+HELD_OUT = ("val", "valid", "validation", "test")
+
+Row = dict[str, Any]  # column -> value
 
 
 class ManifestError(UserError, ValueError):
     """A data set that cannot be used. The message names the file, the line and the column."""
-
-
-def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a manifest, each with the words that name its place."""
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".jsonl", ".ndjson"):
-        raise ManifestError(f"{path}: a manifest ends in .csv or .jsonl")
-    try:
-        with path.open(encoding="utf-8-sig", newline="" if suffix == ".csv" else "\n") as file:
-            yield from (_table_rows if suffix == ".csv" else _json_rows)(path, file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
-
-
-def _table_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(2**30)  # captions of a film in one value
-    reader = csv.DictReader(file)
-    _check_columns(path, list(reader.fieldnames or []))
-    for row in reader:
-        if None in row:
-            raise ManifestError(f"{path}, line {reader.line_num}: more values than columns")
-        yield f"line {reader.line_num}", row
-
-
-def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    known: set[tuple[str, ...]] = set()  # columns that were looked at: they are alike in all rows but few
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"{path}, line {number}: is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ManifestError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
-        if (names := tuple(row)) not in known:
-            _check_columns(path, list(names))
-            known.add(names)
-        yield f"line {number}", row
-
-
-def _check_columns(path: Path, names: list[str]) -> None:
-    """The video column must be there, and no other column may be a misspelling of one of ours."""
-    for name in names:
-        meant = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
-        if name not in COLUMNS and meant and not re.fullmatch(r"split\d+", name):  # official splits, for probes
-            raise ManifestError(f"{path}, column {name}: did you mean {meant[0]!r}?")
-    if not set(MEDIA) & set(names):
-        raise ManifestError(f"{path}: has no column video (or audio, or image), only {', '.join(names) or 'none'}")
-
-
-TRAIN = ("train", "", None)  # splits, in small letters
-HELD_OUT = ("val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -86,6 +38,7 @@ class Clip:
     """One item of a data set: a video, or a range of it (seconds), and the narration of the whole video.
 
     ``video`` is the media file, whatever its ``kind``: a video, a sound file ("audio") or a picture ("image").
+    What a model reads of a clip, `vatt.clip.InputConfig` says.
     """
 
     video: Path
@@ -100,7 +53,7 @@ class Clip:
 
 @dataclass
 class Clips:
-    """What a data set holds, and what was left out of it: records of {file, field, reason}."""
+    """What a data set holds, and what of it was skipped: records of {file, field, reason}."""
 
     clips: list[Clip]
     skipped: list[dict[str, Any]] = field(default_factory=list)
@@ -182,35 +135,24 @@ def _from_folder(folder: Path) -> Clips:
     return found
 
 
-def _sidecar_captions(video: Path, found: Clips) -> tuple[Caption, ...]:
-    sidecar = sidecar_of(video)
-    if sidecar is None:
-        return ()
-    try:
-        captions, complaints = read_captions(sidecar)
-    except CaptionError as error:
-        found.skipped.append({"file": str(sidecar), "field": "captions", "reason": str(error)})
-        return ()
-    for complaint in complaints:
-        found.skipped.append({"file": str(sidecar), "field": "captions", "reason": complaint})
-    return tuple(captions)
-
-
 def _from_manifest(path: Path) -> Clips:
     found = Clips([])
     narration: dict[Path, list[Caption]] = defaultdict(list)
     clips: list[Clip] = []
     has_captions = False
     there: dict[Path, bool] = {}
-    for line, row in rows_of(path):
+    for line, row in read_rows(path):
         has_captions = has_captions or "caption" in row or "captions" in row
-        clip = _clip(path, line, row, narration)
-        if not _is_there(clip, there):
-            found.skipped.append(
-                {"file": str(clip.video), "field": clip.kind, "reason": f"no such file; {path}, {line}"}
-            )
-        else:
+        clip, caption = parse_row(path, line, row)
+        if caption is not None:
+            narration[clip.video].append(caption)
+        if clip.video not in there:
+            there[clip.video] = clip.video.is_file()
+        if there[clip.video]:
             clips.append(_with_captions(path, line, clip, row.get("captions"), found))
+        else:
+            reason = f"no such file; {path}, {line}"
+            found.skipped.append({"file": str(clip.video), "field": clip.kind, "reason": reason})
     of_video: dict[Path, Sequence[Caption]] = {}  # one tuple a video, shared by its clips
     for clip in clips:
         if clip.captions:  # in the row itself
@@ -223,10 +165,16 @@ def _from_manifest(path: Path) -> Clips:
     return found
 
 
-def _is_there(clip: Clip, known: dict[Path, bool]) -> bool:
-    if clip.video not in known:
-        known[clip.video] = clip.video.is_file()
-    return known[clip.video]
+def _sidecar_captions(video: Path, found: Clips) -> tuple[Caption, ...]:
+    sidecar = sidecar_of(video)
+    if sidecar is None:
+        return ()
+    try:
+        captions, skipped = read_captions(sidecar)
+    except CaptionError as error:
+        captions, skipped = [], [str(error)]
+    found.skipped += [{"file": str(sidecar), "field": "captions", "reason": reason} for reason in skipped]
+    return tuple(captions)
 
 
 def _with_captions(path: Path, line: str, clip: Clip, content: Any, found: Clips) -> Clip:
@@ -236,17 +184,75 @@ def _with_captions(path: Path, line: str, clip: Clip, content: Any, found: Clips
     try:
         if isinstance(content, str):
             content = json.loads(content)
-        captions, complaints = captions_in(content, f"{path}, {line}, column captions")
+        captions, skipped = captions_in(content, f"{path}, {line}, column captions")
     except ValueError as error:
         raise ManifestError(f"{path}, {line}, column captions: {error}") from error
     found.skipped += [
-        {"file": str(clip.video), "field": "captions", "reason": f"{path}, {line}: {complaint}"}
-        for complaint in complaints
+        {"file": str(clip.video), "field": "captions", "reason": f"{path}, {line}: {reason}"} for reason in skipped
     ]
     return replace(clip, captions=Narration(captions))
 
 
-def _clip(path: Path, line: str, row: dict[str, Any], narration: dict[Path, list[Caption]]) -> Clip:
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(line, row) of a manifest, as they stand there; ``line`` is "line N", for messages.
+
+    Raises:
+        ManifestError: it cannot be read, a line does not parse, or a column is missing or misspelt.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".jsonl", ".ndjson"):
+        raise ManifestError(f"{path}: a manifest ends in .csv or .jsonl")
+    try:
+        with path.open(encoding="utf-8-sig", newline="" if suffix == ".csv" else "\n") as file:
+            yield from (_table_rows if suffix == ".csv" else _json_rows)(path, file)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
+
+
+def _table_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Row]]:
+    csv.field_size_limit(2**30)  # captions of a film in one value
+    reader = csv.DictReader(file)
+    _check_columns(path, list(reader.fieldnames or []))
+    for row in reader:
+        if None in row:
+            raise ManifestError(f"{path}, line {reader.line_num}: more values than columns")
+        yield f"line {reader.line_num}", row
+
+
+def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Row]]:
+    known: set[tuple[str, ...]] = set()  # columns that were checked: nearly all rows have the same ones
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{path}, line {number}: is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ManifestError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
+        if (names := tuple(row)) not in known:
+            _check_columns(path, list(names))
+            known.add(names)
+        yield f"line {number}", row
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    """The video column must be there, and no other column may be a misspelling of one of ours."""
+    for name in names:
+        meant = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
+        if name not in COLUMNS and meant and not re.fullmatch(r"split\d+", name):  # official splits, for probes
+            raise ManifestError(f"{path}, column {name}: did you mean {meant[0]!r}?")
+    if not set(MEDIA) & set(names):
+        raise ManifestError(f"{path}: has no column video (or audio, or image), only {', '.join(names) or 'none'}")
+
+
+def parse_row(path: Path, line: str, row: Row) -> tuple[Clip, Caption | None]:
+    """The clip of a row of the manifest ``path``, still without captions, and the value of its column caption.
+
+    Raises:
+        ManifestError: a value that cannot be read; the message names the column.
+    """
+
     def text(column: str) -> str | None:
         value = row.get(column)
         return None if value is None or str(value).strip() == "" else str(value).strip()
@@ -256,18 +262,19 @@ def _clip(path: Path, line: str, row: dict[str, Any], narration: dict[Path, list
         columns = ", ".join(kind for kind, _ in named) or "video"
         raise ManifestError(f"{path}, {line}, column {columns}: {'only one may be filled' if named else 'is empty'}")
     kind, name = named[0]
-    video = path.parent / name
-    start, end = (_number(path, line, column, text(column)) for column in ("start", "end"))
+    start, end = (_seconds(path, line, column, text(column)) for column in ("start", "end"))
     if start is not None and end is not None and end <= start:
         raise ManifestError(f"{path}, {line}, column end: {end:g} is not after start, {start:g}")
-    if (caption := text("caption")) is not None:
+    caption = None
+    if (sentence := text("caption")) is not None:
         timed = start is not None and end is not None
-        narration[video].append(timed_caption(caption, start, end) if timed else Caption(caption))
+        caption = timed_caption(sentence, start, end) if timed else Caption(sentence)
     extra = {key: str(value) for key, value in row.items() if key not in COLUMNS and value is not None}
-    return Clip(video, start, end, (), text("label"), (text("split") or "").lower() or None, extra, kind)
+    split = (text("split") or "").lower() or None
+    return Clip(path.parent / name, start, end, (), text("label"), split, extra, kind), caption
 
 
-def _number(path: Path, line: str, column: str, text: str | None) -> float | None:
+def _seconds(path: Path, line: str, column: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
@@ -277,3 +284,27 @@ def _number(path: Path, line: str, column: str, text: str | None) -> float | Non
     if not 0 <= value < float("inf"):
         raise ManifestError(f"{path}, {line}, column {column}: {text!r} is not a time within a video")
     return value
+
+
+def media_row(path: Path, **columns: Any) -> Row:
+    """A row for a media file, which goes into the column of its kind, and the columns that are not None."""
+    if (kind := kind_of(path)) is None:
+        raise ValueError(f"{path}: is no media file")
+    return {kind: str(path)} | {name: value for name, value in columns.items() if value is not None}
+
+
+def write_manifest(rows: list[Row], out: Path) -> None:
+    """Writes rows as a .jsonl manifest, atomically. Raises ManifestError if there is none, or it cannot be written."""
+    if not rows:
+        raise ManifestError(f"{out}: no row to write: not one annotated file is in the folder")
+    if out.suffix != ".jsonl":
+        raise ManifestError(f"{out}: the manifest must end in .jsonl")
+    write_lines(out, (json_line(row, default=Narration.columns) for row in rows))
+
+
+def write_lines(out: Path, lines: Iterable[str]) -> None:
+    """Writes a text file, atomically. Raises ManifestError, naming the file, if that fails."""
+    try:
+        files.write_lines(out, lines)
+    except (OSError, UnicodeEncodeError) as error:
+        raise ManifestError(f"{out}: cannot be written: {error}") from error

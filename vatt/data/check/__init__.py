@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vatt.data.check.counts import Counts, count, splits_of
-from vatt.data.check.pool import Failed, run_isolated
-from vatt.data.check.probe import Job, Probed, probe
-from vatt.data.check.rows import CheckedRow, Fault, range_fault, read_rows
-from vatt.data.check.writing import write_clean, write_faults
+from vatt.data.check.media import Failed, MediaFile, Tried, run_isolated, try_file
 from vatt.data.labels import labels_of
-from vatt.data.manifest import ManifestError
+from vatt.data.manifest import (
+    MEDIA,
+    Clip,
+    ManifestError,
+    Row,
+    media_files,
+    media_row,
+    parse_row,
+    read_rows,
+    write_lines,
+    write_manifest,
+)
+from vatt.data.skipped import Record
+from vatt.files import json_line
 
-__all__ = ["Checked", "Counts", "Fault", "check", "run_isolated", "write_clean", "write_faults"]
+__all__ = ["Checked", "CheckedRow", "Counts", "check", "run_isolated", "write_clean", "write_skipped"]
 
 _GRACE = 5.0  # seconds beyond its own limit after which a decoding process is ended
+_PAST_END = 1.0  # annotations in whole seconds may end past the last frame by less; more is another or a cut video
+
+
+@dataclass
+class CheckedRow:
+    """A row as the manifest has it, what it means, and its line in the manifest ("line N")."""
+
+    values: Row
+    clip: Clip
+    line: str
 
 
 @dataclass
@@ -25,19 +46,19 @@ class Checked:
 
     Attributes:
         rows: those that can be used.
-        faults: of the others, {file, field, reason}; a file that several rows name has one.
+        skipped: a record {file, field, reason} of each other one; a file that several rows name has one.
         counts: of the rows that can be used.
         files: number of files that were tried.
     """
 
     rows: list[CheckedRow]
-    faults: list[Fault]
+    skipped: list[Record]
     counts: Counts
     files: int
 
 
 def check(
-    source: str | Path,
+    data: str | Path,
     *,
     workers: int = 2,
     seconds: float = 30.0,
@@ -48,12 +69,12 @@ def check(
     """Tries every file of a folder or manifest once: it opens, has the stream that its row needs, and a window in its
     middle decodes; the ranges of all rows lie within it; and rows have labels where others of their split do.
 
-    Files are decoded in processes of their own. One that crashes, or is not done ``seconds`` later, is a fault of the
-    file that it had.
+    Files are decoded in processes of their own. If one crashes, or is not done ``seconds`` later, the file that it had
+    is skipped.
 
     Args:
         workers: number of processes.
-        sound: whether videos without sound are faults.
+        sound: whether videos without sound are skipped.
         column: of the labels.
         progress: called with (number of files done, number of all files).
 
@@ -62,37 +83,88 @@ def check(
         ValueError: ``workers`` is less than 1.
         RuntimeError: processes cannot be started.
     """
-    rows, faults = read_rows(Path(source))
-    if not rows and not faults:
-        raise ManifestError(f"{source}: holds no video file" if Path(source).is_dir() else f"{source}: has no row")
-    jobs = list(dict.fromkeys(Job(row.clip.video, row.clip.kind, sound, seconds) for row in rows))
-    probed: dict[tuple[Path, str], Probed] = {}
-    for job, result in run_isolated(probe, jobs, workers=workers, seconds=seconds + _GRACE):
+    rows, skipped = _read(Path(data))
+    if not rows and not skipped:
+        raise ManifestError(f"{data}: holds no video file" if Path(data).is_dir() else f"{data}: has no row")
+    files = list(dict.fromkeys(MediaFile(row.clip.video, row.clip.kind, sound, seconds) for row in rows))
+    tried: dict[tuple[Path, str], Tried] = {}
+    for file, result in run_isolated(try_file, files, workers=workers, seconds=seconds + _GRACE):
         if isinstance(result, Failed):
-            result = Probed(field="decode", reason=result.reason)
-        probed[job.path, job.kind] = result
+            result = Tried(field="decode", reason=result.reason)
+        tried[file.path, file.kind] = result
         if progress is not None:
-            progress(len(probed), len(jobs))
-    labelled = {place for row in rows if labels_of(row.clip, column) for place in splits_of(row.clip)}
+            progress(len(tried), len(files))
+    labelled = {split for row in rows if labels_of(row.clip, column) for split in splits_of(row.clip)}
     good: list[CheckedRow] = []
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
-        fault = _fault(row, probed[row.clip.video, row.clip.kind], labelled, column)
-        if fault is None:
+        record = _what_is_wrong(row, tried[row.clip.video, row.clip.kind], labelled, column)
+        if record is None:
             good.append(row)
-        elif (key := (fault["file"], fault["field"], fault["reason"])) not in seen:
+        elif (key := (record["file"], record["field"], record["reason"])) not in seen:
             seen.add(key)
-            faults.append(fault)
-    return Checked(good, faults, count(good, column), len(jobs))
+            skipped.append(record)
+    return Checked(good, skipped, count([row.clip for row in good], column), len(files))
 
 
-def _fault(row: CheckedRow, probed: Probed, labelled: set[tuple[str, str]], column: str) -> Fault | None:
+def _read(data: Path) -> tuple[list[CheckedRow], list[Record]]:
+    """All rows of a manifest, or one for each video of a folder; and records of rows that cannot be read.
+
+    Raises:
+        ManifestError: no such path, or a file that is no manifest or has a line that does not parse.
+    """
+    if data.is_dir():
+        return [CheckedRow(media_row(path), Clip(path), "folder") for path in media_files(data, ("video",))], []
+    if not data.is_file():
+        raise ManifestError(f"{data}: no such folder or manifest")
+    rows: list[CheckedRow] = []
+    skipped: list[Record] = []
+    for line, values in read_rows(data):
+        try:
+            rows.append(CheckedRow(values, parse_row(data, line, values)[0], line))
+        except ManifestError as error:
+            skipped.append({"file": str(data), "field": "row", "reason": str(error)})
+    return rows, skipped
+
+
+def _what_is_wrong(row: CheckedRow, tried: Tried, labelled: set[tuple[str, str]], column: str) -> Record | None:
     file = str(row.clip.video)
-    if probed.field is not None:
-        return {"file": file, "field": probed.field, "reason": str(probed.reason)}
+    if tried.field is not None:
+        return {"file": file, "field": tried.field, "reason": str(tried.reason)}
     narrated = row.values.get("caption") or row.values.get("captions")  # such rows are good for pretraining
     if not labels_of(row.clip, column) and not narrated and labelled & set(splits_of(row.clip)):
-        return {"file": file, "field": column, "reason": f"{row.place}: has no label, though others have"}
-    if (fault := range_fault(row.clip, probed.duration)) is not None:
-        return {**fault, "reason": f"{row.place}: {fault['reason']}"}
+        return {"file": file, "field": column, "reason": f"{row.line}: has no label, though others have"}
+    start, end, duration = row.clip.start, row.clip.end, tried.duration
+    late_start = start is not None and start >= duration
+    late_end = end is not None and end > duration + _PAST_END
+    if duration > 0 and (late_start or late_end):  # 0: it is not known
+        field, seconds = ("start", start) if late_start else ("end", end)
+        reason = f"{row.line}: {seconds:g} s lies past the end of the file at {duration:.2f} s"
+        return {"file": file, "field": field, "reason": reason}
     return None
+
+
+def write_clean(rows: Sequence[CheckedRow], data: Path, out: Path) -> None:
+    """Writes rows as a manifest (.jsonl) with the columns that they have; paths are valid from its new folder.
+
+    Raises:
+        ManifestError: there is no row, ``out`` is the manifest that was checked, or it cannot be written.
+    """
+    if out.resolve() == data.resolve():
+        raise ManifestError(f"{out}: is the manifest that is checked; choose another name for the clean one")
+    write_manifest([_moved(row.values, data, out) for row in rows], out)
+
+
+def write_skipped(skipped: Sequence[Record], out: Path) -> None:
+    """Writes a line {file, field, reason} for each record. Raises ManifestError if the file cannot be written."""
+    write_lines(out, (json_line(record) for record in skipped))
+
+
+def _moved(values: Row, data: Path, out: Path) -> Row:
+    """The row with its path relative to ``out``; a path that a manifest has as an absolute one stays as it is."""
+    changed = dict(values)
+    for column in MEDIA:
+        name = str(values.get(column) or "").strip()
+        if name and (data.is_dir() or not Path(name).is_absolute()):
+            changed[column] = os.path.relpath(data.parent.resolve() / name, out.parent.resolve())
+    return changed

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vatt.data.check.rows import CheckedRow
 from vatt.data.labels import labels_of
 from vatt.data.manifest import Clip
 
@@ -60,7 +59,7 @@ class Counts:
             width = max((len(label) for label in self.classes), default=0)
             for label in self.classes:
                 each = (
-                    f"{' '.join(place).strip() or 'clips'} {self._number(place, label)}" for place in self._places()
+                    f"{' '.join(split).strip() or 'clips'} {self._number(split, label)}" for split in self._splits()
                 )
                 found.append(f"  {label:{width}}  {', '.join(each)}")
         return found
@@ -70,15 +69,15 @@ class Counts:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("column", "split", "class", "clips"))
-        for place in self._places():
-            writer.writerows((*place, label, self._number(place, label)) for label in self.classes)
+        for split in self._splits():
+            writer.writerows((*split, label, self._number(split, label)) for label in self.classes)
         return text.getvalue().splitlines()
 
-    def _places(self) -> list[tuple[str, str]]:
+    def _splits(self) -> list[tuple[str, str]]:
         return sorted(self.totals)
 
-    def _number(self, place: tuple[str, str], label: str) -> int:
-        return self.clips[place][label] if place in self.clips else 0
+    def _number(self, split: tuple[str, str], label: str) -> int:
+        return self.clips[split][label] if split in self.clips else 0
 
 
 def splits_of(clip: Clip) -> list[tuple[str, str]]:
@@ -88,14 +87,14 @@ def splits_of(clip: Clip) -> list[tuple[str, str]]:
     return named or [("", "")]
 
 
-def count(rows: Sequence[CheckedRow], column: str = "label") -> Counts:
+def count(clips: Sequence[Clip], column: str = "label") -> Counts:
     """Counts of the classes in a column; a clip with several labels counts for each."""
     found = Counts()
-    for row in rows:
-        labels = labels_of(row.clip, column)
-        for place in splits_of(row.clip):
-            found.totals[place] += 1
+    for clip in clips:
+        labels = labels_of(clip, column)
+        for split in splits_of(clip):
+            found.totals[split] += 1
             if labels:
-                found.clips[place].update(labels)
+                found.clips[split].update(labels)
     found.classes = sorted({label for counts in found.clips.values() for label in counts})
     return found

@@ -1,15 +1,18 @@
-"""Reading the published annotation files: tables, lists and JSON, with the place of every line."""
+"""Reading the published annotation files: tables, lists and JSON, with the file and line of every entry."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vatt.data.manifest import ManifestError
+
+CHUNK = 2**24  # characters read at a time
+_DECODER = json.JSONDecoder()
 
 
 def read_text(path: Path) -> str:
@@ -21,13 +24,13 @@ def read_text(path: Path) -> str:
 
 
 def lines_of(path: Path) -> list[tuple[str, str]]:
-    """(place, line) of each line that is not empty, without spaces around it. The place is "FILE, line N"."""
+    """(where, line) of each line that is not empty, stripped; ``where`` is "FILE, line N", for messages."""
     lines = enumerate(read_text(path).split("\n"), start=1)  # not at the line separators inside of a text
     return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
 
 
 def table(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
-    """(place, row) of a CSV file with a header.
+    """(where, row) of a CSV file with a header.
 
     Raises:
         ManifestError: it cannot be read, lacks one of ``columns``, or a row has more or fewer values than the header.
@@ -39,17 +42,17 @@ def table(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]
     rows = []
     try:
         for row in reader:
-            place = f"{path}, line {reader.line_num}"
+            where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise ManifestError(f"{place}: expected {len(header_of(path))} values, as the header has")
-            rows.append((place, row))
+                raise ManifestError(f"{where}: expected {len(header_of(path))} values, as the header has")
+            rows.append((where, row))
     except csv.Error as error:
         raise ManifestError(f"{path}, line {reader.line_num}: is not CSV: {error}") from error
     return rows
 
 
 def records(path: Path, count: Sequence[int], meaning: str) -> list[tuple[str, list[str]]]:
-    """(place, values) of a CSV file without header, in which a line has one of these counts of values.
+    """(where, values) of a CSV file without header, in which a line has one of these counts of values.
 
     Lines that begin with # are comments.
 
@@ -57,16 +60,16 @@ def records(path: Path, count: Sequence[int], meaning: str) -> list[tuple[str, l
         ManifestError: it cannot be read, or a line has another count of values.
     """
     found = []
-    for place, line in lines_of(path):
+    for where, line in lines_of(path):
         if line.startswith("#"):
             continue
         try:
             values = next(csv.reader([line], skipinitialspace=True, strict=True))
         except csv.Error as error:
-            raise ManifestError(f"{place}: is not CSV: {error}") from error
+            raise ManifestError(f"{where}: is not CSV: {error}") from error
         if len(values) not in count:
-            raise ManifestError(f"{place}: expected {meaning}, got {len(values)} values")
-        found.append((place, [value.strip() for value in values]))
+            raise ManifestError(f"{where}: expected {meaning}, got {len(values)} values")
+        found.append((where, [value.strip() for value in values]))
     return found
 
 
@@ -85,6 +88,74 @@ def json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ManifestError(f"{path}: expected an object ({{...}}), got a {type(content).__name__}")
     return content
+
+
+def json_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """(key, value) of the entries of the object in a JSON file, one after the other; the file may have any size.
+
+    Raises:
+        ManifestError: it cannot be read, is no object, or breaks off; the message names the file and the entry.
+    """
+    key: Any = None
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = _Text(file)
+            text.take("{")
+            while text.next() != "}":
+                if key is not None:
+                    text.take(",")
+                key = text.value()
+                if not isinstance(key, str):
+                    raise ValueError(f"expected the name of an entry, got {key!r:.40}")
+                text.take(":")
+                yield key, text.value()
+            text.take("}")
+            if rest := text.next():
+                raise ValueError(f"goes on after its end with {rest!r}")
+    except (OSError, ValueError) as error:
+        where = "" if key is None else f" at or after the entry {key!r:.60}"
+        raise ManifestError(f"{path}: is not JSON{where}: {error}") from error
+
+
+class _Text:
+    """The part of a file that is being looked at: ``text`` from ``at`` on."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file, self.text, self.at = file, "", 0
+
+    def more(self) -> bool:
+        """Forgets what lies before ``at`` and reads at least as much as is left; False at the end of the file."""
+        rest = self.text[self.at :]
+        new = self.file.read(max(CHUNK, len(rest)))
+        self.text, self.at = rest + new, 0
+        return bool(new)
+
+    def next(self) -> str:
+        """The next character that is no space, which stays; "" at the end of the file."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at].isspace():
+                self.at += 1
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at : self.at + 1]
+
+    def take(self, wanted: str) -> None:
+        if (found := self.next()) != wanted:
+            raise ValueError(f"expected {wanted!r}, got {found!r}" if found else f"ends where {wanted!r} should be")
+        self.at += 1
+
+    def value(self) -> Any:
+        """The next value, of which the text may not be read whole yet."""
+        self.next()
+        while True:
+            try:
+                found, end = _DECODER.raw_decode(self.text, self.at)
+            except ValueError:
+                if not self.more():
+                    raise
+                continue
+            if end < len(self.text) or not self.more():  # a number at the very end may go on
+                self.at = end
+                return found
 
 
 def whole_number(text: str, where: str, what: str) -> int:

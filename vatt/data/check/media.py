@@ -1,4 +1,4 @@
-"""Work in processes that may crash or hang: each item ends with a result or with a reason, and the job goes on."""
+"""Trying media files in processes of their own, which may crash or hang: each file ends with a result or a reason."""
 
 from __future__ import annotations
 
@@ -9,13 +9,67 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from vatt.clip import InputConfig
+from vatt.data.augment import CentreView
+from vatt.data.decode import MediaError, decode_picture, decode_sound, decode_window, duration_of, open_media
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _READY = None  # what a process says first, when its imports are done
 _START = 300.0  # seconds until then
+
+# The paper's window, with small pictures: decoding is what is tried, and scaling takes no part in it.
+_SPEC = InputConfig(size=32)
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A file to try, as a row of ``kind`` (video, audio or image) uses it.
+
+    Attributes:
+        sound: whether a video must have sound, too.
+        seconds: for decoding.
+    """
+
+    path: Path
+    kind: str
+    sound: bool = False
+    seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a file gave: its duration (seconds; 0 if it is not known or a picture), or what is wrong with which part."""
+
+    duration: float = 0.0
+    field: str | None = None
+    reason: str | None = None
+
+
+def try_file(file: MediaFile) -> Tried:
+    """Decodes one window in the middle of the file. Does not raise for a bad file, but says what is wrong with it."""
+    try:
+        if file.kind == "image":
+            decode_picture(file.path, CentreView(), _SPEC)
+            return Tried()
+        if file.kind == "audio":
+            decode_sound(file.path, _middle, _SPEC, file.seconds)
+        else:
+            window = decode_window(file.path, _middle, CentreView(), _SPEC, file.seconds)
+            if file.sound and window.audio_L is None:
+                return Tried(field="audio", reason="the file has no sound")
+        with open_media(file.path, file.kind) as container:
+            return Tried(duration_of(container))
+    except MediaError as error:
+        return Tried(field=error.field, reason=error.reason)
+
+
+def _middle(duration: float) -> float:
+    return max(0.0, (duration - _SPEC.seconds) / 2)
 
 
 @dataclass(frozen=True)
@@ -90,7 +144,7 @@ def run_isolated(
         while waiting or any(one.item is not None for one in crew):
             soonest = min(one.deadline for one in crew) - time.monotonic()
             ready = wait([one.pipe for one in crew], max(0.0, soonest) if soonest < float("inf") else None)
-            for place, one in enumerate(crew):
+            for number, one in enumerate(crew):
                 if one.pipe not in ready and time.monotonic() < one.deadline:
                     continue
                 item, result = one.item, _result(one, one.pipe in ready, seconds if one.ready else _START)
@@ -98,12 +152,12 @@ def run_isolated(
                     one.end()
                     if not one.ready:
                         raise RuntimeError(f"a process could not start: {result.reason}")
-                    crew[place] = _Process(context, function)
+                    crew[number] = _Process(context, function)
                 one.item, one.deadline = None, float("inf")
                 if item is not None:
                     yield item, result
-                if waiting and crew[place].ready:
-                    crew[place].give(waiting.pop(), seconds)
+                if waiting and crew[number].ready:
+                    crew[number].give(waiting.pop(), seconds)
     finally:
         for one in crew:
             one.end()
