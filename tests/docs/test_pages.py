@@ -102,6 +102,23 @@ def test_the_picture_of_the_readme_is_that_of_the_committed_rows(tmp_path, monke
     assert (tmp_path / "search.svg").read_text(encoding="utf-8") == (DOCS / "search.svg").read_text(encoding="utf-8")
 
 
+def test_the_tables_of_settings_are_those_of_the_dataclasses():
+    module, text = script("settings"), (DOCS / "settings.md").read_text(encoding="utf-8")
+    assert module.write(text) == text, "run: python docs/scripts/settings.py"
+    assert "| `lr` | `float` |" in text
+    assert "|  |\n" not in module.tables(), "a setting without a description"
+
+
+@pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_rows_of_a_table_have_as_many_cells_as_its_head(path):
+    """A bar inside of a cell ends it on a code host, in code spans too."""
+    columns = 0
+    for number, line in enumerate(re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S).splitlines()):
+        cells = line.count("|") - line.count("\\|") if line.startswith("|") else 0
+        assert not (cells and columns) or cells == columns, f"{path.name}, line {number + 1}: {line}"
+        columns = cells
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: pip install -e '.[docs]'")
 def test_the_site_builds_strictly_and_needs_no_network(tmp_path):

@@ -25,8 +25,8 @@ SAMPLE_LABELS: dict[str, str] = {"video": "motion", "audio": "shape", "image": "
 class ViewsConfig:
     """How held-out clips are looked at; their logits are averaged. Sound has no crops."""
 
-    clips: int = 4
-    crops: int = 3
+    clips: int = 4  # windows, spread evenly over the clip
+    crops: int = 3  # squares of each window, along its longer side
     batch_size: int = 8  # clips, each with all of its views
     max_clips: int = 0  # evenly spread over the held-out ones; 0: all
 
@@ -39,7 +39,7 @@ class ViewsConfig:
 class FinetuneConfig:
     """A whole run."""
 
-    task: Task = "video"
+    task: Task = "video"  # what is classified
     init: str | None = None  # folder of the pretrained model; None: from scratch
     label: str = "label"  # column of the manifest
     classes: str | None = None  # text file, a class a line; None: those of the training clips, in order

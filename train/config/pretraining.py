@@ -19,7 +19,7 @@ class EvalConfig:
     """Zero-shot retrieval on the held-out clips."""
 
     windows: int = 4  # clips of a video, spread evenly; their embeddings are averaged (the paper's protocol)
-    batch_size: int = 32
+    batch_size: int = 32  # clips, each with all of its windows
     max_clips: int = 1000  # evenly spread over the held-out ones
 
     def __post_init__(self) -> None:

@@ -15,16 +15,16 @@ class OptimConfig:
     The first two schedules are of pretraining: the official code's, and the paper's; "cosine" ends at 0.
     """
 
-    kind: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["step_cosine", "quarter_cosine", "cosine"] = "step_cosine"
+    kind: Literal["adam", "sgd"] = "adam"  # sgd: with momentum, the rate inside the velocity
+    schedule: Literal["step_cosine", "quarter_cosine", "cosine"] = "step_cosine"  # of the rate after warm-up
     lr: float = 1e-4  # after warm-up
     final_lr: float = 5e-5  # at the last step; not of "cosine"
-    warmup_steps: int = 5000
+    warmup_steps: int = 5000  # in which the rate rises from 0
     momentum: float = 0.9  # of SGD
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-7
-    weight_decay: float = 0.0
+    beta1: float = 0.9  # of Adam: decay of the mean
+    beta2: float = 0.999  # of Adam: decay of the mean square
+    epsilon: float = 1e-7  # of Adam, added to the root of the mean square
+    weight_decay: float = 0.0  # decoupled from the gradient for adam; added to it (L2) for sgd
     clip_norm: float = 0.0  # of the whole gradient; 0 does not clip, as the official pretraining
     clip_backbone: float = 0.0  # of the gradient without that of the classification layer; 0 does not clip
 
@@ -44,7 +44,7 @@ class EngineConfig:
     zero: int = 0  # ZeRO stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters; bf16: 0 runs as 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = False  # keep the inputs of layers alone, and compute the rest again backwards
     gradient_accumulation: int = 1  # negatives come from one part at a time
     kernels: str = "auto"  # backend of all operations: auto, triton, or torch for the plain-PyTorch references
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
@@ -62,13 +62,13 @@ class EngineConfig:
 class RunConfig:
     """Length, pace and safety of the run."""
 
-    steps: int = 500_000
-    batch_size: int = 2048  # over all ranks
-    seed: int = 0
-    log_every: int = 50
-    eval_every: int = 10_000  # 0: at the end alone
-    save_every: int = 10_000  # 0: at the end alone
-    keep: int = 3  # checkpoints
+    steps: int = 500_000  # of training
+    batch_size: int = 2048  # clips of a step, over all ranks
+    seed: int = 0  # of weights, windows, augmentation and dropout
+    log_every: int = 50  # steps between two lines of metrics.jsonl
+    eval_every: int = 10_000  # steps between two evaluations; 0: at the end alone
+    save_every: int = 10_000  # steps between two checkpoints; 0: at the end alone
+    keep: int = 3  # checkpoints, the newest
     max_skipped_steps: int = 10  # steps in a row with a loss or gradient that is not finite
 
     def __post_init__(self) -> None:
