@@ -6,7 +6,7 @@ may be the worse one. Import from here as `tests.numerics`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ Results = Mapping[str, Tensor | None]
 
 def assert_as_exact_as_eager(
     result: Tensor | Results,
-    eager: Tensor | Results,
+    eager: Tensor | Results | Sequence[Results],
     exact: Tensor | Results,
     *,
     factor: float = 2.0,
@@ -29,7 +29,9 @@ def assert_as_exact_as_eager(
     type of ``result``, ``exact`` the same in float64 on the same (rounded) inputs.
 
     Args:
-        result, eager, exact: an array, or arrays by name; None stands for a gradient that is not there.
+        result, eager, exact: an array, or arrays by name; None stands for a gradient that is not there. ``eager`` may
+            be several runs, of which the worst counts: in a long chain of operations one rounding reaches every
+            number behind it, so that a single run says little. Let the inputs of the others differ in the last bit.
         factor: how much worse than eager a result may be.
         floor: the little more, as a share of ``scale``: for arrays that eager gets right by luck. By default eight
             roundings of the type of ``result``.
@@ -39,16 +41,19 @@ def assert_as_exact_as_eager(
     Raises:
         AssertionError: names the array, its error, and what was allowed.
     """
-    named = [x if isinstance(x, Mapping) else {"result": x} for x in (result, eager, exact)]
-    assert named[0].keys() == named[1].keys() == named[2].keys(), "results of different names"
-    for name, value in named[2].items():
-        found, plain = named[0][name], named[1][name]
-        if value is None or found is None or plain is None:
-            assert value is found is plain, f"{name}: some are None, others are not"
+    runs = [eager] if isinstance(eager, Tensor | Mapping) else eager
+    ours, wanted, *plain = (x if isinstance(x, Mapping) else {"result": x} for x in (result, exact, *runs))
+    assert all(run.keys() == wanted.keys() for run in (ours, *plain)), "results of different names"
+    for name, value in wanted.items():
+        found, others = ours[name], [run[name] for run in plain]
+        if value is None or found is None:
+            assert all(x is None for x in (value, found, *others)), f"{name}: some are None, others are not"
             continue
-        assert found.dtype == plain.dtype, f"{name}: {found.dtype}, of eager {plain.dtype}"
-        assert found.shape == plain.shape == value.shape, f"{name}: {found.shape}, {plain.shape}, {value.shape}"
-        error, of_eager = distance(found, value), distance(plain, value)
+        for other in others:
+            assert other is not None, f"{name}: some are None, others are not"
+            assert found.dtype == other.dtype, f"{name}: {found.dtype}, of eager {other.dtype}"
+            assert found.shape == other.shape == value.shape, f"{name}: {found.shape}, {other.shape}, {value.shape}"
+        error, of_eager = distance(found, value), max(distance(other, value) for other in others)
         size = largest(value) if scale is None else scale
         share = 8 * torch.finfo(found.dtype).eps if floor is None else floor
         allowed = factor * of_eager + share * size

@@ -58,6 +58,13 @@ def test_the_scale_is_of_the_array_unless_it_is_given():
     assert_as_exact_as_eager(noise, zero, zero.double(), scale=largest({"zero": zero, "gradient": EXACT}))
 
 
+def test_of_several_runs_of_eager_the_worst_counts():
+    runs = [{"x": off(factor)} for factor in (0.1, 2, 0.3)]
+    assert_as_exact_as_eager({"x": off(3)}, runs, {"x": EXACT})
+    with pytest.raises(AssertionError, match="x: error"):
+        assert_as_exact_as_eager({"x": off(6)}, runs, {"x": EXACT})
+
+
 def test_types_and_shapes_must_be_the_same():
     with pytest.raises(AssertionError, match=r"result: torch\.float16, of eager torch\.float32"):
         assert_as_exact_as_eager(off(1, torch.float16), off(1), EXACT)
