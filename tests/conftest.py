@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter):
     seconds: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
-            if "fast" in getattr(report, "keywords", ()):
+            if "fast" in getattr(report, "keywords", ()) and hasattr(report, "duration"):  # deselected items have none
                 seconds[report.nodeid] += report.duration
     long = [(name, taken) for name, taken in seconds.most_common() if taken > LONG]
     if long:

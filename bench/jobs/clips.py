@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vatt.data import Clip, Source, Tokenizer, read_clips
 from vatt.sample import build
-from vatt.sample.share import FPS, SECONDS, SIDE
+from vatt.sample.writing import FPS, SECONDS, SIDE
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from bench.study.experiments import SAMPLE, Experiment, study
 from bench.study.plots import draw
 from bench.study.results import RESULTS, Row, append, origin, read, row_of
 from bench.study.tables import TABLES
-from vatt.sample import build
-from vatt.sample.pictures import build_pictures
+from vatt.sample import build, build_pictures
 
 PAGE = ROOT / "docs" / "results.md"
 PICTURE = ROOT / "docs" / "results.svg"
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(found: Sequence[Experiment], results: Path) -> bool:
     """Runs what has no row yet. False if a command fails; what it printed is shown."""
-    build(SAMPLE, seed=0)
+    build(SAMPLE, seed=0, say=print)
     build_pictures(SAMPLE)
     known = {row["command"] for row in read(results)}
     for number, experiment in enumerate(found, start=1):

@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from vatt.sample import SampleError, build
-from vatt.sample.encode import EncoderError
+from vatt.data import read_clips
+from vatt.sample import EncoderError, SampleError, build, build_pictures
 
 
 def contents(folder):
@@ -81,7 +81,7 @@ def test_a_finished_set_is_used_again_and_another_one_is_kept(sample):
 
 
 def test_an_interrupted_build_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
-    monkeypatch.setattr("vatt.sample.share.write_mp4", interrupt)
+    monkeypatch.setattr("vatt.sample.writing.write_mp4", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "set", train=2, val=0, workers=1)
     assert list(tmp_path.iterdir()) == []
@@ -127,3 +127,29 @@ def test_command_prints_chance_and_oracle(sample):
     assert chance.split() == ["chance", "16.7%", "83.3%", "100.0%", "3.5"]
     assert "oracle audio->video" in run.stdout
     assert json.loads((sample / "sample.json").read_text())["train"] == 12
+
+
+def frames(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_pictures_are_the_middle_frames(tmp_path):
+    videos = read_clips(build(tmp_path / "sample", train=2, val=1, workers=1)).clips
+    manifest = build_pictures(tmp_path / "sample")
+    pictures = read_clips(manifest).clips
+    assert [p.kind for p in pictures] == ["image"] * 3
+    for video, picture in zip(videos, pictures, strict=True):
+        assert (picture.label, picture.split, picture.extra) == (video.label, video.split, video.extra)
+        (still,) = frames(picture.video)
+        moving = frames(video.video)
+        assert np.array_equal(still, moving[len(moving) // 2])
+    before = picture.video.stat().st_mtime_ns
+    assert build_pictures(tmp_path / "sample") == manifest
+    assert picture.video.stat().st_mtime_ns == before
+    assert sorted(p.name for p in (tmp_path / "sample").iterdir() if p.name.startswith(".pict")) == []
+
+
+def test_a_folder_without_a_sample_is_refused(tmp_path):
+    with pytest.raises(SampleError, match="cannot write the pictures"):
+        build_pictures(tmp_path)

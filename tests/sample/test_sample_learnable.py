@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from vatt.sample.draw import RGB, frames_TSS3
-from vatt.sample.motion import motion_of
-from vatt.sample.scene import scenes
-from vatt.sample.share import FPS, RATE, SECONDS
+from vatt.sample.scene import motion_of, scenes
 from vatt.sample.sound import waveform
+from vatt.sample.writing import FPS, RATE, SECONDS
 
 
 @pytest.fixture(scope="module")

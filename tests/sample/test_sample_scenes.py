@@ -9,9 +9,9 @@ import pytest
 
 from vatt.data.tokenizer import Tokenizer
 from vatt.sample import levels
-from vatt.sample.build import TRAIN, VAL
 from vatt.sample.scene import COLOURS, MOTIONS, SHAPES, scenes
 from vatt.sample.words import FULL, WORDS, captions, understand
+from vatt.sample.writing import TRAIN, VAL
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from tests.train.ranks import ROOT, run_ranks
 from vatt.inference import VATT, Classifier
 from vatt.presets import preset
-from vatt.sample import build
-from vatt.sample.pictures import build_pictures
+from vatt.sample import build, build_pictures
 from vatt.weights.folder import save_pretrained
 
 TINY = ["data.workers=0", "run.log_every=1", "run.eval_every=0", "model.input.size=32", "--batch-size", "4"]

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from train.core.ranks import RankContext, wait_for_all
-from vatt.sample import build
-from vatt.sample.pictures import build_pictures
+from vatt.sample import build, build_pictures
 
 SAMPLE = Path("runs/sample-clips")
 
@@ -20,7 +19,7 @@ def sample_manifest(context: RankContext, say: Callable[[str], object], pictures
     """
     if context.first:
         say(f"sample: {SAMPLE} (built once, in under a minute)")
-        build(SAMPLE, seed=0)
+        build(SAMPLE, seed=0, say=say)
         if pictures:
             build_pictures(SAMPLE)
     wait_for_all()

@@ -1,9 +1,11 @@
 """The built-in sample: a few hundred short, narrated .mp4 files with sound, generated from a seed.
 
-``build`` writes them, ``levels`` tells chance and what an oracle reaches; ``python -m vatt.sample`` does both.
+``build`` writes them, `build_pictures` a picture of each, and ``levels`` tells chance and what an oracle reaches;
+``python -m vatt.sample`` does the first and the last.
 """
 
-from vatt.sample.build import SampleError, build
-from vatt.sample.oracle import Level, levels, table
+from vatt.sample.encode import EncoderError
+from vatt.sample.words import Level, levels, table
+from vatt.sample.writing import SampleError, build, build_pictures
 
-__all__ = ["Level", "SampleError", "build", "levels", "table"]
+__all__ = ["EncoderError", "Level", "SampleError", "build", "build_pictures", "levels", "table"]

@@ -7,9 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from vatt.sample import SampleError, build, levels, table
-from vatt.sample.build import TRAIN, VAL
-from vatt.sample.encode import EncoderError
+from vatt.sample import EncoderError, SampleError, build, levels, table
+from vatt.sample.writing import TRAIN, VAL
 
 
 def main() -> int:
@@ -22,7 +21,8 @@ def main() -> int:
     options = parser.parse_args()
     start = time.monotonic()
     try:
-        manifest = build(options.out, seed=options.seed, train=options.train, val=options.val, workers=options.workers)
+        sizes = {"train": options.train, "val": options.val}
+        manifest = build(options.out, seed=options.seed, **sizes, workers=options.workers, say=print)
     except (SampleError, EncoderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vatt.sample.motion import motion_of
-from vatt.sample.scene import Scene
+from vatt.sample.scene import Scene, motion_of
 
 RGB = {
     "red": (225, 30, 35),
@@ -42,8 +41,8 @@ def frames_TSS3(scene: Scene, frames: int, fps: int, side: int) -> np.ndarray:
     video = np.empty((frames, side, side, 3), np.uint8)
     for t in range(frames):
         picture = background(float(time[t]))
-        place = float(path.x[t]), float(path.y[t])  # plain floats, which leave float32 arrays float32
-        _thing(picture, axis, scene.shape, colour_311, place, float(radius[t]), float(path.angle[t]))
+        centre = float(path.x[t]), float(path.y[t])  # plain floats, which leave float32 arrays float32
+        _thing(picture, axis, scene.shape, colour_311, centre, float(radius[t]), float(path.angle[t]))
         video[t] = np.clip(picture + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     return video
 
@@ -53,12 +52,12 @@ def _thing(
     axis: np.ndarray,
     shape: str,
     colour_311: np.ndarray,
-    place: tuple[float, float],
+    centre: tuple[float, float],
     radius: float,
     angle: float,
 ) -> None:
     """Paints the thing and its mark into the picture, in place."""
-    x, y = place
+    x, y = centre
     columns, rows = (slice(*np.searchsorted(axis, (at - _REACH * radius, at + _REACH * radius))) for at in (x, y))
     dx, dy = (axis[None, columns] - x) / radius, (axis[rows, None] - y) / radius
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))

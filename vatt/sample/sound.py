@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vatt.sample.motion import Motion, motion_of
-from vatt.sample.scene import Scene
+from vatt.sample.scene import TAU, Motion, Scene, motion_of
 
-TAU = 2 * np.pi
 # Strength of each multiple of the pitch. Far apart, so that a timbre is known whatever its pitch.
 _TIMBRES: dict[str, dict[float, float]] = {
     "circle": {1: 1.0},
@@ -50,7 +48,7 @@ def _score(motion: Motion, time: np.ndarray, base: float) -> tuple[np.ndarray, n
     """Pitch in Hz and loudness (0 to 1) over time."""
     cycle, wave = motion.cycle(time), np.sin(TAU * motion.cycle(time))
     steady, even = np.full_like(time, base), np.full_like(time, 0.8)
-    if motion.kind == "slide":  # glides an octave up and down with the place
+    if motion.kind == "slide":  # glides an octave up and down with the position
         return base * 2.0 ** (0.5 * wave), even
     if motion.kind == "bounce":  # a hit on the floor that dies away
         return steady, np.exp(-9 * cycle)

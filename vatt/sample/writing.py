@@ -1,0 +1,209 @@
+"""Writes the sample set: videos, captions and a manifest in one folder, whole or not at all; and its pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import av
+import av.error
+
+from vatt.errors import UserError
+from vatt.files import appearing, appearing_folder
+from vatt.sample.draw import frames_TSS3
+from vatt.sample.encode import EncoderError, h264_encoder, write_mp4
+from vatt.sample.scene import Scene, scenes
+from vatt.sample.sound import waveform
+from vatt.sample.words import captions, srt
+
+MANIFEST, PICTURES, STAMP = "manifest.csv", "pictures.csv", "sample.json"
+FORMAT = 6  # goes up whenever the same parameters would give other files
+TRAIN, VAL = 384, 96
+SECONDS, FPS, SIDE, RATE, GOP = 4.0, 15, 112, 48000, 15
+_LEAST = 16  # clips that are worth a process
+
+logger = logging.getLogger(__name__)
+
+
+class SampleError(UserError, RuntimeError):
+    """The sample set cannot be built. The message names the folder."""
+
+
+def build(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    train: int = TRAIN,
+    val: int = VAL,
+    workers: int | None = None,
+    say: Callable[[str], object] = logger.info,
+) -> Path:
+    """Writes the sample set into ``out``, or leaves it as it is if it is there with these parameters.
+
+    The files depend on ``seed``, ``train``, ``val`` and the versions of the libraries alone, not on ``workers``.
+
+    Args:
+        out: the folder; it is put there by one rename when all files are complete.
+        workers: processes; None takes the cores that this process may use.
+        say: called with the line that tells of a build or of reuse.
+
+    Returns:
+        The path of ``manifest.csv``, whose rows name each video, its split and its attributes. The captions lie beside
+        the videos as .srt files.
+
+    Raises:
+        SampleError: ``out`` holds something else, or cannot be written (no permission, disk full).
+        EncoderError: the FFmpeg of PyAV has no H.264 encoder.
+    """
+    out = Path(out)
+    stamp = {"format": FORMAT, "seed": seed, "train": train, "val": val}
+    if min(train, val) < 0 or train + val == 0:
+        raise SampleError(f"{out}: cannot build {train} training and {val} validation clips")
+    if is_built(out, stamp):
+        say(f"sample set: {out} is there already, and is used as it is")
+        return out / MANIFEST
+    h264_encoder()
+    if out.is_dir() and any(out.iterdir()):
+        raise SampleError(f"{out}: is not empty and holds no sample set with {stamp}; remove it or name another folder")
+    try:
+        with ExitStack() as stack:
+            try:
+                partly = stack.enter_context(appearing_folder(out))
+            except OSError as error:
+                raise SampleError(f"{out}: cannot write here: {error}") from error
+            say(f"sample set: writing {train + val} clips of {SECONDS:g} s to {out}")
+            for split in ("train", "val"):
+                (partly / split).mkdir()
+            _write_shares(partly, seed, train, val, workers)
+            _write_manifest(partly, scenes(train, val, seed))
+            (partly / STAMP).write_text(json.dumps(stamp))
+    except OSError as error:
+        if is_built(out, stamp):  # another process was faster
+            return out / MANIFEST
+        raise SampleError(f"{out}: cannot write the sample set: {error}") from error
+    return out / MANIFEST
+
+
+def is_built(out: Path, stamp: dict[str, int]) -> bool:
+    """Whether ``out`` holds a finished set with these parameters. The stamp is written last."""
+    try:
+        return json.loads((out / STAMP).read_text()) == stamp and (out / MANIFEST).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _write_manifest(folder: Path, chosen: list[Scene]) -> None:
+    with (folder / MANIFEST).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["video", *chosen[0].columns()])
+        writer.writeheader()
+        writer.writerows({"video": f"{scene.name}.mp4", **scene.columns()} for scene in chosen)
+
+
+def _write_shares(folder: Path, seed: int, train: int, val: int, workers: int | None) -> None:
+    """Writes all clips into ``folder`` with up to ``workers`` processes (None: the cores this process may use).
+
+    Raises:
+        OSError: a file cannot be written, or a process ended early; the message names the file where it is known.
+    """
+    count = workers or min(len(os.sched_getaffinity(0)), max((train + val) // _LEAST, 1))
+    if count == 1:
+        _write_share(folder, scenes(train, val, seed))
+        return
+    # Plain child interpreters, not multiprocessing: the caller may be a training process with threads, which must not
+    # be forked, and a spawned child would first import all that the caller's script imports, or fail without a script.
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from {__name__} import child_main; sys.exit(child_main(*sys.argv[1:]))",
+    ]
+    command += map(str, (folder, seed, train, val))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    children = [
+        subprocess.Popen([*command, str(i), str(count)], stderr=subprocess.PIPE, text=True, env=environment)
+        for i in range(count)
+    ]
+    try:
+        for child in children:
+            _, message = child.communicate()
+            if child.returncode:
+                lines = message.strip().splitlines()
+                raise OSError(lines[-1] if lines else f"a writing process ended with status {child.returncode}")
+    finally:
+        for child in children:  # after an error or Ctrl-C the others have nothing left to do
+            child.kill()
+            child.wait()
+
+
+def _write_share(folder: Path, chosen: list[Scene]) -> None:
+    """Writes video and captions of the chosen scenes. Their folders must exist."""
+    for scene in chosen:
+        frames = frames_TSS3(scene, round(SECONDS * FPS), FPS, SIDE)
+        write_mp4(folder / f"{scene.name}.mp4", frames, FPS, waveform(scene, SECONDS, RATE), RATE, GOP)
+        (folder / f"{scene.name}.srt").write_text(srt(captions(scene, SECONDS)), encoding="utf-8")
+
+
+def child_main(folder: str, *numbers: str) -> int:
+    """A child of `_write_shares`: writes share ``index`` of ``count``. The exit status; the reason on stderr."""
+    seed, train, val, index, count = map(int, numbers)
+    try:
+        _write_share(Path(folder), scenes(train, val, seed)[index::count])
+    except (OSError, EncoderError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def build_pictures(sample: str | Path) -> Path:
+    """Writes a picture of each clip, its middle frame, into the folder of a sample set, or leaves them as they are.
+
+    Fine-tuning on images reads them, and they are a control: shape and colour can be told from one frame, the motion
+    cannot.
+
+    Returns:
+        The path of ``pictures.csv``: as the manifest of the clips, with the column image in place of video.
+
+    Raises:
+        SampleError: the folder holds no sample set, a clip cannot be read, or the folder cannot be written.
+    """
+    sample = Path(sample)
+    out = sample / PICTURES
+    if out.is_file():  # written last
+        return out
+    try:
+        with (sample / MANIFEST).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        with appearing_folder(sample / "pictures", replace=True) as folder:
+            for row in rows:
+                picture = Path(row.pop("video")).with_suffix(".png")
+                _middle_frame(sample / picture.with_suffix(".mp4"), folder / picture)
+                row["image"] = f"pictures/{picture.as_posix()}"
+        with appearing(out) as partly, partly.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["image", *(key for key in rows[0] if key != "image")])
+            writer.writeheader()
+            writer.writerows(rows)
+    except (OSError, KeyError, IndexError, av.error.FFmpegError) as error:
+        if out.is_file():  # another process was faster
+            return out
+        raise SampleError(f"{sample}: cannot write the pictures of the sample set: {error}") from error
+    return out
+
+
+def _middle_frame(video: Path, picture: Path) -> None:
+    """The frame in the middle of a clip as a .png file."""
+    with av.open(str(video)) as container:
+        frames = list(container.decode(video=0))
+    frame = frames[len(frames) // 2].reformat(format="rgb24")
+    frame.pts = None
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(picture), "w", format="image2", options={"update": "1"}) as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "rgb24"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
