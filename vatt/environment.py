@@ -1,4 +1,4 @@
-"""What a run ran on: versions and devices. Reads package metadata and imports nothing but torch."""
+"""Versions and devices that a run used. Versions come from package metadata: nothing but torch is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 import vatt
 
-# Names of the distributions; the last three are optional.
+# Names of distributions; the last three are optional.
 _PACKAGES = ("numpy", "av", "tokenizers", "safetensors", "deepspeed", "triton", "flash-attn", "xformers")
 
 
@@ -20,7 +20,7 @@ def environment() -> dict[str, str]:
     found = {"vatt-torch": vatt.__version__, "python": platform.python_version(), "torch": torch.__version__}
     found |= {package: _version(package) for package in _PACKAGES}
     found["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
-    found["CPU"] = f"{_cpu()}, {_cores()} cores for this process, {torch.get_num_threads()} threads"
+    found["CPU"] = f"{cpu_name()}, {cores()} cores for this process, {torch.get_num_threads()} threads"
     if not torch.cuda.is_available():
         return found | {"GPU": f"none (torch built for {_built_for()})"}
     for index in range(torch.cuda.device_count()):
@@ -42,8 +42,8 @@ def _built_for() -> str:
     return f"ROCm {torch.version.hip}" if torch.version.hip else "CPU"
 
 
-def _cpu() -> str:
-    """The model's name as Linux tells it, or the architecture."""
+def cpu_name() -> str:
+    """The model of the CPU from Linux's /proc/cpuinfo, else its architecture."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():
@@ -52,5 +52,6 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

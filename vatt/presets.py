@@ -1,6 +1,6 @@
 """The named models: sizes of the official configurations, and a tiny pair for a CPU.
 
-Modality-specific names give the sizes of video, audio and text backbone, as the paper does: BBS is Base-Base-Small.
+The paper names a modality-specific model by the sizes of its video, audio and text backbone: BBS is Base-Base-Small.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vatt.models.config import (
     WaveformConfig,
 )
 
-# Width and depth of the official configurations (google-research/vatt/configs/video.py and its neighbours).
+# Width and depth of the official configurations (google-research/vatt/configs).
 SIZES: dict[str, dict[str, int]] = {
     "small": dict(num_layers=6, d_model=512, d_kv=64, d_ff=2048, num_heads=8),
     "base": dict(num_layers=12, d_model=768, d_kv=64, d_ff=3072, num_heads=12),
@@ -50,8 +50,8 @@ def _size(name: str) -> dict[str, Any]:
     return dict(SIZES[name])
 
 
-# The tiny pair reads smaller clips so that a CPU of two cores learns in minutes: 64 x 64 pixels, and waveform patches
-# of 512 samples. It trains its word embeddings, since it has no word2vec table to start from.
+# The tiny pair reads smaller clips (64 x 64 pixels, waveform patches of 512 samples) so that two CPU cores train it in
+# minutes. It trains its word embeddings, since it has no word2vec table to start from.
 _TINY_INPUT = InputConfig(size=64, candidates=3)
 _TINY_VIDEO: dict[str, Any] = dict(max_vertical_buckets=4, max_horizontal_buckets=4)
 _TINY_AUDIO: dict[str, Any] = dict(temporal_patch_size=512, max_temporal_buckets=300)
@@ -80,7 +80,7 @@ def _ma_tiny(name: str) -> VATTConfig:
         d_post_proj=128,
         txt_embedding_dim=64,
         txt_embedding_trainable=True,
-        txt_embedding_reach=2.0,  # as large as the positions that are added, or they would drown the words
+        txt_embedding_reach=2.0,  # as large as the position embeddings, which would drown smaller words
     )
     return VATTConfig(
         name=name, backbone="unified", input=replace(_TINY_INPUT), unified=unified, head=HeadConfig(d_va=128, d_vat=64)

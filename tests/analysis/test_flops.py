@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from tests.analysis.flop_counter import count_flops
 from vatt.analysis.flops import forward_flops, peak_flops, tokens, train_flops_per_sample
-from vatt.models import VATT
 from vatt.models.config import HeadConfig, SpectrogramConfig, TextConfig
 from vatt.presets import preset
 
@@ -53,29 +51,11 @@ CONFIGS = {
 }
 
 
-def counted(config, training):
-    """What PyTorch counts in one forward pass of a clip, the attention in plain matrix products."""
-    model = VATT(config, backend="torch").train(training)
-    spec = config.input
-    clips = 2  # batch norm of the head needs more than one in training
-    video = torch.zeros(clips, spec.frames, spec.size, spec.size, 3, dtype=torch.uint8)
-    if config.audio_input == "spectrogram":
-        part = config.spectrogram
-        bins = part.max_spectoral_buckets * part.spectoral_patch_size
-        audio = torch.zeros(clips, part.max_temporal_buckets * part.temporal_patch_size, bins)
-    else:
-        audio = torch.zeros(clips, spec.samples)
-    text = torch.ones(clips, spec.candidates if training else 1, spec.words, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(video, audio, text)
-    return counter.get_total_flops() / clips
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_operations_are_those_of_the_model(name, training):
     config = CONFIGS[name]()
-    assert sum(part.total for part in forward_flops(config, training).values()) == counted(config, training)
+    assert sum(part.total for part in forward_flops(config, training).values()) == count_flops(config, training)
 
 
 def test_published_convention():

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from tests.limits import HANG
 from vatt.__main__ import COMMANDS, main
 from vatt.analysis.describe import parameters
 from vatt.environment import environment
@@ -73,7 +74,7 @@ def test_environment_imports_no_heavy_package():
         "sys.exit(bool({'deepspeed', 'triton', 'flash_attn', 'xformers'} & (set(sys.modules) - before)))"
     )
     before = "import sys, torch; before = set(sys.modules); "  # torch may load Triton by itself
-    done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == environment()["deepspeed"]
 
@@ -88,6 +89,6 @@ def test_every_command_explains_itself(name, capsys):
 
 @pytest.mark.slow
 def test_python_m_vatt_is_the_same_command():
-    done = subprocess.run([sys.executable, "-m", "vatt", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "vatt", "--help"], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0
     assert all(name in done.stdout for name in COMMANDS)

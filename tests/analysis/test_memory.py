@@ -153,6 +153,7 @@ def test_bfloat16(name, monkeypatch):
     assert found == pytest.approx(saved(config, 2, monkeypatch, dtype=torch.bfloat16), rel=LOOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "checkpointing"),
     [

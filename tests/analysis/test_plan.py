@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.limits import HANG
 from tests.train.engine_job import small_model
 from tests.train.ranks import run_ranks
 from train.config.sections import EngineConfig, OptimConfig
@@ -60,7 +61,7 @@ def allocated(tmp_path_factory):
         groups.append({"ranks": ranks, "jobs": group})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")  # more ranks than a machine has GPUs
-        run_ranks(1, JOB, json.dumps(groups))
+        run_ranks(1, JOB, json.dumps(groups), timeout=HANG)
     return {
         (group["ranks"], number): (job, json.loads(Path(job["out"]).read_text()))
         for group in groups

@@ -1,1 +1,1 @@
-"""What a model costs: operations, memory, parameters, and the figures of the paper."""
+"""What a model costs: parameters, operations, memory and time, counted from its configuration."""

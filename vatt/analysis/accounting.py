@@ -19,16 +19,17 @@ from vatt.analysis.memory import activation_bytes, traffic_bytes
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 
-BATCH = 8  # what is common to a batch (the head's weights, position tables) is shared out over so many clips
-VIEWS = 12
+BATCH = 8  # clips that share what a batch has once (weights, position tables)
+VIEWS = 12  # of a clip in inference
 
 
 @dataclass(frozen=True)
 class Account:
     """One model in one phase, per clip; a figure that the phase does not have is None.
 
-    ``parameters`` and ``forward`` (operations) are those of the parts in use; ``step``: forward and backward pass;
-    ``activations``: bytes kept for the backward pass; ``traffic``: bytes that a step moves at least.
+    ``parameters`` and ``forward`` (operations) are those of the parts in use; ``step``: operations of forward and
+    backward pass; ``activations``: bytes kept for the backward pass; ``traffic``: lower bound of the bytes that a step
+    moves.
     """
 
     model: str
@@ -61,7 +62,7 @@ def accounts(name: str) -> Iterator[Account]:
 
 
 def _all_tokens(config: VATTConfig, size: int) -> VATTConfig:
-    """Without DropToken, at another size of the picture, whose position tables fit it."""
+    """The model without DropToken, for frames of ``size`` pixels, with position tables that fit them."""
     spec = replace(config.input, size=size)
     keep: dict[str, Any] = dict(random_patch_sampling=False)
     if config.backbone == "unified":

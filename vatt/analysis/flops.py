@@ -1,6 +1,6 @@
 """Floating-point operations of a model, counted from its configuration.
 
-Convention: 2 operations a multiply-add, forward pass, one clip. Counted are the matrix products and nothing else:
+Convention: 2 operations per multiply-add, of the forward pass of one clip. Only matrix products are counted:
 
     patch                  patch or word projection, and the GELU projections before and after the encoder
     attention_projections  query, key, value and output: 8 N D (H E) a layer
@@ -19,8 +19,8 @@ from dataclasses import astuple, dataclass, replace
 
 from vatt.models.config import ClassifierConfig, DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
 
-# Dense (not sparse) bf16 peaks of the data sheets in operations a second, by a word of the name that the driver
-# reports. The first match counts.
+# Device peaks from the data sheets: dense (not sparse) bf16 operations per second, by a word of the name that the
+# driver reports. The first match counts.
 _PEAKS: tuple[tuple[str, float], ...] = (
     ("B200", 2250e12),
     ("H200 NVL", 835e12),
@@ -36,7 +36,7 @@ _PEAKS: tuple[tuple[str, float], ...] = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """Patches or words of one modality, and how many of them DropToken keeps."""
+    """Patches or words of one modality in a clip, and how many of them DropToken keeps."""
 
     total: int
     kept: int
@@ -44,7 +44,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations by part; see the module for what each holds."""
+    """Operations by part; the module's docstring says what each part holds."""
 
     patch: int = 0
     attention_projections: int = 0
@@ -65,27 +65,28 @@ class Flops:
 
 @dataclass(frozen=True)
 class Branch:
-    """How one modality goes through its encoder, or the shared one."""
+    """The path of one modality through its encoder, or the shared one."""
 
     encoder: TransformerConfig
     layers: int
     rows: int  # tokens that the patch or word projection makes
     tokens: int  # tokens in the encoder, with aggregation tokens
     values: int  # of a patch, or dimensions of a word vector
-    pre: bool  # a GELU projection D -> D of each row
+    pre: bool  # whether a GELU projection D -> D follows for each row
     post: int  # width of the GELU projection behind the encoder, or 0
     dropped: int = 0  # patches that are projected and then dropped
 
     @property
     def width(self) -> int:
+        """Dimensions of the features."""
         return self.post or self.encoder.d_model
 
 
 def tokens(config: VATTConfig, training: bool = True) -> dict[str, Tokens]:
-    """Tokens of "video", "audio" and "text" (one sentence), without aggregation tokens, of a clip of ``config.input``.
+    """Tokens of "video", "audio" and "text" (one sentence) in a clip of ``config.input``, without aggregation tokens.
 
-    ``training`` applies DropToken, whose count comes from the position buckets, as in the official code. A spectrogram
-    has the patches that fill its buckets.
+    ``training`` applies DropToken, which keeps a share of the position buckets, as in the official code. A spectrogram
+    has as many patches as buckets.
     """
     frames, size, samples, words = config.input.frames, config.input.size, config.input.samples, config.input.words
     if config.backbone == "unified":
@@ -118,8 +119,9 @@ def _kept(total: int, buckets: int, drop: DropTokenConfig, training: bool) -> To
 def forward_flops(config: VATTConfig, training: bool = True, project_all: bool = False) -> dict[str, Flops]:
     """Operations of "video", "audio", "text" and "head" for one clip.
 
-    In training DropToken is on and the clip has all its candidate sentences; otherwise all tokens and one sentence.
-    ``project_all``: every patch is projected before DropToken, as in the official code; ours projects the kept ones.
+    Args:
+        training: with DropToken and all candidate sentences; otherwise all tokens and one sentence.
+        project_all: every patch is projected before DropToken, as in the official code; ours projects the kept ones.
     """
     sentences = config.input.candidates if training else 1
     branches = branches_of(config, training)
@@ -135,6 +137,7 @@ def forward_flops(config: VATTConfig, training: bool = True, project_all: bool =
 
 
 def branches_of(config: VATTConfig, training: bool) -> dict[str, Branch]:
+    """The paths of "video", "audio" and "text" (one sentence); ``training`` applies DropToken."""
     kept = {name: count.kept for name, count in tokens(config, training).items()}
     if config.backbone == "unified":
         part = config.unified
@@ -169,7 +172,7 @@ def branches_of(config: VATTConfig, training: bool) -> dict[str, Branch]:
 
 
 def _text_branch(text: TextConfig, words: int) -> Branch:
-    """T5 and bert_small also project an aggregation token, BERT and bert_small add one of the encoder's own."""
+    """t5 and bert_small project an aggregation token, too; in bert and bert_small the encoder adds one of its own."""
     if text.kind == "linear":
         return Branch(text, 0, words, words, text.d_embedding, False, 0)
     rows = words + (text.kind != "bert")
@@ -196,17 +199,17 @@ def _head_flops(config: VATTConfig, width: dict[str, int], sentences: int) -> in
 
 
 def train_flops_per_sample(config: VATTConfig) -> float:
-    """Forward and backward pass of one clip: three times the forward pass, recomputation not counted."""
+    """Operations of the forward and backward pass of one clip: three forward passes, recomputation not counted."""
     return 3.0 * sum(part.total for part in forward_flops(config).values())
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak bf16 rate of a GPU by the name that PyTorch reports (data sheet, dense), or None if it is not known."""
+    """Peak of a GPU by the name that PyTorch reports, in dense bf16 operations per second (data sheet), or None."""
     return next((peak for name, peak in _PEAKS if re.search(rf"\b({name})\b", device_name)), None)
 
 
 def classifier_flops(config: ClassifierConfig, training: bool = False) -> float:
-    """Forward pass of one clip through a classifier; ``training`` applies DropToken where it is on."""
+    """Operations of a classifier's forward pass, one clip; ``training`` applies DropToken if the model has it."""
     whole = VATTConfig(input=config.input, video=config.video, waveform=config.waveform)
     width = branches_of(whole, training)[config.modality].width
     return forward_flops(whole, training)[config.modality].total + 2.0 * width * config.num_classes

@@ -1,6 +1,6 @@
-"""The figures that were published with the paper, beside what this project counts for them.
+"""The figures published with the paper, beside what this project counts for them.
 
-Conventions of the published figures, found by comparison (every row below lies within 2%, of the parameters within 1%):
+Conventions of the published figures, found by comparison (all are met within 2%, parameters within 1%):
 
 - operations: 2 a multiply-add of the matrix products, but the two products of the attention together counted as one
   (2 N^2 D a layer in place of 4 N^2 D), forward pass alone;
@@ -27,7 +27,7 @@ from vatt.models.config import VATTConfig, VideoConfig
 from vatt.presets import SIZES, preset
 
 CLASSES = 600  # of Kinetics-600
-VIEWS = 12
+VIEWS = 12  # of a clip in inference
 WHOLE = {"BBS": ("base", "base", "small"), "MBS": ("medium", "base", "small"), "LBS": ("large", "base", "small")}
 
 
@@ -42,7 +42,7 @@ class Figure:
 
     @property
     def off(self) -> float:
-        """Relative distance of ours."""
+        """Relative deviation of ours."""
         return self.counted / self.published - 1
 
 
