@@ -2,16 +2,24 @@
 
 Every rank computes its own loss; what is trained is their mean. So a tensor that was sent to all ranks receives the sum
 of the gradients of all ranks, and the averaging of gradients (DDP, DeepSpeed) makes the sum a mean.
+
+Shapes must be equal on all ranks: given others, gloo aborts the process and NCCL hangs. On the CPU every gather is
+preceded by a comparison of the shapes. On a GPU that would make the host wait in the middle of a step, so there the
+training loop compares the batches before the step (`check_equal`), where it waits for the other ranks anyway.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vatt.errors import UserError
+
+_AXES = 8  # of a shape that is compared
 Group = Any  # torch.distributed.ProcessGroup, or None for all ranks
 
 
@@ -25,12 +33,45 @@ def rank(group: Group = None) -> int:
     return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
 
 
+class UnequalRanks(UserError, ValueError):
+    """Ranks came together with different sizes. It is raised on all of them; the message has the size of each."""
+
+
+def check_equal(what: str, sizes: Sequence[int], group: Group = None) -> None:
+    """Compares ``sizes`` with those of the other ranks. All ranks must call, with equally many sizes; the host waits.
+
+    Raises:
+        UnequalRanks: on every rank, if any two of them differ.
+    """
+    ranks = world_size(group)
+    if ranks == 1:
+        return
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else "cpu"
+    own = torch.tensor(sizes, dtype=torch.int64, device=device)
+    parts = [torch.empty_like(own) for _ in range(ranks)]
+    dist.all_gather(parts, own, group=group)
+    by_rank = torch.stack(parts).tolist()
+    if any(other != by_rank[0] for other in by_rank):
+        told = ", ".join(f"{_readable(other)} on rank {number}" for number, other in enumerate(by_rank))
+        raise UnequalRanks(f"{what}: must be equal on all ranks, but is {told}")
+
+
+def _readable(sizes: list[int]) -> str:
+    known = [size for size in sizes if size >= 0]
+    return str(known[0]) if len(known) == 1 else str(tuple(known))
+
+
 def gather_rows(x: Tensor, group: Group = None) -> Tensor:
     """Concatenates ``x`` (B, ...) of all ranks along axis 0, in rank order, with gradient to every rank.
 
-    B must be the same on all ranks.
+    Raises:
+        UnequalRanks: on the CPU, on every rank: the shapes differ. On a GPU the caller must see to it that they do not.
     """
-    return x if world_size(group) == 1 else _GatherRows.apply(x, group)
+    if world_size(group) == 1:
+        return x
+    if x.device.type == "cpu":
+        check_equal("gather_rows, shape", [*x.shape, *[-1] * (_AXES - x.ndim)], group)
+    return _GatherRows.apply(x, group)
 
 
 def sum_over_ranks(x: Tensor, group: Group = None) -> Tensor:

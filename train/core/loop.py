@@ -58,7 +58,7 @@ class Trainer:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
 
         Raises:
-            NotFinite, TooManySkipped, CheckpointError: on all ranks alike; the message says what happened.
+            NotFinite, TooManySkipped, CheckpointError, UnequalRanks: on all ranks; the message says what happened.
         """
         run = self.config.run
         throughput = Throughput(run.steps)
@@ -86,7 +86,7 @@ class Trainer:
     def _must_stop(self, batch: Batch) -> bool:
         """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up
         together when there are too many."""
-        stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])])
+        stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])], len(batch["index"]))
         records = [record for part in gather(batch["skipped"]) for record in part] if skipped else []
         self.skips.add(self.config.run.batch_size, records)
         if stop:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from vatt.config import ConfigError
+from vatt.distributed import UnequalRanks
 from vatt.precision import type_of
 
 # A group beside that of the gradients, on the CPU: who waits in it waits as long as the others live, however long
@@ -97,12 +98,27 @@ def start_distributed() -> RankContext:
     return RankContext(dist.get_rank(), dist.get_world_size(), device)
 
 
-def agree(flags: list[bool]) -> list[bool]:
-    """Each flag, true on all ranks if it was on any: what all must do together."""
+def agree(flags: list[bool], clips: int | None = None) -> list[bool]:
+    """Each flag, true on all ranks if it was on any: what all must do together.
+
+    Args:
+        clips: of this rank's batch. They are compared here, where the host waits anyway: a step with unequal batches
+            would hang or abort in the collectives of the loss.
+
+    Raises:
+        UnequalRanks: on every rank, if the ranks have batches of different sizes.
+    """
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-    votes = torch.tensor([float(flag) for flag in flags], device=device)
+    sizes = [] if clips is None else [clips, -clips]  # the largest of the negative ones is the smallest
+    votes = torch.tensor([*map(int, flags), *sizes], dtype=torch.int64, device=device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return [bool(vote) for vote in votes.tolist()]
+    found = votes.tolist()
+    if sizes and found[-2] != -found[-1]:
+        raise UnequalRanks(
+            f"batch: all ranks must have equally many clips; this one has {clips}, others have between {-found[-1]} "
+            f"and {found[-2]}"
+        )
+    return [bool(vote) for vote in found[: len(flags)]]
 
 
 def gather(item: Any) -> list[Any]:
