@@ -11,7 +11,7 @@ from vatt.errors import UserError
 # sub-command -> what it does. Its module, vatt.cli.<name>, has add_arguments(parser) and run(options) -> exit status.
 COMMANDS = {
     "accounting": "parameters, operations, bytes and memory of every model and phase; the paper's figures beside ours",
-    "convert": "released TensorFlow weights to a folder that VATT.from_pretrained loads",
+    "convert": "weights of the TensorFlow code to a folder that VATT.from_pretrained loads",
     "data": "published annotations to a manifest; check a manifest and its files",
     "embed": "embeddings of all videos, sounds or sentences of a folder or manifest",
     "info": "models, this machine, and which kernels run here",
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a sub-command; its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
-        prog="vatt", description="Video-Audio-Text Transformer: data, weights, embeddings."
+        prog="vatt", description="Video-Audio-Text Transformer: data, weights, embeddings, costs."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in COMMANDS.items():

@@ -1,4 +1,4 @@
-"""``vatt convert``: released TensorFlow weights to a folder that ``from_pretrained`` loads."""
+"""``vatt convert``: a TensorFlow checkpoint to a folder that ``VATT.from_pretrained`` loads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from vatt.weights.tensorflow.convert import Report, convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command."""
     names = ", ".join([*PRESETS, *CLASSIFIERS])
     parser.add_argument(
         "checkpoint",
@@ -42,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def account(report: Report) -> str:
-    """A report in a few lines."""
+    """What was converted and what was left out, in a few lines."""
     lines = [
         f"{report.model}: {len(report.converted)} variables converted, {report.parameters:,} parameters",
         f"left out: {len(report.slots)} optimizer slots, {len(report.bookkeeping)} of bookkeeping",
