@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.limits import HANG
-from vatt.__main__ import COMMANDS, main
+from vatt.__main__ import main
 from vatt.analysis.describe import parameters
 from vatt.environment import environment
 from vatt.kernels import operations
@@ -77,18 +77,3 @@ def test_environment_imports_no_heavy_package():
     done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == environment()["deepspeed"]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([name, "--help"])
-    assert stopped.value.code == 0
-    assert f"usage: vatt {name} " in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_python_m_vatt_is_the_same_command():
-    done = subprocess.run([sys.executable, "-m", "vatt", "--help"], capture_output=True, text=True, timeout=HANG)
-    assert done.returncode == 0
-    assert all(name in done.stdout for name in COMMANDS)

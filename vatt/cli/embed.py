@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
+from vatt.cli.progress import progress
 from vatt.errors import UserError
 from vatt.inference.job import Done, Job, run_job
 from vatt.inference.output import EmbedError
 from vatt.inference.spaces import MODALITIES
 from vatt.precision import PRECISIONS
-
-_EVERY = 30.0  # seconds between two lines where nobody watches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,71 +34,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Embeds and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
-    progress = _Progress(options.modality)
+    settings = {field.name: getattr(options, field.name) for field in fields(Job)}
+    if options.batch_size is None:
+        settings["batch_size"] = 256 if options.modality == "text" else 8
+    unit = "sentences" if options.modality == "text" else "clips"
     try:
-        job = Job(
-            options.source,
-            options.model,
-            options.out,
-            options.modality,
-            options.space,
-            options.windows,
-            (256 if options.modality == "text" else 8) if options.batch_size is None else options.batch_size,
-            options.workers,
-            options.device,
-            options.vocabulary,
-            options.precision,
-        )
-        done = run_job(job, progress)
+        with progress(unit) as tell:
+            done = run_job(Job(**settings), tell)
     except UserError:
         raise
     except ValueError as error:  # a model that does not have what is asked for
         raise EmbedError(str(error)) from error
     except OSError as error:
         raise EmbedError(f"{error.filename or options.out}: {error.strerror or error}") from error
-    finally:
-        progress.end()
-    _tell(done, options.out, options.modality)
+    _report(done, options.out, unit)
     return 0
 
 
-def _tell(done: Done, out: Path, modality: str) -> None:
+def _report(done: Done, out: Path, unit: str) -> None:
     for name in done.redone:
         print(f"warning: {name} of the earlier start could not be read; its items were done again", file=sys.stderr)
     if not done.items:
         print(f"{out}: nothing was left to embed; {done.rows} rows")
     else:
         rate = done.items / max(done.seconds, 1e-9)
-        unit = "sentences" if modality == "text" else "clips"
         print(f"{out}: {done.rows} rows; {done.items} {unit} in {done.seconds:.1f} s, {rate:.1f} {unit}/s")
     if done.faults:
         print(f"{done.faults} could not be embedded: {out.with_suffix('.faults.jsonl')}", file=sys.stderr)
-
-
-class _Progress:
-    """A line on stderr: always the same one on a terminal, else one every half a minute."""
-
-    def __init__(self, modality: str) -> None:
-        self.unit = "sentences" if modality == "text" else "clips"
-        self.terminal = sys.stderr.isatty()
-        self.begun = self.told = time.monotonic()
-        self.first: int | None = None
-        self.open = False
-
-    def __call__(self, done: int, total: int, faults: int) -> None:
-        now = time.monotonic()
-        self.first = done if self.first is None else self.first  # the first batch also waits for the workers to start
-        if not self.terminal and now - self.told < _EVERY:
-            return
-        rate = (done - self.first) / max(now - self.begun, 1e-9)
-        text = f"{done} of {total} {self.unit}, {rate:.1f} a second" + (f", {faults} faults" if faults else "")
-        print(
-            f"\r{text:<72}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True
-        )
-        self.told, self.open = now, self.terminal
-
-    def end(self) -> None:
-        """Leaves the line of a terminal."""
-        if self.open:
-            print(file=sys.stderr)
-            self.open = False

@@ -1,0 +1,66 @@
+"""The command ``vatt``: its sub-commands, what they do with errors, and how it says how far it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.limits import HANG
+from vatt.__main__ import COMMANDS, main
+from vatt.cli import info, progress
+from vatt.errors import UserError
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: vatt {name} " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_python_m_vatt_is_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "vatt", "--help"], capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("a.csv, column video: is empty"), 1, "error: a.csv, column video: is empty\n"),
+        (PermissionError(13, "Permission denied", "b"), 1, "error: [Errno 13] Permission denied: 'b'\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_that_a_user_can_mend_are_one_line(error, status, line, monkeypatch, capsys):
+    def run(options):
+        raise error
+
+    monkeypatch.setattr(info, "run", run)
+    assert main(["info"]) == status
+    assert capsys.readouterr().err == line
+
+
+def test_a_fault_of_this_project_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(info, "run", lambda options: {}["gone"])
+    with pytest.raises(KeyError):
+        main(["info"])
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    with progress.progress("clips") as tell:
+        tell(64, 100)
+        tell(72, 100, 1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "64 of 100 clips"
+    assert second.startswith("72 of 100 clips")
+    assert second.endswith(", 1 faults")
+    monkeypatch.setattr(progress, "LINE_EVERY", 1000.0)
+    with progress.progress("clips") as tell:
+        tell(64, 100)
+    assert capsys.readouterr().err == ""
