@@ -1,4 +1,4 @@
-"""The clip that a model reads: its length, size, rates and sentences."""
+"""What a model reads of a clip: the length, size and rates of a window, and its sentences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass
 class InputConfig:
-    """The clip that a model reads. The default is the paper's: 3.2 s of video, sound and words (section 4.1)."""
+    """What a model reads of a clip. The default is the paper's: 3.2 s of video, sound and words (section 4.1).
+
+    The clips themselves are files: `vatt.data.manifest.Clip`.
+    """
 
     frames: int = 32  # of a clip
     fps: float = 10.0  # frames per second

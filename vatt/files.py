@@ -26,15 +26,15 @@ def walk(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
     """Absolute paths of the media files below a folder, ordered; through linked folders too, but into none twice.
 
     Args:
-        kinds: of "video", "audio" and "image". Hidden files are passed over.
+        kinds: of "video", "audio" and "image". Hidden files are skipped.
 
     Raises:
         OSError: ``folder``, or one below it, is not there or cannot be read.
     """
     suffixes = tuple(suffix for kind in kinds for suffix in KINDS[kind])
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder.resolve(), followlinks=True, onerror=_fail):
-        status = os.stat(place)
+    for current, folders, names in os.walk(folder.resolve(), followlinks=True, onerror=_fail):
+        status = os.stat(current)
         if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
             folders.clear()
             continue
@@ -42,10 +42,10 @@ def walk(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield Path(place, name)
+                yield Path(current, name)
 
 
-def _fail(error: OSError) -> None:  # os.walk passes over unreadable folders unless it is told not to
+def _fail(error: OSError) -> None:  # by itself, os.walk skips unreadable folders
     raise error
 
 
@@ -87,7 +87,7 @@ def appearing_folder(path: Path, *, replace: bool = False, sync: bool = False) -
     """A new folder beside ``path`` to fill; it takes its own name when the block ends, and goes if that fails.
 
     Args:
-        path: must not be there or be an empty folder. The folders above it are made.
+        path: must not be there or be an empty folder. The folders above it are created.
         replace: whether a folder that is there makes room, once the new one is complete.
         sync: whether the files are on the disk before the rename, which must not overtake their content if the power
             fails. Those in sub-folders are not synchronised.

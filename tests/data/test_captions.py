@@ -65,7 +65,7 @@ def test_json(tmp_path, content, captions):
     assert read_captions(path) == (captions, [])
 
 
-def test_single_bad_items_are_left_out(tmp_path):
+def test_single_bad_items_are_skipped(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(
         json.dumps(["fine", 7, {"text": "x", "start": "soon", "end": 2}, {"text": "y", "start": 2, "end": 1}])

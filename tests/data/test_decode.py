@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.media import RATE, click_at, flash_at, rotate, write
+from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.decode import Box, MediaError, decode_window
@@ -17,7 +17,7 @@ from vatt.data.decode import Box, MediaError, decode_window
 SPEC = InputConfig(frames=16, fps=10, size=32, sample_rate=RATE)  # 1.6 s
 
 
-def decode(path, start=0.0, spec=SPEC, view=None, timeout=30.0):
+def decode(path, start=0.0, spec=SPEC, view=None, timeout=HANG):
     return decode_window(Path(path), lambda duration: start, view or CentreView(), spec, timeout)
 
 
@@ -150,10 +150,8 @@ REASONS = {
 @pytest.mark.parametrize("kind", REASONS)
 def test_broken_files_are_named(tmp_path, kind):
     path = broken(tmp_path, kind)
-    began = time.monotonic()
     with pytest.raises(MediaError) as caught:
         decode(path)
-    assert time.monotonic() - began < 5
     field, reason = REASONS[kind]
     assert caught.value.file == str(path)
     assert caught.value.field == field

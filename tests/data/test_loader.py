@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.data.media import RATE, write
+from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data import AugmentConfig, DataConfig, SkipLog, Source, Tokenizer, TooManySkipped, TrainLoader, eval_batches
 from vatt.data.captions import Caption
 from vatt.data.loader import NoUsableClip, Schedule
 from vatt.data.manifest import Clip
-from vatt.data.samples import window_start
 
 SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
 TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])
@@ -38,7 +38,7 @@ def clips(tmp_path_factory):
 
 
 def load(clips, steps, *, sources=None, workers=0, **options):
-    config = DataConfig(workers=workers, prefetch=2)
+    config = DataConfig(workers=workers, prefetch=2, decode_timeout=HANG)
     sources = sources or [Source("clips", clips)]
     loader = TrainLoader(sources, TOKENS, SPEC, config, **{"batch_size": 4, "seed": 3, **options})
     batches = list(islice(iter(loader), steps))
@@ -117,24 +117,13 @@ def test_evaluation_takes_each_clip_once(clips, tmp_path):
     bad = Clip(tmp_path / "bad.mp4")
     some = [*clips[:3], bad, *clips[3:]]
     for workers in (0, 2):
-        config = DataConfig(workers=workers)
+        config = DataConfig(workers=workers, decode_timeout=HANG)
         batches = list(eval_batches(some, TOKENS, SPEC, config, batch_size=3, windows=2))
         assert torch.cat([b["index"] for b in batches]).tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
         assert [r["file"] for b in batches for r in b["skipped"]] == [str(bad.video)]
         assert [b["video"].shape[0] for b in batches] == [6, 4, 6]
         assert batches[0]["captions"] == ["", "one", ""]
         assert batches[0]["text"].shape == (3, 1, 5)
-
-
-def test_windows_lie_where_they_may():
-    free = Clip(None)
-    assert [window_start(free, 10.0, 3.0, place) for place in (0.0, 0.5, 1.0)] == [0.0, 3.5, 7.0]
-    assert window_start(free, 2.0, 3.0, 0.7) == 0.0
-    ranged = Clip(None, start=4.0, end=9.0)
-    assert [window_start(ranged, 20.0, 3.0, place) for place in (0.0, 1.0)] == [4.0, 6.0]
-    narrow = Clip(None, start=4.0, end=5.0)  # shorter than the window: the window covers it
-    assert [window_start(narrow, 20.0, 3.0, place) for place in (0.0, 1.0)] == [2.0, 4.0]
-    assert window_start(Clip(None, start=18.0, end=30.0), 20.0, 3.0, 1.0) == 17.0
 
 
 def test_skip_log(tmp_path):

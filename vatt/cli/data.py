@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="set", required=True, metavar="NAME")
     for name, info in DATASETS.items():
         what = f"annotations: {info.about}"
-        made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
-        _set_arguments(made, name)
+        _set_arguments(commands.add_parser(name, help=what, description=what, allow_abbrev=False), name)
     what = "try every file of a manifest or folder, and write a manifest of the good ones"
     _check_arguments(commands.add_parser("check", help=what, description=what, allow_abbrev=False))
 

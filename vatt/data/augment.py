@@ -37,7 +37,7 @@ class CentreView(SquareView):
 
 
 class RandomView:
-    """A random crop, flip and colour change, drawn when it is made: the same for all frames of a clip."""
+    """A random crop, flip and colour change, drawn once: the same for all frames of a clip."""
 
     def __init__(self, config: AugmentConfig, rng: np.random.Generator) -> None:
         self.config = config

@@ -30,7 +30,7 @@ class DataConfig:
     weights: list[float] = field(default_factory=list)  # how often each source is drawn from; empty: equally often
     workers: int = 2  # decoding processes of each rank
     prefetch: int = 4  # batches that each of them keeps ready
-    decode_timeout: float = 30.0  # seconds for one clip, then it counts as bad
+    decode_timeout: float = 30.0  # seconds for one clip, then it is skipped
     max_bad_share: float = 0.1  # of the clips that were tried; more stops the run
     eval_share: float = 0.05  # held out for evaluation where a data set names no split
     vocabulary: str | None = None  # one word a line, or BERT's vocab.txt; None learns the words from the captions

@@ -133,7 +133,9 @@ def view_batches(
     A batch holds index (B,) int64; x (B * V, ...), the views of a clip in a row (absent if B is 0); and skipped, a
     record {dataset, file, field, reason, index} of each clip that cannot be decoded.
     """
-    chosen = _ViewSet(clips, numbers, views, modality, spec, config.decode_timeout)
+    views_of = _ViewSet(clips, numbers, views, modality, spec, config.decode_timeout)
     options = worker_options(config, len(numbers), ahead=1)
-    made = DataLoader(chosen, batch_size=batch_size, collate_fn=_collate_views, generator=torch.Generator(), **options)
-    yield from made
+    loader = DataLoader(
+        views_of, batch_size=batch_size, collate_fn=_collate_views, generator=torch.Generator(), **options
+    )
+    yield from loader

@@ -1,6 +1,6 @@
 """Classes by name: which number a label has, and what is wrong with those that have none.
 
-A class is known by its name alone. Its number is its place in the list of classes, which a trained model keeps in its
+A class is known by its name alone. Its number is its index in the list of classes, which a trained model keeps in its
 configuration; so a label file in another order changes nothing.
 """
 
@@ -52,13 +52,13 @@ class Classes:
                 "has no label" if not found else f"has {len(found)} labels, {SEPARATOR.join(found)}; the task takes one"
             )
             raise LabelError(f"{clip.video}, column {self.column}: {what}")
-        places = self._places
-        unknown = [label for label in found if label not in places]
+        indices = self._indices
+        unknown = [label for label in found if label not in indices]
         if unknown:
             near = difflib.get_close_matches(unknown[0], self.names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the {len(self.names)} classes begin {self.names[:3]}"
             raise LabelError(f"{clip.video}, column {self.column}: {unknown[0]!r} is no class; {hint}")
-        return sorted({places[label] for label in found})
+        return sorted({indices[label] for label in found})
 
     def target(self, clip: Clip) -> Tensor:
         """float32 (K,): 1 for each class of the clip. Raises LabelError, see `numbers`."""
@@ -81,7 +81,7 @@ class Classes:
         return [name for number, name in enumerate(self.names) if not counts[number]]
 
     @cached_property
-    def _places(self) -> dict[str, int]:
+    def _indices(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 
 

@@ -24,7 +24,7 @@ from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.manifest import Clip
 from vatt.data.samples import PretrainReader, Sample
-from vatt.data.skipped import skipped_clip
+from vatt.data.skipped import Record, skipped_clip
 from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
 
@@ -111,10 +111,10 @@ class _TrainSet(Dataset):
         self.sources, self.read, self.seed = sources, read, seed
         self.schedule = Schedule([len(s.clips) for s in sources], [s.weight for s in sources], seed)
 
-    def __getitem__(self, number: int) -> tuple[Sample, int, list[dict[str, Any]]]:
+    def __getitem__(self, number: int) -> tuple[Sample, int, list[Record]]:
         pick = self.schedule.pick(number)
         source = self.sources[pick.source]
-        skipped: list[dict[str, Any]] = []
+        skipped: list[Record] = []
         for attempt in range(_SUBSTITUTES):
             rng = np.random.default_rng([self.seed, 7, pick.source, pick.count, attempt])
             item = pick.item if attempt == 0 else int(rng.integers(len(source.clips)))
@@ -126,7 +126,7 @@ class _TrainSet(Dataset):
         raise NoUsableClip(f"{source.name}: {len(skipped)} clips in a row could not be read, such as {reasons}")
 
 
-def _collate(items: list[tuple[Sample, int, list[dict[str, Any]]]]) -> Batch:
+def _collate(items: list[tuple[Sample, int, list[Record]]]) -> Batch:
     samples, indices, skipped = zip(*items, strict=True)
     batch: Batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
     batch["index"] = torch.tensor(indices)
@@ -151,7 +151,7 @@ class _Steps:
 class ClipLoader:
     """Batches for the steps from ``start_step`` on, for ever.
 
-    The ranks of a step share out one global batch, which is the same for any number of ranks that divides it.
+    The ranks split one global batch of each step, which is the same for any number of ranks that divides it.
 
     Args:
         sources: the data sets; all must have clips.
@@ -233,7 +233,7 @@ def worker_options(config: DataConfig, most: int | None = None, ahead: int | Non
 
 
 def _start_worker(worker: int) -> None:
-    """One thread, and deaf to the signals that a terminal or a launcher sends to all processes of a job.
+    """One thread, and the signals that a terminal or a launcher sends to all processes of a job are ignored.
 
     The job finishes its step and writes a checkpoint then, and a dead worker would raise in the middle of it. A worker
     ends when the loader is closed, or by itself when the job has gone.

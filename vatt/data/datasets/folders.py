@@ -23,7 +23,7 @@ _NAME_LINE = re.compile(r"(n\d{8})\s+(\D.*)")  # LOC_synset_mapping.txt
 def folder(annotations: Sequence[Path], videos: Path, *, kind: str | None = None) -> DatasetRows:
     """``CLASS/file`` or ``SPLIT/CLASS/file``: the label is the name of the sub-folder; files below it are its own.
 
-    The folders on top are splits if all of them that hold media are named so (train, val, validation, test, ...).
+    The top folders are splits if all of them with media in them are named so (train, val, validation, test, ...).
 
     Args:
         kind: "video", "audio" or "image"; needed where the folder holds several kinds, such as pictures of videos.

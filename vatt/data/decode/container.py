@@ -90,7 +90,7 @@ def origin_of(container: InputContainer) -> float:
 def frames_from(container: InputContainer, kind: str, start: float, limit: TimeLimit) -> Iterator[Any]:
     """Decoded frames of the first stream of a kind, from the keyframe at or before ``start`` on.
 
-    A packet that does not decode is passed over: the times of the frames tell what the holes mean.
+    A packet that does not decode is skipped: the times of the frames tell what the holes mean.
     """
     stream: Any = container.streams.get({kind: 0})[0]  # PyAV's stubs do not tell the kinds of streams apart
     stream.thread_count = 1  # the loader has a process a core; threads inside would fight with it
