@@ -1,1 +1,1 @@
-"""What pretraining is good for, shown on the sample: ``python -m bench.study``."""
+"""What pretraining is good for, shown on the sample: ``python -m bench study``."""

@@ -1,4 +1,4 @@
-"""What pretraining is good for, shown on the sample: ``python -m bench.study``.
+"""What pretraining is good for, shown on the sample: ``python -m bench study``.
 
 Runs the commands of the study one after the other, adds a row a command to the results file, and writes the tables and
 the picture of docs/results.md. What was done before is not done again.
@@ -12,35 +12,44 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from bench import ROOT
-from bench.study.experiments import SAMPLE, Experiment, study
-from bench.study.plots import draw
-from bench.study.results import RESULTS, Row, append, origin, read, row_of
-from bench.study.tables import TABLES
+import torch
+
+from bench import ROOT, store
+from bench.store import Row
+from bench.study.experiments import SAMPLE, Experiment, figures, study
+from bench.study.tables import TABLES, draw
 from vatt.sample import build, build_pictures
 
 PAGE = ROOT / "docs" / "results.md"
 PICTURE = ROOT / "docs" / "results.svg"
+RESULTS = ROOT / "bench" / "results" / "downstream.csv"
+FIELDS = (
+    *("time", "commit", "dirty", "device", "python", "torch", "deepspeed"),
+    *("kind", "task", "label", "init", "dropped", "seed"),
+    *("metric", "value", "second", "chance", "n", "steps", "samples_per_s", "command"),
+)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m bench.study", description=__doc__)
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("python -m bench study", description=__doc__)
     add = parser.add_argument
     add("--seeds", default="0,1,2", help="default: %(default)s")
     add("--out", type=Path, default=Path("runs/downstream"), help="folder of the runs (default: %(default)s)")
     add("--results", type=Path, default=RESULTS, metavar="FILE.csv")
     add("--list", action="store_true", help="print the commands alone")
     add("--page", action="store_true", help="write the tables and the picture of docs/results.md alone")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     found = study(options.out, [int(seed) for seed in options.seeds.split(",")])
     if options.list:
         print("\n".join(experiment.line for experiment in found))
         return 0
     if not options.page and not run(found, options.results):
         return 1
-    rows = read(options.results)
+    rows = store.read(options.results, FIELDS)
     if not rows:
         print(f"error: {options.results}: holds no row", file=sys.stderr)
         return 1
@@ -54,7 +63,8 @@ def run(found: Sequence[Experiment], results: Path) -> bool:
     """Runs what has no row yet. False if a command fails; what it printed is shown."""
     build(SAMPLE, seed=0, say=print)
     build_pictures(SAMPLE)
-    known = {row["command"] for row in read(results)}
+    store.append(results, [], FIELDS)
+    known = {row["command"] for row in store.read(results, FIELDS)}
     for number, experiment in enumerate(found, start=1):
         if experiment.line in known:
             continue
@@ -68,9 +78,20 @@ def run(found: Sequence[Experiment], results: Path) -> bool:
                 print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}\nerror: the command failed", file=sys.stderr)
                 return False
         row = row_of(experiment, where)
-        append(results, [row])
+        store.append(results, [row], FIELDS)
         print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
     return True
+
+
+def origin(results: Path) -> dict[str, Any]:
+    """Where a row that is made now comes from. That rows were added to ``results`` does not make the tree dirty."""
+    found = store.origin(torch.device("cuda" if torch.cuda.is_available() else "cpu"), aside=results)
+    return {name: found[name] for name in FIELDS if name in found} | {"deepspeed": version("deepspeed")}
+
+
+def row_of(experiment: Experiment, where: dict[str, Any]) -> dict[str, Any]:
+    """The row of an experiment that has ended. Raises StudyError if its result cannot be read."""
+    return {**where, **experiment.what, **figures(experiment), "command": experiment.line}
 
 
 def filled(page: str, rows: Sequence[Row]) -> str:
@@ -83,4 +104,4 @@ def filled(page: str, rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

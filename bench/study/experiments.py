@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from vatt.errors import UserError
 
 SAMPLE = Path("runs/sample-clips")
 DROPPED = (0, 25, 50, 75)  # per cent of the patches
@@ -22,25 +25,23 @@ PROBED = (("video", "motion"), ("video", "shape"), ("video", "colour"), ("audio"
 Figures = dict[str, Any]
 
 
-class StudyError(RuntimeError):
+class StudyError(UserError, RuntimeError):
     """An experiment whose result cannot be read. The message names the file."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One command, and the figures that its result gives.
+    """One command.
 
     Attributes:
         what: kind, task, label, init, dropped and seed, as columns of the results.
         command: after the interpreter.
         result: what the command writes when it has ended.
-        read: the figures in ``result`` by name.
     """
 
     what: dict[str, Any]
     command: tuple[str, ...]
     result: Path
-    read: Callable[[Path], Figures] = field(compare=False)
 
     @property
     def line(self) -> str:
@@ -57,7 +58,6 @@ def pretraining(out: Path, seed: int, steps: int, dropped: int = 50) -> Experime
         dict(kind="pretrain", task="retrieval", label="caption", init="random", dropped=dropped, seed=seed),
         (*command, "--out", str(folder), f"run.seed={seed}", "run.eval_every=0", *(rates if dropped != 50 else ())),
         folder / "retrieval.json",
-        _retrieval,
     )
 
 
@@ -76,7 +76,6 @@ def probe(out: Path, init: str, seed: int, task: str, label: str) -> Experiment:
         dict(kind="probe", task=task, label=label, init=init, seed=seed),
         (*command, *data, *quick, "--seed", str(seed), *random, "--out", str(result)),
         result,
-        _probe,
     )
 
 
@@ -95,7 +94,6 @@ def finetuning(
         dict(kind="finetune", task=task, label=label, init=init, dropped=dropped, seed=seed),
         (*command, *source, *shorter, "--out", str(folder), f"run.seed={seed}", *(kept if dropped else ())),
         folder / "evaluation.json",
-        _finetuned,
     )
 
 
@@ -114,41 +112,24 @@ def study(out: Path, seeds: Sequence[int]) -> list[Experiment]:
     return found
 
 
-def _json(path: Path) -> Any:
+def figures(experiment: Experiment) -> Figures:
+    """What the result of an experiment that has ended says: the metric and its figures. Raises StudyError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(experiment.result.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: cannot be read: {error}") from error
-
-
-def _pace(folder: Path) -> Figures:
-    """Steps of a run, and the median of its pace."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        raise StudyError(f"{experiment.result}: cannot be read: {error}") from error
+    if experiment.what["kind"] == "probe":
+        (row,) = content["rows"]
+        found = {"value": row["top1"], "second": row["top5"], "chance": row["chance"], "n": row["n_test"]}
+        return {"metric": "top-1", **found, "steps": content["low_rank"]["steps"]}
+    table = content["table"]
+    if experiment.what["kind"] == "pretrain":
+        recalls = {"value": table["text_to_video"]["r5"], "second": table["audio_to_video"]["r5"]}
+        found = {"metric": "R@5 text -> video", **recalls, "chance": table["chance"]["r5"], "n": table["chance"]["n"]}
+    else:
+        found = {"metric": "top-1", "value": table["top1"], "second": table["top5"]}
+        found |= {"chance": table["chance"], "n": table["n"]}
+    lines = (experiment.result.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [record for record in map(json.loads, lines) if record["kind"] == "train"]
-    paces = sorted(record["samples_per_s"] for record in records)
-    return {"steps": records[-1]["step"], "samples_per_s": paces[len(paces) // 2]}
-
-
-def _retrieval(path: Path) -> Figures:
-    table = _json(path)["table"]
-    return {
-        "metric": "R@5 text -> video",
-        "value": table["text_to_video"]["r5"],
-        "second": table["audio_to_video"]["r5"],
-        "chance": table["chance"]["r5"],
-        "n": table["chance"]["n"],
-        **_pace(path.parent),
-    }
-
-
-def _probe(path: Path) -> Figures:
-    content = _json(path)
-    (row,) = content["rows"]
-    figures = {"value": row["top1"], "second": row["top5"], "chance": row["chance"], "n": row["n_test"]}
-    return {"metric": "top-1", **figures, "steps": content["low_rank"]["steps"]}
-
-
-def _finetuned(path: Path) -> Figures:
-    table = _json(path)["table"]
-    figures = {"value": table["top1"], "second": table["top5"], "chance": table["chance"], "n": table["n"]}
-    return {"metric": "top-1", **figures, **_pace(path.parent)}
+    pace = statistics.median_high(record["samples_per_s"] for record in records)
+    return found | {"steps": records[-1]["step"], "samples_per_s": pace}

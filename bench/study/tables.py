@@ -1,12 +1,14 @@
-"""The tables of docs/results.md, from the rows of the study: means over seeds with their spread."""
+"""The tables and the picture of docs/results.md, from the rows of the study: means over seeds with their spread."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from bench import store
-from bench.study.results import Row
+from bench.store import Row
 
 NAMES = {
     ("video", "motion"): "motion, from video",
@@ -95,8 +97,9 @@ def drop_token(rows: Sequence[Row]) -> str:
     for dropped in ("0", "25", "50", "75"):
         made = _where(short_runs(rows), dropped=dropped)
         tuned = _where(rows, kind="finetune", dropped=dropped, init="pretrained", task="video", label="motion")
-        cells = [f"{dropped}%", str(len(made)), spread(made), f"{pace(dropped):.1f}", _megabytes(dropped)]
-        lines.append([*cells, str(len(tuned)), spread(tuned)])
+        step = _job(dropped)
+        pace, memory = f"{float(step['rate']):.1f}", f"{float(step['peak_mib']):.0f}"
+        lines.append([f"{dropped}%", str(len(made)), spread(made), pace, memory, str(len(tuned)), spread(tuned)])
     head = ["dropped", "seeds", "pretraining: R@5 text -> video", "clips/s", "memory, MiB"]
     return _table([*head, "seeds", "fine-tuning: motion, top-1"], lines)
 
@@ -107,26 +110,74 @@ def _job(dropped: str) -> Row:
     return next(row for row in reversed(store.read(store.RESULTS)) if (row["op"], row["case"]) == ("pretrain", case))
 
 
-def pace(dropped: str) -> float:
-    """Clips a second of that step."""
-    return float(_job(dropped)["rate"])
-
-
-def _megabytes(dropped: str) -> str:
-    return f"{float(_job(dropped)['peak_mib']):.0f}"
-
-
 def machine(rows: Sequence[Row]) -> str:
     """What all rows ran on, in a line."""
 
     def every(name: str) -> str:
         return ", ".join(sorted({row[name] for row in rows}))
 
-    seeds = every("seed")
     return (
-        f"Device: {every('device')}, 2 cores; Python {every('python')}, torch {every('torch')}, DeepSpeed "
-        f"{every('deepspeed')}; commit {every('commit')}; seeds {seeds}; mean ± standard deviation over seeds."
+        f"Device: {every('device')}; Python {every('python')}, torch {every('torch')}, DeepSpeed {every('deepspeed')}; "
+        f"commit {every('commit')}; seeds {every('seed')}; mean ± standard deviation over seeds."
     )
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Writes an .svg of bars with the spread over seeds: pretrained beside from scratch, and DropToken."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = newest(rows)
+    with pyplot.rc_context({"svg.hashsalt": "vatt", "svg.fonttype": "path", "font.size": 10}):
+        figure, axes = pyplot.subplot_mosaic([["bars", "bars"], ["accuracy", "pace"]], figsize=(10, 7.4))
+        _bars(axes["bars"], rows)
+        _dropped(axes["accuracy"], rows)
+        shares = sorted({int(row["dropped"]) for row in short_runs(rows)})
+        axes["pace"].bar(shares, [float(_job(str(share))["rate"]) for share in shares], 14, color="#0b5bd3")
+        axes["pace"].set(ylabel="clips/s", title="Pace of a pretraining step by the patches dropped")
+        for name in ("accuracy", "pace"):
+            axes[name].set_xticks((0, 25, 50, 75), ("0%", "25%", "50%", "75%"))
+            axes[name].set_ylim(bottom=0)
+        figure.tight_layout()
+        figure.savefig(path, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _figures(rows: Sequence[Row], **wanted: str) -> tuple[float, float]:
+    """Mean and standard deviation, in per cent."""
+    values = [100 * float(row["value"]) for row in _where(rows, **wanted)]
+    return (mean(values), stdev(values) if len(values) > 1 else 0.0) if values else (0.0, 0.0)
+
+
+def _bars(axes: Any, rows: Sequence[Row]) -> None:
+    tuned = _where(rows, kind="finetune", dropped="0")
+    tasks = lines_of(tuned)
+    for place, (init, name, colour) in enumerate(
+        (("pretrained", "pretrained", "#0b5bd3"), ("random", "from scratch", "#9aa4ae"))
+    ):
+        found = [_figures(tuned, task=task, label=label, steps=steps, init=init) for _, task, label, steps in tasks]
+        places = [number + 0.38 * place - 0.19 for number in range(len(tasks))]
+        heights, errors = [value for value, _ in found], [error for _, error in found]
+        axes.bar(places, heights, 0.36, yerr=errors, capsize=3, color=colour, label=name)
+    axes.axhline(100 / 6, color="#57606a", linestyle=":", linewidth=1, label="chance")
+    axes.set_xticks(range(len(tasks)), [name.replace(", ", ",\n") for name, *_ in tasks])
+    axes.set(ylabel="top-1, % of held-out clips", title="Fine-tuning for equally many steps")
+    axes.legend(frameon=False)
+
+
+def _dropped(axes: Any, rows: Sequence[Row]) -> None:
+    tuned = _where(rows, kind="finetune", init="pretrained", task="video", label="motion")
+    for name, found, colour in (
+        ("fine-tuning: motion, top-1", tuned, "#0b5bd3"),
+        ("pretraining: R@5 text -> video", short_runs(rows), "#c2410c"),
+    ):
+        shares = sorted({int(row["dropped"]) for row in found})
+        values, errors = zip(*(_figures(found, dropped=str(share)) for share in shares), strict=True)
+        axes.errorbar(shares, values, errors, marker="o", capsize=3, color=colour, label=name)
+    axes.set(ylabel="%", title="Accuracy by the patches dropped")
+    axes.legend(frameon=False, loc="lower left")
 
 
 TABLES = {"pretraining": pretrained, "scratch": against_scratch, "droptoken": drop_token, "machine": machine}

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.study.__main__ import PAGE, PICTURE, filled
+from bench.store import append, read
+from bench.study.__main__ import FIELDS, PAGE, PICTURE, RESULTS, filled, origin, row_of
 from bench.study.experiments import StudyError, finetuning, pretraining, probe, study
-from bench.study.plots import draw
-from bench.study.results import FIELDS, RESULTS, append, origin, read, row_of
-from bench.study.tables import TABLES, against_scratch, newest
+from bench.study.tables import TABLES, against_scratch, draw, newest
 from train.evaluation.cli import parse as parse_evaluation
 from train.finetuning.cli import parse as parse_finetuning
 from train.pretraining.cli import parse as parse_pretraining
@@ -54,16 +53,16 @@ def test_rows_are_what_the_commands_left(tmp_path):
     made.result.write_text(json.dumps({"table": table}))
     paces = [{"kind": "train", "step": step, "samples_per_s": pace} for step, pace in ((20, 9.0), (40, 5.0), (60, 7.0))]
     (made.result.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in paces))
-    row = row_of(made, origin())
+    row = row_of(made, origin(RESULTS))
     assert (row["value"], row["second"], row["steps"], row["samples_per_s"]) == (0.4, 0.05, 60, 7.0)
     tuned = finetuning(tmp_path, "random", 0, "video", "motion")
     tuned.result.parent.mkdir(parents=True)
     tuned.result.write_text("{")
     with pytest.raises(StudyError, match=r"evaluation.json: cannot be read"):
-        row_of(tuned, origin())
-    append(tmp_path / "r.csv", [row])
-    append(tmp_path / "r.csv", [{**row, "value": 0.5}])
-    rows = read(tmp_path / "r.csv")
+        row_of(tuned, origin(RESULTS))
+    append(tmp_path / "r.csv", [row], FIELDS)
+    append(tmp_path / "r.csv", [{**row, "value": 0.5}], FIELDS)
+    rows = read(tmp_path / "r.csv", FIELDS)
     assert [r["value"] for r in rows] == ["0.4", "0.5"]
     assert [r["value"] for r in newest(rows)] == ["0.5"]
     assert probe(tmp_path, "random", 2, "video", "shape").line.count("--random-init 2") == 1
@@ -89,7 +88,7 @@ def test_means_and_spreads():
 
 
 def test_the_page_is_that_of_the_committed_results(tmp_path):
-    rows, page = read(RESULTS), PAGE.read_text()
+    rows, page = read(RESULTS, FIELDS), PAGE.read_text()
     assert set(re.findall(r"<!-- table: (\w+) -->", page)) == set(TABLES)
     assert filled(page, rows) == page
     assert Path(PICTURE).read_text().startswith("<?xml")
