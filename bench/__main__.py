@@ -33,8 +33,8 @@ SUBCOMMANDS: dict[str, tuple[str, list[str]]] = {
     "sweep": ("bench.gpu", ["--only", "sweep"]),
     "compiled": ("bench.compiled", []),
     "lower-bounds": ("bench.floors", []),
-    "jobs": ("bench.jobs.__main__", []),
-    "decode": ("bench.decode", []),
+    "jobs": ("bench.jobs.run", []),
+    "decode": ("bench.jobs.run", ["--only", "decode"]),
     "report": ("bench.report.__main__", []),
     "study": ("bench.study.__main__", []),
 }

@@ -101,7 +101,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         if given:
             print(f"bench.run: --only jobs does not take {', '.join(given)}; see python -m bench.jobs", file=sys.stderr)
             return 2
-        from bench.jobs.__main__ import main as jobs
+        from bench.jobs.run import main as jobs
 
         return jobs([*_shared(options)])
     if options.base:

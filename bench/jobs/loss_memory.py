@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from bench import peers
 from bench.costs import cost_of
+from bench.jobs.case import Row, attempt, case, figures
 from bench.jobs.model import pace
-from bench.jobs.options import Options
-from bench.jobs.rows import Report, Row, attempt, case, times
+from bench.jobs.options import Options, doubling
 from bench.measure.memory import peak_mib
-from bench.measure.timing import tidy
+from bench.measure.process import Message
 from bench.problems import make
 from bench.shapes import NceShape, words
 from vatt.kernels.registry import backends
@@ -20,11 +21,11 @@ from vatt.kernels.registry import backends
 CANDIDATES, WIDTH = 5, 256  # of the models
 
 
-def loss_memory(options: Options, report: Report) -> None:
+def loss_memory(options: Options) -> Iterator[Message]:
     """Measures every backend of ours, and the loss in the style of open_clip. Each ends at its first failure."""
     device = torch.device(options.device)
     for provider in (*backends("nce"), "open_clip"):
-        for videos in options.batches or _doubling(*options.amount.losses):
+        for videos in options.batches or doubling(*options.amount.losses):
             shape = NceShape(name=f"b{videos}", videos=videos, candidates=CANDIDATES, width=WIDTH, dtype=torch.float32)
             about = case(
                 options,
@@ -35,18 +36,10 @@ def loss_memory(options: Options, report: Report) -> None:
                 shape=words(shape),
                 dtype="float32",
                 dropout=0.0,
-                select=["--batch", str(videos)],
+                select=dict(batch=videos),
             )
-            if not attempt(report, about, device, partial(_measured, options, shape, provider)):
+            if not (yield from attempt(about, device, partial(_measured, options, shape, provider))):
                 break
-            tidy(device)
-
-
-def _doubling(first: int, last: int) -> list[int]:
-    found = [first]
-    while 2 * found[-1] <= last:
-        found.append(2 * found[-1])
-    return found
 
 
 def _measured(options: Options, shape: NceShape, provider: str) -> Row:
@@ -63,11 +56,6 @@ def _measured(options: Options, shape: NceShape, provider: str) -> Row:
     both()
     peak = peak_mib(both, device)
     timing = pace(both, device, options.budget / 2, options.amount.fewest)
-    return {
-        **times(timing),
-        "tflops": cost_of(provider, shape, True).flops / timing.median * 1e-9,
-        "rate": 1e3 * shape.videos / timing.median,
-        "unit": "clips/s",
-        "peak_mib": peak,
-        "note": "peak beyond the embeddings; their gradients are among it",
-    }
+    tflops = cost_of(provider, shape, True).flops / timing.median * 1e-9
+    note = "peak beyond the embeddings; their gradients are among it"
+    return figures(timing, shape.videos, "clips/s", tflops=tflops, peak_mib=peak, note=note)

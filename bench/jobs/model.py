@@ -1,4 +1,4 @@
-"""A preset with random inputs, and its training step as `train` makes it: bf16 weights on a GPU, float32 on a CPU."""
+"""A preset on random inputs, and its training step as training makes it: bf16 weights on a GPU, float32 on a CPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.jobs.case import MOST, Row, case, repeat
+from bench.jobs.options import Options
 from bench.measure.peaks import measure_roofs
 from bench.measure.timing import Timing, summarise
 from vatt.analysis.flops import peak_flops
 from vatt.models.config import VATTConfig
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
-
-MOST = 200  # steps of one case
 
 
 def config_of(model: str, drop: int, tiny: bool) -> VATTConfig:
@@ -31,13 +31,25 @@ def config_of(model: str, drop: int, tiny: bool) -> VATTConfig:
     return replace(config, **parts, text=replace(config.text, **cut))
 
 
-def dropout_of(config: VATTConfig) -> float:
-    return (config.unified if config.backbone == "unified" else config.video).dropout_rate
-
-
-def type_of(device: torch.device) -> torch.dtype:
-    """Of weights and activations, as `train` casts them."""
+def dtype_of(device: torch.device) -> torch.dtype:
+    """Of weights and activations, as training casts them."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def model_case(
+    options: Options, job: str, model: str, batch: int, config: VATTConfig, name: str, *, more: str = "", **rest: Any
+) -> Row:
+    """The columns of a case that runs a preset: its inputs and ``more`` are the shape. ``rest`` goes before."""
+    spec, backbone = config.input, config.unified if config.backbone == "unified" else config.video
+    shape = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
+    known: Row = dict(
+        provider=f"ours {options.backend}",
+        shape=f"{shape}{spec.candidates} x {spec.words} words{more}",
+        dtype=str(dtype_of(torch.device(options.device))).removeprefix("torch."),
+        dropout=backbone.dropout_rate,
+        select=dict(model=model, batch=batch),
+    )
+    return case(options, job, f"{model} b{batch}{name}", **known | rest)
 
 
 def random_batch(config: VATTConfig, batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -58,13 +70,13 @@ def random_batch(config: VATTConfig, batch: int, device: torch.device) -> dict[s
 class Training:
     """Model, loss and AdamW (fused on a GPU). `step` is one update; DropToken keeps other patches at each.
 
-    The optimizer's states have the type of the weights. `train` on a GPU keeps weights and states in float32 besides
+    The optimizer's states have the type of the weights. Training on a GPU keeps weights and states in float32 besides
     (ZeRO): 16 bytes a parameter more than here, which ranks can share out.
     """
 
     def __init__(self, config: VATTConfig, device: torch.device, backend: str = "auto") -> None:
         torch.manual_seed(0)
-        self.module = Pretraining(config, backend).to(device, type_of(device)).train()
+        self.module = Pretraining(config, backend).to(device, dtype_of(device)).train()
         self._trained = [p for p in self.module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self._trained, lr=1e-4, fused=device.type == "cuda")
         self._steps = 0
@@ -88,11 +100,7 @@ def pace(step: Callable[[], Any], device: torch.device, seconds: float, fewest: 
     ``step`` ran before. About ``seconds``, and at least ``fewest`` steps.
     """
     if device.type != "cuda":
-        times: list[float] = []
-        while len(times) < fewest or (sum(times) < 1e3 * seconds and len(times) < MOST):
-            began = time.perf_counter()
-            step()
-            times.append(1e3 * (time.perf_counter() - began))
+        times = repeat(step, seconds, fewest)
         return summarise(times, times)
     once = _between(step, 1)[0][0]
     return summarise(*_between(step, max(fewest, min(MOST, int(1e3 * seconds / max(once, 0.01))))))
@@ -120,5 +128,5 @@ def peak_of(device: torch.device, size: str) -> tuple[float, str]:
     known = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if known:
         return known, f"MFU of the data sheet's {known * 1e-12:.4g} TFLOP/s (bf16)"
-    roofs, _ = measure_roofs(device, size, 0.01 if size == "tiny" else 0.5)
-    return roofs.matmul, f"MFU of a large product measured before, {roofs.matmul * 1e-12:.4g} TFLOP/s"
+    peaks, _ = measure_roofs(device, size, 0.01 if size == "tiny" else 0.5)
+    return peaks.matmul, f"MFU of a large product measured before, {peaks.matmul * 1e-12:.4g} TFLOP/s"

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from bench import store
 from vatt.config import nearest
+from vatt.errors import UserError
 from vatt.presets import PRESETS
 
-JOBS = ("pretrain", "train", "loader", "embed", "loss_memory")
+JOBS = {
+    "pretrain": "training steps on random inputs: presets, rates of DropToken, batches doubling until memory ends",
+    "train": "``deepspeed train/pretrain.py`` on the built-in sample, as it records itself",
+    "loader": "clips a second of reading, and the share of time that a model's steps wait for it",
+    "embed": "clips a second from files to embeddings",
+    "loss_memory": "the contrastive loss against the batch",
+    "decode": "clips a second of reading on one core, beside bare decoding of the same windows",
+}
 DROPS = (50, 0, 25, 75)  # % of the patches that DropToken drops; what the models are configured for comes first
-DEFAULT_DROP = DROPS[0]
 GIB = 2**30
 
 
-class JobError(ValueError):
+class JobError(UserError, ValueError):
     """A request that cannot be met; the message names the option."""
+
+
+def doubling(first: int, last: int) -> tuple[int, ...]:
+    """first, 2 * first, ... up to ``last``."""
+    return (first, *(doubling(2 * first, last) if 2 * first <= last else ()))
 
 
 @dataclass(frozen=True)
@@ -29,20 +47,15 @@ class Sweep:
     last: int
     full: bool = True
 
-    def batches(self) -> tuple[int, ...]:
-        found = [self.first]
-        while 2 * found[-1] <= self.last:
-            found.append(2 * found[-1])
-        return tuple(found)
-
 
 @dataclass(frozen=True)
 class Size:
     """How much of each job is measured.
 
     ``model`` and ``batch``: of train, loader and embed; ``seconds``: for the steps of one case, at least ``fewest`` of
-    them; ``clips``: files that are written to be read; ``losses``: first and last batch of the contrastive loss;
-    ``steps``, ``log``: of the training command; ``limit``: seconds for a process, after which it is ended.
+    them; ``clips``: files that are written to be read, and clips of a round of decode; ``losses``: first and last batch
+    of the contrastive loss; ``steps``, ``log``: of the training command; ``limit``: seconds for a process, after which
+    it is ended.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -96,7 +109,7 @@ class Options:
 
     device: str
     size: str
-    only: tuple[str, ...] = JOBS
+    only: tuple[str, ...] = tuple(JOBS)
     models: tuple[str, ...] | None = None
     batches: tuple[int, ...] | None = None
     drops: tuple[int, ...] | None = None
@@ -155,38 +168,61 @@ class Options:
 
     def cases(self, sweep: Sweep) -> list[tuple[int, tuple[int, ...]]]:
         """(drop in %, batches in rising order), in the order of measuring."""
-        batches, first = self.batches or sweep.batches(), self.batches or (sweep.first,)
-        drops = self.drops or DROPS
-        return [(drop, batches if sweep.full or drop == DEFAULT_DROP else first) for drop in drops]
+        batches, first = self.batches or doubling(sweep.first, sweep.last), self.batches or (sweep.first,)
+        return [(drop, batches if sweep.full or drop == DROPS[0] else first) for drop in self.drops or DROPS]
 
     def reading(self) -> list[tuple[str, int]]:
         """(preset, clips a batch) of train, loader and embed."""
-        return [
-            (name, batch)
-            for name in self.models or (self.amount.model,)
-            for batch in self.batches or (self.amount.batch,)
-        ]
+        batches = self.batches or (self.amount.batch,)
+        return [(name, batch) for name in self.models or (self.amount.model,) for batch in batches]
+
+
+def parse(argv: Sequence[str], doc: str | None = None) -> tuple[Options, Path | None]:
+    """Options and results file. A bad value ends the program with a message."""
+    jobs = "\n".join(f"{name:<12} {words}" for name, words in JOBS.items())
+    parser = argparse.ArgumentParser(
+        "python -m bench jobs",
+        description=f"{doc}\n\n{jobs}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("--only", nargs="+", choices=tuple(JOBS), help="default: all")
+    add("--model", dest="models", nargs="+", metavar="NAME", help="presets; default: those of the size")
+    add("--batch", dest="batches", nargs="+", type=int, metavar="N", help="clips a step; default: those of the size")
+    add("--drop", dest="drops", nargs="+", type=int, metavar="PERCENT", help="of patches; default: 50 0 25 75")
+    add("--backend", choices=("auto", "triton", "torch"), help="of our operations; default: auto")
+    add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    add("--size", choices=tuple(SIZES), help="how much; default: that of the device")
+    add("--seconds", type=float, metavar="S", help="for the steps of one case; default: that of the size")
+    add("--limit", type=float, metavar="S", help="for one process, which is ended then; default: that of the size")
+    add("--threads", type=int, help="of PyTorch on a CPU; default: the cores of this process")
+    add("--memory-gib", type=float, help="a process may hold on a CPU; default: 60%% of what is available")
+    add("--results", type=Path, metavar="FILE.csv", help="append the rows; default: print only")
+    given: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(argv)).items()
+    }
+    results, cuda = given.pop("results", None), torch.cuda.is_available()
+    device = given.setdefault("device", "cuda" if cuda else "cpu")
+    if device == "cuda" and not cuda:
+        parser.error("--device cuda: PyTorch finds no CUDA device here")
+    given.setdefault("size", "gpu" if device == "cuda" else "cpu")
+    if device == "cpu":
+        given.setdefault("memory_gib", available_gib())
+    try:
+        return Options(**given), results
+    except JobError as error:
+        parser.error(str(error))
 
 
 def available_gib(share: float = 0.6) -> float | None:
     """``share`` of the main memory that is free for this process, in GiB; None where the system does not tell."""
-    found = [_meminfo(), _cgroup()]
-    known = [size for size in found if size is not None]
-    return share * min(known) / GIB if known else None
-
-
-def _meminfo() -> float | None:
-    try:
+    found = []
+    with suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _cgroup() -> float | None:
-    """What a container may still take. It counts cached files as taken, so this errs to the safe side."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        return float((folder / "memory.max").read_text()) - float((folder / "memory.current").read_text())
-    except (OSError, ValueError):  # no such limit, or "max"
-        return None
+        found += [1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError):  # no such limit, or "max"
+        # What a container may still take. It counts cached files as taken, so this errs to the safe side.
+        group = Path("/sys/fs/cgroup")
+        found.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    return share * min(found) / GIB if found else None

@@ -1,56 +1,123 @@
-"""All jobs, each piece in a process of its own, so that an error or a lack of memory is a row and frees everything."""
+"""Measures whole jobs and appends each row to a results file: ``python -m bench jobs [--only JOB ...]``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import Any
 
-from bench.jobs.options import Options
-from bench.jobs.rows import Row, case
-from bench.measure.process import running, worker
+import torch
+
+from bench import store
+from bench.jobs.case import Row, case
+from bench.jobs.loss_memory import loss_memory
+from bench.jobs.options import GIB, Options, parse
+from bench.jobs.pretraining import pretrain, train
+from bench.jobs.reading import decode, embed, loader
+from bench.measure.process import Message, Send, running, worker
+
+WORK: dict[str, Callable[[Options], Iterator[Message]]] = {
+    "pretrain": pretrain,
+    "train": train,
+    "loader": loader,
+    "embed": embed,
+    "loss_memory": loss_memory,
+    "decode": decode,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """0; 1 if nothing could be measured; 2 for a results file that is none."""
+    options, path = parse(argv, __doc__)
+    if options.device == "cpu":
+        torch.set_num_threads(options.cores)
+    origin = store.origin(torch.device(options.device))
+    print(f"{origin['device']}, torch {origin['torch']}, commit {origin['commit']}", flush=True)
+    measured = 0
+    try:
+        if path is not None:
+            store.append(path, [])  # a file that is none is told now, not after the first hour
+        with closing(jobs(options)) as rows:  # type: ignore[type-var]
+            for row in rows:
+                measured += row.get("ms") is not None
+                print(line(row), flush=True)
+                if path is not None:
+                    store.append(path, [{**origin, "time": store.now(), **row}])
+    except store.StoreError as error:
+        print(f"bench jobs: --results: {error}", file=sys.stderr)
+        return 2
+    return 0 if measured else 1
+
+
+def line(row: Row) -> str:
+    """A row as one short line of text."""
+    head = f"{row['op']} {row['case']} {row['mode']} {row['provider']}"
+    if row.get("ms") is None:
+        return f"{head}: {row['note']}"
+    parts = [f"{row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})", f"{row['rate']:.4g} {row['unit']}"]
+    words = {"tflops": "{:.3g} TFLOP/s", "mfu": "MFU {:.1%}", "wait_share": "waiting {:.0%}", "peak_mib": "{:.0f} MiB"}
+    parts += [text.format(row[name]) for name, text in words.items() if row.get(name) is not None]
+    return f"{head}: {', '.join(parts)}"
 
 
 def jobs(options: Options) -> Iterator[Row]:
     """Measures, and yields each row (columns of `bench.store` without those of ORIGIN) as soon as it is known.
 
-    A case that fails is a row whose ``note`` says why; nothing is raised for it. A ``close`` ends what is running.
+    Each job has a process of its own, pretrain one for each preset, so that an error or a lack of memory is a row and
+    frees everything. A case that fails is a row whose ``note`` says why; nothing is raised for it. A ``close`` ends
+    what is running.
     """
-    for job, model in pieces(options):
-        if job == "train":
-            from bench.jobs.train import train
-
-            yield from train(options)
-        else:
-            yield from in_process(options, job, model)
-
-
-def pieces(options: Options) -> list[tuple[str, str | None]]:
-    """(job, preset) of each process; the preset where a job has one process for each."""
-    found: list[tuple[str, str | None]] = []
     for job in options.only:
-        found += [(job, sweep.model) for sweep in options.sweeps()] if job == "pretrain" else [(job, None)]
-    return found
+        if job == "train":  # the command has a process of its own
+            yield from (message["done"] for message in train(options) if "done" in message)
+        elif job == "pretrain":
+            for sweep in options.sweeps():
+                yield from in_process(replace(options, models=(sweep.model,)), job)
+        else:
+            yield from in_process(options, job)
 
 
-def command(options: Options, job: str, model: str | None) -> list[str]:
-    """The process of a piece."""
-    return worker("bench.jobs.worker:work", {"options": asdict(options), "job": job, "model": model})
+def command(options: Options, job: str) -> list[str]:
+    """The process of a job."""
+    return worker("bench.jobs.run:work", {"options": asdict(options), "job": job})
 
 
-def in_process(options: Options, job: str, model: str | None) -> Iterator[Row]:
-    """The rows of one piece, and one for the case that ended its process, if one did."""
-    select = [] if model is None else ["--model", model]
-    begun: Row | None = case(
-        options, job, model or "all", mode="start", provider=f"ours {options.backend}", select=select
-    )
-    with running(command(options, job, model), limit=options.end) as run:
-        for message in run.messages():
+def in_process(options: Options, job: str) -> Iterator[Row]:
+    """The rows of one job, and one for the case that ended its process, if one did."""
+    (model,) = options.models if options.models and job == "pretrain" else ("all",)
+    select = {} if model == "all" else {"model": model}
+    begun: Row | None = case(options, job, model, mode="start", provider=f"ours {options.backend}", select=select)
+    with running(command(options, job), limit=options.end) as process:
+        for message in process.messages():
+            begun = message.get("begin")
             if "done" in message:
-                begun = None
                 yield message["done"]
-            else:
-                begun = message["begin"]
-        why = run.why()
+        why = process.why()
     if why is not None:
-        about = begun or case(options, job, model or "all", mode="end", provider="ours", select=select)
+        about = begun or case(options, job, model, mode="end", provider="ours", select=select)
         yield {**about, "note": why}
+
+
+def options_of(values: dict[str, Any]) -> Options:
+    """The options again from their JSON, where tuples are lists."""
+    changed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Options(**changed)
+
+
+def work(asked: Message, send: Send, requests: Iterator[Message]) -> None:
+    """Does one job in this process (`bench.measure.process.worker`)."""
+    options = options_of(asked["options"])
+    if options.device == "cpu":
+        torch.set_num_threads(options.cores)
+        if options.memory_gib is not None:  # on a GPU, CUDA maps far more than it uses
+            # Allocations beyond this fail with an error, before the system runs short and ends other processes.
+            resource.setrlimit(resource.RLIMIT_DATA, (int(options.memory_gib * GIB),) * 2)
+    for message in WORK[asked["job"]](options):
+        send(message)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

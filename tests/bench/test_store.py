@@ -70,6 +70,7 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
         read(tmp_path / "missing.csv")
 
 
+@pytest.mark.slow
 def test_two_processes_append_whole_rows(tmp_path):
     path = tmp_path / "results.csv"
     code = (
