@@ -15,7 +15,7 @@ from train.config.sections import EngineConfig, OptimConfig
 from train.core.engine import deepspeed_json
 from vatt.__main__ import main
 from vatt.analysis.plan import Request, predict
-from vatt.analysis.plan.communication import ONCE, TWICE, Links, loss_exchanges, state_exchanges
+from vatt.analysis.plan.communication import ONCE, TWICE, Links, loss_collectives, state_collectives
 from vatt.analysis.plan.compute import COLUMNS, RESULTS, ResultsError, read_results, same_gpu
 from vatt.analysis.plan.predict import GIB
 from vatt.analysis.plan.zero import Buckets, Weights, state_bytes, weights
@@ -128,12 +128,12 @@ def test_links_by_hand():
     assert Links(1, 1, 100.0, 10.0, 0.5).seconds(800, TWICE) == 0
 
 
-def test_exchanges_by_stage():
+def test_collectives_by_stage():
     count = Weights(trained=(60, 40), frozen=(10,), buffers=0)
     sizes = Buckets(reduce_bucket_size=50, max_reuse_distance=1000)
 
     def volumes(zero, dtype, sizes=sizes):
-        return [(e.volume, e.passes, e.messages) for e in state_exchanges(count, zero, dtype, sizes)]
+        return [(e.volume, e.passes, e.messages) for e in state_collectives(count, zero, dtype, sizes)]
 
     assert volumes(0, torch.float32) == [(400, TWICE, 2)]
     assert volumes(0, torch.bfloat16) == volumes(1, torch.bfloat16) == [(200, TWICE, 2), (200, ONCE, 1)]
@@ -142,8 +142,8 @@ def test_exchanges_by_stage():
     assert volumes(3, torch.bfloat16, short)[0] == (440, ONCE, 2)
 
 
-def test_the_loss_exchanges_embeddings_and_statistics():
-    found = {e.name: e for e in loss_exchanges(preset("vatt-base"), batch=4, ranks=8)}
+def test_the_loss_collectives_embeddings_and_statistics():
+    found = {e.name: e for e in loss_collectives(preset("vatt-base"), batch=4, ranks=8)}
     rows = 32 * (2 * 512 + (1 + 5) * 256) * 4
     assert found["embeddings, all-gather"].volume == found["their gradients, all-reduce"].volume == rows
     assert found["their gradients, all-reduce"].passes == TWICE

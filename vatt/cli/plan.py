@@ -24,31 +24,54 @@ from vatt.presets import PRESETS, preset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of a `Request`, whose defaults stay away from the namespace: so it tells what the user set."""
+    """The fields of a `Request`. Their defaults stay out of the namespace, so that it tells what the user set."""
     parser.set_defaults(refuse=parser.error)
     unset = argparse.SUPPRESS
     add = partial(parser.add_argument, default=unset)
     add("--model", required=True, metavar="NAME", help=", ".join(PRESETS))
     add("--gpus", required=True, type=int, metavar="N")
     add("--batch", required=True, type=int, metavar="N", help="samples of a step on all GPUs")
-    add("--zero", type=int, choices=STAGES, help="stage (default: 0; bf16 runs it as 1)")
-    add("--gpus-per-node", type=int, metavar="N", help="default: 8")
-    add("--intra-gbps", type=float, metavar="X", help="GB/s a GPU sends within a node (default: 450)")
-    add("--inter-gbps", type=float, metavar="X", help="GB/s a GPU sends to other nodes (default: 50)")
-    add("--latency-us", type=float, metavar="X", help="to start a collective (default: 20)")
-    add("--steps", type=int, metavar="N", help="of the run (default: 500000)")
+    add("--zero", type=int, choices=STAGES, help=f"stage (default: {Request.zero}; bf16 runs 0 as 1)")
+    add("--gpus-per-node", type=int, metavar="N", help=f"default: {Request.gpus_per_node}")
+    add(
+        "--intra-gbps",
+        type=float,
+        metavar="X",
+        help=f"GB/s a GPU sends within a node (default: {Request.intra_gbps:g})",
+    )
+    add(
+        "--inter-gbps",
+        type=float,
+        metavar="X",
+        help=f"GB/s a GPU sends to other nodes (default: {Request.inter_gbps:g})",
+    )
+    add("--latency-us", type=float, metavar="X", help=f"to start a collective (default: {Request.latency_us:g})")
+    add("--steps", type=int, metavar="N", help=f"of the run (default: {Request.steps})")
     add("--checkpointing", action="store_true", help="engine.activation_checkpointing")
-    add("--gpu", metavar="NAME", help="as in vatt/analysis/flops.py (default: H100 SXM)")
-    add("--memory-gib", type=float, metavar="X", help="of a GPU (default: 80)")
-    add("--reserve-gib", type=float, metavar="X", help="of it not for tensors counted here (default: 2)")
-    add("--dtype", choices=tuple(TYPES), help="default: bf16")
-    add("--kernels", choices=tuple(OURS), help="engine.kernels (default: triton)")
+    add("--gpu", metavar="NAME", help=f"as in vatt/analysis/flops.py (default: {Request.gpu})")
+    add("--memory-gib", type=float, metavar="X", help=f"of a GPU (default: {Request.memory_gib:g})")
+    add(
+        "--reserve-gib",
+        type=float,
+        metavar="X",
+        help=f"of it not for tensors counted here (default: {Request.reserve_gib:g})",
+    )
+    add("--dtype", choices=tuple(TYPES), help=f"default: {Request.dtype}")
+    add("--kernels", choices=tuple(OURS), help=f"engine.kernels (default: {Request.kernels})")
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
-        "--mfu", type=float, metavar="X", default=unset, help="share of the peak that the computation reaches"
+        "--mfu",
+        type=float,
+        metavar="X",
+        default=unset,
+        help=f"share of the peak that is reached (default: {Request.mfu})",
     )
     rate.add_argument(
-        "--results", type=Path, metavar="FILE.csv", default=unset, help=f"measured rows (default: {RESULTS.name})"
+        "--results",
+        type=Path,
+        metavar="FILE.csv",
+        default=unset,
+        help="measured rows (default: bench/results/results.csv of a checkout)",
     )
     parser.add_argument("--json", action="store_true")
 
@@ -110,9 +133,9 @@ def lines(plan: Plan) -> Iterator[str]:
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     yield f"  {verdict} in {request.memory_gib:g} GiB; the largest batch that fits: {plan.largest_batch} a GPU"
     yield from ("", "Communication of a step: GB that a GPU sends (within its node, to other nodes), ms")
-    for exchange, seconds in plan.exchanges:
-        intra, inter = request.links().sent(exchange.volume, exchange.passes)
-        yield f"  {exchange.name:<30}{intra / 1e9:>9.4f}{inter / 1e9:>9.4f}{1e3 * seconds:>10.3f}"
+    for collective, seconds in plan.collectives:
+        intra, inter = request.links().sent(collective.volume, collective.passes)
+        yield f"  {collective.name:<30}{intra / 1e9:>9.4f}{inter / 1e9:>9.4f}{1e3 * seconds:>10.3f}"
     yield f"  {'sum':<48}{1e3 * plan.communication:>10.3f}"
     yield from (
         "",
@@ -138,7 +161,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "largest_batch_per_gpu": plan.largest_batch,
         "memory_traffic_bytes": plan.traffic,
-        "communication": [{**asdict(exchange), "seconds": seconds} for exchange, seconds in plan.exchanges],
+        "communication": [{**asdict(collective), "seconds": seconds} for collective, seconds in plan.collectives],
         "compute_seconds": plan.speed.seconds,
         "mfu": plan.speed.mfu,
         "step_seconds": plan.step,

@@ -51,7 +51,7 @@ class Links:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Collective:
     """One or several collectives of a kind: bytes of the whole result, passes of the ring, number of messages."""
 
     name: str
@@ -63,7 +63,7 @@ class Exchange:
         return links.seconds(self.volume, self.passes, self.messages)
 
 
-def state_exchanges(count: Weights, zero: int, dtype: torch.dtype, sizes: Buckets) -> list[Exchange]:
+def state_collectives(count: Weights, zero: int, dtype: torch.dtype, sizes: Buckets) -> list[Collective]:
     """Gradients and parameters.
 
     Stages 1 and 2 all-reduce, although each rank needs only a part: DeepSpeed's use_multi_rank_bucket_allreduce. Stage
@@ -76,18 +76,18 @@ def state_exchanges(count: Weights, zero: int, dtype: torch.dtype, sizes: Bucket
     stage, s, trained = effective_stage(zero, dtype), dtype.itemsize, sum(count.trained)
     flushes = -(-trained // sizes.reduce_bucket_size)
     if stage < 3:
-        found = [Exchange("gradients, all-reduce", trained * s, TWICE, flushes)]
-        return found if stage == 0 else [*found, Exchange("parameters, all-gather", trained * s, ONCE)]
+        found = [Collective("gradients, all-reduce", trained * s, TWICE, flushes)]
+        return found if stage == 0 else [*found, Collective("parameters, all-gather", trained * s, ONCE)]
     stay = 2 * count.total <= sizes.max_reuse_distance
     gathers = 1 if stay else 2
     messages = gathers * -(-count.total // sizes.prefetch_bucket_size)
     return [
-        Exchange("parameters, all-gather", gathers * count.total * s, ONCE, messages),
-        Exchange("gradients, reduce-scatter", trained * s, ONCE, flushes),
+        Collective("parameters, all-gather", gathers * count.total * s, ONCE, messages),
+        Collective("gradients, reduce-scatter", trained * s, ONCE, flushes),
     ]
 
 
-def loss_exchanges(config: VATTConfig, batch: int, ranks: int) -> list[Exchange]:
+def loss_collectives(config: VATTConfig, batch: int, ranks: int) -> list[Collective]:
     """Embeddings and batch norm statistics, for ``batch`` samples a rank.
 
     The embeddings of all ranks are gathered and their gradients all-reduced (gloo has no reduce-scatter). Batch norms
@@ -98,11 +98,11 @@ def loss_exchanges(config: VATTConfig, batch: int, ranks: int) -> list[Exchange]
     weights = config.loss.vid_txt_weight, config.loss.vid_aud_weight, config.loss.aud_txt_weight
     messages = 2 * sum(weight > 0 for weight in weights)
     found = [
-        Exchange("embeddings, all-gather", gathered, ONCE, messages),
-        Exchange("their gradients, all-reduce", gathered, TWICE, messages),
+        Collective("embeddings, all-gather", gathered, ONCE, messages),
+        Collective("their gradients, all-reduce", gathered, TWICE, messages),
     ]
     if not config.head.sync_bn:
         return found
     widths = [config.head.d_va] * 3 if config.head.kind == "joint" else [config.head.d_va] * 2 + [config.head.d_vat]
     values = sum(2 * (2 * width + 1) for width in widths)
-    return [*found, Exchange("batch norms, all-reduce", 4 * values, TWICE, 4 * len(widths))]
+    return [*found, Collective("batch norms, all-reduce", 4 * values, TWICE, 4 * len(widths))]

@@ -1,11 +1,11 @@
-"""A whole plan: memory of a GPU, what is exchanged, time of a step and of the run."""
+"""A whole plan: memory of a GPU, its communication, time of a step and of the run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from vatt.analysis.memory import Activations, activation_bytes, traffic_bytes
-from vatt.analysis.plan.communication import Exchange, loss_exchanges, state_exchanges
+from vatt.analysis.plan.communication import Collective, loss_collectives, state_collectives
 from vatt.analysis.plan.compute import Speed, speed
 from vatt.analysis.plan.request import ASSUMED, CONFIGURATION, Assumption, Request
 from vatt.analysis.plan.zero import Buckets, States, effective_stage, state_bytes, weights
@@ -23,7 +23,7 @@ class Plan:
 
     ``memory``: by part, in the backward pass; ``update``: while the optimizer runs, without activations;
     ``largest_batch``: samples a GPU that fit, 0 if none do; ``traffic``: bytes that both passes read and write at least
-    (see `vatt.analysis.memory.traffic_bytes`); ``exchanges``: with the seconds of each.
+    (see `vatt.analysis.memory.traffic_bytes`); ``collectives``: with the seconds of each.
     """
 
     request: Request
@@ -31,7 +31,7 @@ class Plan:
     update: int
     largest_batch: int
     traffic: int
-    exchanges: list[tuple[Exchange, float]]
+    collectives: list[tuple[Collective, float]]
     speed: Speed
     assumptions: list[Assumption]
 
@@ -46,8 +46,8 @@ class Plan:
 
     @property
     def communication(self) -> float:
-        """Seconds of a step that the exchanges take."""
-        return sum(seconds for _, seconds in self.exchanges)
+        """Seconds of a step that all collectives take."""
+        return sum(seconds for _, seconds in self.collectives)
 
     @property
     def step(self) -> dict[str, float]:
@@ -74,8 +74,8 @@ def predict(request: Request) -> Plan:
     config, links = preset(request.model), request.links()
     states = state_bytes(config, request.zero, request.gpus, request.type)
     count = weights(config)
-    exchanges = state_exchanges(count, request.zero, request.type, Buckets())
-    exchanges += loss_exchanges(config, request.local_batch, request.gpus)
+    collectives = state_collectives(count, request.zero, request.type, Buckets())
+    collectives += loss_collectives(config, request.local_batch, request.gpus)
     computed = speed(request, config)
     return Plan(
         request,
@@ -83,7 +83,7 @@ def predict(request: Request) -> Plan:
         update_bytes(request, states),
         largest_batch(request, config, states),
         traffic_bytes(_activations(request, config), request.type, sum(count.trained)),
-        [(exchange, exchange.seconds(links)) for exchange in exchanges],
+        [(collective, collective.seconds(links)) for collective in collectives],
         computed,
         [*computed.assumptions, *_assumptions(request)],
     )
