@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vatt.models.config import TextConfig, VATTConfig
 from vatt.weights.tensorflow import config as official_config
-from vatt.weights.tensorflow.load import gradients, load_official
+from vatt.weights.tensorflow.variables import gradients, load_variables
 
 REFERENCE = Path(os.environ.get("VATT_REFERENCE", Path(__file__).parents[1] / "reference"))
 
@@ -86,7 +86,7 @@ def vatt_config(parts: Mapping[str, Any], arch: str, loss: Mapping[str, Any] | N
 
 def loaded(module: nn.Module, golden: Golden) -> nn.Module:
     """``module`` in evaluation mode with the golden parameters, every one of them accounted for."""
-    load_official(module, golden.by_path)
+    load_variables(module, golden.by_path)
     return module.eval()
 
 

@@ -12,7 +12,8 @@ import torch
 from tests.golden.golden import REFERENCE, assert_close, fill, vatt_config
 from vatt.models import VATT, Classifier, VideoBackbone, WaveformBackbone
 from vatt.models.config import VideoConfig, WaveformConfig
-from vatt.weights.tensorflow.load import OfficialError, for_backbone, from_checkpoint, load_official, variables
+from vatt.weights.tensorflow import TensorFlowError
+from vatt.weights.tensorflow.variables import for_backbone, from_checkpoint, load_variables, variables
 
 FOLDERS = sorted(path.name for path in REFERENCE.glob("tf_ckpt_*"))
 PRETRAINED = [name for name in FOLDERS if not (REFERENCE / name / "config.json").read_text().count('"num_classes"')]
@@ -63,7 +64,7 @@ def classifier(folder):
 def test_pretrained(folder):
     _, arrays, stored = read(folder)
     model = pretraining_model(folder)
-    load_official(model, stored)
+    load_variables(model, stored)
     audio = tensor(arrays["input/audio"]).squeeze(-1)
     with torch.no_grad():
         out = model.eval()(tensor(arrays["input/video"]), audio, tensor(arrays["input/text"]))
@@ -77,7 +78,7 @@ def test_pretrained(folder):
 def test_finetuned(folder):
     _, arrays, stored = read(folder)
     model = classifier(folder)
-    load_official(model, stored)
+    load_variables(model, stored)
     x = only_input(arrays)
     with torch.no_grad():
         logits = model.eval()(x)
@@ -107,7 +108,7 @@ def test_backbone_restored_from_pretraining(folder):
     model = classifier(folder)
     before = {key: value.clone() for key, value in model.classifier.state_dict().items()}
     modality = read(folder)[0]["overrides"]["modality"]
-    load_official(model.backbone, for_backbone(stored, modality), resample_positions=True)
+    load_variables(model.backbone, for_backbone(stored, modality), resample_positions=True)
 
     ours = variables(model.backbone)
     for name, key in keys.items():
@@ -128,8 +129,8 @@ def test_tables_of_another_size_are_refused_unless_resampled():
     stored[table] = np.concatenate([stored[table], stored[table]])
     model = classifier(folder)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(OfficialError, match=rf"{table}: official shape \(.*needs \("):
-        load_official(model, stored)
+    with pytest.raises(TensorFlowError, match=rf"{table}: official shape \(.*needs \("):
+        load_variables(model, stored)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -138,5 +139,5 @@ def test_missing_and_unused_variables_are_named():
     stored = dict(read(folder)[2])
     stored.pop("_ops/cls/bias")
     stored["stray/kernel"] = np.zeros(1)
-    with pytest.raises(OfficialError, match=r"missing variables: \['_ops/cls/bias'\]; unused variables: \['stray"):
-        load_official(classifier(folder), stored)
+    with pytest.raises(TensorFlowError, match=r"missing variables: \['_ops/cls/bias'\]; unused variables: \['stray"):
+        load_variables(classifier(folder), stored)

@@ -7,7 +7,7 @@ import torch
 
 from tests.golden.golden import FORWARD, FORWARD_TRAINING, assert_close, assert_gradients, load, loaded, vatt_config
 from vatt.objectives.pretraining import Pretraining
-from vatt.weights.tensorflow.load import variables
+from vatt.weights.tensorflow.variables import variables
 
 FILES = ["full_tx_fac", "full_ut_fac"]
 

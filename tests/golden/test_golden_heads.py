@@ -7,7 +7,7 @@ import pytest
 from tests.golden.golden import GRADIENT, assert_close, assert_gradients, load, loaded
 from vatt.models.config import HeadConfig
 from vatt.models.heads import build_head
-from vatt.weights.tensorflow.load import variables
+from vatt.weights.tensorflow.variables import variables
 
 MODALITIES = ("video", "audio", "text")
 

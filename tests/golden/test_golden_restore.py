@@ -14,7 +14,7 @@ from vatt.models import build_classifier
 from vatt.weights.restore import backbone_config, restore_backbone
 from vatt.weights.tensorflow.config import classifier_config
 from vatt.weights.tensorflow.convert import convert
-from vatt.weights.tensorflow.names import variables
+from vatt.weights.tensorflow.variables import variables
 
 RESTORED = sorted(path.parent.name for path in REFERENCE.glob("tf_ckpt_*/restored.npz"))
 

@@ -17,11 +17,11 @@ from vatt.config import ConfigError, to_dict
 from vatt.models import VATT, Classifier
 from vatt.models.classifier import build_classifier
 from vatt.weights.folder import load_pretrained
-from vatt.weights.tensorflow import Bundle, ReleasedError
+from vatt.weights.tensorflow import Bundle, TensorFlowError
 from vatt.weights.tensorflow.choose import account
 from vatt.weights.tensorflow.config import official_config
 from vatt.weights.tensorflow.convert import convert, fill
-from vatt.weights.tensorflow.load import variables
+from vatt.weights.tensorflow.variables import variables
 
 FOLDERS = sorted(path.name for path in REFERENCE.glob("tf_ckpt_*"))
 CONFIGS = {name: json.loads((REFERENCE / name / "config.json").read_text()) for name in FOLDERS}
@@ -129,7 +129,7 @@ def test_several_shards_and_variables_of_no_known_kind(tmp_path):
     assert_recorded_outputs(load_pretrained(tmp_path / "out"), SMALL)
 
 
-def refused(tmp_path, prefix, model, match, overrides=(), error=ReleasedError):
+def refused(tmp_path, prefix, model, match, overrides=(), error=TensorFlowError):
     with pytest.raises(error, match=match):
         convert(prefix, model, tmp_path / "out", overrides)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
@@ -190,7 +190,9 @@ def test_a_tensor_that_no_variable_fills_is_named():
     model = build_classifier(official_config(CONFIGS[SMALL]))
     wanted = variables(model)
     wanted.pop("_base/tx/layers/0/mha/k/kernel")
-    with pytest.raises(ReleasedError, match=r"no variable fills backbone\.encoder\.layers\.0\.attention\.qkv_weight$"):
+    with pytest.raises(
+        TensorFlowError, match=r"no variable fills backbone\.encoder\.layers\.0\.attention\.qkv_weight$"
+    ):
         fill(model, bundle, account(bundle.keys()).model, wanted)
 
 
@@ -222,7 +224,7 @@ def test_what_stands_at_out_is_left_alone(tmp_path):
     before = (tmp_path / "out" / "config.json").stat().st_mtime_ns
     (tmp_path / "file").write_text("mine")
     for name in ("out", "file"):
-        with pytest.raises(ReleasedError, match=f"{name}: exists and is not an empty folder"):
+        with pytest.raises(TensorFlowError, match=f"{name}: exists and is not an empty folder"):
             convert(REFERENCE / SMALL, config_of(SMALL), tmp_path / name)
     assert (tmp_path / "out" / "config.json").stat().st_mtime_ns == before
 

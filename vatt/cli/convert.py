@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vatt.presets import CLASSIFIERS, PRESETS
-from vatt.weights.tensorflow.convert import Report, convert
+from vatt.weights.tensorflow.convert import Conversion, convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def account(report: Report) -> str:
+def account(report: Conversion) -> str:
     """What was converted and what was left out, in a few lines."""
     lines = [
         f"{report.model}: {len(report.converted)} variables converted, {report.parameters:,} parameters",

@@ -1,7 +1,7 @@
 """Configuration of the VATT models: one dataclass a part, with the field names of the official configuration.
 
 The names (``d_kv``, ``max_temporal_buckets``, ``spectoral``, ...) are those of the official code
-(google-research/vatt/configs), so that its configurations and released weights map one to one.
+(google-research/vatt/configs), so that its configurations and checkpoints map one to one.
 """
 
 from __future__ import annotations

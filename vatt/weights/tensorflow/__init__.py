@@ -1,4 +1,4 @@
-"""The released TensorFlow 2 weights: a reader of their files, and their conversion to a model folder of ours.
+"""Checkpoints of the official code, in TensorFlow 2: a reader of their files, and their conversion to our folders.
 
 TensorFlow is not needed. It is 600 MB, the releases that wrote these files no longer install beside a current Python,
 and what has to be read is small and has not changed since 2016: a sorted table of protocol buffers (``.index``) that
@@ -7,6 +7,6 @@ any such checkpoint.
 """
 
 from vatt.weights.tensorflow.bundle import Bundle
-from vatt.weights.tensorflow.table import ReleasedError
+from vatt.weights.tensorflow.table import TensorFlowError
 
-__all__ = ["Bundle", "ReleasedError"]
+__all__ = ["Bundle", "TensorFlowError"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vatt.weights.tensorflow.crc32c import crc32c, unmask
-from vatt.weights.tensorflow.table import ReleasedError, fields, read_table
+from vatt.weights.tensorflow.table import TensorFlowError, fields, read_table
 
 # tensorflow/core/framework/types.proto: number -> name, and the type in the file. Strings have no fixed size.
 _TYPES: dict[int, tuple[str, str]] = {
@@ -57,7 +57,7 @@ class Bundle:
             ``checkpoint`` file, whose latest is taken.
 
     Raises:
-        ReleasedError: no checkpoint, an unreadable index, a shard that is missing or shorter than the index says.
+        TensorFlowError: no checkpoint, an unreadable index, a shard that is missing or shorter than the index says.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -68,7 +68,7 @@ class Bundle:
             self.shards = _header(table.pop(b"", b""))
             self._entries = {key.decode(): _entry(value) for key, value in table.items()}
         except ValueError as error:
-            raise ReleasedError(f"{self.index}: {error}") from error
+            raise TensorFlowError(f"{self.index}: {error}") from error
         self._check_shards()
 
     def keys(self) -> list[str]:
@@ -94,34 +94,34 @@ class Bundle:
         """The array of a key, checked against its checksum; bfloat16 comes as float32 of the same values.
 
         Raises:
-            ReleasedError: no such key, not numbers, or damaged; the message names the file and the key.
+            TensorFlowError: no such key, not numbers, or damaged; the message names the file and the key.
         """
         entry = self.entry(key)
         path = self.data_file(entry.shard)
         name, kind = _TYPES.get(entry.type, (f"type {entry.type}", ""))
         if not kind:
-            raise ReleasedError(f"{self.index}: {key} holds {name}, not numbers that can be read")
+            raise TensorFlowError(f"{self.index}: {key} holds {name}, not numbers that can be read")
         count, item = math.prod(entry.shape), np.dtype(kind).itemsize
         if entry.size != count * item:
-            raise ReleasedError(
+            raise TensorFlowError(
                 f"{self.index}: {key} has {entry.size} bytes, but shape {entry.shape} of {name} needs {count * item}"
             )
         try:
             array = np.fromfile(path, kind, count, offset=entry.offset)
         except OSError as error:
-            raise ReleasedError(f"{path}: cannot be read: {error}") from error
+            raise TensorFlowError(f"{path}: cannot be read: {error}") from error
         if array.size != count:
-            raise ReleasedError(f"{path}: {key} needs {count} values, but the file ends after {array.size}")
+            raise TensorFlowError(f"{path}: {key} needs {count} values, but the file ends after {array.size}")
         if crc32c(array) != unmask(entry.crc):
-            raise ReleasedError(f"{path}: the checksum of {key} is wrong; the file is damaged, fetch it again")
+            raise TensorFlowError(f"{path}: the checksum of {key} is wrong; the file is damaged, fetch it again")
         if name == "bfloat16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
         return array.reshape(entry.shape)
 
     def entry(self, key: str) -> Entry:
-        """Where the array of a key lies. Raises ReleasedError: no such key."""
+        """Where the array of a key lies. Raises TensorFlowError: no such key."""
         if key not in self._entries:
-            raise ReleasedError(f"{self.index}: holds no {key}")
+            raise TensorFlowError(f"{self.index}: holds no {key}")
         return self._entries[key]
 
     def _check_shards(self) -> None:
@@ -129,22 +129,22 @@ class Bundle:
             path = self.data_file(shard)
             needed = max((e.offset + e.size for e in self._entries.values() if e.shard == shard), default=0)
             if not path.is_file():
-                raise ReleasedError(f"{path}: no such file; the checkpoint has {self.shards} data file(s)")
+                raise TensorFlowError(f"{path}: no such file; the checkpoint has {self.shards} data file(s)")
             found = path.stat().st_size
             if found < needed:
-                raise ReleasedError(f"{path}: is cut off: the index needs {needed} bytes, the file has {found}")
+                raise TensorFlowError(f"{path}: is cut off: the index needs {needed} bytes, the file has {found}")
         beyond = [key for key, entry in self._entries.items() if entry.shard >= self.shards]
         if beyond:
-            raise ReleasedError(f"{self.index}: {beyond[0]} lies in a shard beyond the {self.shards} that there are")
+            raise TensorFlowError(f"{self.index}: {beyond[0]} lies in a shard beyond the {self.shards} that there are")
 
 
 def _prefix(path: Path) -> Path:
-    """The prefix meant by a prefix, one of its files, or a folder. Raises ReleasedError."""
+    """The prefix meant by a prefix, one of its files, or a folder. Raises TensorFlowError."""
     if path.is_dir():
         return _latest(path)
     prefix = path.with_name(_DATA.sub("", path.name).removesuffix(".index"))
     if not prefix.with_name(prefix.name + ".index").is_file():
-        raise ReleasedError(
+        raise TensorFlowError(
             f"{prefix}.index: no such file; give PREFIX of PREFIX.index and PREFIX.data-00000-of-00001, or a folder "
             "with a file named checkpoint"
         )
@@ -156,10 +156,10 @@ def _latest(folder: Path) -> Path:
     try:
         text = state.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ReleasedError(f"{state}: cannot be read ({error}); give the prefix of the checkpoint") from error
+        raise TensorFlowError(f"{state}: cannot be read ({error}); give the prefix of the checkpoint") from error
     found = re.search(r'^model_checkpoint_path:\s*"([^"]+)"', text, re.MULTILINE)
     if not found:
-        raise ReleasedError(f"{state}: has no line model_checkpoint_path; give the prefix of the checkpoint")
+        raise TensorFlowError(f"{state}: has no line model_checkpoint_path; give the prefix of the checkpoint")
     path = folder / found[1]  # an absolute path stays as it is
     if not path.with_name(path.name + ".index").is_file():
         path = folder / path.name  # it was moved here since it was written

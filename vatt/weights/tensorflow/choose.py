@@ -1,4 +1,4 @@
-"""Which model a checkpoint is converted to: a named one, or the one of a configuration file."""
+"""What the keys of a checkpoint are, and which model it becomes: a named one, or that of a configuration file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.weights.tensorflow.bundle import Bundle
 from vatt.weights.tensorflow.config import is_official, official_config
-from vatt.weights.tensorflow.load import from_checkpoint
-from vatt.weights.tensorflow.table import ReleasedError
+from vatt.weights.tensorflow.table import TensorFlowError
+from vatt.weights.tensorflow.variables import LEAF, SLOT, from_checkpoint
 
-# What each variable of a checkpoint is: one of the model, an optimizer slot, bookkeeping, or something else.
-
-
-_SLOT = "/.OPTIMIZER_SLOT/"
-_LEAF = "/.ATTRIBUTES/VARIABLE_VALUE"
+_CLASS_BIAS = "_ops/cls/bias"
 # The object graph, the counter of saves, and the counters and settings of Adam and SGD.
 _BOOKKEEPING = {"_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter", "global_step"} | {
     f"optimizer/{name}" for name in ("iter", "beta_1", "beta_2", "decay", "momentum", "learning_rate", "epsilon")
@@ -39,8 +35,8 @@ def account(keys: Iterable[str]) -> Accounts:
     """Sorts the keys of a checkpoint. ``unused`` are those that are none of the three known kinds."""
     keys = sorted(keys)
     model = from_checkpoint({key: key for key in keys})
-    slots = [key for key in keys if _SLOT in key]
-    bookkeeping = [key for key in keys if key.removesuffix(_LEAF) in _BOOKKEEPING]
+    slots = [key for key in keys if SLOT in key]
+    bookkeeping = [key for key in keys if key.removesuffix(LEAF) in _BOOKKEEPING]
     known = {*model.values(), *slots, *bookkeeping}
     return Accounts(model, slots, bookkeeping, [key for key in keys if key not in known])
 
@@ -61,9 +57,6 @@ def describe(paths: Collection[str]) -> str:
     return "no VATT model"
 
 
-_CLASS_BIAS = "_ops/cls/bias"
-
-
 def choose(
     model: str, bundle: Bundle, accounts: Accounts, overrides: Sequence[str] = ()
 ) -> VATTConfig | ClassifierConfig:
@@ -77,8 +70,8 @@ def choose(
         overrides: ``section.field=value``, see `vatt.config.override`.
 
     Raises:
-        ReleasedError, ConfigError: no such model, or a configuration that cannot be used; or the checkpoint has another
-            kind of network.
+        ConfigError: no such model, or a configuration that cannot be used.
+        TensorFlowError: the same of an official configuration, or the checkpoint has another kind of network.
     """
     config: VATTConfig | ClassifierConfig
     if model in PRESETS:
@@ -100,7 +93,7 @@ def _read(path: Path) -> VATTConfig | ClassifierConfig:
         if is_official(values):
             return official_config(values)
         return from_dict(ClassifierConfig, values) if "num_classes" in values else from_dict(VATTConfig, values)
-    except (ReleasedError, ConfigError) as error:
+    except (TensorFlowError, ConfigError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 
@@ -121,7 +114,7 @@ def _from_checkpoint(config: ClassifierConfig, bundle: Bundle, accounts: Account
 
 def _same_kind(config: VATTConfig | ClassifierConfig, bundle: Bundle, accounts: Accounts) -> None:
     if not accounts.model:
-        raise ReleasedError(
+        raise TensorFlowError(
             f"{bundle.index}: holds no variable of a VATT model, such as model/layer_with_weights-0/..."
         )
     holds = describe(accounts.model)
@@ -132,4 +125,4 @@ def _same_kind(config: VATTConfig | ClassifierConfig, bundle: Bundle, accounts: 
             ["_base_layer/unified_backbone/" if config.backbone == "unified" else "_base_layer/vid_backbone"]
         )
     if holds != asked:
-        raise ReleasedError(f"{bundle.index}: holds {holds}; --model asks for {asked}")
+        raise TensorFlowError(f"{bundle.index}: holds {holds}; --model asks for {asked}")

@@ -23,85 +23,7 @@ from vatt.models.config import (
     WaveformConfig,
 )
 from vatt.presets import SIZES, classifier_preset
-from vatt.weights.tensorflow.table import ReleasedError
-
-# Head, loss and input of an official configuration (google-research/vatt/configs/{head,loss,multimodal}.py).
-
-
-def only_bridge(model: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """The one entry of ``section.bridge``. Raises ReleasedError: none, or several."""
-    entries = model[section]["bridge"]
-    if len(entries) != 1:
-        raise ReleasedError(f"{section}.bridge: {len(entries)} entries cannot be honoured; exactly one")
-    return dict(entries[0])
-
-
-def head_config(bridge: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of our `HeadConfig` from an official bridge. Raises ReleasedError: it cannot be honoured."""
-    kinds = {"mlp_fac": "fac", "mlp_joint": "joint"}
-    kind = _one_of("head_config.bridge.name", bridge["name"], kinds)
-    video, audio, text = (
-        bridge[f"{key}_kwargs"]["d_model"] for key in ("vid_to_aud_txt", "aud_to_vid_txt", "txt_to_vid_aud")
-    )
-    if audio != video or (kind == "joint" and text != video):
-        raise ReleasedError(f"head_config.bridge: d_model {video}, {audio}, {text}: these spaces must be of one size")
-    norm = bridge.get("bn_config", {})
-    if norm.get("scale", True) is not True:
-        raise ReleasedError("head_config.bridge.bn_config.scale=False cannot be honoured; only True")
-    sync = bridge.get("use_xreplica_bn", True)
-    return {
-        "kind": kind,
-        "d_va": video,
-        "d_vat": text,
-        "bn_momentum": 0.9 if sync else norm.get("momentum", 0.9),  # the official cross-replica norm fixes it
-        "bn_epsilon": norm.get("epsilon", 1e-5),
-        "sync_bn": sync,
-    }
-
-
-def loss_config(bridge: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of our `LossConfig` from an official bridge loss. Raises ReleasedError: it cannot be honoured."""
-    values = dict(bridge)
-    kind = _one_of(
-        "loss_config.bridge.name", values.pop("name"), {"asymmetric_nce": "asymmetric", "symmetric_nce": "symmetric"}
-    )
-    if values.pop("loss_weight", 1.0) != 1:
-        raise ReleasedError(f"loss_config.bridge.loss_weight={bridge['loss_weight']!r} cannot be honoured; only 1")
-    return {"kind": kind, **values}
-
-
-def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConfig:
-    """The clip that the network reads, from ``input_shapes`` and ``overrides`` as far as they say it.
-
-    The number of frames a second is not recorded: it follows where both frames and sound are known.
-
-    Raises:
-        ReleasedError: frames that are not square.
-    """
-    shapes, given = official.get("input_shapes") or {}, official.get("overrides") or {}
-    names = {"num_frames": "frames", "frame_size": "size", "sample_rate": "sample_rate", "max_num_words": "words"}
-    found: dict[str, Any] = {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
-    clip = shapes.get("video") or shapes.get("images")
-    if clip:
-        _, found["frames"], found["size"], width, _ = clip
-        if width != found["size"]:
-            raise ReleasedError(f"input_shapes: frames of {found['size']} x {width} cannot be honoured; only squares")
-    if shapes.get("text"):
-        found["words"] = shapes["text"][1]
-    made = dataclasses.replace(default, **found)
-    if shapes.get("audio"):
-        seconds = shapes["audio"][1] / made.sample_rate
-        if "frames" not in found:
-            made.frames = max(1, round(seconds * default.fps))
-        made.fps = made.frames / seconds
-    return made
-
-
-def _one_of(what: str, value: Any, known: Mapping[str, str]) -> str:
-    if value not in known:
-        raise ReleasedError(f"{what}={value!r} cannot be honoured; only {', '.join(known)}")
-    return known[value]
-
+from vatt.weights.tensorflow.table import TensorFlowError
 
 Section = TypeVar("Section")
 
@@ -125,13 +47,94 @@ _BY_KIND = {
 }
 
 
+def is_official(config: Mapping[str, Any]) -> bool:
+    """Whether a dictionary is an official configuration rather than one of ours."""
+    return "model_config" in config
+
+
+def official_config(official: Mapping[str, Any]) -> VATTConfig | ClassifierConfig:
+    """A whole official configuration: of a pretraining model or a fine-tuned one.
+
+    Raises:
+        TensorFlowError: a field cannot be honoured or a part is missing; the message names it.
+        ConfigError: a value of the wrong type.
+    """
+    try:
+        return vatt_config(official) if "head_config" in official["model_config"] else classifier_config(official)
+    except (TensorFlowError, ConfigError):
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise TensorFlowError(f"the official configuration lacks a part or has another layout: {error!r}") from error
+
+
+def vatt_config(official: Mapping[str, Any]) -> VATTConfig:
+    """The official configuration of a pretraining model (TX_FAC, UT_FAC). Raises as `official_config`."""
+    model = official["model_config"]
+    backbone = model["backbone_config"]
+    if "unified_backbone" in backbone:
+        arch, parts = "UT", {"unified": _named(backbone, "unified_backbone", "unified_model_kwargs")}
+    else:
+        arch = "TX"
+        parts = {m: _named(backbone, f"{m}_backbone", f"{m}_model_kwargs") for m in ("video", "audio", "text")}
+    head = head_config(only_bridge(model, "head_config"))
+    config = from_parts(parts, arch, head, loss_config(only_bridge(model, "loss_config")))
+    name = str(model.get("model_name", official.get("model_arch", "vatt")))
+    return dataclasses.replace(config, name=name, input=input_config(official, config.input))
+
+
+def classifier_config(official: Mapping[str, Any]) -> ClassifierConfig:
+    """The official configuration of a fine-tuned video or waveform Transformer. Raises as `official_config`."""
+    model = official["model_config"]
+    name = str(model.get("name") or official.get("model_arch", "")).lower()
+    if not name.startswith(("vit", "wat")):
+        raise TensorFlowError(f"model_config.name: {name!r} cannot be honoured; classifiers are vit_* or wat_*")
+    video = name.startswith("vit")
+    config = classifier_preset("vit-base" if video else "wat-base")
+    if video:
+        config.video = fill(VideoConfig, {"name": name, **model})
+    else:
+        config.waveform = fill(WaveformConfig, {"name": name, **model})
+    changes: dict[str, Any] = {"name": name, "classes": []}
+    for theirs, field in (("num_classes", "num_classes"), ("cls_dropout_rate", "dropout")):
+        if model.get(theirs) is not None:
+            changes[field] = model[theirs]
+    return dataclasses.replace(update(config, changes), input=input_config(official, config.input))
+
+
+def from_parts(
+    parts: Mapping[str, Any], arch: str, head: Mapping[str, Any], loss: Mapping[str, Any] | None = None
+) -> VATTConfig:
+    """A pretraining model of its backbones' official fields.
+
+    Args:
+        parts: ``unified``, or ``video``, ``audio`` and ``text``: official fields of each.
+        arch: official ``model_arch``; ``UT_*`` has one backbone for all modalities.
+        head, loss: fields of our sections `HeadConfig` and `LossConfig`.
+
+    Raises:
+        TensorFlowError, ConfigError: see `fill`.
+    """
+    config = update(VATTConfig(), {"head": dict(head), "loss": dict(loss or {})})
+    if arch.upper().startswith("UT"):
+        _known("unified backbone", parts["unified"], ("ut",))
+        return dataclasses.replace(config, backbone="unified", unified=fill(UnifiedConfig, parts["unified"]))
+    _known("video backbone", parts["video"], ("vit",))
+    _known("audio backbone", parts["audio"], ("wat", "spt"))
+    config.video, config.text = fill(VideoConfig, parts["video"]), text_config(parts["text"])
+    if str(parts["audio"].get("name", "")).startswith("spt"):
+        config.audio_input, config.spectrogram = "spectrogram", fill(SpectrogramConfig, parts["audio"])
+    else:
+        config.waveform = fill(WaveformConfig, parts["audio"])
+    return config
+
+
 def fill(cls: type[Section], official: Mapping[str, Any], **ours: Any) -> Section:
     """Our section ``cls`` with the fields of an official configuration; ``ours`` come on top.
 
     Sizes that are not given follow from the official name (``vit_medium``).
 
     Raises:
-        ReleasedError: a field cannot be honoured; the message names it, and what can be.
+        TensorFlowError: a field cannot be honoured; the message names it, and what can be.
         ConfigError: a value of the wrong type.
     """
     known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -158,95 +161,89 @@ def text_config(official: Mapping[str, Any], **ours: Any) -> TextConfig:
     """The text section; the official name (``t5_small``, ``bert_base``, ``linear_lm``) says which kind it is.
 
     Raises:
-        ReleasedError, ConfigError: see `fill`; also for an unknown name.
+        TensorFlowError, ConfigError: see `fill`; also for an unknown name.
     """
     name = str(official.get("name", "t5_small"))
     kind = next((kind for kind in ("bert_small", "bert", "t5", "linear") if name.startswith(kind)), None)
     if kind is None:
-        raise ReleasedError(f"text model {name!r} is none of t5_*, bert_*, linear_lm")
+        raise TensorFlowError(f"text model {name!r} is none of t5_*, bert_*, linear_lm")
     defaults = {"d_model": 2048} if kind == "linear" else {}  # LinearModel's; it has no size in its name
     return fill(TextConfig, {**defaults, **official}, kind=kind, **ours)
 
 
-def from_parts(
-    parts: Mapping[str, Any], arch: str, head: Mapping[str, Any], loss: Mapping[str, Any] | None = None
-) -> VATTConfig:
-    """A pretraining model of its backbones' official fields.
+def only_bridge(model: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The one entry of ``section.bridge``. Raises TensorFlowError: none, or several."""
+    entries = model[section]["bridge"]
+    if len(entries) != 1:
+        raise TensorFlowError(f"{section}.bridge: {len(entries)} entries cannot be honoured; exactly one")
+    return dict(entries[0])
 
-    Args:
-        parts: ``unified``, or ``video``, ``audio`` and ``text``: official fields of each.
-        arch: official ``model_arch``; ``UT_*`` has one backbone for all modalities.
-        head, loss: fields of our sections `HeadConfig` and `LossConfig`.
+
+def head_config(bridge: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of our `HeadConfig` from an official bridge. Raises TensorFlowError: it cannot be honoured."""
+    kinds = {"mlp_fac": "fac", "mlp_joint": "joint"}
+    kind = _one_of("head_config.bridge.name", bridge["name"], kinds)
+    video, audio, text = (
+        bridge[f"{key}_kwargs"]["d_model"] for key in ("vid_to_aud_txt", "aud_to_vid_txt", "txt_to_vid_aud")
+    )
+    if audio != video or (kind == "joint" and text != video):
+        raise TensorFlowError(f"head_config.bridge: d_model {video}, {audio}, {text}: these spaces must be of one size")
+    norm = bridge.get("bn_config", {})
+    if norm.get("scale", True) is not True:
+        raise TensorFlowError("head_config.bridge.bn_config.scale=False cannot be honoured; only True")
+    sync = bridge.get("use_xreplica_bn", True)
+    return {
+        "kind": kind,
+        "d_va": video,
+        "d_vat": text,
+        "bn_momentum": 0.9 if sync else norm.get("momentum", 0.9),  # the official cross-replica norm fixes it
+        "bn_epsilon": norm.get("epsilon", 1e-5),
+        "sync_bn": sync,
+    }
+
+
+def loss_config(bridge: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of our `LossConfig` from an official bridge loss. Raises TensorFlowError: it cannot be honoured."""
+    values = dict(bridge)
+    kind = _one_of(
+        "loss_config.bridge.name", values.pop("name"), {"asymmetric_nce": "asymmetric", "symmetric_nce": "symmetric"}
+    )
+    if values.pop("loss_weight", 1.0) != 1:
+        raise TensorFlowError(f"loss_config.bridge.loss_weight={bridge['loss_weight']!r} cannot be honoured; only 1")
+    return {"kind": kind, **values}
+
+
+def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConfig:
+    """The clip that the network reads, from ``input_shapes`` and ``overrides`` as far as they say it.
+
+    The number of frames a second is not recorded: it follows where both frames and sound are known.
 
     Raises:
-        ReleasedError, ConfigError: see `fill`.
+        TensorFlowError: frames that are not square.
     """
-    config = update(VATTConfig(), {"head": dict(head), "loss": dict(loss or {})})
-    if arch.upper().startswith("UT"):
-        _known("unified backbone", parts["unified"], ("ut",))
-        return dataclasses.replace(config, backbone="unified", unified=fill(UnifiedConfig, parts["unified"]))
-    _known("video backbone", parts["video"], ("vit",))
-    _known("audio backbone", parts["audio"], ("wat", "spt"))
-    config.video, config.text = fill(VideoConfig, parts["video"]), text_config(parts["text"])
-    if str(parts["audio"].get("name", "")).startswith("spt"):
-        config.audio_input, config.spectrogram = "spectrogram", fill(SpectrogramConfig, parts["audio"])
-    else:
-        config.waveform = fill(WaveformConfig, parts["audio"])
-    return config
+    shapes, given = official.get("input_shapes") or {}, official.get("overrides") or {}
+    names = {"num_frames": "frames", "frame_size": "size", "sample_rate": "sample_rate", "max_num_words": "words"}
+    found: dict[str, Any] = {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
+    clip = shapes.get("video") or shapes.get("images")
+    if clip:
+        _, found["frames"], found["size"], width, _ = clip
+        if width != found["size"]:
+            raise TensorFlowError(f"input_shapes: frames of {found['size']} x {width} cannot be honoured; only squares")
+    if shapes.get("text"):
+        found["words"] = shapes["text"][1]
+    made = dataclasses.replace(default, **found)
+    if shapes.get("audio"):
+        seconds = shapes["audio"][1] / made.sample_rate
+        if "frames" not in found:
+            made.frames = max(1, round(seconds * default.fps))
+        made.fps = made.frames / seconds
+    return made
 
 
-def is_official(config: Mapping[str, Any]) -> bool:
-    """Whether a dictionary is an official configuration rather than one of ours."""
-    return "model_config" in config
-
-
-def official_config(official: Mapping[str, Any]) -> VATTConfig | ClassifierConfig:
-    """A whole official configuration: of a pretraining model or a fine-tuned one.
-
-    Raises:
-        ReleasedError: a field cannot be honoured or a part is missing; the message names it.
-        ConfigError: a value of the wrong type.
-    """
-    try:
-        return vatt_config(official) if "head_config" in official["model_config"] else classifier_config(official)
-    except (ReleasedError, ConfigError):
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ReleasedError(f"the official configuration lacks a part or has another layout: {error!r}") from error
-
-
-def vatt_config(official: Mapping[str, Any]) -> VATTConfig:
-    """The official configuration of a pretraining model (TX_FAC, UT_FAC). Raises as `official_config`."""
-    model = official["model_config"]
-    backbone = model["backbone_config"]
-    if "unified_backbone" in backbone:
-        arch, parts = "UT", {"unified": _named(backbone, "unified_backbone", "unified_model_kwargs")}
-    else:
-        arch = "TX"
-        parts = {m: _named(backbone, f"{m}_backbone", f"{m}_model_kwargs") for m in ("video", "audio", "text")}
-    head = head_config(only_bridge(model, "head_config"))
-    config = from_parts(parts, arch, head, loss_config(only_bridge(model, "loss_config")))
-    name = str(model.get("model_name", official.get("model_arch", "vatt")))
-    return dataclasses.replace(config, name=name, input=input_config(official, config.input))
-
-
-def classifier_config(official: Mapping[str, Any]) -> ClassifierConfig:
-    """The official configuration of a fine-tuned video or waveform Transformer. Raises as `official_config`."""
-    model = official["model_config"]
-    name = str(model.get("name") or official.get("model_arch", "")).lower()
-    if not name.startswith(("vit", "wat")):
-        raise ReleasedError(f"model_config.name: {name!r} cannot be honoured; classifiers are vit_* or wat_*")
-    video = name.startswith("vit")
-    config = classifier_preset("vit-base" if video else "wat-base")
-    if video:
-        config.video = fill(VideoConfig, {"name": name, **model})
-    else:
-        config.waveform = fill(WaveformConfig, {"name": name, **model})
-    changes: dict[str, Any] = {"name": name, "classes": []}
-    for theirs, field in (("num_classes", "num_classes"), ("cls_dropout_rate", "dropout")):
-        if model.get(theirs) is not None:
-            changes[field] = model[theirs]
-    return dataclasses.replace(update(config, changes), input=input_config(official, config.input))
+def _one_of(what: str, value: Any, known: Mapping[str, str]) -> str:
+    if value not in known:
+        raise TensorFlowError(f"{what}={value!r} cannot be honoured; only {', '.join(known)}")
+    return known[value]
 
 
 def _named(backbone: Mapping[str, Any], name: str, fields: str) -> dict[str, Any]:
@@ -257,7 +254,7 @@ def _known(what: str, part: Mapping[str, Any], starts: tuple[str, ...]) -> None:
     """Refuses the convolutional networks of the official code. A part without a name is one of ours."""
     name = str(part.get("name", starts[0])).lower()
     if not name.startswith(starts):
-        raise ReleasedError(
+        raise TensorFlowError(
             f"{what} {name!r} cannot be honoured; it must be one of {', '.join(s + '_*' for s in starts)}"
         )
 
@@ -268,6 +265,6 @@ def _size(official: Mapping[str, Any]) -> dict[str, Any]:
     return dict(SIZES[size]) if size in SIZES and size != "tiny" else {}
 
 
-def _refused(cls: type, key: str, value: Any, allowed: tuple[Any, ...] | None) -> ReleasedError:
+def _refused(cls: type, key: str, value: Any, allowed: tuple[Any, ...] | None) -> TensorFlowError:
     can = f"only {', '.join(map(repr, allowed))}" if allowed else "no such field is known"
-    return ReleasedError(f"{cls.__name__}: {key}={value!r} cannot be honoured; {can}")
+    return TensorFlowError(f"{cls.__name__}: {key}={value!r} cannot be honoured; {can}")

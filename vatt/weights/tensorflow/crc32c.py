@@ -15,9 +15,7 @@ import numpy as np
 _POLYNOMIAL = 0x82F63B78  # 0x1EDC6F41 with its bits reversed
 _ALL_ONES = 0xFFFFFFFF
 _LANES = (1 << 14, 1 << 9, 1 << 4)  # powers of two; 64 KiB of lanes stay in the cache beside the tables
-_MASK_DELTA = (
-    0xA282EAD8  # LevelDB's; stored checksums are masked, so that data holding them do not look like themselves
-)
+_MASK_DELTA = 0xA282EAD8  # LevelDB's: stored checksums are masked, lest the CRC of data that hold a CRC be degenerate
 
 Buffer = bytes | bytearray | memoryview | np.ndarray
 

@@ -4,6 +4,9 @@ From the end: a footer of 48 bytes (handle of a meta index, handle of the index 
 index block, whose values are the handles (offset, size) of the data blocks; the data blocks. A block is a run of
 (shared bytes of the previous key, new bytes of the key, bytes of the value), then its restart points, and is followed
 by one byte of compression and its masked CRC-32C. Source: leveldb/doc/table_format.md, tensorflow/tsl/lib/io/table.
+
+The values are protocol buffers, whose wire format is here too: numbers of variable length (`varint`), and messages as
+pairs of field number and value (`fields`).
 """
 
 from __future__ import annotations
@@ -14,91 +17,35 @@ from pathlib import Path
 from vatt.errors import UserError
 from vatt.weights.tensorflow.crc32c import crc32c, unmask
 
-# The wire format of protocol buffers: numbers of variable length, and messages as (field number, value) pairs.
-
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-def varint(data: bytes, at: int) -> tuple[int, int]:
-    """The unsigned number at ``at``, seven bits a byte, lowest first; and where it ends.
-
-    Raises:
-        ValueError: the data end inside it, or it has more than 64 bits.
-    """
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("the data end inside a number")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number of more than 64 bits")
-
-
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message in order: numbers as int (unsigned), strings and messages as bytes.
-
-    Raises:
-        ValueError: not a message.
-    """
-    at = 0
-    while at < len(data):
-        tag, at = varint(data, at)
-        kind = tag & 7
-        value: int | bytes
-        if kind == _VARINT:
-            value, at = varint(data, at)
-        elif kind == _BYTES:
-            size, at = varint(data, at)
-            value, at = _take(data, at, size)
-        elif kind in (_FIXED32, _FIXED64):
-            raw, at = _take(data, at, 4 if kind == _FIXED32 else 8)
-            value = int.from_bytes(raw, "little")
-        else:
-            raise ValueError(f"a field of unknown kind {kind}")
-        yield tag >> 3, value
-
-
-def _take(data: bytes, at: int, size: int) -> tuple[bytes, int]:
-    if at + size > len(data):
-        raise ValueError("the data end inside a field")
-    return data[at : at + size], at + size
-
-
-# What can be wrong with released weights.
-
-
-class ReleasedError(UserError, ValueError):
-    """Released weights that cannot be used. The message names the file (and the variable) and what is wrong with it."""
-
-
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER = 48
 TRAILER = 5
 _COMPRESSIONS = {1: "snappy", 2: "zlib", 4: "zstd"}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+
+
+class TensorFlowError(UserError, ValueError):
+    """A checkpoint that cannot be used. The message names the file (and the variable) and what is wrong with it."""
 
 
 def read_table(path: Path) -> dict[bytes, bytes]:
     """All keys and values of the table, in their order.
 
     Raises:
-        ReleasedError: no such file, not a table, cut off, damaged, or compressed.
+        TensorFlowError: no such file, not a table, cut off, damaged, or compressed.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ReleasedError(f"{path}: cannot be read: {error.strerror}") from error
+        raise TensorFlowError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) < FOOTER or data[-8:] != MAGIC:
-        raise ReleasedError(
+        raise TensorFlowError(
             f"{path}: is not the index of a TensorFlow 2 checkpoint (wrong magic number), or is cut off"
         )
     try:
         return dict(_entries(data))
     except ValueError as error:
-        raise ReleasedError(f"{path}: the index is unreadable: {error}") from error
+        raise TensorFlowError(f"{path}: the index is unreadable: {error}") from error
 
 
 def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -148,3 +95,51 @@ def _keys_and_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += new
         yield key, block[at : at + size]
         at += size
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    """The unsigned number at ``at``, seven bits a byte, lowest first; and where it ends.
+
+    Raises:
+        ValueError: the data end inside it, or it has more than 64 bits.
+    """
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ValueError("the data end inside a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number of more than 64 bits")
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a message in order: numbers as int (unsigned), strings and messages as bytes.
+
+    Raises:
+        ValueError: not a message.
+    """
+    at = 0
+    while at < len(data):
+        tag, at = varint(data, at)
+        kind = tag & 7
+        value: int | bytes
+        if kind == _VARINT:
+            value, at = varint(data, at)
+        elif kind == _BYTES:
+            size, at = varint(data, at)
+            value, at = _take(data, at, size)
+        elif kind in (_FIXED32, _FIXED64):
+            raw, at = _take(data, at, 4 if kind == _FIXED32 else 8)
+            value = int.from_bytes(raw, "little")
+        else:
+            raise ValueError(f"a field of unknown kind {kind}")
+        yield tag >> 3, value
+
+
+def _take(data: bytes, at: int, size: int) -> tuple[bytes, int]:
+    if at + size > len(data):
+        raise ValueError("the data end inside a field")
+    return data[at : at + size], at + size

@@ -1,6 +1,8 @@
-"""The names of the official (TensorFlow) variables: which tensor of ours holds each, and in which layout.
+"""TensorFlow's variables and our tensors: which tensor holds each variable, in which layout; weights in, gradients out.
 
-`variables` walks a module of ours and lists every official variable by its object-graph path, relative to the module.
+`variables` walks a module of ours and lists every variable of the official code by its object-graph path, relative to
+the module. `from_checkpoint` cuts a checkpoint's keys down to such paths, `for_backbone` picks one backbone out of a
+pretraining checkpoint, and `load_variables` fills a module, accounting for every variable.
 
 Layouts: a Keras dense kernel is (in, out) and ours (out, in); a convolution kernel is (*patch, channels, out) and ours
 (out, patch * channels); q, k and v are three variables there and one fused tensor here.
@@ -8,7 +10,7 @@ Layouts: a Keras dense kernel is (in, out) and ours (out, in); a convolution ker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,24 +22,25 @@ from vatt.models.backbones import Backbone
 from vatt.models.classifier import Classifier
 from vatt.models.heads import BatchNorm, FACHead, JointHead, ReluDenseBN
 from vatt.models.layers import MLP, Attention, Dense
-from vatt.models.positions import Positions, SpectrogramPositions
+from vatt.models.positions import Positions, SpectrogramPositions, resample
 from vatt.models.text import TextBackbone
 from vatt.models.tokens import PatchTokens
 from vatt.models.transformer import Encoder, EncoderLayer
 from vatt.models.unified import UnifiedBackbone
 from vatt.models.vatt import VATT
 from vatt.objectives.pretraining import Pretraining
+from vatt.weights.tensorflow.table import TensorFlowError
 
-
-class OfficialError(ValueError):
-    """Official variables that do not fit a module. The message names the path and both shapes."""
+_ROOT = "model/layer_with_weights-0/"
+LEAF = "/.ATTRIBUTES/VARIABLE_VALUE"
+SLOT = "/.OPTIMIZER_SLOT/"
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One official variable: which tensor of ours holds it, and how.
+    """One variable: which tensor of ours holds it, and how.
 
-    ``shape`` is the official shape. ``dense`` means that ours is the transpose of the official array with all axes but
+    ``shape`` is TensorFlow's. ``dense`` means that our tensor is the transpose of TensorFlow's array with all axes but
     the last flattened. ``part`` = (i, n): it is the i-th of n equal blocks of rows of our tensor.
     """
 
@@ -51,13 +54,13 @@ class Variable:
         """The block of ``tensor``, of the same shape as ours, that belongs to this variable."""
         return tensor.chunk(self.part[1])[self.part[0]]
 
-    def to_official(self, tensor: Tensor) -> np.ndarray:
-        """Our tensor (or its gradient) in the official layout, float32."""
+    def to_tensorflow(self, tensor: Tensor) -> np.ndarray:
+        """Our tensor (or its gradient) in TensorFlow's layout, float32."""
         block = self.rows(tensor.detach()).to(torch.float32)
         return (block.t() if self.dense else block).reshape(self.shape).cpu().numpy()
 
     def store(self, array: Tensor) -> None:
-        """Writes an official array into our tensor."""
+        """Writes an array of TensorFlow's layout into our tensor."""
         value = array.reshape(-1, array.shape[-1]).t() if self.dense else array
         with torch.no_grad():
             self.rows(self.tensor).copy_(value)
@@ -67,15 +70,98 @@ Items = Iterator[tuple[str, Variable]]
 
 
 def variables(module: nn.Module) -> dict[str, Variable]:
-    """Every official variable of ``module``, by its path.
+    """Every variable of ``module``, by its path.
 
     Raises:
-        OfficialError: the official code has no counterpart of this module.
+        TensorFlowError: the official code has no counterpart of this module.
     """
     for cls, walk in _WALKS.items():
         if isinstance(module, cls):
             return dict(walk(module))
-    raise OfficialError(f"{type(module).__name__} has no official counterpart")
+    raise TensorFlowError(f"{type(module).__name__} has no official counterpart")
+
+
+def load_variables(module: nn.Module, arrays: Mapping[str, Any], *, resample_positions: bool = False) -> None:
+    """Fills all parameters and running statistics of ``module`` from variables of the official code.
+
+    Args:
+        module: a backbone, head, `VATT`, `Pretraining` or `Classifier`.
+        arrays: object-graph path relative to the module -> array.
+        resample_positions: resample position tables of another length, as the official restore does.
+
+    Raises:
+        TensorFlowError: a variable is missing or left over, or its shape differs; nothing was written then.
+    """
+    wanted = variables(module)
+    missing, unused = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
+    if missing or unused:
+        raise TensorFlowError(f"missing variables: {missing}; unused variables: {unused}")
+    values = {path: _fitted(path, variable, arrays[path], resample_positions) for path, variable in wanted.items()}
+    for path, variable in wanted.items():
+        variable.store(values[path])
+
+
+def _fitted(path: str, variable: Variable, array: Any, resample_positions: bool) -> Tensor:
+    value = torch.as_tensor(np.asarray(array))
+    tables = variable.is_position_table and value.ndim == 2 and value.shape[1] == variable.shape[1]
+    if resample_positions and tables:
+        value = resample(value, variable.shape[0])
+    if tuple(value.shape) != variable.shape:
+        raise TensorFlowError(f"{path}: official shape {tuple(value.shape)}, this module needs {variable.shape}")
+    return value
+
+
+def gradients(module: nn.Module) -> dict[str, np.ndarray]:
+    """Gradients of the parameters of ``module`` that have one, in TensorFlow's layout, by path."""
+    grads = {id(p): p.grad for p in module.parameters() if p.grad is not None}
+    return {
+        path: variable.to_tensorflow(grads[id(variable.tensor)])
+        for path, variable in variables(module).items()
+        if id(variable.tensor) in grads
+    }
+
+
+def from_checkpoint(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The model variables of a checkpoint, by path; optimizer slots and counters are left out."""
+    return {
+        key.removeprefix(_ROOT).removesuffix(LEAF): value
+        for key, value in arrays.items()
+        if key.startswith(_ROOT) and key.endswith(LEAF) and SLOT not in key
+    }
+
+
+def for_backbone(arrays: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """The variables of one backbone out of a pretraining checkpoint, as the standalone backbone names them.
+
+    Args:
+        arrays: path -> array, from `from_checkpoint`, of separate or unified backbones.
+        modality: "video", "audio", or (separate backbones) "text".
+
+    Raises:
+        TensorFlowError: the checkpoint has no such backbone.
+    """
+    short = {"video": "vid", "audio": "aud", "text": "txt"}[modality]
+    unified = "_base_layer/unified_backbone/unified_transformer/"
+    separate = f"_base_layer/{short}_backbone/" + ("" if modality == "text" else "_base/")
+    found = {path.removeprefix(separate): array for path, array in arrays.items() if path.startswith(separate)}
+    if modality != "text":
+        patches = "voxel_to_patch" if modality == "video" else "wave_to_patch"
+        renames = {
+            f"{short}_agg_embedding": "agg_embedding",
+            f"raw_to_embeddings/{modality}/": f"{patches}/",
+            f"pre_proj/{modality}/": "pre_proj/",
+            f"post_proj/{modality}/": "post_proj/",
+            f"pos_embedding_lookup/{modality}/": "pos_embedding_lookup/",
+            "tx/": "tx/",
+        }
+        for path, array in arrays.items():
+            inner = path.removeprefix(unified)
+            for prefix, new in renames.items():
+                if path.startswith(unified) and inner.startswith(prefix):
+                    found[new + inner.removeprefix(prefix)] = array
+    if not found:
+        raise TensorFlowError(f"no {modality} backbone among {len(arrays)} variables")
+    return found
 
 
 def _under(prefix: str, items: Items) -> Items:
