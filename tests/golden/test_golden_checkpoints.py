@@ -113,7 +113,7 @@ def test_backbone_restored_from_pretraining(folder):
     ours = variables(model.backbone)
     for name, key in keys.items():
         (path,) = for_backbone(from_checkpoint({key: None}), modality)
-        assert_close(ours[path].to_official(ours[path].tensor), arrays[f"param/{name}"], 2e-5, name)
+        assert_close(ours[path].to_tensorflow(ours[path].tensor), arrays[f"param/{name}"], 2e-5, name)
     assert len(keys) == len(ours)
     assert all("classification" in name for name in skipped)
     assert all(torch.equal(before[key], value) for key, value in model.classifier.state_dict().items())
