@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vatt.kernels.attention.tiles import Segments, tokens
+from vatt.kernels.attention.varlen import Segments, tokens
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # A100, H100, B200
 MMA = dict.fromkeys(ARCHITECTURES, ("mma",))  # tiles too small for the instructions of a warp group
@@ -48,13 +48,13 @@ def _meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def _norm(rows: int, width: int, centred: bool, p: float) -> None:
-    from vatt.kernels.norm import triton_kernels
+    from vatt.kernels.norm import triton_launch
 
     x, residual, weight = _meta(rows, width), _meta(rows, width), _meta(width)
     bias = _meta(width) if centred else None
     seed = _seed(p)
-    total, normed, mean, rstd = triton_kernels.forward(x, residual, weight, bias, seed, 1e-6, p)
-    triton_kernels.backward(total, normed, total, weight, mean if centred else None, rstd, seed, p)
+    total, normed, mean, rstd = triton_launch.forward(x, residual, weight, bias, seed, 1e-6, p)
+    triton_launch.backward(total, normed, total, weight, mean if centred else None, rstd, seed, p)
 
 
 def _mlp(rows: int, width: int, inner: int, p: float) -> None:

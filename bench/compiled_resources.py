@@ -89,7 +89,7 @@ def launches(case: Case, arch: str) -> list[Launch]:
         CaseError: a kernel without an expectation, or an expectation without its kernel.
     """
     found: list[Launch] = []
-    with recording(lambda *launch: found.append(Launch(*launch)), as_family=arch.replace("_", "")):
+    with recording(lambda *launch: found.append(Launch(*launch)), arch=arch.replace("_", "")):
         case.run()
     names = {launch.name for launch in found}
     if names != set(case.expect):

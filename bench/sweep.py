@@ -43,11 +43,11 @@ class Sweep:
     """Sweeps into a table; ``workers`` compile ahead, or None."""
 
     def __init__(self, table: Table, device: torch.device, tiny: bool, workers: ProcessPoolExecutor | None) -> None:
-        from vatt.kernels.runtime import family
+        from vatt.kernels.runtime import device_arch
 
         self.table, self.device, self.tiny, self.workers = table, device, tiny, workers
         # A CPU has no entries of its own: its tiny run replaces, and restores, those of a GPU.
-        self.family = family(device) if device.type == "cuda" else "sm90"
+        self.family = device_arch(device) if device.type == "cuda" else "sm90"
 
     def run(self, number: int, seconds: float) -> Iterator[str]:
         """Sweeps `TARGETS` [number] for about ``seconds``; yields what is worth printing."""
@@ -60,7 +60,7 @@ class Sweep:
             with replaced(target, self.family, values[0]):
                 pass
         except (AttributeError, LookupError) as failure:
-            yield f"{target.op} {target.kernel}: no entry in blocks.py any more ({reason(failure)})"
+            yield f"{target.op} {target.kernel}: no entry in triton_launch.py any more ({reason(failure)})"
             return
         times: dict[str, Times] = {}
         of_target = chosen_shapes(target, self.tiny)

@@ -1,7 +1,7 @@
 """Which launch parameters are swept, over which values, and how a table entry is replaced for a while.
 
-The tables are those of kernels/*/blocks.py. A target names a table and the path of an entry in it; an empty path is the
-attribute itself, and a function is replaced by one that returns the candidate.
+The tables are those of kernels/*/triton_launch.py. A target names a table and the path of an entry in it; an empty path
+is the attribute itself, and a function is replaced by one that returns the candidate.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class Target:
 
     @property
     def module(self) -> Any:
-        return importlib.import_module(f"vatt.kernels.{self.op}.blocks")
+        return importlib.import_module(f"vatt.kernels.{self.op}.triton_launch")
 
     def candidates(self) -> list[Any]:
         """All values of the grid, as entries of the table."""
         points = product(*self.grid)
         if len(self.grid) == 1:
             return [point[0] for point in points]
-        return [self.module.Blocks(*point) for point in points]
+        return [self.module.LaunchConfig(*point) for point in points]
 
     def where(self, family: str) -> tuple[Any, ...]:
         """The path on a device of ``family``."""
         return _named(self.path, family)
 
     def line(self, family: str, value: Any) -> str:
-        """What to paste into blocks.py."""
+        """What to paste into triton_launch.py."""
         old = getattr(self.module, self.table)
         if callable(old):
             return f"{self.table}() on {family}: return {value!r}"
@@ -109,29 +109,38 @@ _PRODUCT = ((64, 128, 256), (64, 128, 256), (32, 64), (4, 8), (3, 4))
 _FEW, _TEXT = ((32, 64), (16, 32), (1, 2, 4), (1, 2)), ("text_17_h8",)
 _PROGRAMS = ((132, 264, 528, 1056),)
 
-# Blocks(own, other, warps, stages), Blocks(rows, columns, depth, warps, stages), Blocks(rows, warps, programs),
-# Blocks(own, other, depth, width, warps, stages).
+# LaunchConfig(own, other, warps, stages) of attention, (rows, columns, depth, warps, stages) of mlp and patch_embed,
+# (rows, warps, programs) of norm, (own, other, depth, width, warps, stages) of nce.
 TARGETS = (
-    Target("patch_embed", "forward", "_FORWARD", (FAMILY,), _PRODUCT, ("video_768", "video_1024"), backward=False),
-    Target("patch_embed", "weight", "_WEIGHT", (FAMILY,), _PRODUCT, ("video_768", "video_1024")),
-    Target("patch_embed", "splits", "_PROGRAMS", (FAMILY,), _PROGRAMS, ("video_768", "video_1024")),
-    Target("attention", "forward", "_LONG", (("forward", FAMILY), 0), _ATTENTION, _LONG, backward=False),
-    Target("attention", "keys", "_LONG", (("keys", FAMILY), 0), _ATTENTION, _LONG),
-    Target("attention", "queries", "_LONG", (("queries", FAMILY), 0), _ATTENTION, _LONG),
-    Target("attention", "short forward", "_SHORT", ("forward",), _FEW, _TEXT, backward=False),
-    Target("attention", "short keys", "_SHORT", ("keys",), _FEW, _TEXT),
-    Target("attention", "short queries", "_SHORT", ("queries",), _FEW, _TEXT),
     Target(
-        "mlp", "elements", "_ELEMENTS", (), ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,)), ("video_768",)
+        "patch_embed", "forward", "FORWARD_CONFIGS", (FAMILY,), _PRODUCT, ("video_768", "video_1024"), backward=False
     ),
-    Target("mlp", "programs", "_PROGRAMS", (FAMILY,), _PROGRAMS, ("video_768", "video_1024")),
-    Target("mlp", "product", "_PRODUCT", (FAMILY,), _PRODUCT, ("video_768",), backward=False, backend="triton_gemm"),
-    Target("norm", "forward", "forward", (), ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
-    Target("norm", "backward", "backward", (), ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),
+    Target("patch_embed", "weight", "WEIGHT_CONFIGS", (FAMILY,), _PRODUCT, ("video_768", "video_1024")),
+    Target("patch_embed", "splits", "PROGRAMS", (FAMILY,), _PROGRAMS, ("video_768", "video_1024")),
+    Target("attention", "forward", "LONG_CONFIGS", (("forward", FAMILY), 0), _ATTENTION, _LONG, backward=False),
+    Target("attention", "keys", "LONG_CONFIGS", (("keys", FAMILY), 0), _ATTENTION, _LONG),
+    Target("attention", "queries", "LONG_CONFIGS", (("queries", FAMILY), 0), _ATTENTION, _LONG),
+    Target("attention", "short forward", "SHORT_CONFIGS", ("forward",), _FEW, _TEXT, backward=False),
+    Target("attention", "short keys", "SHORT_CONFIGS", ("keys",), _FEW, _TEXT),
+    Target("attention", "short queries", "SHORT_CONFIGS", ("queries",), _FEW, _TEXT),
+    Target(
+        "mlp",
+        "elements",
+        "ELEMENTWISE_CONFIG",
+        (),
+        ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,)),
+        ("video_768",),
+    ),
+    Target("mlp", "programs", "PROGRAMS", (FAMILY,), _PROGRAMS, ("video_768", "video_1024")),
+    Target(
+        "mlp", "product", "PRODUCT_CONFIGS", (FAMILY,), _PRODUCT, ("video_768",), backward=False, backend="triton_gemm"
+    ),
+    Target("norm", "forward", "forward_config", (), ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
+    Target("norm", "backward", "backward_config", (), ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),
     Target(
         "nce",
         "forward bf16",
-        "_GPU",
+        "CONFIGS",
         (("forward", False), FAMILY),
         ((64, 128), (64, 128, 256), (32, 64), (0,), (4, 8), (2, 3, 4)),
         ("mil_4096x5_bf16",),
@@ -140,7 +149,7 @@ TARGETS = (
     Target(
         "nce",
         "forward f32",
-        "_GPU",
+        "CONFIGS",
         (("forward", True), FAMILY),
         ((64, 128), (32, 64, 128), (32, 64), (0,), (4, 8), (1, 2)),
         ("mil_4096x5_f32", "va_4096_f32"),
@@ -149,7 +158,7 @@ TARGETS = (
     Target(
         "nce",
         "gradient bf16",
-        "_GPU",
+        "CONFIGS",
         (("gradient", False), FAMILY),
         ((64, 128), (32, 64), (32, 64), (128, 256), (4, 8), (1, 2)),
         ("mil_4096x5_bf16",),
@@ -157,10 +166,10 @@ TARGETS = (
     Target(
         "nce",
         "gradient f32",
-        "_GPU",
+        "CONFIGS",
         (("gradient", True), FAMILY),
         ((32, 64, 128), (32, 64), (32,), (64, 128), (4, 8), (1, 2)),
         ("mil_4096x5_f32", "va_4096_f32"),
     ),
-    Target("nce", "splits", "_PROGRAMS", (FAMILY,), _PROGRAMS, ("mil_4096x5_f32",)),
+    Target("nce", "splits", "PROGRAMS", (FAMILY,), _PROGRAMS, ("mil_4096x5_f32",)),
 )

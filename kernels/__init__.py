@@ -1,8 +1,9 @@
 """The operations of the project, each behind one function with an explicit ``backend=`` argument.
 
-A sub-package holds ``reference.py`` (plain PyTorch: the oracle of the tests, and the path of the CPU) and the public
-function in ``__init__.py``. ``backends.py`` keeps the list of backends, chooses one, and says why others are refused.
-This package knows nothing of VATT and needs torch alone.
+An operation is a sub-package of five files: ``__init__`` (the public function), ``reference`` (plain PyTorch: the
+oracle of the tests, and the path of the CPU), ``op`` (custom operators and their gradients), ``triton_launch`` and
+``triton_kernels``. ``registry`` knows all backends, selects one, and says why others are refused; ``runtime`` knows
+where Triton can run. This package knows nothing of VATT and needs torch alone: Triton is imported when a kernel runs.
 """
 
 from .attention import attention, packed_attention
@@ -10,17 +11,17 @@ from .mlp import dense_gelu, mlp
 from .nce import nce
 from .norm import layer_norm, rms_norm
 from .patch_embed import add_positions, patch_embed
-from .registry import BackendError, Call, Choice, backends, choose, explain, operations, pick
+from .registry import Availability, BackendError, Call, backends, dispatch, explain, operations, select
 
 __all__ = [
+    "Availability",
     "BackendError",
     "Call",
-    "Choice",
     "add_positions",
     "attention",
     "backends",
-    "choose",
     "dense_gelu",
+    "dispatch",
     "explain",
     "layer_norm",
     "mlp",
@@ -28,6 +29,6 @@ __all__ = [
     "operations",
     "packed_attention",
     "patch_embed",
-    "pick",
     "rms_norm",
+    "select",
 ]

@@ -1,8 +1,8 @@
 """Which backend runs an operation, and why the others do not.
 
-Every operation registers its backends in order of preference, each with a function that lists the reasons to refuse a
-call; a table may put another order before it (`prefer`). ``backend="auto"`` takes the first without a reason; a backend
-asked for by name runs or raises `BackendError`.
+Every operation registers its backends, each with a function that lists the reasons to refuse a call. They are tried in
+the order of registration, unless the operation has a dispatch order of its own (`set_dispatch_order`). "auto" selects
+the first without a reason; a backend asked for by name runs or raises `BackendError`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One row of `explain`: ``chosen`` for the backend that "auto" takes; ``reasons`` why one cannot run."""
+class Availability:
+    """One row of `explain`: ``chosen`` for the backend that "auto" selects; ``reasons`` why one cannot run."""
 
     op: str
     backend: str
@@ -50,24 +50,24 @@ class _Backend:
 
 
 _OPERATIONS: dict[str, dict[str, _Backend]] = {}
-_ORDERS: dict[str, Callable[[Call], Sequence[str]]] = {}
+_DISPATCH_ORDERS: dict[str, Callable[[Call], Sequence[str]]] = {}
 
 
 def register(op: str, backend: str, run: Callable[..., Any], refuse: Callable[[Call], list[str]]) -> None:
-    """Adds a backend of ``op``, after those already there (the first registered is preferred, but for `prefer`).
+    """Adds a backend of ``op``, behind those already there.
 
     ``run`` must import what it needs when it is called, so that listing backends loads no compiler and no driver.
     """
     _OPERATIONS.setdefault(op, {})[backend] = _Backend(run, refuse)
 
 
-def prefer(op: str, order: Callable[[Call], Sequence[str]]) -> None:
+def set_dispatch_order(op: str, order: Callable[[Call], Sequence[str]]) -> None:
     """``order`` names the backends that "auto" tries first for a call; the others follow as registered."""
-    _ORDERS[op] = order
+    _DISPATCH_ORDERS[op] = order
 
 
-def _ordered(op: str, call: Call) -> Iterator[str]:
-    first = tuple(_ORDERS[op](call)) if op in _ORDERS else ()
+def _in_order(op: str, call: Call) -> Iterator[str]:
+    first = tuple(_DISPATCH_ORDERS[op](call)) if op in _DISPATCH_ORDERS else ()
     yield from first
     yield from (name for name in _OPERATIONS[op] if name not in first)
 
@@ -82,7 +82,7 @@ def backends(op: str) -> tuple[str, ...]:
     return tuple(_OPERATIONS[op])
 
 
-def pick(op: str, backend: str, call: Call) -> str:
+def select(op: str, backend: str, call: Call) -> str:
     """The name of the backend that runs ``op``.
 
     Raises:
@@ -91,7 +91,7 @@ def pick(op: str, backend: str, call: Call) -> str:
     known = _OPERATIONS[op]
     if backend == "auto":
         refused = {}
-        for name in _ordered(op, call):
+        for name in _in_order(op, call):
             if not (reasons := known[name].refuse(call)):
                 return name
             refused[name] = "; ".join(reasons)
@@ -103,18 +103,20 @@ def pick(op: str, backend: str, call: Call) -> str:
     return backend
 
 
-def choose(op: str, backend: str, call: Call) -> Callable[..., Any]:
-    """The function that runs ``op``. Raises BackendError as `pick` does."""
-    return _OPERATIONS[op][pick(op, backend, call)].run
+def dispatch(op: str, backend: str, call: Call) -> Callable[..., Any]:
+    """The function that runs ``op``. Raises BackendError as `select` does."""
+    return _OPERATIONS[op][select(op, backend, call)].run
 
 
-def explain(op: str, device: torch.device | str, dtype: torch.dtype = torch.float32, **facts: Any) -> list[Choice]:
-    """All backends of ``op`` for tensors of ``dtype`` on ``device``: which one "auto" takes, why others cannot run."""
+def explain(
+    op: str, device: torch.device | str, dtype: torch.dtype = torch.float32, **facts: Any
+) -> list[Availability]:
+    """All backends of ``op`` for ``dtype`` on ``device``: which one "auto" selects, and why others cannot run."""
     call = Call(torch.device(device), dtype, facts)
     rows, found = [], False
-    for name in _ordered(op, call):
+    for name in _in_order(op, call):
         reasons = tuple(_OPERATIONS[op][name].refuse(call))
-        rows.append(Choice(op, name, chosen=not reasons and not found, reasons=reasons))
+        rows.append(Availability(op, name, chosen=not reasons and not found, reasons=reasons))
         found = found or not reasons
     return rows
 

@@ -1,4 +1,9 @@
-"""Where Triton kernels can run, and why not elsewhere. Nothing here is asked before an operation is called."""
+"""Where Triton kernels can run, why not elsewhere, and the one door through which every launch goes.
+
+Launches can be recorded: `bench.compiled` records what an operation launches at real shapes (on tensors without memory)
+and compiles exactly that, for several GPU generations, on a machine that has none. Nothing here is asked before an
+operation is called. What is asked at every call is cached, for an operation on the CPU takes a few microseconds.
+"""
 
 from __future__ import annotations
 
@@ -8,67 +13,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 
 from .registry import Call
 
-# One door for every kernel launch, so that launches can be recorded and compiled without a GPU.
-#
-# `bench.compiled` records what an operation launches at real shapes (on tensors without memory) and compiles exactly
-# that, for several GPU generations, on a machine that has none.
-
+TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+INTERPRETER = "interpreter"
 
 Recorder = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
 
 _recorder: Recorder | None = None
-_pretended: str | None = None
-
-
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
-    """Runs a Triton kernel on ``grid``; nothing to do for an empty one."""
-    if math.prod(grid) == 0:
-        return
-    meta["enable_fp_fusion"] = True  # multiply-add in one rounding; Triton's own default changes between versions
-    if _recorder is not None:
-        _recorder(kernel, grid, args, meta)
-        return
-    device = next(value.device for value in args if isinstance(value, torch.Tensor))
-    # Triton launches on the current device, wherever the tensors are.
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*args, **meta)
-
-
-def family_of(x: torch.Tensor) -> str:
-    """The family of the device of ``x``, or the one that `recording` stands in for."""
-    return _pretended or family(x.device)
-
-
-@contextmanager
-def recording(recorder: Recorder, as_family: str) -> Iterator[None]:
-    """Inside, launches go to ``recorder`` (kernel, grid, arguments, launch parameters) as on a GPU of ``as_family``."""
-    global _recorder, _pretended
-    before = _recorder, _pretended
-    _recorder, _pretended = recorder, as_family
-    try:
-        yield
-    finally:
-        _recorder, _pretended = before
-
-
-TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-INTERPRETER = "interpreter"
-
-
-def family(device: torch.device) -> str:
-    """The row of the launch tables for ``device``: "sm90" (Hopper), "sm100" (data-centre Blackwell), "sm80" for all
-    others (Ampere, Ada, and the Blackwell of workstations, which has Ada's shared memory and matrix instructions), or
-    "interpreter" for the CPU, where Triton's interpreter runs the kernels on small blocks."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return INTERPRETER
-    major = _capability(device.index)[0]
-    return {9: "sm90", 10: "sm100"}.get(major, "sm80")
+_recorded_arch: str | None = None
 
 
 def refuse_triton(call: Call) -> list[str]:
@@ -83,7 +41,7 @@ def refuse_triton(call: Call) -> list[str]:
             reasons.append("is written and tested for NVIDIA GPUs alone")
         elif not torch.cuda.is_available():
             reasons.append("finds no CUDA device")
-        elif _capability(call.device.index) < (8, 0):
+        elif _capability(call.device) < (8, 0):
             reasons.append("needs compute capability 8.0 (A100) or newer")
     elif call.device.type in ("cpu", "meta"):
         reasons += _refuse_cpu(call)
@@ -107,12 +65,59 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
+@cache
 def triton_installed() -> bool:
+    """Whether Triton can be imported. Searches the disk, once a process."""
     return "triton" in sys.modules or importlib.util.find_spec("triton") is not None
 
 
-def _capability(index: int | None) -> tuple[int, int]:
+def device_arch(device: torch.device) -> str:
+    """The row of the launch tables for ``device``: "sm90" (Hopper), "sm100" (data-centre Blackwell), "sm80" for all
+    others (Ampere, Ada, and the Blackwell of workstations, which has Ada's shared memory and matrix instructions), or
+    "interpreter" for the CPU, where Triton's interpreter runs the kernels on small blocks."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return INTERPRETER
+    return {9: "sm90", 10: "sm100"}.get(_capability(device)[0], "sm80")
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return _capability_of(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _capability_of(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
+
+
+def tensor_arch(x: torch.Tensor) -> str:
+    """`device_arch` of the device of ``x``, or the arch that launches are recorded for."""
+    return _recorded_arch or device_arch(x.device)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+    """Runs a Triton kernel on ``grid``; nothing to do for an empty one."""
+    if math.prod(grid) == 0:
+        return
+    meta["enable_fp_fusion"] = True  # multiply-add in one rounding; Triton's own default changes between versions
+    if _recorder is not None:
+        _recorder(kernel, grid, args, meta)
+        return
+    device = next(value.device for value in args if isinstance(value, torch.Tensor))
+    # Triton launches on the current device, wherever the tensors are.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](*args, **meta)
+
+
+@contextmanager
+def recording(recorder: Recorder, arch: str) -> Iterator[None]:
+    """Inside, launches go to ``recorder`` (kernel, grid, arguments, meta-parameters) as on a GPU of ``arch``."""
+    global _recorder, _recorded_arch
+    before = _recorder, _recorded_arch
+    _recorder, _recorded_arch = recorder, arch
+    try:
+        yield
+    finally:
+        _recorder, _recorded_arch = before
 
 
 def interpreter_block(size: int, large: int = 64) -> int:

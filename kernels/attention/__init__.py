@@ -7,32 +7,30 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from ..registry import Call, choose, prefer, refuse_non_float, register
-from . import op as fused
-from . import peers, reference, sdpa
-from .packed import Dense, by_segment
-from .preferred import order
-from .tiles import Segments, longest, segments_of, tokens
+from ..registry import Call, dispatch, refuse_non_float, register, set_dispatch_order
+from . import external, op, reference
+from .varlen import Dense, Segments, by_segment, longest, segments_of, tokens
 
 __all__ = ["Segments", "attention", "packed_attention", "segments_of"]
 
-Refuse = Callable[[Call], list[str]]
-
-_DENSE: dict[str, tuple[Dense, Refuse]] = {
-    "triton": (fused.dense_attention, fused.refuse),
-    "sdpa": (sdpa.attention, sdpa.refuse),
-    "sdpa_flash": (sdpa.with_kernel(SDPBackend.FLASH_ATTENTION), sdpa.refuse_plain),
-    "sdpa_cudnn": (sdpa.with_kernel(SDPBackend.CUDNN_ATTENTION), sdpa.refuse_plain),
-    "flash_attn": (peers.flash_attn_2, peers.refuse("flash_attn", "flash-attn 2")),
-    "flash_attn_4": (peers.flash_attn_4, peers.refuse("flash_attn.cute", "flash-attn 4", dropout=False)),
-    "xformers": (peers.xformers, peers.refuse("xformers", "xformers")),
+_DENSE: dict[str, tuple[Dense, Callable[[Call], list[str]]]] = {
+    "triton": (op.dense_attention, op.refuse),
+    "sdpa": (external.sdpa, external.refuse_sdpa),
+    "sdpa_flash": (external.sdpa_with(SDPBackend.FLASH_ATTENTION), external.refuse_plain),
+    "sdpa_cudnn": (external.sdpa_with(SDPBackend.CUDNN_ATTENTION), external.refuse_plain),
+    "flash_attn": (external.flash_attn_2, external.refuse_package("flash_attn", "flash-attn 2")),
+    "flash_attn_4": (
+        external.flash_attn_4,
+        external.refuse_package("flash_attn.cute", "flash-attn 4", dropout=False),
+    ),
+    "xformers": (external.xformers, external.refuse_package("xformers", "xformers")),
     "torch": (reference.attention, refuse_non_float),
 }
 for _name, (_run, _refuse) in _DENSE.items():
     register("attention", _name, _run, _refuse)
-    register("packed_attention", _name, fused.attention if _name == "triton" else by_segment(_run), _refuse)
-prefer("attention", order)
-prefer("packed_attention", order)
+    register("packed_attention", _name, op.attention if _name == "triton" else by_segment(_run), _refuse)
+set_dispatch_order("attention", external.dispatch_order)
+set_dispatch_order("packed_attention", external.dispatch_order)
 
 
 def attention(
@@ -58,8 +56,8 @@ def attention(
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.
         return_weights: also return the weights (B, H, N, N) after dropout; the "torch" backend alone can.
-        backend: "auto" (by the table in `preferred.py`), "triton" (flash attention, this project's), "sdpa" (PyTorch's
-            scaled_dot_product_attention), "sdpa_flash" and "sdpa_cudnn" (one of its kernels), "flash_attn",
+        backend: "auto" (by the dispatch order in `external.py`), "triton" (flash attention, this project's), "sdpa"
+            (PyTorch's scaled_dot_product_attention), "sdpa_flash" and "sdpa_cudnn" (one of its kernels), "flash_attn",
             "flash_attn_4", "xformers" (where installed), or "torch".
 
     Returns:
@@ -80,7 +78,7 @@ def attention(
     if bias is not None and bias.shape != (H, N, N):
         raise ValueError(f"bias: expected {(H, N, N)}, got {tuple(bias.shape)}")
     call = _call(q_BNHE, N, mask, bias, dropout_p, return_weights)
-    out_BNHE, weights_BHNN = choose("attention", backend, call)(q_BNHE, k_BNHE, v_BNHE, mask, bias, scale, dropout_p)
+    out_BNHE, weights_BHNN = dispatch("attention", backend, call)(q_BNHE, k_BNHE, v_BNHE, mask, bias, scale, dropout_p)
     return (out_BNHE, weights_BHNN) if return_weights else out_BNHE
 
 
@@ -133,7 +131,7 @@ def packed_attention(
     N = longest(segments)
     if bias is not None and (bias.shape != (H, N, N) or len(segments) != 1):
         raise ValueError(f"bias: expected {(H, N, N)} and sequences of one length, got {tuple(bias.shape)}, {segments}")
-    run = choose("packed_attention", backend, _call(qkv_T3HE, N, mask, bias, dropout_p, False))
+    run = dispatch("packed_attention", backend, _call(qkv_T3HE, N, mask, bias, dropout_p, False))
     return run(qkv_T3HE, segments, mask, masked, bias, scale, dropout_p)
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from ..dropout import draw_seed
 from ..registry import Call
 from ..runtime import refuse_triton
-from .tiles import Segments, longest
+from .varlen import Segments, longest
 
-WIDEST = 128  # head dim
+MAX_HEAD_DIM = 128
 
 _COMMON = "int[] counts, int[] lengths, bool[] masked, Tensor? mask, Tensor? bias, Tensor? seed, float scale, float p"
 _FORWARD = f"(Tensor qkv, {_COMMON}) -> (Tensor, Tensor)"
@@ -28,8 +28,8 @@ def refuse(call: Call) -> list[str]:
     reasons = refuse_triton(call)
     if call.facts.get("return_weights"):
         reasons.append("never has the attention weights in memory, so it cannot return them")
-    if (head_dim := call.facts.get("head_dim", 64)) > WIDEST:
-        reasons.append(f"has head dims up to {WIDEST}, got {head_dim}")
+    if (head_dim := call.facts.get("head_dim", 64)) > MAX_HEAD_DIM:
+        reasons.append(f"has head dims up to {MAX_HEAD_DIM}, got {head_dim}")
     return reasons
 
 
@@ -62,7 +62,7 @@ def _(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale,
     return torch.empty_like(qkv), torch.empty_like(bias) if bias is not None else lse.new_empty(0)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     qkv, counts, lengths, masked, mask, bias, seed, scale, p = inputs
     ctx.set_materialize_grads(False)
     ctx.packing, ctx.rates, ctx.with_bias = (counts, lengths, masked), (scale, p), bias is not None
@@ -79,7 +79,7 @@ def _gradients(ctx: Any, grad_out: Tensor | None, _lse: Any) -> tuple[Tensor | N
     return grad_qkv, None, None, None, None, grad_bias if ctx.with_bias else None, None, None, None
 
 
-packed_attention.register_autograd(_gradients, setup_context=_setup)
+packed_attention.register_autograd(_gradients, setup_context=_setup_context)
 
 
 def dense_attention(

@@ -19,9 +19,9 @@ def attention(
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
     """Output (B, N, H, E) and weights (B, H, N, N). Scores and softmax are at least float32."""
-    wide = torch.promote_types(q_BNHE.dtype, torch.float32)
-    scores_BHNN = torch.einsum("bnhe,bmhe->bhnm", q_BNHE * scale, k_BNHE).to(wide)
-    added = additive(mask, bias, wide)
+    at_least_fp32 = torch.promote_types(q_BNHE.dtype, torch.float32)
+    scores_BHNN = torch.einsum("bnhe,bmhe->bhnm", q_BNHE * scale, k_BNHE).to(at_least_fp32)
+    added = additive(mask, bias, at_least_fp32)
     if added is not None:
         scores_BHNN = scores_BHNN + added
     weights_BHNN = scores_BHNN.softmax(-1).to(q_BNHE.dtype)

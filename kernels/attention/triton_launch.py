@@ -1,33 +1,82 @@
-"""Launches the attention kernels. Shapes: T tokens of all sequences, H heads, E head dim, N tokens of one sequence."""
+"""Launches the attention kernels, with their launch configs.
+
+Shapes: T tokens of all sequences, H heads, E head dim, N tokens of one sequence.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from .. import dropout
-from ..runtime import family_of, launch
-from .blocks import Blocks, blocks
-from .tiles import Segments, groups, tile_map
-from .triton_backward import attention_backward_bias, attention_backward_keys, attention_backward_queries
-from .triton_forward import attention_forward
+from ..runtime import INTERPRETER, interpreter_block, launch, tensor_arch
+from .triton_kernels import (
+    attention_backward_bias,
+    attention_backward_keys,
+    attention_backward_queries,
+    attention_forward,
+)
+from .varlen import SHORT, Segments, groups, tile_map
 
 BIAS_PROGRAMS = 16  # partial sums of the bias gradient
 
 
-def _blocks(kernel: str, qkv: Tensor, length: int) -> Blocks:
-    return blocks(kernel, family_of(qkv), qkv.shape[-1], length, qkv.dtype == torch.float32)
+class LaunchConfig(NamedTuple):
+    """``own``: tokens that a program keeps; ``other``: tokens a step of its loop reads."""
+
+    own: int
+    other: int
+    warps: int
+    stages: int
 
 
-def _options(
-    qkv: Tensor, mask: Tensor | None, bias: Tensor | None, p: float, block: Blocks, swapped: bool = False
+# Sentences: one program a sequence and head.
+SHORT_CONFIGS = dict.fromkeys(("forward", "bias"), LaunchConfig(32, 32, 4, 1)) | dict.fromkeys(
+    ("queries", "keys"), LaunchConfig(32, 16, 8, 1)
+)
+
+# (kernel, arch): configs for head dims up to 64, and for larger ones up to 128. Not yet swept on a GPU.
+LONG_CONFIGS: dict[tuple[str, str], tuple[LaunchConfig, LaunchConfig]] = {
+    ("forward", "sm80"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(128, 32, 8, 3)),
+    ("forward", "sm90"): (LaunchConfig(128, 128, 8, 2), LaunchConfig(128, 64, 8, 2)),
+    ("forward", "sm100"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(128, 64, 8, 2)),
+    ("queries", "sm80"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(64, 64, 8, 2)),
+    ("queries", "sm90"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(128, 64, 8, 2)),
+    ("queries", "sm100"): (LaunchConfig(64, 64, 4, 2), LaunchConfig(64, 64, 4, 2)),
+    ("keys", "sm80"): (LaunchConfig(64, 32, 8, 2), LaunchConfig(64, 64, 8, 1)),
+    ("keys", "sm90"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(64, 32, 8, 2)),
+    ("keys", "sm100"): (LaunchConfig(64, 64, 4, 2), LaunchConfig(64, 64, 4, 2)),
+}
+# Twice the bytes, and three products for each.
+FP32_CONFIGS = {
+    "forward": LaunchConfig(64, 32, 8, 1),
+    "queries": LaunchConfig(32, 32, 4, 1),
+    "keys": LaunchConfig(32, 32, 8, 1),
+}
+
+
+def launch_config(kernel: str, qkv: Tensor, length: int) -> LaunchConfig:
+    """For sequences of up to ``length`` tokens; ``kernel`` is "forward", "queries" (dq), "keys" (dk, dv) or "bias"."""
+    arch = tensor_arch(qkv)
+    if arch == INTERPRETER:
+        block = 32 if 16 < length <= SHORT else interpreter_block(length)
+        return LaunchConfig(block, block, 4, 1)
+    if length <= SHORT or kernel == "bias":
+        return SHORT_CONFIGS[kernel]
+    if qkv.dtype == torch.float32:
+        return FP32_CONFIGS[kernel]
+    return LONG_CONFIGS[kernel, arch][qkv.shape[-1] > 64]
+
+
+def _meta(
+    qkv: Tensor, mask: Tensor | None, bias: Tensor | None, p: float, config: LaunchConfig, swapped: bool = False
 ) -> dict[str, Any]:
-    """The launch parameters; ``swapped`` where a program keeps keys and walks over queries."""
-    own, other = (block.other, block.own) if swapped else (block.own, block.other)
+    """The meta-parameters of a launch; ``swapped`` where a program keeps keys and walks over queries."""
+    own, other = (config.other, config.own) if swapped else (config.own, config.other)
     return dict(
         MASK=mask is not None,
         BIAS=bias is not None,
@@ -37,8 +86,8 @@ def _options(
         BLOCK_M=own,
         BLOCK_N=other,
         PRECISION="tf32x3",
-        num_warps=block.warps,
-        num_stages=block.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
 
 
@@ -60,11 +109,11 @@ def forward(
     out, lse = qkv.new_empty(T, H, E), qkv.new_empty(H, T, dtype=torch.float32)
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     for has_mask, length, chosen in groups(segments, masked):
-        block = _blocks("forward", qkv, length)
+        config = launch_config("forward", qkv, length)
         seen = mask if has_mask else None
-        tiles = tile_map(segments, chosen, block.own, qkv.device)
-        options = _options(qkv, seen, bias, p, block)
-        launch(attention_forward, (len(tiles), H), qkv, seen, bias, seed, tiles, out, lse, *numbers, **options)
+        tiles = tile_map(segments, chosen, config.own, qkv.device)
+        meta = _meta(qkv, seen, bias, p, config)
+        launch(attention_forward, (len(tiles), H), qkv, seen, bias, seed, tiles, out, lse, *numbers, **meta)
     return out, lse
 
 
@@ -87,14 +136,14 @@ def backward(
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     for has_mask, length, chosen in groups(segments, masked):
         inputs = qkv, mask if has_mask else None, bias, seed
-        block = _blocks("queries", qkv, length)
-        tiles = tile_map(segments, chosen, block.own, qkv.device)
-        options, outputs = _options(qkv, inputs[1], bias, p, block), (out, lse, grad_out, delta, grad_qkv)
-        launch(attention_backward_queries, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **options)
-        block = _blocks("keys", qkv, length)
-        tiles = tile_map(segments, chosen, block.own, qkv.device)
-        options = _options(qkv, inputs[1], bias, p, block, swapped=True)
-        launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs[1:], *numbers, **options)
+        config = launch_config("queries", qkv, length)
+        tiles = tile_map(segments, chosen, config.own, qkv.device)
+        meta, outputs = _meta(qkv, inputs[1], bias, p, config), (out, lse, grad_out, delta, grad_qkv)
+        launch(attention_backward_queries, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **meta)
+        config = launch_config("keys", qkv, length)
+        tiles = tile_map(segments, chosen, config.own, qkv.device)
+        meta = _meta(qkv, inputs[1], bias, p, config, swapped=True)
+        launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs[1:], *numbers, **meta)
     return grad_qkv, _bias_gradient(grad_out, qkv, lse, delta, segments, mask, bias, seed, scale, p)
 
 
@@ -114,13 +163,13 @@ def _bias_gradient(
         return lse.new_empty(0)
     T, _, H, _ = qkv.shape
     ((B, N),) = segments
-    block = _blocks("bias", qkv, N)
+    config = launch_config("bias", qkv, N)
     programs = min(BIAS_PROGRAMS, B)
     grad_bias = lse.new_empty(programs, H, N, N)
-    options = _options(qkv, mask, bias, p, block)
-    del options["BIAS"]
-    grid = (triton.cdiv(N, block.own) * triton.cdiv(N, block.other), H, programs)
+    meta = _meta(qkv, mask, bias, p, config)
+    del meta["BIAS"]
+    grid = (triton.cdiv(N, config.own) * triton.cdiv(N, config.other), H, programs)
     numbers = B, N, T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     tensors = qkv, mask, bias, seed, lse, grad_out, delta, grad_bias
-    launch(attention_backward_bias, grid, *tensors, *numbers, **options)
+    launch(attention_backward_bias, grid, *tensors, *numbers, **meta)
     return grad_bias

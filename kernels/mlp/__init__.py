@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..registry import Call, choose, refuse_non_float, register
+from ..registry import Call, dispatch, refuse_non_float, register
 from ..runtime import refuse_triton
-from . import op as fused
-from . import reference
+from . import op, reference
 
 __all__ = ["dense_gelu", "mlp"]
 
-register("mlp", "triton", fused.mlp, refuse_triton)
-register("mlp", "triton_gemm", fused.mlp_gemm, refuse_triton)
+register("mlp", "triton", op.mlp, refuse_triton)
+register("mlp", "triton_gemm", op.mlp_gemm, refuse_triton)
 register("mlp", "torch", reference.mlp, refuse_non_float)
-register("dense_gelu", "triton", fused.dense_gelu, refuse_triton)
+register("dense_gelu", "triton", op.dense_gelu, refuse_triton)
 register("dense_gelu", "torch", reference.dense_gelu, refuse_non_float)
 
 
@@ -50,7 +49,7 @@ def mlp(
     if weight_out.shape[1] != M:
         raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
     call = Call(x.device, x.dtype, {"inner": M})
-    return choose("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p)
+    return dispatch("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p)
 
 
 def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str = "auto") -> Tensor:
@@ -69,4 +68,4 @@ def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str =
     """
     if x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x: expected (..., {weight.shape[1]}), got {tuple(x.shape)}")
-    return choose("dense_gelu", backend, Call(x.device, x.dtype))(x, weight, bias)
+    return dispatch("dense_gelu", backend, Call(x.device, x.dtype))(x, weight, bias)

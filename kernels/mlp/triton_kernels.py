@@ -1,6 +1,6 @@
 """Bias, exact GELU and dropout in one pass, alone or behind a matrix product, and their backward pass.
 
-Shapes: R rows, D width, M inner width, G programs that share the rows.
+Shapes: R rows, D width, M inner width, G programs that share the rows. Every tensor is contiguous.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ INVERSE_SQRT_TWO_PI: tl.constexpr = tl.constexpr(0.3989422804014327)
 
 @triton.jit
 def normal_cdf(x):
+    """Phi(x), the distribution function of the standard normal; the exact GELU is x Phi(x)."""
     return 0.5 * (1.0 + tl.math.erf(x * SQRT_HALF))
 
 
 @triton.jit
 def bias_gelu_forward(
-    x_ptr,
-    bias_ptr,
-    seed_ptr,
-    out_ptr,
+    x_ptr,  # (R, M)
+    bias_ptr,  # (M,), or None without BIAS
+    seed_ptr,  # (1,) int64, or None without DROPOUT
+    out_ptr,  # (R, M), written
     R,
     M,
-    threshold,
-    scale,
+    threshold,  # of the dropout, see `dropout.threshold`
+    scale,  # of what it keeps
     BIAS: tl.constexpr,
     DROPOUT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """dropout(gelu(x + bias)). A program: a tile of rows and columns."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (rows < R)[:, None] & (columns < M)[None, :]
@@ -47,14 +49,22 @@ def bias_gelu_forward(
     tl.store(out_ptr + offsets, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+# Backward. With y = x + b, out = c z y Phi(y), where the dropout mask z is 0 or 1 and c = 1 / (1 - its rate):
+#
+#     dx = c z dout (Phi(y) + y phi(y)), where phi(y) = exp(-y^2 / 2) / sqrt(2 pi) is the derivative of Phi
+#     db = sum over rows of dx
+#
+# The mask is drawn again from the seed. The gradients of the products around it are left to cuBLAS.
+
+
 @triton.jit
 def bias_gelu_backward(
-    grad_out_ptr,
-    x_ptr,
-    bias_ptr,
-    seed_ptr,
-    grad_x_ptr,
-    grad_bias_ptr,
+    grad_out_ptr,  # (R, M)
+    x_ptr,  # (R, M)
+    bias_ptr,  # (M,), or None without BIAS
+    seed_ptr,  # (1,) int64, or None without DROPOUT
+    grad_x_ptr,  # (R, M), written
+    grad_bias_ptr,  # (G, M) float32, written
     R,
     M,
     threshold,
@@ -64,12 +74,12 @@ def bias_gelu_backward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Gradient of x (R, M), and partial sums (G, M) of the bias gradient."""
+    """dx, and partial sums of db: program (g, block of columns) of G takes every G-th tile of rows."""
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     bias = tl.zeros([COLUMNS], tl.float32)
     if BIAS:
         bias = tl.load(bias_ptr + columns, mask=columns < M, other=0.0).to(tl.float32)
-    total = tl.zeros([COLUMNS], tl.float32)
+    acc = tl.zeros([COLUMNS], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(R, ROWS), tl.num_programs(0)):
         rows = tile * ROWS + tl.arange(0, ROWS)
         inside = (rows < R)[:, None] & (columns < M)[None, :]
@@ -80,19 +90,19 @@ def bias_gelu_backward(
             grad = tl.where(keep(row_key(seed_ptr, rows)[:, None], columns[None, :], threshold), grad * scale, 0.0)
         grad = grad * (normal_cdf(x) + x * INVERSE_SQRT_TWO_PI * tl.exp(-0.5 * x * x))
         tl.store(grad_x_ptr + offsets, grad.to(grad_x_ptr.dtype.element_ty), mask=inside)
-        total += tl.sum(grad, 0)
+        acc += tl.sum(grad, 0)
     if BIAS:
-        tl.store(grad_bias_ptr + tl.program_id(0).to(tl.int64) * M + columns, total, mask=columns < M)
+        tl.store(grad_bias_ptr + tl.program_id(0).to(tl.int64) * M + columns, acc, mask=columns < M)
 
 
 @triton.jit
 def linear_gelu_forward(
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    seed_ptr,
-    product_ptr,
-    out_ptr,
+    x_ptr,  # (R, D)
+    weight_ptr,  # (M, D)
+    bias_ptr,  # (M,), or None without BIAS
+    seed_ptr,  # (1,) int64, or None without DROPOUT
+    product_ptr,  # (R, M), written
+    out_ptr,  # (R, M), written
     R,
     D,
     M,
@@ -106,7 +116,7 @@ def linear_gelu_forward(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x W^T (R, M) for the backward pass, and dropout(gelu(x W^T + b)) from the same accumulators."""
+    """x W^T, for the backward pass, and dropout(gelu(x W^T + b)) from the same accumulators. A program: a tile."""
     # GROUP blocks of rows at a time, column block by column block, so that both operands stay in the L2 cache.
     down, across = tl.cdiv(R, BLOCK_R), tl.cdiv(M, BLOCK_M)
     group = tl.program_id(0) // (GROUP * across)

@@ -1,36 +1,81 @@
-"""Launches the MLP kernels. Shapes: R rows, D width, M inner width, G programs that share the rows."""
+"""Launches the MLP kernels, with their launch configs.
+
+Shapes: R rows, D width, M inner width, G programs that share the rows.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from .. import dropout
-from ..runtime import family_of, launch
-from . import blocks
+from ..runtime import INTERPRETER, interpreter_block, launch, tensor_arch
 from .triton_kernels import bias_gelu_backward, bias_gelu_forward, linear_gelu_forward
+
+
+class LaunchConfig(NamedTuple):
+    """A tile of ``rows`` x ``columns``; ``depth``: what a step of a matrix product sums over."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+# Element by element: 8 numbers of 2 bytes a thread and row, 16-byte accesses.
+ELEMENTWISE_CONFIG = LaunchConfig(8, 256, 0, 4, 1)
+
+# Not yet swept on a GPU.
+PRODUCT_CONFIGS = {
+    "sm80": LaunchConfig(128, 128, 32, 8, 3),
+    "sm90": LaunchConfig(128, 128, 64, 8, 3),
+    "sm100": LaunchConfig(128, 128, 64, 8, 3),
+}
+FP32_PRODUCT_CONFIG = LaunchConfig(64, 64, 32, 8, 2)
+PROGRAMS = {"interpreter": 3, "sm80": 432, "sm90": 528, "sm100": 592}
+
+
+def elementwise_config(arch: str, rows: int, columns: int) -> LaunchConfig:
+    if arch == INTERPRETER:
+        return LaunchConfig(4 if rows <= 32 else 32, interpreter_block(columns, 256), 0, 4, 1)
+    return ELEMENTWISE_CONFIG
+
+
+def product_config(arch: str, fp32: bool, rows: int, columns: int, depth: int) -> LaunchConfig:
+    """``fp32``: float32 tensors."""
+    if arch == INTERPRETER:
+        return LaunchConfig(interpreter_block(rows), interpreter_block(columns), interpreter_block(depth), 4, 1)
+    return FP32_PRODUCT_CONFIG if fp32 else PRODUCT_CONFIGS[arch]
+
+
+def program_count(arch: str, across: int, steps: int) -> int:
+    """How many programs share the ``steps`` of rows in each of ``across`` blocks of columns."""
+    return max(1, min(PROGRAMS[arch] // across, steps))
 
 
 def forward(x: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
     """dropout(gelu(x + bias)) of (R, M)."""
     R, M = x.shape
     out = torch.empty_like(x)
-    block = blocks.elements(family_of(x), R, M)
-    grid = (triton.cdiv(R, block.rows), triton.cdiv(M, block.columns))
-    options = dict(BIAS=bias is not None, DROPOUT=p > 0, ROWS=block.rows, COLUMNS=block.columns)
+    config = elementwise_config(tensor_arch(x), R, M)
+    grid = (triton.cdiv(R, config.rows), triton.cdiv(M, config.columns))
+    meta = dict(BIAS=bias is not None, DROPOUT=p > 0, ROWS=config.rows, COLUMNS=config.columns)
     rates = dropout.threshold(p), dropout.keep_scale(p)
-    launch(bias_gelu_forward, grid, x, bias, seed, out, R, M, *rates, **options, num_warps=block.warps)
+    launch(bias_gelu_forward, grid, x, bias, seed, out, R, M, *rates, **meta, num_warps=config.warps)
     return out
 
 
 def backward(grad_out: Tensor, x: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> tuple[Tensor, Tensor]:
     """Gradient of x (R, M), and partial sums (G, M) of the bias gradient (empty without a bias)."""
     R, M = x.shape
-    family = family_of(x)
-    block = blocks.elements(family, R, M)
-    across = triton.cdiv(M, block.columns)
-    programs = blocks.programs(family, across, triton.cdiv(R, block.rows))
+    arch = tensor_arch(x)
+    config = elementwise_config(arch, R, M)
+    across = triton.cdiv(M, config.columns)
+    programs = program_count(arch, across, triton.cdiv(R, config.rows))
     grad_x = torch.empty_like(x)
     grad_bias = x.new_empty(programs if bias is not None else 0, M, dtype=torch.float32)
     launch(
@@ -48,9 +93,9 @@ def backward(grad_out: Tensor, x: Tensor, bias: Tensor | None, seed: Tensor | No
         dropout.keep_scale(p),
         BIAS=bias is not None,
         DROPOUT=p > 0,
-        ROWS=block.rows,
-        COLUMNS=block.columns,
-        num_warps=block.warps,
+        ROWS=config.rows,
+        COLUMNS=config.columns,
+        num_warps=config.warps,
     )
     return grad_x, grad_bias
 
@@ -62,10 +107,10 @@ def linear_forward(
     R, D = x.shape
     M = weight.shape[0]
     out, product = x.new_empty(R, M), x.new_empty(R, M)
-    block = blocks.product(family_of(x), x.dtype == torch.float32, R, M, D)
+    config = product_config(tensor_arch(x), x.dtype == torch.float32, R, M, D)
     launch(
         linear_gelu_forward,
-        (triton.cdiv(R, block.rows) * triton.cdiv(M, block.columns),),
+        (triton.cdiv(R, config.rows) * triton.cdiv(M, config.columns),),
         x,
         weight,
         bias,
@@ -79,12 +124,12 @@ def linear_forward(
         dropout.keep_scale(p),
         BIAS=bias is not None,
         DROPOUT=p > 0,
-        BLOCK_R=block.rows,
-        BLOCK_M=block.columns,
-        BLOCK_D=block.depth,
+        BLOCK_R=config.rows,
+        BLOCK_M=config.columns,
+        BLOCK_D=config.depth,
         GROUP=8,
         PRECISION="tf32x3",
-        num_warps=block.warps,
-        num_stages=block.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
     return out, product

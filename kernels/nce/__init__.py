@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..registry import Call, choose, refuse_non_float, register
+from ..registry import Call, dispatch, refuse_non_float, register
 from ..runtime import refuse_triton
-from . import op as fused
-from . import reference
+from . import op, reference
 
 __all__ = ["Rows", "nce"]
 
-register("nce", "triton", fused.nce, refuse_triton)
+register("nce", "triton", op.nce, refuse_triton)
 register("nce", "torch", reference.nce, refuse_non_float)
 
 
@@ -68,4 +67,4 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
         raise ValueError(f"kind: {kind!r} is not one of 'asymmetric', 'symmetric'")
     call = Call(first.local.device, first.local.dtype, {"kind": kind})
     with torch.autocast(first.local.device.type, enabled=False):  # similarities over the temperature need all digits
-        return choose("nce", backend, call)(first, second, temperature, kind)
+        return dispatch("nce", backend, call)(first, second, temperature, kind)

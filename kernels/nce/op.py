@@ -81,11 +81,11 @@ similarity_lse.register_autograd(_gradients, setup_context=_setup)
 
 def nce(first: Rows, second: Rows, temperature: float, kind: str) -> Tensor:
     """As `reference.nce`. Lowering the row of an invalid local item is left out: its loss is multiplied with 0."""
-    wide = torch.float32
+    fp32 = torch.float32
     positive_B = positive(
-        replace(first, local=first.local.to(wide)), replace(second, local=second.local.to(wide)), temperature
+        replace(first, local=first.local.to(fp32)), replace(second, local=second.local.to(fp32)), temperature
     )
-    masks = [None if rows.mask is None else rows.mask.to(wide) for rows in (first, second)]
+    masks = [None if rows.mask is None else rows.mask.to(fp32) for rows in (first, second)]
     if kind == "asymmetric":
         forward_B = _lse(first, second, second.mask_all, temperature)
         backward_B = _lse(second, first, None, temperature)

@@ -20,15 +20,15 @@ INVALID = 1e9  # subtracted from the similarity with an invalid item
 
 def nce(first: Rows, second: Rows, temperature: float, kind: str) -> Tensor:
     dtype = first.local.dtype
-    first, second = _wide(first), _wide(second)
+    first, second = _at_least_fp32(first), _at_least_fp32(second)
     if kind == "asymmetric":
         first = replace(first, mask=None, mask_all=None)
         return scale(_asymmetric(first, second, temperature), second.mask).to(dtype)
     return scale(scale(_symmetric(first, second, temperature), first.mask), second.mask).to(dtype)
 
 
-def _wide(rows: Rows) -> Rows:
-    """At least float32: the similarities are divided by a small temperature, and 1e9 is beyond float16."""
+def _at_least_fp32(rows: Rows) -> Rows:
+    """The similarities are divided by a small temperature, and 1e9 is beyond float16."""
     dtype = torch.promote_types(rows.local.dtype, torch.float32)
     mask, mask_all = (None if m is None else m.to(dtype) for m in (rows.mask, rows.mask_all))
     return replace(rows, local=rows.local.to(dtype), all=rows.all.to(dtype), mask=mask, mask_all=mask_all)

@@ -1,7 +1,10 @@
 """Log-sum-exp of similarities of each query with all keys; the similarities are never in memory.
 
-Shapes: M queries, N keys, D width, S parts of a loop. Similarities are in powers of two: ``scale`` is log2(e) over the
-temperature.
+Shapes: M queries, N keys, D width, S parts of a loop. Every tensor is contiguous. Similarities are in powers of two:
+s_mn = scale q_m . k_n, where ``scale`` is log2(e) over the temperature.
+
+Forward, for a query m, over blocks of keys n: m_ij = max(m_i, max_n s_mn), the running maximum, and
+l_i = 2^(m_i - m_ij) l_i + sum_n 2^(s_mn - m_ij). In the end lse_m = m_i + log2 l_i.
 """
 
 from __future__ import annotations
@@ -29,10 +32,10 @@ def similarities(own_ptr, other_ptr, own, other, own_rows, other_rows, D, scale,
 
 @triton.jit
 def similarity_lse_forward(
-    query_ptr,
-    key_ptr,
-    mask_ptr,
-    lse_ptr,
+    query_ptr,  # (M, D)
+    key_ptr,  # (N, D)
+    mask_ptr,  # (N,) uint8, 0 for a key that is not there; None without MASK
+    lse_ptr,  # (S, M) float32, written
     M,
     N,
     D,
@@ -43,30 +46,39 @@ def similarity_lse_forward(
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Partial log-sum-exps (S, M): program (block, s) of S reads every S-th block of keys."""
+    """Partial log-sum-exps: program (block, s) of S reads every S-th block of keys."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    peak = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    m_i = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    l_i = tl.zeros([BLOCK_M], tl.float32)
     for block in range(tl.program_id(1), tl.cdiv(N, BLOCK_N), tl.num_programs(1)):
         n = block * BLOCK_N + tl.arange(0, BLOCK_N)
         s = similarities(query_ptr, key_ptr, m, n, M, N, D, scale, BLOCK_M, BLOCK_N, DEPTH, PRECISION)
         if MASK:
             s += tl.where(tl.load(mask_ptr + n, mask=n < N, other=0) != 0, 0.0, LOWERED)[None, :]
         s = tl.where((n < N)[None, :], s, -float("inf"))
-        higher = tl.maximum(peak, tl.max(s, 1))
-        total = total * tl.math.exp2(peak - higher) + tl.sum(tl.math.exp2(s - higher[:, None]), 1)
-        peak = higher
-    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * M + m, peak + tl.math.log2(total), mask=m < M)
+        m_ij = tl.maximum(m_i, tl.max(s, 1))
+        l_i = l_i * tl.math.exp2(m_i - m_ij) + tl.sum(tl.math.exp2(s - m_ij[:, None]), 1)
+        m_i = m_ij
+    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * M + m, m_i + tl.math.log2(l_i), mask=m < M)
+
+
+# Backward. The natural log-sum-exp L_m = ln 2 lse_m has the softmax weights w_mn = 2^(s_mn - lse_m) as its derivative
+# by q_m . k_n / temperature, so with its gradient dL:
+#
+#     dq_m = sum_n dL_m w_mn k_n / temperature
+#     dk_n = sum_m dL_m w_mn q_m / temperature
+#
+# Both are sums over the rows of the other side, so one kernel makes either; the similarities are computed again.
 
 
 @triton.jit
 def similarity_lse_gradient(
-    own_ptr,
-    other_ptr,
-    mask_ptr,
-    lse_ptr,
-    grad_lse_ptr,
-    grad_own_ptr,
+    own_ptr,  # (own_rows, D): queries if QUERIES, keys otherwise
+    other_ptr,  # (other_rows, D): the other ones
+    mask_ptr,  # (N,) uint8, over the keys; None without MASK
+    lse_ptr,  # (M,) float32, in powers of two
+    grad_lse_ptr,  # (M,) float32, dL
+    grad_own_ptr,  # (S, own_rows, D) float32, written
     own_rows,
     other_rows,
     D,
@@ -79,11 +91,8 @@ def similarity_lse_gradient(
     WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Partial gradients (S, own_rows, D), without the factor of the temperature.
-
-    ``own`` are the queries (QUERIES) or the keys; the other rows are the other ones. The softmax weight of a pair times
-    the gradient of its query's log-sum-exp is the weight of the other row.
-    """
+    """Partial gradients, still to be divided by the temperature: program (block of rows, part of the width, s) of S
+    reads every S-th block of the other rows."""
     own = tl.program_id(0) * BLOCK_OWN + tl.arange(0, BLOCK_OWN)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     if QUERIES:

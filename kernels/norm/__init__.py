@@ -6,24 +6,23 @@ from typing import overload
 
 from torch import Tensor
 
-from ..registry import Call, choose, refuse_non_float, register
+from ..registry import Call, dispatch, refuse_non_float, register
 from ..runtime import refuse_triton
-from . import op as fused
-from . import reference
+from . import op, reference
 
 __all__ = ["layer_norm", "rms_norm"]
 
-WIDEST = 8192  # numbers of a row that one program can hold
+MAX_WIDTH = 8192  # numbers of a row that one program can hold
 
 
 def _refuse(call: Call) -> list[str]:
     width = call.facts.get("width", 1)
-    too_wide = [f"holds rows of up to {WIDEST} numbers, got {width}"] if width > WIDEST else []
+    too_wide = [f"holds rows of up to {MAX_WIDTH} numbers, got {width}"] if width > MAX_WIDTH else []
     return refuse_triton(call) + too_wide
 
 
-register("layer_norm", "triton", fused.layer_norm, _refuse)
-register("rms_norm", "triton", fused.rms_norm, _refuse)
+register("layer_norm", "triton", op.layer_norm, _refuse)
+register("rms_norm", "triton", op.rms_norm, _refuse)
 register("layer_norm", "torch", reference.layer_norm, refuse_non_float)
 register("rms_norm", "torch", reference.rms_norm, refuse_non_float)
 
@@ -78,7 +77,7 @@ def layer_norm(
     """
     _check("layer_norm", x, residual, dropout_p, weight=weight, bias=bias)
     call = Call(x.device, x.dtype, {"width": x.shape[-1]})
-    return choose("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p)
+    return dispatch("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p)
 
 
 @overload
@@ -101,14 +100,14 @@ def rms_norm(
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, as T5 does; otherwise as `layer_norm`."""
     _check("rms_norm", x, residual, dropout_p, weight=weight)
     call = Call(x.device, x.dtype, {"width": x.shape[-1]})
-    return choose("rms_norm", backend, call)(x, weight, eps, residual, dropout_p)
+    return dispatch("rms_norm", backend, call)(x, weight, eps, residual, dropout_p)
 
 
-def _check(op: str, x: Tensor, residual: Tensor | None, dropout_p: float, **parameters: Tensor) -> None:
+def _check(operation: str, x: Tensor, residual: Tensor | None, dropout_p: float, **parameters: Tensor) -> None:
     if not 0 <= dropout_p <= 1 or (dropout_p > 0 and residual is None):
-        raise ValueError(f"{op}: dropout_p: expected 0 to 1, and 0 without a residual, got {dropout_p}")
+        raise ValueError(f"{operation}: dropout_p: expected 0 to 1, and 0 without a residual, got {dropout_p}")
     for name, value in parameters.items():
         if value.shape != x.shape[-1:]:
-            raise ValueError(f"{op}: {name}: expected ({x.shape[-1]},), got {tuple(value.shape)}")
+            raise ValueError(f"{operation}: {name}: expected ({x.shape[-1]},), got {tuple(value.shape)}")
     if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"{op}: residual: expected {tuple(x.shape)}, got {tuple(residual.shape)}")
+        raise ValueError(f"{operation}: residual: expected {tuple(x.shape)}, got {tuple(residual.shape)}")

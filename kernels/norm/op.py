@@ -24,9 +24,9 @@ _BACKWARD = (
 
 @torch.library.custom_op("vatt_kernels::norm", mutates_args=(), schema=_FORWARD)
 def norm(x, residual, weight, bias, seed, eps, p):  # type: ignore[no-untyped-def]
-    from . import triton_kernels
+    from . import triton_launch
 
-    return triton_kernels.forward(x, residual, weight, bias, seed, eps, p)
+    return triton_launch.forward(x, residual, weight, bias, seed, eps, p)
 
 
 @norm.register_fake
@@ -39,9 +39,9 @@ def _(x, residual, weight, bias, seed, eps, p):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("vatt_kernels::norm_backward", mutates_args=(), schema=_BACKWARD)
 def norm_backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p):  # type: ignore[no-untyped-def]
-    from . import triton_kernels
+    from . import triton_launch
 
-    grads = triton_kernels.backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p)
+    grads = triton_launch.backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p)
     grad_residual, grad_x, weight_GD, bias_GD = grads
     return grad_residual, grad_x, weight_GD.sum(0).to(weight.dtype), bias_GD.sum(0).to(weight.dtype)
 
@@ -103,8 +103,8 @@ def _run(
 ) -> Tensor | tuple[Tensor, Tensor]:
     D = x.shape[-1]
     if residual is not None:  # under autocast an update comes in half precision; the stream keeps its type
-        wide = torch.promote_types(x.dtype, residual.dtype)
-        x, residual = x.to(wide), residual.to(wide)
+        dtype = torch.promote_types(x.dtype, residual.dtype)
+        x, residual = x.to(dtype), residual.to(dtype)
     seed = draw_seed(x.device) if dropout_p > 0 else None
     rows_RD = x.reshape(-1, D).contiguous()
     residual_RD = None if residual is None else residual.reshape(-1, D).contiguous()

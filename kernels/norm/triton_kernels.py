@@ -1,43 +1,40 @@
 """Residual sum, dropout and norm in one pass over the rows, and their backward pass.
 
-Shapes: R rows, D width, G programs of the backward pass.
+Shapes: R rows, D width, G programs of the backward pass. Every tensor is contiguous. A program holds whole rows:
+WIDTH is D, or the power of two above it.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from .. import dropout
-from ..runtime import family_of, launch
 from ..triton_dropout import keep, row_key
-from . import blocks
 
 
 @triton.jit
 def norm_forward(
-    x_ptr,
-    residual_ptr,
-    weight_ptr,
-    bias_ptr,
-    seed_ptr,
-    total_ptr,
-    normed_ptr,
-    mean_ptr,
-    rstd_ptr,
+    x_ptr,  # (R, D)
+    residual_ptr,  # (R, D), or None without RESIDUAL
+    weight_ptr,  # (D,)
+    bias_ptr,  # (D,), or None without CENTRED
+    seed_ptr,  # (1,) int64, or None without DROPOUT
+    total_ptr,  # (R, D), written with RESIDUAL
+    normed_ptr,  # (R, D), written
+    mean_ptr,  # (R,) float32, written with CENTRED
+    rstd_ptr,  # (R,) float32, written
     R,
     D,
     eps,
-    threshold,
-    scale,
+    threshold,  # of the dropout, see `dropout.threshold`
+    scale,  # of what it keeps
     RESIDUAL: tl.constexpr,
     CENTRED: tl.constexpr,
     DROPOUT: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """total = dropout(x) + residual, and its norm: layer norm if CENTRED, RMS norm otherwise. A program: ROWS rows."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)
     inside = (rows < R)[:, None] & (columns < D)[None, :]
@@ -66,19 +63,29 @@ def norm_forward(
     tl.store(normed_ptr + offsets, normed.to(normed_ptr.dtype.element_ty), mask=inside)
 
 
+# Backward. A row t (the total) has hat = (t - mean) rstd and out = hat w + b; RMS norm has no mean and no b. With
+# g = dout w and <.> the mean over the row, the derivatives of mean and rstd give
+#
+#     dt = (g - hat <g hat> - <g>) rstd + what reaches t from behind (grad_total); RMS norm: without <g>
+#     dresidual = dt
+#     dx = c z dt, where the dropout mask z is 0 or 1 and c = 1 / (1 - its rate)
+#     dw = sum over rows of dout hat
+#     db = sum over rows of dout
+
+
 @triton.jit
 def norm_backward(
-    grad_total_ptr,
-    grad_normed_ptr,
-    total_ptr,
-    weight_ptr,
-    mean_ptr,
-    rstd_ptr,
-    seed_ptr,
-    grad_residual_ptr,
-    grad_x_ptr,
-    grad_weight_ptr,
-    grad_bias_ptr,
+    grad_total_ptr,  # (R, D), or None without GRAD_TOTAL
+    grad_normed_ptr,  # (R, D), dout
+    total_ptr,  # (R, D)
+    weight_ptr,  # (D,)
+    mean_ptr,  # (R,) float32, or None without CENTRED
+    rstd_ptr,  # (R,) float32
+    seed_ptr,  # (1,) int64, or None without DROPOUT
+    grad_residual_ptr,  # (R, D), written
+    grad_x_ptr,  # (R, D), written with DROPOUT
+    grad_weight_ptr,  # (G, D) float32, written
+    grad_bias_ptr,  # (G, D) float32, written with CENTRED
     R,
     D,
     threshold,
@@ -125,92 +132,3 @@ def norm_backward(
     tl.store(grad_weight_ptr + own, grad_weight, mask=columns < D)
     if CENTRED:
         tl.store(grad_bias_ptr + own, grad_bias, mask=columns < D)
-
-
-def forward(
-    x_RD: Tensor,
-    residual_RD: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    seed: Tensor | None,
-    eps: float,
-    p: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """total (R, D), or empty without a residual; normed (R, D); mean (R,), or empty for RMS; rstd (R,)."""
-    R, D = x_RD.shape
-    total = torch.empty_like(x_RD) if residual_RD is not None else x_RD.new_empty(0)
-    normed = torch.empty_like(x_RD)
-    mean = x_RD.new_empty(R if bias is not None else 0, dtype=torch.float32)
-    rstd = x_RD.new_empty(R, dtype=torch.float32)
-    block = blocks.forward(family_of(x_RD), D, R)
-    launch(
-        norm_forward,
-        (triton.cdiv(R, block.rows),),
-        x_RD,
-        residual_RD,
-        weight,
-        bias,
-        seed,
-        total,
-        normed,
-        mean,
-        rstd,
-        R,
-        D,
-        eps,
-        dropout.threshold(p),
-        dropout.keep_scale(p),
-        RESIDUAL=residual_RD is not None,
-        CENTRED=bias is not None,
-        DROPOUT=p > 0,
-        ROWS=block.rows,
-        WIDTH=triton.next_power_of_2(D),
-        num_warps=block.warps,
-    )
-    return total, normed, mean, rstd
-
-
-def backward(
-    grad_total_RD: Tensor | None,
-    grad_normed_RD: Tensor,
-    total_RD: Tensor,
-    weight: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor,
-    seed: Tensor | None,
-    p: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the residual and of x (empty without dropout: the same), partial sums (G, D) of weight and bias."""
-    R, D = total_RD.shape
-    block = blocks.backward(family_of(total_RD), D, R)
-    programs = min(block.programs, triton.cdiv(R, block.rows))
-    grad_residual = torch.empty_like(total_RD)
-    grad_x = torch.empty_like(total_RD) if p > 0 else total_RD.new_empty(0)
-    grad_weight = rstd.new_empty(programs, D)
-    grad_bias = rstd.new_empty(programs if mean is not None else 0, D)
-    launch(
-        norm_backward,
-        (programs,),
-        grad_total_RD,
-        grad_normed_RD,
-        total_RD,
-        weight,
-        mean,
-        rstd,
-        seed,
-        grad_residual,
-        grad_x,
-        grad_weight,
-        grad_bias,
-        R,
-        D,
-        dropout.threshold(p),
-        dropout.keep_scale(p),
-        GRAD_TOTAL=grad_total_RD is not None,
-        CENTRED=mean is not None,
-        DROPOUT=p > 0,
-        ROWS=block.rows,
-        WIDTH=triton.next_power_of_2(D),
-        num_warps=block.warps,
-    )
-    return grad_residual, grad_x, grad_weight, grad_bias

@@ -7,14 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from ..registry import Call, choose, refuse_non_float, register
-from . import op as fused
-from . import reference
+from ..registry import Call, dispatch, refuse_non_float, register
+from . import op, reference
 from .reference import add_positions
 
 __all__ = ["add_positions", "patch_embed"]
 
-register("patch_embed", "triton", fused.patch_embed, fused.refuse)
+register("patch_embed", "triton", op.patch_embed, op.refuse)
 register("patch_embed", "torch", reference.patch_embed, refuse_non_float)
 
 
@@ -56,7 +55,7 @@ def patch_embed(
     _check(x, weight, bias, patch, kept)
     _check_rows(x, weight, patch, positions, token)
     facts = {"patch": patch, "input": x.dtype, "input_gradient": x.requires_grad and torch.is_grad_enabled()}
-    run = choose("patch_embed", backend, Call(weight.device, weight.dtype, facts))
+    run = dispatch("patch_embed", backend, Call(weight.device, weight.dtype, facts))
     return run(x, weight, bias, patch, kept, positions, token, dropout_p)
 
 

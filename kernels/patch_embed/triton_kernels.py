@@ -2,7 +2,7 @@
 
 A signal is seen as (B, T, H, W) with W the contiguous axis, channels included; a patch is (PT, PH, PW) of it and is
 flattened in that order. Shapes: B batch, K kept patches, N all patches, P numbers in a patch, D width, M output rows
-(tokens and the aggregation token of all items).
+(tokens and the aggregation token of all items), S parts of a loop. Every tensor is contiguous.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ def centred(x, kind, UINT8: tl.constexpr):
 
 @triton.jit
 def patch_embed_forward(
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    positions_ptr,
-    token_ptr,
-    kept_ptr,
-    seed_ptr,
-    out_ptr,
+    x_ptr,  # (B, T, H, W): uint8 if UINT8, floats otherwise
+    weight_ptr,  # (D, P)
+    bias_ptr,  # (D,), or None without BIAS
+    positions_ptr,  # (N, D), or None without POSITIONS
+    token_ptr,  # (D,), or None without TOKEN
+    kept_ptr,  # (K,) int64, (B, K) if PER_ITEM, or None without KEPT
+    seed_ptr,  # (1,) int64, or None without DROPOUT
+    out_ptr,  # (M, D), written
     M,
     K,
     D,
-    GH,
-    GW,
-    stride_b,
+    GH,  # patches along H
+    GW,  # patches along W
+    stride_b,  # of the signal, in numbers
     stride_t,
     stride_h,
-    threshold,
-    keep_scale,
+    threshold,  # of the dropout, see `dropout.threshold`
+    keep_scale,  # of what it keeps
     UINT8: tl.constexpr,
     KEPT: tl.constexpr,
     PER_ITEM: tl.constexpr,
@@ -78,8 +78,9 @@ def patch_embed_forward(
     BLOCK_P: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """out (M, D). Programs that share a block of patches are neighbours, so that the signal is read once from memory
-    and the rest of the time from the L2 cache."""
+    """All rows of the output: patches projected, with bias and positions, dropped out; and the aggregation token.
+    Programs that share a block of patches are neighbours, so that the signal is read once from memory and the rest of
+    the time from the L2 cache."""
     P: tl.constexpr = PT * PH * PW
     across = tl.cdiv(D, BLOCK_D)
     m = tl.program_id(0) // across * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -114,21 +115,33 @@ def patch_embed_forward(
     tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+# Backward. A row m of the output that holds patch n = kept[b, k] is out_m = c z_m (W x_n + b + pos_n), where the
+# dropout mask z is 0 or 1 and c = 1 / (1 - its rate); the row of the aggregation token is the token. So with
+# g_m = c z_m dout_m:
+#
+#     dW     = sum over rows of g_m x_n^T; of bytes x = (u - 127.5) / 127.5, whose division follows after the sum
+#     dpos_n = sum of g_m over the rows that hold patch n
+#     db     = sum over rows of g_m = sum over n of dpos_n
+#     dtoken = sum over items of the rows of the token
+#
+# The first kernel gives g (without dropout, dout is g), the second dW, the third dpos. The signal has no gradient.
+
+
 @triton.jit
 def patch_embed_dropped(
-    grad_out_ptr,
-    seed_ptr,
-    grad_ptr,
+    grad_out_ptr,  # (M, D)
+    seed_ptr,  # (1,) int64
+    grad_ptr,  # (M, D), written
     M,
     D,
-    rows,
+    rows,  # of an item: K and the token
     threshold,
     keep_scale,
     TOKEN: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The gradient (M, D) in front of the dropout. One pass: the kernels below read it many times."""
+    """g, the gradient in front of the dropout. One pass: the kernels below read it many times."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     d = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (m < M)[:, None] & (d < D)[None, :]
@@ -142,16 +155,16 @@ def patch_embed_dropped(
 
 @triton.jit
 def patch_embed_weight(
-    x_ptr,
-    kept_ptr,
-    grad_out_ptr,
-    grad_weight_ptr,
+    x_ptr,  # (B, T, H, W)
+    kept_ptr,  # (K,) int64, (B, K) if PER_ITEM, or None without KEPT
+    grad_out_ptr,  # (M, D), g
+    grad_weight_ptr,  # (S, D, P) float32, written
     M,
     K,
     D,
-    GH,
-    GW,
-    stride_b,
+    GH,  # patches along H
+    GW,  # patches along W
+    stride_b,  # of the signal, in numbers
     stride_t,
     stride_h,
     UINT8: tl.constexpr,
@@ -166,7 +179,7 @@ def patch_embed_weight(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Partial sums (S, D, P) of the weight gradient: program (tile, s) of S adds every S-th block of rows."""
+    """Partial sums of dW: program (tile, s) of S adds every S-th block of rows."""
     P: tl.constexpr = PT * PH * PW
     across = tl.cdiv(D, BLOCK_D)
     p = tl.program_id(0) // across * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -194,10 +207,10 @@ def patch_embed_weight(
 
 @triton.jit
 def patch_embed_positions(
-    order_ptr,
-    bounds_ptr,
-    grad_out_ptr,
-    grad_positions_ptr,
+    order_ptr,  # (K,) int64, (B K,) if PER_ITEM: the places in ``kept``, sorted by patch
+    bounds_ptr,  # (N + 1,) int64: where each patch begins in ``order``
+    grad_out_ptr,  # (M, D), g
+    grad_positions_ptr,  # (N, D) float32, written
     B,
     K,
     D,
@@ -206,10 +219,7 @@ def patch_embed_positions(
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Gradient (N, D) of the position rows: the sum of the output rows that read each, in a fixed order.
-
-    ``order`` lists the places in ``kept`` sorted by patch, ``bounds`` (N + 1,) where each patch begins in it.
-    """
+    """dpos: the sum of the output rows that read each position, in a fixed order. A program: one position."""
     n = tl.program_id(0)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     first, last = tl.load(bounds_ptr + n), tl.load(bounds_ptr + n + 1)

@@ -1,18 +1,78 @@
-"""Launches the patch embedding kernels. Shapes as in `triton_kernels.py`."""
+"""Launches the patch embedding kernels, with their launch configs. Shapes as in `triton_kernels.py`."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from .. import dropout
-from ..runtime import family_of, launch
-from . import blocks
+from ..runtime import INTERPRETER, interpreter_block, launch, tensor_arch
 from .triton_kernels import patch_embed_dropped, patch_embed_forward, patch_embed_positions, patch_embed_weight
+
+
+class LaunchConfig(NamedTuple):
+    """A tile of the product, ``rows`` x ``columns``, summed over steps of ``depth``."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+# Not yet swept on a GPU. Forward: rows are tokens, columns the width, the sum runs over the numbers of a patch.
+FORWARD_CONFIGS = {
+    "sm80": LaunchConfig(128, 128, 64, 8, 3),
+    "sm90": LaunchConfig(128, 128, 64, 8, 3),
+    "sm100": LaunchConfig(128, 128, 64, 8, 3),
+}
+# Weight gradient: rows are the numbers of a patch, columns the width, the sum runs over tokens.
+WEIGHT_CONFIGS = {
+    "sm80": LaunchConfig(128, 128, 32, 8, 3),
+    "sm90": LaunchConfig(128, 128, 64, 8, 3),
+    "sm100": LaunchConfig(128, 128, 64, 8, 3),
+}
+FP32_CONFIG = LaunchConfig(64, 64, 32, 8, 2)
+# About two programs for each streaming multiprocessor; more partial sums than that only cost memory.
+PROGRAMS = {"interpreter": 4, "sm80": 216, "sm90": 264, "sm100": 296}
+
+
+def forward_config(arch: str, fp32: bool, rows: int, width: int, patch: int) -> LaunchConfig:
+    """``fp32``: float32 weights."""
+    if arch == INTERPRETER:
+        return _interpreter_config(rows, width, patch)
+    return FP32_CONFIG if fp32 else FORWARD_CONFIGS[arch]
+
+
+def weight_config(arch: str, fp32: bool, rows: int, width: int, patch: int) -> LaunchConfig:
+    if arch == INTERPRETER:
+        return _interpreter_config(patch, width, rows)
+    return FP32_CONFIG if fp32 else WEIGHT_CONFIGS[arch]
+
+
+def _interpreter_config(rows: int, columns: int, depth: int) -> LaunchConfig:
+    return LaunchConfig(interpreter_block(rows), interpreter_block(columns), interpreter_block(depth, 256), 4, 1)
+
+
+def elementwise_config(arch: str, rows: int, width: int) -> LaunchConfig:
+    """Element by element: 16 bytes a thread and row."""
+    if arch == INTERPRETER:
+        return LaunchConfig(4 if rows <= 32 else 32, interpreter_block(width, 256), 0, 4, 1)
+    return LaunchConfig(8, 256, 0, 4, 1)
+
+
+def positions_columns(arch: str, width: int) -> int:
+    """Columns of a program that sums the gradients of a position."""
+    return interpreter_block(width, 256) if arch == INTERPRETER else min(256, triton.next_power_of_2(width))
+
+
+def split_count(arch: str, tiles: int, steps: int) -> int:
+    """Into how many partial sums the ``steps`` of a weight gradient of ``tiles`` tiles are divided."""
+    return max(1, min(PROGRAMS[arch] // tiles, steps))
 
 
 def _layout(x: Tensor, patch: list[int]) -> tuple[tuple[int, ...], tuple[int, int, int, int, int], dict[str, int]]:
@@ -49,10 +109,10 @@ def forward(
     extra = int(token is not None)
     out = weight.new_empty(B, extra + K, D)
     M = B * (extra + K)
-    block = blocks.forward(family_of(weight), weight.dtype == torch.float32, M, D, weight.shape[1])
+    config = forward_config(tensor_arch(weight), weight.dtype == torch.float32, M, D, weight.shape[1])
     launch(
         patch_embed_forward,
-        (triton.cdiv(M, block.rows) * triton.cdiv(D, block.columns),),
+        (triton.cdiv(M, config.rows) * triton.cdiv(D, config.columns),),
         x,
         weight,
         bias,
@@ -73,12 +133,12 @@ def forward(
         POSITIONS=positions is not None,
         TOKEN=extra,
         DROPOUT=p > 0,
-        BLOCK_M=block.rows,
-        BLOCK_D=block.columns,
-        BLOCK_P=block.depth,
+        BLOCK_M=config.rows,
+        BLOCK_D=config.columns,
+        BLOCK_P=config.depth,
         PRECISION="tf32x3",
-        num_warps=block.warps,
-        num_stages=block.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
     return out
 
@@ -89,11 +149,11 @@ def dropped(grad_out: Tensor, extra: int, seed: Tensor | None, p: float) -> Tens
         return grad_out
     B, rows, D = grad_out.shape
     grad = torch.empty_like(grad_out)
-    block = blocks.elements(family_of(grad_out), B * rows, D)
-    grid = (triton.cdiv(B * rows, block.rows), triton.cdiv(D, block.columns))
+    config = elementwise_config(tensor_arch(grad_out), B * rows, D)
+    grid = (triton.cdiv(B * rows, config.rows), triton.cdiv(D, config.columns))
     sizes = B * rows, D, rows, dropout.threshold(p), dropout.keep_scale(p)
-    options = dict(TOKEN=extra, ROWS=block.rows, COLUMNS=block.columns, num_warps=block.warps)
-    launch(patch_embed_dropped, grid, grad_out, seed, grad, *sizes, **options)
+    meta = dict(TOKEN=extra, ROWS=config.rows, COLUMNS=config.columns, num_warps=config.warps)
+    launch(patch_embed_dropped, grid, grad_out, seed, grad, *sizes, **meta)
     return grad
 
 
@@ -102,12 +162,12 @@ def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor 
     _, numbers, sides = _layout(x, patch)
     B, rows, D = grad_out.shape
     P, M = math.prod(sides.values()), B * rows
-    family = family_of(grad_out)
-    block = blocks.weight(family, grad_out.dtype == torch.float32, M, D, P)
-    tiles = triton.cdiv(P, block.rows) * triton.cdiv(D, block.columns)
-    splits = blocks.splits(family, tiles, triton.cdiv(M, block.depth))
+    arch = tensor_arch(grad_out)
+    config = weight_config(arch, grad_out.dtype == torch.float32, M, D, P)
+    tiles = triton.cdiv(P, config.rows) * triton.cdiv(D, config.columns)
+    splits = split_count(arch, tiles, triton.cdiv(M, config.depth))
     partial = grad_out.new_empty(splits, D, P, dtype=torch.float32)
-    options: dict[str, Any] = dict(_flags(x, kept), **sides)
+    meta: dict[str, Any] = dict(_flags(x, kept), **sides)
     launch(
         patch_embed_weight,
         (tiles, splits),
@@ -119,14 +179,14 @@ def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor 
         rows - extra,
         D,
         *numbers,
-        **options,
+        **meta,
         TOKEN=extra,
-        BLOCK_P=block.rows,
-        BLOCK_D=block.columns,
-        BLOCK_M=block.depth,
+        BLOCK_P=config.rows,
+        BLOCK_D=config.columns,
+        BLOCK_M=config.depth,
         PRECISION="tf32x3",
-        num_warps=block.warps,
-        num_stages=block.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
     return partial
 
@@ -139,10 +199,10 @@ def positions_gradient(grad_out: Tensor, count: int, kept: Tensor | None, extra:
     ordered, order = torch.sort(places, stable=True)
     bounds = torch.searchsorted(ordered, torch.arange(count + 1, device=grad_out.device))
     grad = grad_out.new_empty(count, D, dtype=torch.float32)
-    wide = blocks.positions(family_of(grad_out), D)
+    columns = positions_columns(tensor_arch(grad_out), D)
     launch(
         patch_embed_positions,
-        (count, triton.cdiv(D, wide)),
+        (count, triton.cdiv(D, columns)),
         order,
         bounds,
         grad_out,
@@ -153,7 +213,7 @@ def positions_gradient(grad_out: Tensor, count: int, kept: Tensor | None, extra:
         PER_ITEM=kept is not None and kept.ndim == 2,
         TOKEN=extra,
         BLOCK_B=8,
-        BLOCK_D=wide,
+        BLOCK_D=columns,
         num_warps=4,
     )
     return grad

@@ -230,7 +230,7 @@ def test_costs_and_floors():
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: f"{t.op}-{t.kernel}")
 @pytest.mark.parametrize("family", ["sm80", "sm90", "sm100"])
 def test_sweep_targets_are_entries_of_the_tables(target, family):
-    """If this fails, a table of kernels/*/blocks.py has changed and bench/sweep_targets.py has not."""
+    """If this fails, a table of kernels/*/triton_launch.py has changed and bench/sweep_targets.py has not."""
     before, value = getattr(target.module, target.table), target.candidates()[-1]
     assert set(target.shapes) <= {shape.name for shape in REAL if shape.op == target.op}
     with replaced(target, family, value):
@@ -241,7 +241,7 @@ def test_sweep_targets_are_entries_of_the_tables(target, family):
         old = entry(before, target.where(family))
         assert [type(x) for x in _flat(value)] == [type(x) for x in _flat(old)]
         pasted = re.sub(r"^\w+( =|:) ", "", target.line(family, value)).rstrip(",")
-        scope = {"Blocks": getattr(target.module, "Blocks", None)}
+        scope = {"LaunchConfig": target.module.LaunchConfig}
         assert value in _leaves(eval("{" + pasted + "}" if target.path else pasted, scope))
 
 

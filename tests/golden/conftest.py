@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vatt.kernels import runtime as devices
-from vatt.kernels.attention import preferred
+from vatt.kernels import runtime
+from vatt.kernels.attention import external
 from vatt.kernels.registry import _OPERATIONS, Call
 
 MODULES = ("audio", "checkpoints", "full", "losses", "text", "unified", "video")
@@ -25,9 +25,9 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if getattr(request, "param", "auto") == "auto":
         return
     pytest.importorskip("triton")
-    monkeypatch.setattr(devices, "_refuse_cpu", lambda call: [])
-    first = dict.fromkeys(preferred._ORDER, ("triton", "sdpa", "torch"))
-    monkeypatch.setattr(preferred, "_ORDER", first)
+    monkeypatch.setattr(runtime, "_refuse_cpu", lambda call: [])
+    first = dict.fromkeys(external.DISPATCH_ORDER, ("triton", "sdpa", "torch"))
+    monkeypatch.setattr(external, "DISPATCH_ORDER", first)
     for known in _OPERATIONS.values():
         for name in ("sdpa", "torch"):
             if name in known:

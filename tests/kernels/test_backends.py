@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vatt.kernels import BackendError, attention, backends, choose, explain, layer_norm, operations
-from vatt.kernels.registry import Call, register
+from vatt.kernels import BackendError, attention, backends, dispatch, explain, layer_norm, operations
+from vatt.kernels.registry import _OPERATIONS, Call, register
 
 CPU = torch.device("cpu")
 
@@ -43,9 +43,9 @@ def test_every_operation_refuses_integers_and_says_so(op):
         with pytest.raises(
             BackendError, match=rf"{op}: backend '{name}' refuses .*floating-point type, got torch.int64"
         ):
-            choose(op, name, Call(CPU, torch.int64))
+            dispatch(op, name, Call(CPU, torch.int64))
     with pytest.raises(BackendError, match="no backend can run"):
-        choose(op, "auto", Call(CPU, torch.int64))
+        dispatch(op, "auto", Call(CPU, torch.int64))
     assert not any(row.chosen for row in explain(op, "cpu", torch.int64))
 
 
@@ -60,14 +60,12 @@ def test_the_first_registered_backend_without_a_reason_runs():
     register("test_op", "never", lambda: "never", lambda call: ["because"])
     register("test_op", "always", lambda: "always", lambda call: [])
     try:
-        assert choose("test_op", "auto", Call(CPU, torch.float32))() == "always"
+        assert dispatch("test_op", "auto", Call(CPU, torch.float32))() == "always"
         assert [(row.backend, row.chosen, row.reasons) for row in explain("test_op", CPU)] == [
             ("never", False, ("because",)),
             ("always", True, ()),
         ]
     finally:
-        from vatt.kernels.registry import _OPERATIONS
-
         del _OPERATIONS["test_op"]
 
 

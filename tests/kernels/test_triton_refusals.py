@@ -1,4 +1,4 @@
-"""What the Triton kernels and the packages beside them refuse, each with a reason that helps."""
+"""What the Triton kernels and those of other packages refuse, each with a reason that helps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from vatt.kernels import (
     BackendError,
     attention,
+    backends,
     dense_gelu,
     explain,
     layer_norm,
@@ -19,9 +20,8 @@ from vatt.kernels import (
     packed_attention,
     patch_embed,
     rms_norm,
+    runtime,
 )
-from vatt.kernels import registry as backends
-from vatt.kernels import runtime as devices
 from vatt.kernels.nce import Rows
 
 # All on the CPU, also on a machine with a GPU.
@@ -53,7 +53,7 @@ def calls(dtype=torch.float32, **options):
 def interpreted(monkeypatch):
     """As in Triton's interpreter, for refusals that come before any kernel runs."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(devices, "triton_installed", lambda: True)
+    monkeypatch.setattr(runtime, "triton_installed", lambda: True)
 
 
 def test_every_operation_is_tried_here():
@@ -98,7 +98,7 @@ def test_types(op, dtype, message, interpreted):
 @pytest.mark.parametrize("op", calls())
 @pytest.mark.parametrize("interpreting", [False, True])
 def test_auto_never_interprets(op, interpreting, monkeypatch):
-    """Neither by the table of backends nor by a kernel that starts."""
+    """Neither by the registry nor by a kernel that starts."""
     monkeypatch.setenv("TRITON_INTERPRET", str(int(interpreting)))
     monkeypatch.setattr("vatt.kernels.runtime._recorder", lambda *_: pytest.fail("a kernel was launched"))
     for dtype in DTYPES:
@@ -112,7 +112,7 @@ def test_auto_never_interprets(op, interpreting, monkeypatch):
 
 @pytest.mark.parametrize("op", calls())
 def test_missing_triton_is_named(op, interpreted, monkeypatch):
-    monkeypatch.setattr(devices, "triton_installed", lambda: False)
+    monkeypatch.setattr(runtime, "triton_installed", lambda: False)
     with pytest.raises(BackendError, match=r"Triton is not installed \(pip install 'triton>=3.6'\)"):
         calls(backend="triton")[op]()
     calls()[op]()  # "auto" needs none
@@ -120,7 +120,7 @@ def test_missing_triton_is_named(op, interpreted, monkeypatch):
 
 def test_all_reasons_are_given_at_once(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(devices, "triton_installed", lambda: False)
+    monkeypatch.setattr(runtime, "triton_installed", lambda: False)
     with pytest.raises(BackendError) as caught:
         attention(*heads(torch.float64, 256), scale=1.0, return_weights=True, backend="triton")
     for part in ("float64", "not installed", "TRITON_INTERPRET", "attention weights", "head dims up to 128, got 256"):
@@ -166,7 +166,7 @@ class TestPatchEmbed:
 
 
 # name: (package to import, how it is called), or None for PyTorch's own
-PEERS = {
+EXTERNAL = {
     "flash_attn": ("flash_attn", "flash-attn 2"),
     "flash_attn_4": ("flash_attn.cute", "flash-attn 4"),
     "xformers": ("xformers", "xformers"),
@@ -182,9 +182,9 @@ def installed(package):
         return False
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", EXTERNAL)
 @pytest.mark.parametrize("op", ["attention", "packed_attention"])
-def test_peers_refuse_a_cpu_with_all_reasons(op, name):
+def test_external_kernels_refuse_a_cpu_with_all_reasons(op, name):
     facts = dict(mask=True, bias=True, return_weights=True, dropout=True)
     reasons = {row.backend: row.reasons for row in explain(op, "cpu", **facts)}[name]
     expected = {
@@ -194,8 +194,8 @@ def test_peers_refuse_a_cpu_with_all_reasons(op, name):
         "takes no bias",
         "cannot return the attention weights",
     }
-    if PEERS[name] is not None and not installed(PEERS[name][0]):
-        expected.add(f"{PEERS[name][1]} is not installed")
+    if EXTERNAL[name] is not None and not installed(EXTERNAL[name][0]):
+        expected.add(f"{EXTERNAL[name][1]} is not installed")
     if name == "flash_attn_4":
         expected.add("has no dropout")
     assert set(reasons) == expected
@@ -203,8 +203,8 @@ def test_peers_refuse_a_cpu_with_all_reasons(op, name):
     assert {reason for reason in plain if "installed" not in reason} == {"runs on a CUDA device"}
 
 
-@pytest.mark.parametrize("name", PEERS)
-def test_peers_refuse_calls_by_name(name):
+@pytest.mark.parametrize("name", EXTERNAL)
+def test_external_kernels_refuse_calls_by_name(name):
     with pytest.raises(BackendError, match=f"attention: backend '{name}' refuses .*runs on a CUDA device"):
         attention(*heads(torch.float16), scale=1.0, backend=name)
     qkv = torch.randn(5, 3, 1, 16, dtype=torch.float16)

@@ -25,7 +25,7 @@ from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
 from vatt.data.skipped import Record
 from vatt.environment import environment
-from vatt.kernels import BackendError, Call, operations, pick
+from vatt.kernels import BackendError, Call, operations, select
 from vatt.precision import type_of
 
 
@@ -176,7 +176,7 @@ def _kernels(config: JobConfig, context: RankContext) -> dict[str, str]:
     """
     call = Call(context.device, type_of(config.engine.precision, context.device))
     try:
-        return {op: pick(op, config.engine.kernels, call) for op in operations()}
+        return {op: select(op, config.engine.kernels, call) for op in operations()}
     except BackendError as error:
         raise ConfigError(f"engine.kernels: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..registry import Call, choose, refuse_non_float, register
+from ..registry import Call, dispatch, refuse_non_float, register
 from ..runtime import refuse_triton
 from . import op, reference
 
@@ -20,4 +20,4 @@ def squared_relu(x: Tensor, *, backend: str = "auto") -> Tensor:
     Raises:
         BackendError: the backend cannot run this call.
     """
-    return choose("squared_relu", backend, Call(x.device, x.dtype))(x)
+    return dispatch("squared_relu", backend, Call(x.device, x.dtype))(x)

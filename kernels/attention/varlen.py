@@ -1,4 +1,5 @@
-"""Sequences packed one behind the other, and which block of which sequence a program works on.
+"""Sequences of any lengths, packed one behind the other: the packing, which block of which sequence a program of the
+Triton kernels works on, and packed attention for backends that know dense batches only.
 
 A packing is a tuple of segments (count, length): ``count`` sequences of ``length`` tokens each, in the order of the
 rows. A dense batch is one segment; video, audio and text of one batch are three; ragged sequences are one segment each.
@@ -6,7 +7,7 @@ rows. A dense batch is one segment; video, audio and text of one batch are three
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 Segments = tuple[tuple[int, int], ...]
+Dense = Callable[..., tuple[Tensor, Tensor | None]]
 
 SHORT = 32  # tokens of a sequence that fits into one small block
 
-_CACHE: dict[tuple[Segments, tuple[int, ...], int, torch.device], Tensor] = {}
-_CACHED = 256  # packings; beyond, the oldest is forgotten (ragged batches make a new one each step)
+_tile_maps: dict[tuple[Segments, tuple[int, ...], int, torch.device], Tensor] = {}
+_MOST_TILE_MAPS = 256  # beyond, the oldest is forgotten (ragged batches make a new one each step)
 
 
 def segments_of(cu_seqlens: Tensor | Sequence[int]) -> Segments:
@@ -50,6 +52,32 @@ def longest(segments: Segments) -> int:
     return max([0] + [length for _, length in segments])
 
 
+def by_segment(dense: Dense) -> Callable[..., Tensor]:
+    """A packed attention made of calls of ``dense`` (q, k, v, mask, bias, scale, dropout_p): one a segment, without
+    padding. ``masked`` says which segments the mask concerns (None: all)."""
+
+    def run(
+        qkv_T3HE: Tensor,
+        segments: Segments,
+        mask_T: Tensor | None,
+        masked: Sequence[bool] | None,
+        bias_HNN: Tensor | None,
+        scale: float,
+        dropout_p: float,
+    ) -> Tensor:
+        outs, first = [], 0
+        for (count, length), has_mask in zip(segments, masked or (True,) * len(segments), strict=True):
+            part = slice(first, first + count * length)
+            first = part.stop
+            q_BNHE, k_BNHE, v_BNHE = qkv_T3HE[part].unflatten(0, (count, length)).unbind(2)
+            mask_BN = mask_T[part].unflatten(0, (count, length)) if mask_T is not None and has_mask else None
+            out_BNHE, _ = dense(q_BNHE, k_BNHE, v_BNHE, mask_BN, bias_HNN, scale, dropout_p)
+            outs.append(out_BNHE.flatten(0, 1))
+        return torch.cat(outs) if len(outs) != 1 else outs[0]
+
+    return run
+
+
 def groups(segments: Segments, masked: Sequence[bool]) -> list[tuple[bool, int, tuple[int, ...]]]:
     """Segments that one launch serves: (has a mask, longest sequence, indices of the segments).
 
@@ -68,14 +96,14 @@ def tile_map(segments: Segments, chosen: tuple[int, ...], block: int, device: to
     """int32 (tiles, 3) of the ``chosen`` segments: first row of the sequence, its length, first token of the block.
     The longest come first, so that the last programs to run are short ones."""
     key = (segments, chosen, block, device)
-    if key not in _CACHE:
-        while len(_CACHE) >= _CACHED:
-            del _CACHE[next(iter(_CACHE))]
-        _CACHE[key] = _build(segments, chosen, block).to(device)
-    return _CACHE[key]
+    if key not in _tile_maps:
+        while len(_tile_maps) >= _MOST_TILE_MAPS:
+            del _tile_maps[next(iter(_tile_maps))]
+        _tile_maps[key] = _tiles(segments, chosen, block).to(device)
+    return _tile_maps[key]
 
 
-def _build(segments: Segments, chosen: tuple[int, ...], block: int) -> Tensor:
+def _tiles(segments: Segments, chosen: tuple[int, ...], block: int) -> Tensor:
     firsts = list(accumulate((count * length for count, length in segments), initial=0))
     here: dict[str, Any] = dict(dtype=torch.int32, device="cpu")
     parts = [torch.empty(0, 3, **here)]

@@ -1,0 +1,143 @@
+"""Attention of others: PyTorch's scaled_dot_product_attention, flash-attn 2 and 4, and xformers, where they are
+installed; and the order in which "auto" tries all backends.
+
+Every function takes (q, k, v, mask, bias, scale, dropout_p), with q, k, v of shape (B, N, H, E), and gives the output
+(B, N, H, E) and None for the weights, which none of them has.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..registry import Call, refuse_non_float
+from ..runtime import device_arch
+from .reference import additive
+
+HALF = (torch.float16, torch.bfloat16)
+
+# By arch. The rows for GPUs are not measured yet: they put the project's own kernels first. `bench` measures them
+# against the others.
+DISPATCH_ORDER: dict[str, tuple[str, ...]] = {
+    "sm80": ("triton", "sdpa", "torch"),
+    "sm90": ("triton", "sdpa", "torch"),
+    "sm100": ("triton", "sdpa", "torch"),
+    "interpreter": ("sdpa", "torch"),  # the CPU
+}
+
+# With dropout PyTorch's SDPA has no fused way on a CPU, and is slower there than the plain operations (measured: the
+# rows "attention video_785_h12" of bench/results/results.csv).
+_CPU_DROPOUT = ("torch", "sdpa")
+
+
+def dispatch_order(call: Call) -> tuple[str, ...]:
+    """Which backends "auto" tries first; the others follow in the order of registration."""
+    arch = device_arch(call.device)
+    return _CPU_DROPOUT if arch == "interpreter" and call.facts.get("dropout") else DISPATCH_ORDER[arch]
+
+
+def refuse_sdpa(call: Call) -> list[str]:
+    """The reasons of PyTorch's SDPA, whichever of its kernels it takes."""
+    reasons = refuse_non_float(call)
+    if call.facts.get("return_weights"):
+        reasons.append("cannot return the attention weights")
+    return reasons
+
+
+def refuse_plain(call: Call) -> list[str]:
+    """The reasons of kernels that take queries, keys and values alone, in half precision on a GPU."""
+    reasons = refuse_sdpa(call)
+    if call.device.type != "cuda":
+        reasons.append("runs on a CUDA device")
+    if call.dtype.is_floating_point and call.dtype not in HALF:
+        reasons.append(f"has float16 and bfloat16, got {call.dtype}")
+    for name in ("mask", "bias"):
+        if call.facts.get(name):
+            reasons.append(f"takes no {name}")
+    return reasons
+
+
+def refuse_package(package: str, needs: str, dropout: bool = True) -> Callable[[Call], list[str]]:
+    """The reasons of kernels from ``package`` (``needs``: what to install); ``dropout``: whether they have any."""
+
+    def reasons(call: Call) -> list[str]:
+        found = refuse_plain(call)
+        if not _installed(package):
+            found.append(f"{needs} is not installed")
+        if not dropout and call.facts.get("dropout"):
+            found.append("has no dropout")
+        return found
+
+    return reasons
+
+
+@cache
+def _installed(package: str) -> bool:
+    """Searches the disk, once a process."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name is missing
+        return False
+
+
+def sdpa(
+    q_BNHE: Tensor,
+    k_BNHE: Tensor,
+    v_BNHE: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+    dropout_p: float,
+) -> tuple[Tensor, None]:
+    """PyTorch's scaled_dot_product_attention, with the kernel that it selects itself."""
+    out_BHNE = F.scaled_dot_product_attention(
+        q_BNHE.transpose(1, 2),
+        k_BNHE.transpose(1, 2),
+        v_BNHE.transpose(1, 2),
+        attn_mask=additive(mask, bias, q_BNHE.dtype),
+        dropout_p=dropout_p,
+        scale=scale,
+    )
+    return out_BHNE.transpose(1, 2), None
+
+
+def sdpa_with(kernel: SDPBackend) -> Callable[..., tuple[Tensor, None]]:
+    """`sdpa`, held to one of PyTorch's kernels."""
+
+    def run(*arguments: Tensor | float | None) -> tuple[Tensor, None]:
+        with sdpa_kernel(kernel):
+            return sdpa(*arguments)  # type: ignore[arg-type]
+
+    return run
+
+
+def flash_attn_2(
+    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
+) -> tuple[Tensor, None]:
+    from flash_attn import flash_attn_func
+
+    return flash_attn_func(q, k, v, dropout_p=dropout_p, softmax_scale=scale), None
+
+
+def flash_attn_4(
+    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
+) -> tuple[Tensor, None]:
+    from flash_attn.cute import flash_attn_func
+
+    out: Any = flash_attn_func(q, k, v, softmax_scale=scale)
+    return (out[0] if isinstance(out, tuple) else out), None
+
+
+def xformers(
+    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
+) -> tuple[Tensor, None]:
+    from xformers.ops import memory_efficient_attention
+
+    return memory_efficient_attention(q, k, v, p=dropout_p, scale=scale), None
