@@ -55,11 +55,11 @@ def test_dependencies_run_one_way(layer):
 
 def test_kernels_need_torch_alone():
     allowed = {"torch", "triton", "numpy"} | sys.stdlib_module_names
-    peers = {"flash_attn", "xformers"}  # used where they are installed, by one file, inside functions
+    external = {"flash_attn", "xformers"}  # used where they are installed, by one file, inside functions
     for path in files("kernels"):
-        extra = peers if path.name == "peers.py" else set()
+        extra = external if path.name == "external.py" else set()
         assert imports(path) <= allowed | extra, f"{path.relative_to(ROOT)} imports {sorted(imports(path) - allowed)}"
-        assert not imports(path, top_level_only=True) & peers, f"{path.relative_to(ROOT)} imports a peer early"
+        assert not imports(path, top_level_only=True) & external, f"{path.relative_to(ROOT)} imports one early"
         if "triton" not in path.name:  # only a file named for it may need Triton to be imported
             assert "triton" not in imports(path, top_level_only=True), f"{path.relative_to(ROOT)} imports triton early"
 
