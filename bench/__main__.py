@@ -10,7 +10,7 @@ check     check         every operation on a GPU at real shapes, then speed and 
           sweep         launch parameters of the kernels
 read      report        the results as a page, a picture and a table
           study         experiments of training and their tables
-          lower-bounds  the least time of each operation, and what was predicted
+          lower-bounds  the least time of each operation, on an H100
 
 Options of each: ``python -m bench SUBCOMMAND --help``.
 """
@@ -26,13 +26,13 @@ from vatt.errors import UserError
 
 # The function main(arguments) -> exit status of each, and arguments that stand before those given.
 SUBCOMMANDS: dict[str, tuple[str, list[str]]] = {
-    "ops": ("bench.run", ["--only", "ops"]),
-    "steps": ("bench.run", ["--only", "steps"]),
-    "compare": ("bench.run", []),
-    "check": ("bench.gpu", []),
-    "sweep": ("bench.gpu", ["--only", "sweep"]),
-    "compiled": ("bench.compiled", []),
-    "lower-bounds": ("bench.floors", []),
+    "ops": ("bench.run", ["ops"]),
+    "steps": ("bench.run", ["steps"]),
+    "compare": ("bench.run", ["compare"]),
+    "check": ("bench.check", []),
+    "sweep": ("bench.check", ["--only", "sweep"]),
+    "compiled": ("bench.checks.compiled", []),
+    "lower-bounds": ("bench.lower_bounds", []),
     "jobs": ("bench.jobs.run", []),
     "decode": ("bench.jobs.run", ["--only", "decode"]),
     "report": ("bench.report.__main__", []),

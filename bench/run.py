@@ -1,9 +1,7 @@
-"""Measures this project beside what a user would pick instead, and appends each figure to the results file.
+"""The sub-commands ops, steps and compare: this project beside what a user would pick instead, or beside itself.
 
-``python -m bench.run [--only ops|steps|jobs] [--case PATTERN] [--provider PATTERN ...] [--results FILE.csv]``
-``python -m bench.run --base REF`` measures this tree and another commit side by side; exit status 1: slower, 2: wrong
-results or a bad request. ``--case`` is what the column ``command`` of a row names: op/case/dtype/pDROPOUT, a pattern as
-of a shell, from its beginning.
+``--case`` is what the column ``command`` of a row names: op/case/dtype/pDROPOUT, a pattern as of a shell, from its
+beginning. Each figure is printed, and with ``--results`` appended to a results file at once.
 """
 
 from __future__ import annotations
@@ -11,63 +9,83 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from bench import store
+from bench.cases import OPS, SIZES
+from bench.compare import compare
+from bench.measure.ratios import least_rounds
+from bench.measure.session import MODES, ROUNDS, Budget, Selection, Session, plan
 from bench.measure.timing import DeviceLost
-from bench.shapes import OPS, SIZES
-from bench.suite.catalogue import SUITES, Wish, plan, subjects
-from bench.suite.prepared import BOTH, FORWARD, STEP
-from bench.suite.ratios import least_rounds
-from bench.suite.session import Budget, Choice, Session
-from bench.suite.sink import Sink, roofs
+from bench.measure.writer import SAME, Writer
+from bench.subjects import Request
 from vatt.config import nearest
+from vatt.errors import UserError
 from vatt.presets import PRESETS
 
 SECONDS = {"tiny": 0.0, "cpu": 1.5, "gpu": 0.6}  # for the calls of one mode of one provider
+LOST = 3  # exit status
 
 
-def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m bench.run", description=__doc__, formatter_class=_Raw)
-    parser.add_argument("--only", choices=SUITES, help="one suite; default: ops and steps")
-    parser.add_argument("--op", nargs="+", choices=OPS, help="of the suite ops; default: all")
-    parser.add_argument("--step", nargs="+", metavar="MODEL:BATCH", help="steps of these, such as vatt-base:2")
-    parser.add_argument("--case", default="*", metavar="PATTERN", help="op/case/dtype/pDROPOUT; default: all")
-    parser.add_argument("--provider", nargs="+", default=["*"], metavar="PATTERN", help="default: all")
-    parser.add_argument("--mode", nargs="+", choices=(FORWARD, BOTH, STEP), default=[FORWARD, BOTH, STEP])
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU where there is one")
-    parser.add_argument("--size", choices=tuple(SIZES), help="shapes; default: those of the device")
-    parser.add_argument("--threads", type=int, help="of PyTorch on a CPU; default: the cores of this process")
-    parser.add_argument("--seconds", type=float, help=f"a mode of a provider; default: {SECONDS}")
-    parser.add_argument("--minutes", type=float, help="begin nothing new after this time")
-    parser.add_argument("--results", type=Path, metavar="FILE.csv", help="append the rows; default: print only")
-    parser.add_argument("--commit", help="of this tree, where it is no clone and git cannot tell")
-    parser.add_argument("--resume", action="store_true", help="leave out what --results has of this commit and device")
-    parser.add_argument("--list", action="store_true", help="print the names of cases and providers, measure nothing")
-    parser.add_argument("--base", metavar="REF", help="a commit to compare this tree with")
-    parser.add_argument(
-        "--threshold", type=float, default=0.05, help="slower by this share fails (default: %(default)s)"
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="of a comparison (default: %(default)s)")
-    options = parser.parse_args(None if arguments is None else list(arguments))
+def _parser(name: str) -> argparse.ArgumentParser:
+    description = __doc__ if name != "compare" else sys.modules["bench.compare"].__doc__
+    raw = argparse.RawDescriptionHelpFormatter  # keeps the lines of the description
+    parser = argparse.ArgumentParser(f"python -m bench {name}", description=description, formatter_class=raw)
+    add = parser.add_argument
+    if name != "steps":
+        add("--op", nargs="+", choices=OPS, help="operations; default: all")
+    if name != "ops":
+        add("--step", nargs="+", metavar="MODEL:BATCH", help="steps of these, such as vatt-base:2")
+    add("--case", default="*", metavar="PATTERN", help="op/case/dtype/pDROPOUT; default: all")
+    add("--provider", nargs="+", default=["*"], metavar="PATTERN", help="default: all; of a comparison: ours")
+    add("--mode", nargs="+", choices=MODES, default=list(MODES))
+    add("--device", choices=("cuda", "cpu"), help="default: a GPU where there is one")
+    add("--size", choices=tuple(SIZES), help="of the cases; default: that of the device")
+    add("--threads", type=int, help="of PyTorch on a CPU; default: the cores of this process")
+    add("--seconds", type=float, help=f"a mode of a provider; default: {SECONDS}")
+    add("--results", type=Path, metavar="FILE.csv", help="append the rows; default: print only")
+    if name == "compare":
+        add("--base", metavar="REF", required=True, help="a commit to compare this tree with")
+        add("--only", choices=("ops", "steps"), help="default: both")
+        add("--threshold", type=float, default=0.05, help="slower by this share fails (default: %(default)s)")
+        add("--rounds", type=int, default=7, help="of both sides (default: %(default)s)")
+    else:
+        add("--minutes", type=float, help="begin nothing new after this time")
+        add("--commit", help="of this tree, where it is no clone and git cannot tell")
+        add("--resume", action="store_true", help="leave out what --results has of this commit and device")
+        add("--list", action="store_true", help="print the names of cases and providers, measure nothing")
+    return parser
+
+
+def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Request, Selection]:
+    """Options with the defaults of the device, what they request, and what they select of it."""
+    parser = _parser(name)
+    options = parser.parse_args(arguments)
     cuda = torch.cuda.is_available()
-    options.steps = None if options.step is None else [_step(text, parser) for text in options.step]
     options.device = options.device or ("cuda" if cuda else "cpu")
+    options.size = options.size or ("gpu" if options.device == "cuda" else "cpu")
     if options.device == "cuda" and not cuda:
         parser.error("--device cuda: PyTorch finds no CUDA device here")
-    options.size = options.size or ("gpu" if options.device == "cuda" else "cpu")
-    if options.resume and options.results is None:
-        parser.error("--resume: name the file with --results")
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads: {options.threads} is not a number of threads")
-    if options.rounds < least_rounds():
-        parser.error(f"--rounds: {options.rounds} rounds give no confidence interval; at least {least_rounds()}")
-    if not 0 < options.threshold < 10:
-        parser.error(f"--threshold: {options.threshold:g} is not a share above 0, such as 0.05")
-    return options
+    options.threads = options.threads or store.cores()
+    options.seconds = SECONDS[options.size] if options.seconds is None else options.seconds
+    if getattr(options, "resume", False) and options.results is None:
+        parser.error("--resume: name the file with --results")
+    if name == "compare":
+        if options.rounds < least_rounds():
+            rounds = f"{options.rounds} rounds give no confidence interval; at least {least_rounds()}"
+            parser.error(f"--rounds: {rounds}")
+        if not 0 < options.threshold < 10:
+            parser.error(f"--threshold: {options.threshold:g} is not a share above 0, such as 0.05")
+    ops, steps = getattr(options, "op", None), getattr(options, "step", None)
+    only = options.only if name == "compare" else name
+    only = "steps" if steps else only or ("ops" if ops else None)
+    request = Request(options.size, tuple(ops or OPS), only, steps and [_step(text, parser) for text in steps])
+    return options, request, Selection(options.case, tuple(options.provider), tuple(options.mode))
 
 
 def _step(text: str, parser: argparse.ArgumentParser) -> tuple[str, int]:
@@ -79,79 +97,36 @@ def _step(text: str, parser: argparse.ArgumentParser) -> tuple[str, int]:
     return name, int(batch)
 
 
-def wish(options: argparse.Namespace) -> Wish:
-    """The part of the options that says what exists to be measured."""
-    only = "steps" if options.steps else options.only
-    only = "ops" if options.op and only is None else only
-    return Wish(options.size, tuple(options.op or OPS), only, options.steps)
-
-
-class _Raw(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description."""
-
-
-def main(arguments: Iterable[str] | None = None) -> int:
-    options = parse(arguments)
+def main(arguments: Sequence[str]) -> int:
+    """The exit status of a sub-command, whose name is the first argument. Raises UserError."""
+    name, *rest = arguments
+    options, request, selection = parse(name, rest)
     device = torch.device(options.device)
     if device.type == "cpu":
-        torch.set_num_threads(options.threads or store.cores())
-    if options.only == "jobs":
-        given = ["--list"] * options.list + ["--resume"] * options.resume
-        given += [f"--{name}" for name in ("base", "minutes", "commit") if getattr(options, name) is not None]
-        if given:
-            print(f"bench.run: --only jobs does not take {', '.join(given)}; see python -m bench.jobs", file=sys.stderr)
-            return 2
-        from bench.jobs.run import main as jobs
-
-        return jobs([*_shared(options)])
-    if options.base:
-        from bench.suite.compare import main as compare
-
-        return compare(options)
-    try:
-        return _measure(options, device)
-    except store.StoreError as error:
-        print(f"bench.run: --results: {error}", file=sys.stderr)
-        return 2
-
-
-def _shared(options: argparse.Namespace) -> list[str]:
-    found = ["--device", options.device, "--size", options.size]
-    for name in ("results", "threads", "seconds"):
-        if getattr(options, name) is not None:
-            found += [f"--{name}", str(getattr(options, name))]
-    return found
-
-
-def _measure(options: argparse.Namespace, device: torch.device) -> int:
-    choice = Choice(options.case, tuple(options.provider), tuple(options.mode))
-    kernels = device.type == "cuda"
-    todo = [subject for subject in subjects(wish(options), device, kernels) if choice.subject(subject)]
+        torch.set_num_threads(options.threads)
+    if name == "compare":
+        return compare(options, request, selection)
+    todo = [subject for subject in request.subjects(device) if selection.subject(subject)]
     if not todo:
-        print(f"bench.run: --case {options.case!r} matches nothing; --list prints the names", file=sys.stderr)
-        return 2
+        raise UserError(f"--case {options.case!r} matches nothing; --list prints the names")
     if options.list:
         for subject in todo:
-            print(f"{subject.name}: {', '.join(filter(choice.provider, subject.providers))}")
+            print(f"{subject.name}: {', '.join(filter(selection.provider, subject.providers))}")
         return 0
-    sink = Sink(options.results, device, options.resume, options.commit)
-    print(f"{sink.origin['device']}, torch {sink.origin['torch']}, commit {sink.origin['commit']}", flush=True)
+    writer = Writer(options.results, device, options.resume, options.commit, SAME)
+    print(f"{writer.origin['device']}, torch {writer.origin['torch']}, commit {writer.origin['commit']}", flush=True)
     until = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
-    budget = Budget(SECONDS[options.size] if options.seconds is None else options.seconds, until)
-    session = Session(sink, device, roofs(sink, device, options.size), budget, choice, sink.known)
+    budget = Budget(options.seconds, until, ROUNDS)
+    session = Session(writer, device, writer.peaks(options.size), budget, selection, writer.known)
     try:
         for subject, heavy in plan(todo):
             session.run(subject, heavy)
     except DeviceLost as failure:
-        print(f"bench.run: the device no longer answers ({failure}); --resume goes on with the rest", file=sys.stderr)
-        return 3
+        words = f"the device no longer answers ({failure}); --resume goes on with the rest"
+        print(f"bench {name}: {words}", file=sys.stderr)
+        return LOST
     for words in session.left_out:
         print(f"left out, no time: {words}")
-    timed = [row for row in sink.rows if row["suite"] != "roof"]
-    if not timed and not session.left_out:
+    if all(row["suite"] == "roof" for row in writer.rows) and not session.left_out:
         print("nothing new to measure: no provider matches, or --resume found all rows")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

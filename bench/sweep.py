@@ -1,148 +1,263 @@
 """Tries launch parameters at the real shapes, and prints the best of each table entry as a line to paste.
 
 A candidate is dropped where it does not compile, asks for too much shared memory, or changes the results by more than
-rounding. Those of a backward kernel are timed by the backward pass alone, of a forward kernel by the forward pass.
+rounding. Those of a backward kernel are timed by the backward pass alone, of a forward kernel by the forward pass. All
+cores compile ahead: each candidate runs once in another process, and Triton's cache on disk keeps what it compiled.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
+import multiprocessing
+import os
 import random
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
 
-from bench.evaluate import error, named
-from bench.measure.timing import DeviceLost, limited, measure, reason, tidy
-from bench.problems import Problem, make
-from bench.shapes import Shape, shapes
+from bench.cases import SEARCH_SPACES, cases
+from bench.cases.case import ARCH, DROPOUT, Case, Problem, SearchSpace
+from bench.checks.correctness import error, named
+from bench.measure.timing import DeviceLost, limited, measure, reason, synchronize, tidy
 from bench.store import Table
-from bench.suite.ops import DROPOUT
-from bench.sweep_targets import TARGETS, Target, replaced
-from bench.warm import SEED, pool, warm
+from vatt.kernels.runtime import device_arch
 
 FIELDS = ("op", "kernel", "case", "dropout", "candidate", "ms", "ms_p20", "ms_p80", "faster", "note")
-KEY = ("op", "kernel", "case", "candidate")
 COMMITTED = "committed"
 SAME = 0.02  # relative distance from the results of the committed parameters: other sums, same numbers
 LIMIT = 40.0  # seconds a candidate
+SEED = 3
+WORKERS = 10  # each has a CUDA context of its own, and the inputs of a case
 
 Times = dict[int, float]  # milliseconds by index of the candidate; -1 is the committed entry
 
 
-def chosen_shapes(target: Target, tiny: bool) -> list[Shape]:
-    """The shapes of a target that exist."""
-    of_op = shapes("tiny" if tiny else "gpu", (target.op,))
-    return of_op[:1] if tiny else [shape for shape in of_op if shape.name in target.shapes]
+# The launch tables of kernels/OP/triton_launch.py.
+
+
+def module(space: SearchSpace) -> Any:
+    return importlib.import_module(f"vatt.kernels.{space.op}.triton_launch")
+
+
+def candidates(space: SearchSpace) -> list[Any]:
+    """All values of the grid, as entries of the table."""
+    points = product(*space.grid)
+    return [point[0] if len(space.grid) == 1 else module(space).LaunchConfig(*point) for point in points]
+
+
+def where(path: Sequence[Any], arch: str) -> tuple[Any, ...]:
+    """The path of an entry on a device of ``arch``."""
+    return tuple(where(p, arch) if isinstance(p, tuple) else arch if p == ARCH else p for p in path)
+
+
+def entry(table: Any, path: Sequence[Any]) -> Any:
+    """The entry at a path of keys and indices. Raises KeyError or IndexError where there is none."""
+    for step in path:
+        table = table[step]
+    return table
+
+
+def with_entry(table: Any, path: Sequence[Any], value: Any) -> Any:
+    """A copy of nested dicts and tuples with one entry replaced. Raises KeyError or IndexError where there is none."""
+    if not path:
+        return value
+    inner = with_entry(table[path[0]], path[1:], value)
+    if isinstance(table, dict):
+        return {**table, path[0]: inner}
+    return tuple(inner if index == path[0] else item for index, item in enumerate(table))
+
+
+def line(space: SearchSpace, arch: str, value: Any) -> str:
+    """What to paste into the table."""
+    old, path = getattr(module(space), space.table), where(space.path, arch)
+    if callable(old):
+        return f"{space.table}() on {arch}: return {value!r}"
+    if not path:
+        return f"{space.table} = {value!r}"
+    return f"{space.table}: {path[0]!r}: {with_entry(old, path, value)[path[0]]!r},"
+
+
+@contextmanager
+def replaced(space: SearchSpace, arch: str, value: Any) -> Iterator[None]:
+    """Inside, the kernels are launched with ``value``.
+
+    Raises:
+        AttributeError, LookupError: the table has no such entry any more.
+    """
+    owner, path = module(space), where(space.path, arch)
+    old = getattr(owner, space.table)
+    if callable(old):
+        new: Any = lambda *_, **__: value  # noqa: E731
+    elif not isinstance(value, type(entry(old, path))):
+        raise LookupError(f"{space.table}: {path} is no {type(value).__name__}")
+    else:
+        new = with_entry(old, path, value)
+    setattr(owner, space.table, new)
+    try:
+        yield
+    finally:
+        setattr(owner, space.table, old)
+
+
+# Compiling ahead.
+
+_problems: dict[Case, Problem] = {}
+_lost: list[str] = []  # why this worker's device no longer answers
+
+
+def pool() -> ProcessPoolExecutor:
+    workers = max(1, min(WORKERS, (os.cpu_count() or 2) - 2))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+
+
+def _ahead(workers: ProcessPoolExecutor, tasks: Sequence[tuple[Any, ...]], until: float) -> dict[int, str | None]:
+    """Runs `_once` on each. By the index of those that ended before ``until``: why one cannot run, or None. Empty if a
+    worker died."""
+    found: dict[int, str | None] = {}
+    try:
+        futures = [workers.submit(_once, *task) for task in tasks]
+        for index, future in enumerate(futures):
+            try:
+                found[index] = future.result(timeout=max(0.0, until - time.monotonic()))
+            except FutureTimeout:
+                break
+        # What runs already cannot be stopped; it must not run beside a measurement.
+        wait([future for future in futures if not future.cancel()], timeout=60)
+        ended = (index for index, future in enumerate(futures) if future.done() and not future.cancelled())
+        return found | {index: futures[index].result() for index in ended}
+    except BrokenProcessPool:
+        return {}
+
+
+def _once(number: int, case: Case, value: Any, arch: str, dropout: float) -> str | None:
+    if _lost:
+        return f"left out: another candidate broke its process ({_lost[0]})"
+    space, device = SEARCH_SPACES[number], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if case not in _problems:
+        _problems.clear()
+        _problems[case] = Problem(case, device, SEED)
+    problem = _problems[case]
+    try:
+        with replaced(space, arch, value):
+            outputs = problem.call(space.backend, dropout)()
+            if space.backward:
+                torch.autograd.grad(outputs, list(problem.leaves.values()), problem.gradients(outputs))
+            synchronize(device)
+    except Exception as failure:  # the compiler's or the driver's word is the result
+        try:
+            tidy(device)
+        except DeviceLost:
+            _lost.append(reason(failure))
+        return reason(failure)
+    return None
 
 
 class Sweep:
     """Sweeps into a table; ``workers`` compile ahead, or None."""
 
     def __init__(self, table: Table, device: torch.device, tiny: bool, workers: ProcessPoolExecutor | None) -> None:
-        from vatt.kernels.runtime import device_arch
-
         self.table, self.device, self.tiny, self.workers = table, device, tiny, workers
         # A CPU has no entries of its own: its tiny run replaces, and restores, those of a GPU.
-        self.family = device_arch(device) if device.type == "cuda" else "sm90"
+        self.arch = device_arch(device) if device.type == "cuda" else "sm90"
 
     def run(self, number: int, seconds: float) -> Iterator[str]:
-        """Sweeps `TARGETS` [number] for about ``seconds``; yields what is worth printing."""
-        target, until = TARGETS[number], time.monotonic() + seconds
-        values = target.candidates()
+        """Sweeps `SEARCH_SPACES` [number] for about ``seconds``; yields what is worth printing."""
+        space, until = SEARCH_SPACES[number], time.monotonic() + seconds
+        head, values = f"{space.op} {space.kernel}", candidates(space)
         # In a random order, so that a sweep that runs out of time has seen all corners of the grid.
         random.Random(0).shuffle(values)
         values = values[:1] if self.tiny else values
         try:
-            with replaced(target, self.family, values[0]):
+            with replaced(space, self.arch, values[0]):
                 pass
         except (AttributeError, LookupError) as failure:
-            yield f"{target.op} {target.kernel}: no entry in triton_launch.py any more ({reason(failure)})"
+            yield f"{head}: no entry in triton_launch.py any more ({reason(failure)})"
             return
+        of_op = cases("tiny" if self.tiny else "gpu", (space.op,))
+        found = of_op[:1] if self.tiny else [case for case in of_op if case.name in space.cases]
         times: dict[str, Times] = {}
-        of_target = chosen_shapes(target, self.tiny)
-        for left, shape in zip(range(len(of_target), 0, -1), of_target, strict=True):
-            # The first shape has most to compile; the others find it in the cache, if their sizes divide as its do.
-            part = 0.5 if left == len(of_target) > 1 else 1 / left
-            share = time.monotonic() + part * (until - time.monotonic())
-            times[shape.name] = self._shape(number, shape, values, share)
+        for left, case in zip(range(len(found), 0, -1), found, strict=True):
+            # The first case has most to compile; the others find it in the cache, if their sizes divide as its do.
+            part = 0.5 if left == len(found) > 1 else 1 / left
+            times[case.name] = self._case(number, case, values, time.monotonic() + part * (until - time.monotonic()))
             tidy(self.device)
         if self.device.type != "cuda":
-            yield f"{target.op} {target.kernel}: {len(times)} shape swept; a CPU does not read these tables"
+            yield f"{head}: {len(times)} case swept; a CPU does not read these tables"
             return
-        yield from _summary(target, self.family, values, times)
+        yield from _summary(space, self.arch, values, times)
 
-    def _shape(self, number: int, shape: Shape, values: list[Any], until: float) -> Times:
-        target, dropout = TARGETS[number], DROPOUT if shape.has_dropout else 0.0
-        about = dict(op=target.op, kernel=target.kernel, case=shape.name, dropout=dropout)
+    def _case(self, number: int, case: Case, values: list[Any], until: float) -> Times:
+        space, dropout = SEARCH_SPACES[number], DROPOUT if case.has_dropout else 0.0
+        about = dict(op=space.op, kernel=space.kernel, case=case.name, dropout=dropout)
         known: dict[int, str | None] = dict.fromkeys(range(len(values)))
         if self.workers is not None:
-            ahead = time.monotonic() + 0.6 * (until - time.monotonic())
-            known = warm(self.workers, number, shape, values, self.family, dropout, ahead)
+            tasks = [(number, case, value, self.arch, dropout) for value in values]
+            known = _ahead(self.workers, tasks, time.monotonic() + 0.6 * (until - time.monotonic()))
             if not known:  # a worker died, and with it the pool
                 self.workers.shutdown(wait=False, cancel_futures=True)
                 self.workers = pool()
         try:
-            problem = make(shape, self.device, SEED)
-            want = _results(problem, target, dropout)
-            found: Times = {-1: self._time(problem, target, dropout, {**about, "candidate": COMMITTED}, None)}
+            problem = Problem(case, self.device, SEED)
+            want = _results(problem, space, dropout)
+            found: Times = {-1: self._time(problem, space, dropout, {**about, "candidate": COMMITTED}, None)}
         except Exception as failure:
             self.table.add({**about, "candidate": COMMITTED, "note": reason(failure)})
             return {}
         for index, value in enumerate(values):
             row = {**about, "candidate": repr(value)}
-            if known_ms := self.table.find(**{name: row[name] for name in KEY}):
-                if known_ms["ms"]:
-                    found[index] = float(known_ms["ms"])
-                continue
-            if index not in known or time.monotonic() > until:
+            if before := self.table.find(**{name: row[name] for name in ("op", "kernel", "case", "candidate")}):
+                found |= {index: float(before["ms"])} if before["ms"] else {}
+            elif index not in known or time.monotonic() > until:
                 self.table.add({**row, "note": "left out: no time"})
-                continue
-            if known[index] is not None:
+            elif known[index] is not None:
                 self.table.add({**row, "note": known[index]})
-                continue
-            try:
-                with limited(LIMIT), replaced(target, self.family, value):
-                    far = max(error(x, want[name]) for name, x in _results(problem, target, dropout).items())
-                    if not far <= SAME:
-                        raise ValueError(f"results differ from those of the committed parameters: {far:.1e}")
-                    found[index] = self._time(problem, target, dropout, row, found[-1])
-            except DeviceLost:
-                raise
-            except Exception as failure:
-                self.table.add({**row, "note": reason(failure)})
-                tidy(self.device)
+            else:
+                try:
+                    with limited(LIMIT), replaced(space, self.arch, value):
+                        far = max(error(x, want[name]) for name, x in _results(problem, space, dropout).items())
+                        if not far <= SAME:
+                            raise ValueError(f"results differ from those of the committed parameters: {far:.1e}")
+                        found[index] = self._time(problem, space, dropout, row, found[-1])
+                except DeviceLost:
+                    raise
+                except Exception as failure:
+                    self.table.add({**row, "note": reason(failure)})
+                    tidy(self.device)
         return found
 
     def _time(
-        self, problem: Problem, target: Target, dropout: float, row: dict[str, Any], committed: float | None
+        self, problem: Problem, space: SearchSpace, dropout: float, row: dict[str, Any], committed: float | None
     ) -> float:
-        call = problem.call(target.backend, dropout)
-        run: Any = call
-        if target.backward:
+        call: Any = problem.call(space.backend, dropout)
+        if space.backward:
             outputs, leaves = call(), list(problem.leaves.values())
             grads = problem.gradients(outputs)
-            run = lambda: torch.autograd.grad(outputs, leaves, grads, retain_graph=True)  # noqa: E731
-        run()
-        timing = measure(run, self.device, 0.0 if self.tiny else 0.15)
-        ms = timing.median
-        faster = None if committed is None else committed / ms
-        self.table.add({**row, "ms": ms, "ms_p20": timing.p20, "ms_p80": timing.p80, "faster": faster})
-        return ms
+            call = lambda: torch.autograd.grad(outputs, leaves, grads, retain_graph=True)  # noqa: E731
+        call()
+        timing = measure(call, self.device, 0.0 if self.tiny else 0.15)
+        faster = None if committed is None else committed / timing.median
+        figures = dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, faster=faster)
+        self.table.add(row | figures)
+        return timing.median
 
 
-def _results(problem: Problem, target: Target, dropout: float) -> dict[str, torch.Tensor]:
+def _results(problem: Problem, space: SearchSpace, dropout: float) -> dict[str, torch.Tensor]:
     """Outputs and gradients with one seed of dropout."""
     torch.manual_seed(7)
-    return named(problem, problem.call(target.backend, dropout), problem.leaves)
+    return named(problem, problem.call(space.backend, dropout), problem.leaves)
 
 
-def _summary(target: Target, family: str, values: list[Any], times: dict[str, Times]) -> Iterator[str]:
-    """The best of each shape, and the entry that is best over all shapes by the mean of the ratios."""
-    head = f"{target.op} {target.kernel}"
+def _summary(space: SearchSpace, arch: str, values: list[Any], times: dict[str, Times]) -> Iterator[str]:
+    """The best of each case, and the entry that is best over all cases by the mean of the ratios."""
+    head = f"{space.op} {space.kernel}"
     for case, found in times.items():
         if len(found) < 2:
             yield f"{head} {case}: nothing measured beside the committed entry"
@@ -153,11 +268,10 @@ def _summary(target: Target, family: str, values: list[Any], times: dict[str, Ti
     common = set.intersection(*(set(found) for found in times.values())) - {-1} if times else set()
     if not common:
         return
-    mean = {
-        index: math.prod(found[-1] / found[index] for found in times.values()) ** (1 / len(times)) for index in common
-    }
+    power = 1 / len(times)
+    mean = {index: math.prod(found[-1] / found[index] for found in times.values()) ** power for index in common}
     best = max(mean, key=lambda index: mean[index])
     if mean[best] <= 1:
         yield f"{head}: the committed entry stays, the best other is {mean[best]:.3f}x as fast"
         return
-    yield f"{head}: paste  {target.line(family, values[best])}  # {mean[best]:.3f}x as fast as committed"
+    yield f"{head}: paste  {line(space, arch, values[best])}  # {mean[best]:.3f}x as fast as committed"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.jobs.case import MOST, Row, case, repeat
 from bench.jobs.options import Options
-from bench.measure.peaks import measure_roofs
+from bench.measure.peaks import measure_peaks
 from bench.measure.timing import Timing, summarise
 from vatt.analysis.flops import peak_flops
 from vatt.models.config import VATTConfig
@@ -128,5 +128,5 @@ def peak_of(device: torch.device, size: str) -> tuple[float, str]:
     known = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if known:
         return known, f"MFU of the data sheet's {known * 1e-12:.4g} TFLOP/s (bf16)"
-    peaks, _ = measure_roofs(device, size, 0.01 if size == "tiny" else 0.5)
+    peaks, _ = measure_peaks(device, size, 0.5)
     return peaks.matmul, f"MFU of a large product measured before, {peaks.matmul * 1e-12:.4g} TFLOP/s"

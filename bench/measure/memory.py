@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.measure import timing
-
 MIB = 2**20
 
 
@@ -26,8 +24,14 @@ def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
 
     It should not release what was there before, such as old gradients: on a CPU that release is not seen.
     """
-    on_gpu = timing.peak_mib(call, device)
-    return _host_peak(call) / MIB if on_gpu is None else on_gpu
+    if device.type != "cuda":
+        return _host_peak(call) / MIB
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated(device) - before) / MIB
 
 
 def _host_peak(call: Callable[[], Any]) -> int:
@@ -36,9 +40,16 @@ def _host_peak(call: Callable[[], Any]) -> int:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             result = call()
         del result
+    events = list(profile.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    changes: list[tuple[int, int, int, int]] = []  # in the order of time: address, and bytes, negative for a release
+    while events:
+        event = events.pop()
+        events.extend(event.children)
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            changes.append((event.start_time_ns, len(changes), event.extra_fields.ptr, event.extra_fields.alloc_size))
     held: dict[int, int] = {}  # by address
     now = peak = 0
-    for address, size in _changes(profile.profiler.kineto_results.experimental_event_tree()):  # type: ignore[union-attr]
+    for _, _, address, size in sorted(changes):
         if size > 0:
             held[address] = size
             now += size
@@ -62,18 +73,6 @@ def _silent() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
-
-
-def _changes(roots: Iterable[Any]) -> Iterator[tuple[int, int]]:
-    """(address, bytes; negative for a release) in the order of time."""
-    found: list[tuple[int, int, int, int]] = []
-    stack = list(roots)
-    while stack:
-        event = stack.pop()
-        stack.extend(event.children)
-        if event.tag == torch._C._profiler._EventType.Allocation:
-            found.append((event.start_time_ns, len(found), event.extra_fields.ptr, event.extra_fields.alloc_size))
-    return ((address, size) for _, _, address, size in sorted(found))
 
 
 def held_mib(module: nn.Module, optimizer: torch.optim.Optimizer, others: Iterable[Tensor] = ()) -> float:

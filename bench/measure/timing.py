@@ -1,4 +1,4 @@
-"""Times of a call on the device, its peak memory, and a limit for calls that may hang."""
+"""Times of a call on the device, from a cold cache, and a limit for calls that may hang."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-FLUSH = 256 << 20  # bytes; more than the L2 of any GPU so far (50 MB on H100, 126 MB on B200)
+# Bytes that flush a cache: more than the L2 of any GPU so far (50 MB on H100, 126 MB on B200), and more than the share
+# of the last cache that a few cores have.
+FLUSH = {"cuda": 256 << 20, "cpu": 64 << 20}
 CYCLES_PER_MS = 1_800_000  # of the clock that torch.cuda._sleep counts, roughly
-FLUSH_HOST = 64 << 20  # more than the share of the last cache that a few cores have
 FEWEST, MOST = 5, 60
 
-_flush: dict[torch.device, torch.Tensor] = {}
+_buffers: dict[torch.device, torch.Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DeviceLost(Exception):
 
 
 def measure(call: Callable[[], Any], device: torch.device, seconds: float) -> Timing:
-    """Times ``call``, which ran before (compilers are warm), for about ``seconds``; each time from a cold L2."""
+    """Times ``call``, which ran before (compilers are warm), for about ``seconds``."""
     return summarise(*sample(call, device, seconds))
 
 
@@ -51,85 +52,59 @@ def sample(
     call: Callable[[], Any], device: torch.device, seconds: float, refresh: Callable[[], Any] = lambda: None
 ) -> tuple[list[float], list[float]]:
     """Milliseconds of the calls of about ``seconds``, and of issuing them. Before each call, and not timed, ``refresh``
-    changes its inputs, and the caches are filled with something else."""
+    changes its inputs, and the caches are filled with something else. Without seconds it is only exercised."""
     if device.type != "cuda":
-        return _host_times(call, device, seconds, refresh)
-    host = _host_ms(call)
-    once = _events(call, device, host, 2, refresh)[0][1]
-    repeats = max(FEWEST if once < 500 else 3, min(MOST, int(1e3 * seconds / max(once, 0.01))))
-    return _events(call, device, host, repeats, refresh)
-
-
-def _host_ms(call: Callable[[], Any]) -> float:
-    """How long the host needs to issue a call, at most: with an idle device, whose work is not waited for."""
-    found = []
-    for _ in range(3):
+        times: list[float] = []
+        fewest = 2 if seconds <= 0.1 else 1  # one slow call a round is enough
+        while len(times) < fewest or (len(times) < MOST and sum(times) < 1e3 * seconds):
+            refresh()
+            if seconds > 0:
+                _buffer(device).fill_(len(times))
+            times.append(_timed(call))
+        return times, times
+    host = []
+    for _ in range(3):  # with an idle device, whose work is not waited for
         torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        found.append(1e3 * (time.perf_counter() - began))
-    return min(min(found), 20.0)
+        host.append(_timed(call))
+    issue = min(*host, 20.0)
+    once = _events(call, device, issue, 2, refresh)[0][1]
+    repeats = max(FEWEST if once < 500 else 3, min(MOST, int(1e3 * seconds / max(once, 0.01))))
+    return _events(call, device, issue, repeats, refresh)
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - began)
 
 
 def _events(
-    call: Callable[[], Any], device: torch.device, host: float, repeats: int, refresh: Callable[[], Any]
+    call: Callable[[], Any], device: torch.device, issue: float, repeats: int, refresh: Callable[[], Any]
 ) -> tuple[list[float], list[float]]:
     """The device first sleeps for as long as the host needs to issue the call, so that gaps between launches, which a
     training step hides behind other work, do not enter; a call that waits for the device itself keeps them."""
-    buffer = _buffer(device)
     pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(repeats)]
     hosts = []
     for start, end in pairs:
         refresh()
-        buffer.random_(0, 255)
-        torch.cuda._sleep(int(CYCLES_PER_MS * (1.5 * host + 0.05)))
+        _buffer(device).random_(0, 255)
+        torch.cuda._sleep(int(CYCLES_PER_MS * (1.5 * issue + 0.05)))
         start.record()
-        began = time.perf_counter()
-        call()
-        hosts.append(1e3 * (time.perf_counter() - began))
+        hosts.append(_timed(call))
         end.record()
     torch.cuda.synchronize()
     return [start.elapsed_time(end) for start, end in pairs], hosts
 
 
 def _buffer(device: torch.device) -> torch.Tensor:
-    if device not in _flush:
-        size = FLUSH if device.type == "cuda" else FLUSH_HOST
-        _flush[device] = torch.empty(size, dtype=torch.uint8, device=device)
-    return _flush[device]
-
-
-def _host_times(
-    call: Callable[[], Any], device: torch.device, seconds: float, refresh: Callable[[], Any]
-) -> tuple[list[float], list[float]]:
-    buffer = _buffer(device) if seconds > 0 else None  # no time to measure: only exercised
-    times: list[float] = []
-    fewest = 2 if seconds <= 0.1 else 1  # one slow call a round is enough
-    while len(times) < fewest or (len(times) < MOST and sum(times) < 1e3 * seconds):
-        refresh()
-        if buffer is not None:
-            buffer.fill_(len(times))
-        start = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - start))
-    return times, times
+    if device not in _buffers:
+        _buffers[device] = torch.empty(FLUSH[device.type], dtype=torch.uint8, device=device)
+    return _buffers[device]
 
 
 def summarise(times: list[float], hosts: list[float]) -> Timing:
     fifths = statistics.quantiles(times, n=5, method="inclusive") if len(times) > 1 else times * 4
     return Timing(statistics.median(times), fifths[0], fifths[3], len(times), statistics.median(hosts), min(times))
-
-
-def peak_mib(call: Callable[[], Any], device: torch.device) -> float | None:
-    """MiB that ``call`` has at most beyond what is allocated before it, its results among them; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
 
 @contextmanager
@@ -148,14 +123,19 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits for the work of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def tidy(device: torch.device) -> None:
     """Gives back what a case held. Raises DeviceLost where the device no longer answers."""
     gc.collect()
-    if device.type != "cuda":
-        return
     try:
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     except RuntimeError as error:
         raise DeviceLost(reason(error)) from error
 

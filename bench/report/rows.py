@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import store
-from bench.peers import AUTO, COMPILE, OURS
+from bench.cases.case import AUTO, COMPILE, OURS
+from bench.measure.session import AGAIN
 from bench.store import Row, StoreError, number
-from bench.suite.session import AGAIN
 
 Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
 COMPARED = ("ops", "steps")

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.peers import COMPILE
+from bench.cases import SIZES
+from bench.cases.case import COMPILE
 from bench.report.charts import BAR, Bar, bars, direction, draw_bars
 from bench.report.rows import (
     NO_GPU,
@@ -27,7 +28,6 @@ from bench.report.rows import (
     spread,
     timed,
 )
-from bench.shapes import SIZES
 from bench.store import Row, StoreError, number
 from vatt.html import svg, svg_rectangle, svg_text
 
@@ -181,7 +181,7 @@ def _panels(cases: Sequence[Case]) -> list[Panel]:
 
 
 def _importance(line: Line) -> tuple[bool, int, float]:
-    """Shapes that have a target first, in the order of `bench.shapes`; steps last; the longer before the shorter."""
+    """Shapes that have a target first, in the order of `bench.cases`; steps last; the longer before the shorter."""
     suite, op, case, *_ = line.case.key
     targets = [(shape.op, shape.name) for shape in (*SIZES["gpu"], *SIZES["cpu"]) if shape.priority == 1]
     place = targets.index((op, case)) if (op, case) in targets else len(targets)

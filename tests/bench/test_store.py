@@ -109,15 +109,3 @@ def test_what_is_no_figure_is_not_written(tmp_path, value):
     with pytest.raises(ValueError, match="is no figure for a results file"):
         append(path, [row(), row(error=value)])
     assert len(read(path)) == 1
-
-
-@pytest.mark.parametrize("bad", [0, 1])
-def test_an_output_that_is_not_finite_has_no_error_and_no_time(bad):
-    from bench.suite.ops import _error
-
-    want = {"first": torch.ones(3), "second": torch.ones(3)}
-    outputs = [torch.ones(3), torch.ones(3)]
-    assert _error(tuple(outputs), want) == 0.0
-    outputs[bad] = torch.tensor([1.0, float("nan"), 1.0])
-    with pytest.raises(ArithmeticError, match="not finite"):
-        _error(tuple(outputs), want)

@@ -1,5 +1,5 @@
-"""Kernels that `bench.compiled` must find fault with, and one that it must not. Run as a script, without a GPU, it
-prints as JSON what was found in each case."""
+"""Kernels that `bench.checks.compiled` must find fault with, and one that it must not. Run as a script, without a GPU,
+it prints as JSON what was found in each case."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from bench.compiled import check
-from bench.compiled_cases import TENSOR_CORES, Case, Expect
-from bench.compiled_resources import CaseError, compile_case
+from bench.cases.case import TENSOR_CORES, Compilation, Expect
+from bench.checks.compiled import CompilationError, check, compile_case
 from vatt.kernels.runtime import launch
 
 
@@ -50,10 +49,10 @@ def _product(side: int, depth: int, dot: bool, stages: int) -> None:
     launch(product, (1,), a, a.mT, out, 1024, M=side, BLOCK=depth, DOT=dot, num_warps=4, num_stages=stages)
 
 
-def _case(name: str, run: Callable[[], None]) -> Case:
+def _case(name: str, run: Callable[[], None]) -> Compilation:
     kernel = "divide" if run.func is _divide else "product"  # type: ignore[attr-defined]
     matrix = TENSOR_CORES if kernel == "product" else None
-    return Case("test", name, run, {} if name == "unexpected" else {kernel: Expect(matrix)})
+    return Compilation("test", name, run, {} if name == "unexpected" else {kernel: Expect(matrix)})
 
 
 CASES = [
@@ -67,10 +66,10 @@ CASES = [
 ]
 
 
-def _found(case: Case, arch: str) -> list[str]:
+def _found(case: Compilation, arch: str) -> list[str]:
     try:
         return check(compile_case(case, arch), [case])
-    except CaseError as error:
+    except CompilationError as error:
         return [str(error)]
 
 

@@ -1,0 +1,29 @@
+"""The cases of all operations: those of the models in training, tiny ones, and ones for a CPU.
+
+Tokens, widths and heads are those of the presets (`vatt.presets`); a test compares them with
+`vatt.analysis.flops.tokens`. A new operation is one more file here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.cases import attention, block, mlp, nce, norm, patch_embed
+from bench.cases.case import Case, Compilation, SearchSpace, Target
+
+_OPERATIONS = (patch_embed, attention, block, nce, norm, mlp)
+
+OPS: tuple[str, ...] = tuple(module.OP for module in _OPERATIONS)
+# "gpu": real shapes in bfloat16 (the loss also in float32); "cpu": the sizes of vatt-base with few clips, so that a
+# call takes from 1 ms to 1 s on a few cores; "tiny": only to exercise the code.
+SIZES: dict[str, tuple[Case, ...]] = {
+    size: tuple(case for module in _OPERATIONS for case in module.CASES[size]) for size in ("tiny", "cpu", "gpu")
+}
+TARGETS: dict[str, tuple[Target, ...]] = {module.OP: module.TARGETS for module in _OPERATIONS}
+SEARCH_SPACES: tuple[SearchSpace, ...] = tuple(space for module in _OPERATIONS for space in module.SEARCH_SPACES)
+COMPILATIONS: tuple[Compilation, ...] = tuple(one for module in _OPERATIONS for one in module.COMPILATIONS)
+
+
+def cases(size: str, ops: Sequence[str] = OPS) -> list[Case]:
+    """The cases of the named operations, the most important first."""
+    return sorted((case for case in SIZES[size] if case.op in ops), key=lambda case: case.priority)

@@ -1,0 +1,184 @@
+"""Attention on packed tokens, beside each kernel of others that is installed.
+
+"NAME apart" gives another's kernel queries, keys and values as three tensors, so that it need not gather three
+gradients into one: kinder to it than the models are, which project all three at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.cases.case import (
+    ARCH,
+    COMPILE,
+    MMA,
+    OURS,
+    TENSOR_CORES,
+    TORCH,
+    Baseline,
+    Call,
+    Case,
+    Compilation,
+    Cost,
+    Draw,
+    Expect,
+    Leaves,
+    Problem,
+    SearchSpace,
+    Target,
+    compiled,
+    meta,
+    meta_seed,
+    ours,
+)
+from vatt.kernels import attention, packed_attention
+from vatt.kernels.attention.varlen import Segments, tokens
+from vatt.kernels.registry import backends
+
+OP = "attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Case):
+    """``batch`` sequences of one length. ``text``: with a key mask and T5's bias, and scores that are not scaled."""
+
+    op: ClassVar[str] = OP
+    batch: int
+    length: int
+    heads: int
+    head_dim: int = 64
+    text: bool = False
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.text else self.head_dim**-0.5
+
+    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+        B, N, H, E = self.batch, self.length, self.heads, self.head_dim
+        # Queries and keys of a size that gives scores of variance 1 before the bias, whatever the scale.
+        sizes = torch.tensor([(E**-0.5 / self.scale) ** 0.5] * 2 + [1.0], device=draw.device)[None, :, None, None]
+        leaves = {"qkv": (draw.raw(B * N, 3, H, E) * sizes).to(draw.dtype).requires_grad_()}
+        mask = None
+        if self.text:
+            leaves["bias"] = draw.leaf(H, N, N, std=0.5)
+            mask = (torch.arange(N, device=draw.device) < draw.integers(1, N + 1, B, 1)).flatten()
+        return leaves, {"mask": mask}
+
+    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
+        options = dict(mask=fixed["mask"], bias=leaves.get("bias"), scale=self.scale, dropout_p=dropout)
+        segments = ((self.batch, self.length),)
+        return lambda: (packed_attention(leaves["qkv"], segments, backend=backend, **options),)  # type: ignore
+
+    def passes(self, dropout: float) -> tuple[Cost, Cost]:
+        B, N, inner, s = self.batch, self.length, self.heads * self.head_dim, self.dtype.itemsize
+        product, rows = 2 * B * N * N * inner, B * N * inner * s
+        bias, mask = (self.heads * N * N * s, B * N) if self.text else (0, 0)
+        return Cost(2 * product, 4 * rows + bias + mask), Cost(5 * product, 8 * rows + 2 * bias + mask)
+
+    def baselines(self) -> dict[str, Baseline]:
+        # Compiled from the call that can be traced whole.
+        found = super().baselines() | {COMPILE: compiled(_apart(TORCH))}
+        known = {op: [name for name in backends(op) if name not in (OURS, TORCH)] for op in ("packed_attention", OP)}
+        found |= {name: Baseline(ours(name), "kernels") for name in known["packed_attention"]}
+        return found | {f"{name} apart": Baseline(_apart(name), "kernels") for name in known[OP]}
+
+
+def _apart(name: str) -> Callable[[Problem, float], tuple[Call, Leaves]]:
+    def make(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        case, mask = problem.case, problem.fixed["mask"]
+        assert isinstance(case, Attention)
+        shape = case.batch, case.length
+        parts = problem.leaves["qkv"].detach().unflatten(0, shape).unbind(2)
+        leaves = {part: x.contiguous().requires_grad_() for part, x in zip("qkv", parts, strict=True)}
+        if "bias" in problem.leaves:
+            leaves["bias"] = problem.leaves["bias"]
+        rows = None if mask is None else mask.view(shape)
+        options: dict[str, Any] = dict(mask=rows, scale=case.scale, dropout_p=dropout, backend=name)
+
+        def call() -> tuple[Tensor, ...]:
+            out = attention(*(leaves[part] for part in "qkv"), bias=leaves.get("bias"), **options)
+            assert isinstance(out, Tensor)
+            return (out,)
+
+        return call, leaves
+
+    return make
+
+
+_TINY: dict[str, Any] = dict(heads=1, head_dim=16, dtype=torch.float32, tiny=True)
+CASES: dict[str, tuple[Case, ...]] = {
+    "gpu": (
+        Attention(name="video_785_h12", priority=1, batch=64, length=785, heads=12),
+        Attention(name="audio_601_h12", priority=1, batch=64, length=601, heads=12),
+        Attention(name="finetune_3201_h12", priority=1, batch=8, length=3201, heads=12),
+        Attention(name="text_17_h8", priority=1, batch=320, length=17, heads=8, text=True),
+        Attention(name="video_785_h16", batch=64, length=785, heads=16),
+        Attention(name="audio_601_h16", batch=64, length=601, heads=16),
+        Attention(name="finetune_3201_h16", batch=8, length=3201, heads=16),
+        Attention(name="video_785_h8", batch=64, length=785, heads=8),
+    ),
+    "cpu": (
+        Attention(name="video_785_h12", priority=1, batch=1, length=785, heads=12, dtype=torch.float32),
+        Attention(name="text_17_h8", batch=40, length=17, heads=8, text=True, dtype=torch.float32),
+    ),
+    "tiny": (
+        Attention(name="video", priority=1, batch=1, length=18, **_TINY),
+        Attention(name="text", batch=2, length=7, text=True, **_TINY),
+    ),
+}
+_LONG = ("video_785_h12", "audio_601_h12", "finetune_3201_h12")
+TARGETS = (Target("at least the best peer", _LONG, 1.0, ("*",), but=(f"{OURS}*", TORCH, f"{COMPILE}*")),)
+
+_GRID = ((64, 128), (32, 64, 128), (4, 8), (2, 3))
+_SHORT_GRID, _TEXT = ((32, 64), (16, 32), (1, 2, 4), (1, 2)), ("text_17_h8",)
+SEARCH_SPACES = (
+    SearchSpace(OP, "forward", "LONG_CONFIGS", (("forward", ARCH), 0), _GRID, _LONG, backward=False),
+    SearchSpace(OP, "keys", "LONG_CONFIGS", (("keys", ARCH), 0), _GRID, _LONG),
+    SearchSpace(OP, "queries", "LONG_CONFIGS", (("queries", ARCH), 0), _GRID, _LONG),
+    SearchSpace(OP, "short forward", "SHORT_CONFIGS", ("forward",), _SHORT_GRID, _TEXT, backward=False),
+    SearchSpace(OP, "short keys", "SHORT_CONFIGS", ("keys",), _SHORT_GRID, _TEXT),
+    SearchSpace(OP, "short queries", "SHORT_CONFIGS", ("queries",), _SHORT_GRID, _TEXT),
+)
+
+_EXPECT = {
+    "attention_forward": Expect(TENSOR_CORES),
+    "attention_backward_queries": Expect(TENSOR_CORES),
+    # Two numbers a query row, which every thread reads for itself: narrow, but from the L1 cache.
+    "attention_backward_keys": Expect(TENSOR_CORES, wide=0),
+}
+# 17 tokens: a program reads 2 KB of each tensor once, and the bias and mask beside it, which are narrow.
+_EXPECT_SHORT = dict.fromkeys((*_EXPECT, "attention_backward_bias"), Expect(MMA, wide=0))
+
+
+def _compile(
+    name: str, segments: Segments, heads: int = 12, head_dim: int = 64, p: float = 0.1, masked: bool = False
+) -> Compilation:
+    text = name == "sentences"
+
+    def run() -> None:
+        from vatt.kernels.attention import triton_launch
+
+        T, N = tokens(segments), segments[0][1]
+        qkv, seed, scale = meta(T, 3, heads, head_dim), meta_seed(p), head_dim**-0.5
+        mask = meta(T, dtype=torch.uint8) if masked else None
+        bias = meta(heads, N, N) if text else None
+        flags = [masked] * len(segments)
+        out, lse = triton_launch.forward(qkv, segments, flags, mask, bias, seed, scale, p)
+        triton_launch.backward(meta(T, heads, head_dim), qkv, out, lse, segments, flags, mask, bias, seed, scale, p)
+
+    return Compilation(OP, name, run, _EXPECT_SHORT if text else _EXPECT)
+
+
+COMPILATIONS = (
+    *(_compile(f"video_785_p{p}", ((64, 785),), p=p) for p in (0.1, 0.0)),
+    _compile("audio_601", ((64, 601),)),
+    _compile("finetuning_3201", ((8, 3201),), heads=16),
+    _compile("ragged_masked", ((9, 785), (3, 601)), heads=16, masked=True),
+    _compile("head_dim_128", ((64, 785),), heads=8, head_dim=128),
+    _compile("sentences", ((320, 17),), heads=8, masked=True),
+)

@@ -1,0 +1,177 @@
+"""One pre-norm layer of the encoder (`vatt.models.transformer.EncoderLayer`), beside those of other packages.
+
+Ours takes a stream and an update, adds them in its first norm, and returns such a pair. Those of others take the sum
+and return the sum, so each makes two residual sums and, in training, drops out the same four tensors: attention
+weights, attended tokens, hidden tokens of the MLP, tokens. (Ours drops out the update that comes in, they the one that
+goes out.) They get the parameters of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.baselines.packages import need
+from bench.cases.case import (
+    COMPILE,
+    OURS,
+    TORCH,
+    Baseline,
+    Call,
+    Case,
+    Compilation,
+    Cost,
+    Draw,
+    Leaves,
+    Problem,
+    SearchSpace,
+    Target,
+    compiled,
+    ours,
+)
+from vatt.models.config import TransformerConfig
+from vatt.models.transformer import EncoderLayer
+
+OP = "block"
+TIMM, LAYER = "timm", "torch.nn"
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block(Case):
+    op: ClassVar[str] = OP
+    outputs: ClassVar[tuple[str, ...]] = ("stream", "update")
+    batch: int
+    length: int
+    width: int
+    heads: int
+
+    def layer(self, backend: str, dropout: float) -> EncoderLayer:
+        """On the meta device, in training mode. ``backend`` may be "X+Y": Y for the attention."""
+        D, H = self.width, self.heads
+        config = TransformerConfig(d_model=D, d_kv=D // H, d_ff=4 * D, num_heads=H, num_layers=1, dropout_rate=dropout)
+        rest, _, attention = backend.partition("+")
+        with torch.device("meta"):
+            layer = EncoderLayer(config, rest)
+        if attention:
+            layer.attention.backend = attention
+        return layer
+
+    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+        B, N, D = self.batch, self.length, self.width
+        leaves = {"stream": draw.leaf(B, N, D), "update": draw.leaf(B, N, D)}
+        for name, x in self.layer(TORCH, 0.0).named_parameters():  # like a trained layer, so biases are not zeros
+            std = x.shape[1] ** -0.5 if x.ndim == 2 else 0.1
+            leaves[name] = draw.leaf(*x.shape, std=std, mean=float("norm.weight" in name))
+        return leaves, {}
+
+    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
+        layer = self.layer(backend, dropout)
+        _adopt(layer, {name: leaves[name] for name, _ in layer.named_parameters()})
+
+        def call() -> tuple[Tensor, ...]:
+            stream, update, _ = layer(leaves["stream"], leaves["update"])
+            assert update is not None
+            return stream, update
+
+        return call
+
+    def passes(self, dropout: float) -> tuple[Cost, Cost]:
+        """Stream and update go in and come out; between them nothing needs to leave the chip but weights."""
+        R, D, s = self.batch * self.length, self.width, self.dtype.itemsize
+        dense = 2 * R * (4 * D * D + 8 * D * D)
+        scores = 2 * self.batch * self.length**2 * D
+        rows, weights = R * D * s, 12 * D * D * s
+        forward = Cost(dense + 2 * scores, 4 * rows + weights)
+        return forward, Cost(2 * dense + 5 * scores, 6 * rows + 2 * weights)
+
+    def baselines(self) -> dict[str, Baseline]:
+        # The same attention on both sides leaves norms and MLP as the difference.
+        found = super().baselines()
+        found |= {name: Baseline(ours(name), "kernels") for name in (f"{OURS}+sdpa", f"{TORCH}+sdpa")}
+        found |= {
+            TIMM: Baseline(partial(_foreign, _timm_block, 1)),
+            LAYER: Baseline(partial(_foreign, _torch_layer, 2)),
+        }
+        return found | {f"{COMPILE}+sdpa": compiled(ours(f"{TORCH}+sdpa"))}
+
+    def expected(self, outputs: tuple[Tensor, ...], want: Leaves) -> list[Tensor]:
+        return [want["stream"] + want["update"]] if len(outputs) == 1 else list(want.values())
+
+
+def _adopt(layer: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    """Puts tensors in the place of parameters: the leaves themselves, so that gradients are asked of the leaves."""
+    for name, value in parameters.items():
+        owner, _, last = name.rpartition(".")
+        own = layer.get_submodule(owner)._parameters
+        if own[last] is None or own[last].shape != value.shape:  # type: ignore[union-attr]
+            raise ValueError(f"{type(layer).__name__}.{name}: is not of the shape {tuple(value.shape)}")
+        own[last] = value  # type: ignore[assignment]
+    if left := [name for name, parameter in layer.named_parameters() if parameter.is_meta]:
+        raise ValueError(f"{type(layer).__name__}: no numbers for {', '.join(left)}")
+    layer.train()
+
+
+# Names of weight and bias: ours, timm's, PyTorch's.
+_NAMES = (
+    ("attention_norm.", "norm1.", "norm1."),
+    ("attention.qkv_", "attn.qkv.", "self_attn.in_proj_"),
+    ("attention.out_", "attn.proj.", "self_attn.out_proj."),
+    ("mlp_norm.", "norm2.", "norm2."),
+    ("mlp.in_", "mlp.fc1.", "linear1."),
+    ("mlp.out_", "mlp.fc2.", "linear2."),
+)
+
+
+def _timm_block(case: Block, dropout: float) -> nn.Module:
+    norm = partial(nn.LayerNorm, eps=EPSILON)
+    options = dict(mlp_ratio=4.0, qkv_bias=True, proj_drop=dropout, attn_drop=dropout, norm_layer=norm)
+    layer: nn.Module = need("timm.models.vision_transformer", "Block")(case.width, case.heads, **options)
+    return layer
+
+
+def _torch_layer(case: Block, dropout: float) -> nn.Module:
+    options: dict[str, Any] = dict(activation="gelu", layer_norm_eps=EPSILON, batch_first=True, norm_first=True)
+    return nn.TransformerEncoderLayer(case.width, case.heads, 4 * case.width, dropout, **options)
+
+
+def _foreign(
+    make: Callable[[Block, float], nn.Module], column: int, problem: Problem, dropout: float
+) -> tuple[Call, Leaves]:
+    """A layer of others; its leaf "x" is the sum of stream and update, and it returns such a sum."""
+    case, given = problem.case, problem.leaves
+    assert isinstance(case, Block)
+    with torch.device("meta"):
+        layer = make(case, dropout)
+    leaves: Leaves = {"x": (given["stream"] + given["update"]).detach().requires_grad_()}
+    names = {row[0] + kind: row[column] + kind for row in _NAMES for kind in ("weight", "bias")}
+    leaves |= {mine: given[mine] for mine in names}
+    _adopt(layer, {theirs: given[mine] for mine, theirs in names.items()})
+    return lambda: (layer(leaves["x"]),), leaves
+
+
+_F32: dict[str, Any] = dict(dtype=torch.float32)
+CASES: dict[str, tuple[Case, ...]] = {
+    "gpu": (
+        Block(name="video_785_768", priority=1, batch=64, length=785, width=768, heads=12),
+        Block(name="video_785_1024", batch=64, length=785, width=1024, heads=16),
+        Block(name="audio_601_768", batch=64, length=601, width=768, heads=12),
+    ),
+    "cpu": (Block(name="video_785_768", priority=1, batch=1, length=785, width=768, heads=12, **_F32),),
+    "tiny": (Block(name="video", priority=1, batch=1, length=5, width=16, heads=1, tiny=True, **_F32),),
+}
+_VIDEO, _SDPA = ("video_785_768",), f"{OURS}+sdpa"
+TARGETS = (
+    Target("at least 1.6x eager", _VIDEO, 1.6, (TORCH,)),
+    Target("at least 1.2x torch.compile", _VIDEO, 1.2, (COMPILE,)),
+    Target("at least 1.6x eager, same attention", _VIDEO, 1.6, (f"{TORCH}+sdpa",), ours=_SDPA),
+    Target("at least 1.2x compiled, same attention", _VIDEO, 1.2, (f"{COMPILE}+sdpa",), ours=_SDPA),
+)
+# Its kernels are those of the other operations.
+SEARCH_SPACES: tuple[SearchSpace, ...] = ()
+COMPILATIONS: tuple[Compilation, ...] = ()

@@ -1,0 +1,101 @@
+"""The perceptron of a layer: two products with an exact GELU between them.
+
+No other package has it: Liger's perceptrons are gated, and its GELU is the tanh approximation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from bench.cases.case import (
+    ARCH,
+    OURS,
+    PRODUCT_GRID,
+    PROGRAMS_GRID,
+    TENSOR_CORES,
+    Call,
+    Case,
+    Compilation,
+    Cost,
+    Draw,
+    Expect,
+    Leaves,
+    SearchSpace,
+    Target,
+    meta,
+    meta_seed,
+)
+from vatt.kernels import mlp
+
+OP = "mlp"
+GEMM = "triton_gemm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlp(Case):
+    """``rows`` of ``width``; the hidden layer is four times as wide."""
+
+    op: ClassVar[str] = OP
+    backends: ClassVar[tuple[str, ...]] = (OURS, GEMM)
+    rows: int
+    width: int
+
+    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+        R, D, M = self.rows, self.width, 4 * self.width
+        leaves = {
+            "x": draw.leaf(R, D),
+            "weight_in": draw.leaf(M, D, std=D**-0.5),
+            "bias_in": draw.leaf(M, std=0.2),
+            "weight_out": draw.leaf(D, M, std=M**-0.5),
+            "bias_out": draw.leaf(D, std=0.2),
+        }
+        return leaves, {}
+
+    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
+        return lambda: (mlp(*leaves.values(), dropout_p=dropout, backend=backend),)
+
+    def passes(self, dropout: float) -> tuple[Cost, Cost]:
+        R, D, M, s = self.rows, self.width, 4 * self.width, self.dtype.itemsize
+        rows, weights, vectors = R * D * s, 2 * D * M * s, (D + M) * s
+        flops = 4 * R * D * M
+        return Cost(flops, 2 * rows + weights + vectors), Cost(2 * flops, 3 * rows + 2 * weights + 2 * vectors)
+
+
+_F32: dict[str, Any] = dict(dtype=torch.float32)
+CASES: dict[str, tuple[Case, ...]] = {
+    "gpu": (
+        Mlp(name="video_768", priority=1, rows=64 * 785, width=768),
+        Mlp(name="video_1024", rows=64 * 785, width=1024),
+        Mlp(name="text_512", rows=320 * 17, width=512),
+    ),
+    "cpu": (Mlp(name="video_768", priority=1, rows=785, width=768, **_F32),),
+    "tiny": (Mlp(name="video", priority=1, rows=7, width=16, tiny=True, **_F32),),
+}
+TARGETS: tuple[Target, ...] = ()
+
+_ELEMENTS_GRID = ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,))
+SEARCH_SPACES = (
+    SearchSpace(OP, "elements", "ELEMENTWISE_CONFIG", (), _ELEMENTS_GRID, ("video_768",)),
+    SearchSpace(OP, "programs", "PROGRAMS", (ARCH,), PROGRAMS_GRID, ("video_768", "video_1024")),
+    SearchSpace(OP, "product", "PRODUCT_CONFIGS", (ARCH,), PRODUCT_GRID, ("video_768",), backward=False, backend=GEMM),
+)
+
+
+def _compile(width: int) -> Compilation:
+    def run() -> None:
+        from vatt.kernels.mlp import triton_launch
+
+        rows, inner, p = 64 * 785, 4 * width, 0.1
+        x, bias, seed = meta(rows, inner), meta(inner), meta_seed(p)
+        triton_launch.forward(x, bias, seed, p)
+        triton_launch.backward(x, x, bias, seed, p)
+        triton_launch.linear_forward(meta(rows, width), meta(inner, width), bias, seed, p)
+
+    elements = {"bias_gelu_forward": Expect(), "bias_gelu_backward": Expect()}
+    return Compilation(OP, f"video_{width}", run, elements | {"linear_gelu_forward": Expect(TENSOR_CORES)})
+
+
+COMPILATIONS = tuple(_compile(width) for width in (768, 1024))

@@ -1,0 +1,218 @@
+"""The contrastive loss of videos and texts (or sounds), beside the losses of open_clip and plain PyTorch in slices.
+
+open_clip's loss is another: a cross-entropy each way, of all logits in memory; the texts at the same place among the
+candidates are the negatives. But it makes the same products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bench.baselines.packages import need
+from bench.cases.case import (
+    ARCH,
+    COMPILE,
+    OURS,
+    PROGRAMS_GRID,
+    TENSOR_CORES,
+    TORCH,
+    Baseline,
+    Call,
+    Case,
+    Compilation,
+    Cost,
+    Draw,
+    Expect,
+    Leaves,
+    Problem,
+    SearchSpace,
+    Target,
+    compiled,
+    meta,
+)
+from vatt.kernels.nce import Rows, nce
+
+OP = "nce"
+OPEN_CLIP, SLICES, CLIP = "open_clip", "torch in slices", "open_clip package"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nce(Case):
+    """``videos`` against ``candidates`` texts (or one sound) each, on one rank: local rows are all rows."""
+
+    op: ClassVar[str] = OP
+    outputs: ClassVar[tuple[str, ...]] = ("loss",)
+    has_dropout: ClassVar[bool] = False
+    videos: int
+    candidates: int
+    width: int
+    temperature: float = 0.07
+
+    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+        """Texts lie near their video, so that the loss is neither chance nor zero. Local and gathered rows are leaves
+        of their own, as they are on several ranks."""
+        V, C, D = self.videos, self.candidates, self.width
+        video = draw.raw(V, 1, D)
+        rows = {"first": F.normalize(video, dim=-1), "second": F.normalize(0.3 * video + draw.raw(V, C, D), dim=-1)}
+        names = {f"{name}_{part}": x for name, x in rows.items() for part in ("local", "all")}
+        return {name: x.to(draw.dtype).clone().requires_grad_() for name, x in names.items()}, {}
+
+    def bind(
+        self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float, items: slice = slice(None)
+    ) -> Call:
+        def call() -> tuple[Tensor, ...]:
+            first, second = (
+                Rows(leaves[f"{name}_local"][items], leaves[f"{name}_all"]) for name in ("first", "second")
+            )
+            return (nce(first, second, temperature=self.temperature, backend=backend),)
+
+        return call
+
+    @property
+    def parts(self) -> int:
+        """A slice of the plain loss has a few matrices (items, 2 V C) in float32 or wider: at most about 2 GiB each."""
+        V = self.videos
+        return min(V, max(2, -(-V * 2 * V * self.candidates * 8 // 2**31)))
+
+    @property
+    def slices(self) -> list[slice]:
+        step = -(-self.videos // self.parts)
+        return [slice(first, min(first + step, self.videos)) for first in range(0, self.videos, step)]
+
+    def passes(self, dropout: float) -> tuple[Cost, Cost]:
+        """Two products, videos against all texts and texts against all videos. With one rank they hold the same
+        numbers; the operation is defined for local and gathered rows, where they do not."""
+        V, C, D, s = self.videos, self.candidates, self.width, self.dtype.itemsize
+        product, rows = 2 * V * V * C * D, 2 * (V + V * C) * D * s
+        return Cost(2 * product, rows + V * s), Cost(6 * product, 2 * rows + V * s)
+
+    def cost(self, backward: bool, dropout: float = 0.0, provider: str = OURS) -> Cost:
+        """open_clip's loss makes one matrix of logits and keeps it: one product there and two back."""
+        needed = super().cost(backward, dropout)
+        if OPEN_CLIP not in provider:
+            return needed
+        return Cost((3 if backward else 1) * 2 * self.videos**2 * self.candidates * self.width, needed.bytes)
+
+    def baselines(self) -> dict[str, Baseline]:
+        found = super().baselines() | {OPEN_CLIP: Baseline(_open_clip, same=False), SLICES: Baseline(_in_slices)}
+        found[CLIP] = Baseline(_package, same=False)
+        return found | {f"{COMPILE} of open_clip": compiled(_open_clip, same=False)}
+
+
+def _gathered(problem: Problem) -> tuple[Nce, Leaves]:
+    case = problem.case
+    assert isinstance(case, Nce)
+    return case, {name: problem.leaves[name].detach().clone().requires_grad_() for name in ("first_all", "second_all")}
+
+
+def _open_clip(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+    """As open_clip writes it, for several texts a video: the first candidate is the positive, no positive counts
+    twice."""
+    case, leaves = _gathered(problem)
+    V, C = case.videos, case.candidates
+    texts = torch.arange(V * C, device=problem.device)
+
+    def call() -> tuple[Tensor, ...]:
+        # The temperature divides the rows, not the logits, which saves a matrix.
+        logits = (leaves["first_all"].view(V, -1) / case.temperature) @ leaves["second_all"].view(V * C, -1).T
+        there, back = F.cross_entropy(logits, texts[: V * C : C]), F.cross_entropy(logits.T, texts // C)
+        return ((there + back) / 2,)
+
+    return call, leaves
+
+
+def _package(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+    """open_clip's own ClipLoss, the mean over the candidates, since it takes one text a video."""
+    if dropout > 0:
+        raise ValueError(f"open_clip's loss has no dropout, {dropout:g} was asked for")
+    loss, (case, leaves) = need("open_clip.loss", "ClipLoss")(), _gathered(problem)
+
+    def call() -> tuple[Tensor, ...]:
+        video = leaves["first_all"].view(case.videos, -1)
+        losses = [loss(video, text, 1 / case.temperature) for text in leaves["second_all"].unbind(1)]
+        return (torch.stack(losses).mean(),)
+
+    return call, leaves
+
+
+def _in_slices(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+    """Plain PyTorch where the whole matrix does not fit: slices of the items, computed again in the backward pass."""
+    case = problem.case
+    assert isinstance(case, Nce)
+    calls = [problem.call(TORCH, items=items) for items in case.slices]
+    return lambda: (torch.cat([checkpoint(call, use_reentrant=False)[0] for call in calls]),), problem.leaves
+
+
+_F32: dict[str, Any] = dict(dtype=torch.float32)
+# The loss casts its rows to float32 (vatt/objectives/contrastive.py), so float32 is what training runs; bfloat16 is
+# what it could run.
+CASES: dict[str, tuple[Case, ...]] = {
+    "gpu": (
+        Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, **_F32),
+        Nce(name="mil_32768x5_bf16", priority=1, videos=32768, candidates=5, width=256),
+        Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, **_F32),
+        Nce(name="mil_4096x5_bf16", videos=4096, candidates=5, width=256),
+        Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, **_F32),
+        Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, **_F32),
+    ),
+    "cpu": (Nce(name="mil_512x5", priority=1, videos=512, candidates=5, width=256, **_F32),),
+    "tiny": (Nce(name="mil", priority=1, videos=6, candidates=3, width=16, tiny=True, **_F32),),
+}
+_MIL = ("mil_32768x5_f32", "mil_32768x5_bf16", "mil_4096x5_f32", "mil_4096x5_bf16")
+TARGETS = (
+    Target("at least 2x the fastest that fits", _MIL, 2.0, ("*",)),
+    # Against those that have the whole matrix in memory.
+    Target("at most 1/20 of the memory", _MIL, 20.0, ("*",), but=(f"{OURS}*", SLICES), measure="peak_mib"),
+)
+
+
+def _space(kernel: str, float32: bool, cases: tuple[str, ...], *grid: tuple[int, ...]) -> SearchSpace:
+    """``grid``: rows that a program keeps, rows a step reads, depth, width of the gradient, warps, stages."""
+    name, path = f"{kernel} {'f32' if float32 else 'bf16'}", ((kernel, float32), ARCH)
+    return SearchSpace(OP, name, "CONFIGS", path, grid, cases, backward=kernel == "gradient")
+
+
+_BF16_CASES, _F32_CASES = ("mil_4096x5_bf16",), ("mil_4096x5_f32", "va_4096_f32")
+SEARCH_SPACES = (
+    _space("forward", False, _BF16_CASES, (64, 128), (64, 128, 256), (32, 64), (0,), (4, 8), (2, 3, 4)),
+    _space("forward", True, _F32_CASES, (64, 128), (32, 64, 128), (32, 64), (0,), (4, 8), (1, 2)),
+    _space("gradient", False, _BF16_CASES, (64, 128), (32, 64), (32, 64), (128, 256), (4, 8), (1, 2)),
+    _space("gradient", True, _F32_CASES, (32, 64, 128), (32, 64), (32,), (64, 128), (4, 8), (1, 2)),
+    SearchSpace(OP, "splits", "PROGRAMS", (ARCH,), PROGRAMS_GRID, ("mil_4096x5_f32",)),
+)
+
+
+def _compile(
+    name: str, queries: int, keys: int, width: int, masked: bool, dtype: torch.dtype, of: str = ""
+) -> Compilation:
+    """The forward kernel, or that of the gradient ``of`` queries or keys."""
+
+    def run() -> None:
+        from vatt.kernels.nce import triton_launch
+
+        rows = meta(queries, width, dtype=dtype), meta(keys, width, dtype=dtype)
+        mask, lse = meta(keys, dtype=torch.uint8) if masked else None, meta(queries, dtype=torch.float32)
+        if not of:
+            triton_launch.forward(*rows, mask, 0.07)
+            return
+        own, other = rows if of == "queries" else reversed(rows)
+        triton_launch.gradient(own, other, mask, lse, lse, 0.07, of == "queries")
+
+    label = f"{name}_{str(dtype).removeprefix('torch.')}"
+    kernel = f"similarity_lse_{'gradient' if of else 'forward'}"
+    return Compilation(OP, f"{label}_{of}" if of else label, run, {kernel: Expect(TENSOR_CORES)})
+
+
+# Single precision is what the loss runs in: the embeddings are normalised in it.
+COMPILATIONS = tuple(
+    _compile(name, *sizes, dtype, of)
+    for name, sizes in {"text": (32768, 163840, 256, True), "audio": (256, 2048, 512, False)}.items()
+    for dtype in (torch.float32, torch.bfloat16)
+    for of in ("", "queries", "keys")
+)

@@ -1,0 +1,138 @@
+"""Residual sum and layer norm, or RMS norm; beside Liger-Kernel's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.baselines.packages import need
+from bench.cases.case import (
+    Baseline,
+    Call,
+    Case,
+    Compilation,
+    Cost,
+    Draw,
+    Expect,
+    Leaves,
+    Problem,
+    SearchSpace,
+    Target,
+    meta,
+    meta_seed,
+)
+from vatt.kernels import layer_norm, rms_norm
+
+OP = "norm"
+EPSILON = 1e-6
+LIGER, LIGER_SUM = "liger", "liger, fused sum"
+_LLAMA = (EPSILON, 0.0, "llama", False)  # no offset of the scale, statistics in float32, not in place: see `_liger`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(Case):
+    """``rows`` of ``width``; a layer norm if ``centred``, else an RMS norm."""
+
+    op: ClassVar[str] = OP
+    outputs: ClassVar[tuple[str, ...]] = ("total", "normed")
+    rows: int
+    width: int
+    centred: bool = True
+
+    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+        R, D = self.rows, self.width
+        leaves = {"x": draw.leaf(R, D), "residual": draw.leaf(R, D, mean=0.2)}
+        leaves["weight"] = draw.leaf(D, std=0.2, mean=1.0)
+        if self.centred:
+            leaves["bias"] = draw.leaf(D, std=0.2)
+        return leaves, {}
+
+    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
+        options: dict[str, Any] = dict(residual=leaves["residual"], dropout_p=dropout, backend=backend)
+        if self.centred:
+            return lambda: layer_norm(leaves["x"], leaves["weight"], leaves["bias"], **options)  # type: ignore
+        return lambda: rms_norm(leaves["x"], leaves["weight"], **options)  # type: ignore
+
+    def passes(self, dropout: float) -> tuple[Cost, Cost]:
+        """x, residual -> sum, normed; both gradients, sum -> gradients of x and residual, equal without dropout."""
+        s = self.dtype.itemsize
+        rows, vectors = self.rows * self.width * s, (1 + self.centred) * self.width * s
+        return Cost(0, 4 * rows + vectors), Cost(0, (5 if dropout else 4) * rows + 2 * vectors)
+
+    def baselines(self) -> dict[str, Baseline]:
+        found = super().baselines() | {LIGER: Baseline(_liger, "cuda")}
+        if not self.centred:  # Liger fuses the residual sum with its RMS norm only
+            found[LIGER_SUM] = Baseline(_liger_sum, "cuda")
+        return found
+
+
+def _liger(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+    """Liger's norm of the sum; sum and dropout are PyTorch's."""
+    leaves = problem.leaves
+    rest: tuple[Any, ...]
+    if "bias" in leaves:
+        function, rest = need("liger_kernel.ops.layer_norm", "LigerLayerNormFunction"), (leaves["bias"], EPSILON)
+    else:
+        # Not in place: that writes the gradient over the one that came in, which the caller uses again.
+        function, rest = need("liger_kernel.ops.rms_norm", "LigerRMSNormFunction"), _LLAMA
+
+    def call() -> tuple[Tensor, ...]:
+        total = F.dropout(leaves["x"], dropout) + leaves["residual"]
+        return total, function.apply(total, leaves["weight"], *rest)
+
+    return call, leaves
+
+
+def _liger_sum(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+    """Liger's sum and RMS norm in one kernel; dropout is PyTorch's."""
+    leaves = problem.leaves
+    function = need("liger_kernel.ops.fused_add_rms_norm", "LigerFusedAddRMSNormFunction")
+
+    def call() -> tuple[Tensor, ...]:
+        x = F.dropout(leaves["x"], dropout)
+        normed, total = function.apply(x, leaves["residual"], leaves["weight"], *_LLAMA)
+        return total, normed
+
+    return call, leaves
+
+
+_F32: dict[str, Any] = dict(dtype=torch.float32)
+CASES: dict[str, tuple[Case, ...]] = {
+    "gpu": (
+        Norm(name="layer_768", priority=1, rows=64 * 785, width=768),
+        Norm(name="layer_1024", rows=64 * 785, width=1024),
+        Norm(name="layer_512", rows=64 * 785, width=512),
+        Norm(name="rms_512", rows=320 * 17, width=512, centred=False),
+    ),
+    "cpu": (Norm(name="layer_768", priority=1, rows=4 * 785, width=768, **_F32),),
+    "tiny": (
+        Norm(name="layer", priority=1, rows=7, width=24, tiny=True, **_F32),
+        Norm(name="rms", rows=5, width=16, centred=False, tiny=True, **_F32),
+    ),
+}
+TARGETS: tuple[Target, ...] = ()
+
+SEARCH_SPACES = (
+    SearchSpace(OP, "forward", "forward_config", (), ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
+    SearchSpace(OP, "backward", "backward_config", (), ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),
+)
+
+
+def _compile(rows: int, width: int, centred: bool) -> Compilation:
+    def run() -> None:
+        from vatt.kernels.norm import triton_launch
+
+        x, residual, weight, seed = meta(rows, width), meta(rows, width), meta(width), meta_seed(0.1)
+        bias = meta(width) if centred else None
+        total, normed, mean, rstd = triton_launch.forward(x, residual, weight, bias, seed, 1e-6, 0.1)
+        triton_launch.backward(total, normed, total, weight, mean if centred else None, rstd, seed, 0.1)
+
+    name = f"{'layer' if centred else 'rms'}_{width}"
+    return Compilation(OP, name, run, {"norm_forward": Expect(), "norm_backward": Expect()})
+
+
+COMPILATIONS = (*(_compile(64 * 785, width, True) for width in (512, 768, 1024)), _compile(320 * 17, 512, False))

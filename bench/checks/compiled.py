@@ -1,0 +1,341 @@
+"""Compiles every kernel for A100, H100 and B200 as the models would launch it, and checks its resources. No GPU needed.
+
+``python -m bench compiled [--arch sm_90 ...] [--op NAME ...] [--out bench/results/compiled.csv]``
+
+The resources are read from the PTX and from the report of ptxas. Exits with 1 if a kernel spills registers, asks for
+more memory than the chip has, or loses what its case expects (matrix instructions, wide accesses). With ``--out``, rows
+of operations and chips that were not asked for stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import multiprocessing
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import ROOT, store
+from bench.cases import COMPILATIONS
+from bench.cases.case import ARCHITECTURES, Compilation, Expect
+from vatt.errors import UserError
+from vatt.kernels.runtime import interpreting, recording, triton_installed
+
+RESULTS = ROOT / "bench" / "results" / "compiled.csv"
+
+# CUDA C++ programming guide, table of technical specifications: bytes a block can have, bytes of a multiprocessor.
+SHARED = {"sm_80": (166912, 167936), "sm_90": (232448, 233472), "sm_100": (232448, 233472)}
+RESERVED_SHARED = 1024  # bytes that the system takes from each block
+MATRIX = {"tcgen05": r"\btcgen05\.mma\b", "wgmma": r"\bwgmma\.mma_async\b", "mma": r"\bmma\.sync\b"}
+WIDE = 16  # bytes of the widest access that all three chips have
+
+_ACCESS = re.compile(r"\b(?:ld|st)\.global(?:\.[a-zA-Z]\w*(?:::\w+)*)*?(?:\.v(\d))?\.[busf](\d+)\b")
+_ASYNC = re.compile(r"\bcp\.async\.c[ag]\.shared\.global\S*\s+\[[^]]*\],\s*\[[^]]*\],\s*(0x[0-9a-f]+|\d+)")
+_BULK = re.compile(r"\bcp\.async\.bulk\.(?:tensor|shared|global)|\bcp\.reduce\.async\.bulk\b")
+_FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+
+_reports: dict[str, str] = {}  # of ptxas by the hash of the kernel; the JIT compiles equal launches once
+
+
+class CompilationError(UserError):
+    """A case that cannot be compiled, or that launches other kernels than it says."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel of one case on one architecture; the fields are the columns of compiled.csv.
+
+    ``shared`` in bytes a block, ``tensor_memory`` in columns (512 on sm_100), ``matrix`` joins the instructions found
+    with "+", ``accesses`` counts the accesses of global memory in the code by their bytes a thread, and
+    ``occupancy_warps`` is an upper bound for the warps of a multiprocessor (64), from registers and memory.
+    """
+
+    op: str
+    case: str
+    kernel: str
+    arch: str
+    registers: int
+    spill_stores: int
+    spill_loads: int
+    stack: int
+    shared: int
+    shared_limit: int
+    tensor_memory: int
+    num_warps: int
+    num_stages: int
+    threads: int
+    matrix: str
+    wgmma_serialized: int
+    widest_access: int
+    wide_accesses: int
+    accesses: str
+    occupancy_warps: int
+    triton: str
+    launch: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+class Launch(NamedTuple):
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    meta: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.kernel.fn.__name__
+
+    @property
+    def constants(self) -> str:
+        """The launch parameters in short; the columns have warps and stages already."""
+        shown = {k: v for k, v in self.meta.items() if k not in ("num_warps", "num_stages", "enable_fp_fusion")}
+        return " ".join(f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in shown.items())
+
+
+def launches(case: Compilation, arch: str) -> list[Launch]:
+    """What the case launches on ``arch``; nothing is compiled.
+
+    Raises:
+        CompilationError: a kernel without an expectation, or an expectation without its kernel.
+    """
+    found: list[Launch] = []
+    with recording(lambda *launch: found.append(Launch(*launch)), arch=arch.replace("_", "")):
+        case.run()
+    names = {launch.name for launch in found}
+    if names != set(case.expect):
+        unchecked, absent = sorted(names - set(case.expect)), sorted(set(case.expect) - names)
+        raise CompilationError(f"{case.op} {case.name}: no expectation for {unchecked}, no launch of {absent}")
+    return found
+
+
+def compile_case(case: Compilation, arch: str) -> list[Row]:
+    """Compiles every launch of the case for ``arch``; one row each.
+
+    Raises:
+        CompilationError: as `launches`, or Triton or ptxas refuse a kernel.
+    """
+    if interpreting():
+        raise CompilationError("TRITON_INTERPRET is set, so there is nothing to compile: unset it")
+    rows: list[Row] = []
+    for launch in launches(case, arch):
+        try:
+            compiled, report = _compile(launch, arch)
+            row = _row(case, launch, arch, compiled, report)
+        except Exception as error:  # any, for the compiler raises what it likes: say which kernel it was
+            raise CompilationError(
+                f"{case.op} {case.name} {launch.name} {arch}: {type(error).__name__}: {error}"
+            ) from error
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+class _Driver:
+    """What Triton's JIT asks of a GPU before it compiles. The JIT keeps kernels by device, so each chip is its own."""
+
+    def __init__(self, arch: str) -> None:
+        self.capability = int(arch.removeprefix("sm_"))
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+
+@contextmanager
+def _pretending(arch: str) -> Iterator[None]:
+    """Triton sees a GPU of ``arch``, ignores its cache on disk and prints the report of its own run of ptxas."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    before = driver._active
+    driver.set_active(_Driver(arch))
+    try:
+        with knobs.nvidia.scope(), knobs.compilation.scope():
+            knobs.nvidia.dump_ptxas_log = True
+            knobs.compilation.always_compile = True
+            yield
+    finally:
+        driver._active = before
+
+
+def _compile(launch: Launch, arch: str) -> tuple[Any, str]:
+    with _pretending(arch), redirect_stdout(io.StringIO()) as printed:
+        compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.meta)
+    return compiled, _reports.setdefault(compiled.hash, printed.getvalue())
+
+
+def _row(case: Compilation, launch: Launch, arch: str, compiled: Any, report: str) -> Row:
+    import triton
+
+    ptx, metadata = compiled.asm["ptx"], compiled.metadata
+    frames, registers = _FRAME.findall(report), re.findall(r"Used (\d+) registers", report)
+    if not frames or not registers:
+        raise CompilationError(f"Triton printed no report of ptxas, but {report!r}")
+    used, widths = max(map(int, registers)), access_widths(ptx)
+    size = re.search(r"\.(?:req|max)ntid\s+([\d, ]+)", ptx)
+    threads = math.prod(map(int, size[1].split(","))) if size else 32 * metadata.num_warps
+    return Row(
+        op=case.op,
+        case=case.name,
+        kernel=launch.name,
+        arch=arch,
+        registers=used,
+        spill_stores=sum(int(stores) for _, stores, _ in frames),
+        spill_loads=sum(int(loads) for _, _, loads in frames),
+        stack=max(int(stack) for stack, _, _ in frames),
+        shared=metadata.shared,
+        shared_limit=SHARED[arch][0],
+        tensor_memory=metadata.tmem_size,
+        num_warps=metadata.num_warps,
+        num_stages=metadata.num_stages,
+        threads=threads,
+        matrix="+".join(name for name, pattern in MATRIX.items() if re.search(pattern, ptx)) or "none",
+        wgmma_serialized=int("wgmma.mma_async instructions are serialized" in report),
+        widest_access=max(widths, default=0),
+        wide_accesses=sum(count for width, count in widths.items() if width >= WIDE),
+        accesses=" ".join(f"{width}:{widths[width]}" for width in sorted(widths, reverse=True)),
+        occupancy_warps=occupancy(used, threads, metadata.shared, metadata.tmem_size, arch),
+        triton=triton.__version__,
+        launch=launch.constants,
+    )
+
+
+def access_widths(ptx: str) -> Counter[int]:
+    """How many instructions access global memory, by their bytes a thread; bulk copies (TMA) count as 16."""
+    direct = [int(vector or 1) * int(bits) // 8 for vector, bits in _ACCESS.findall(ptx)]
+    return Counter(direct + [int(size, 0) for size in _ASYNC.findall(ptx)] + [WIDE] * len(_BULK.findall(ptx)))
+
+
+def occupancy(registers: int, threads: int, shared: int, tensor_memory: int, arch: str) -> int:
+    """Warps of a multiprocessor that registers (65536, given to warps in units of 256), shared memory (in units of 128
+    bytes), tensor memory and the hardware's 64 warps and 32 blocks leave room for; 0 if not even one block fits."""
+    warps = math.ceil(threads / 32)
+    per_warp = 256 * math.ceil(registers * 32 / 256)
+    per_block = 128 * math.ceil((shared + RESERVED_SHARED) / 128)
+    blocks = min(4 * (16384 // per_warp) // warps, SHARED[arch][1] // per_block, 64 // warps, 32)
+    return warps * min(blocks, 512 // tensor_memory if tensor_memory else blocks)
+
+
+def problems(row: Row, expect: Expect) -> list[str]:
+    """What is wrong with a compiled kernel; empty if nothing is."""
+    found = []
+    if row.spill_stores or row.spill_loads:
+        found.append(f"spills: {row.spill_stores} bytes of stores, {row.spill_loads} bytes of loads")
+    if row.shared > row.shared_limit:
+        found.append(f"shared memory: {row.shared} bytes, the chip has {row.shared_limit}")
+    if row.tensor_memory > 512:
+        found.append(f"tensor memory: {row.tensor_memory} columns, the chip has 512")
+    if row.wgmma_serialized:
+        found.append("ptxas serialized the wgmma instructions")
+    allowed = expect.matrix[row.arch] if expect.matrix is not None else ("none",)
+    if not set(row.matrix.split("+")) <= set(allowed):
+        found.append(f"matrix instruction: {row.matrix}, expected {' or '.join(allowed)}")
+    if _wide_share(row.accesses) < expect.wide:
+        found.append(f"narrow accesses of global memory (bytes:count): {row.accesses}")
+    return [f"{row.op} {row.case} {row.kernel} {row.arch}: {text}" for text in found]
+
+
+def _wide_share(accesses: str) -> float:
+    """The share of the bytes that accesses of 16 bytes move."""
+    counts = [(int(width), int(count)) for width, _, count in (part.partition(":") for part in accesses.split())]
+    moved = sum(width * count for width, count in counts)
+    return sum(width * count for width, count in counts if width >= WIDE) / moved if moved else 0.0
+
+
+def check(rows: Iterable[Row], cases: Iterable[Compilation] = COMPILATIONS) -> list[str]:
+    """The problems of all rows, by the expectations of their cases."""
+    expect = {(case.op, case.name): case.expect for case in cases}
+    return [text for row in rows for text in problems(row, expect[row.op, row.case][row.kernel])]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a results file. Raises StoreError for another file."""
+    numbers = {field.name for field in fields(Row) if field.type == "int"}
+    parsed: Any = lambda name, value: int(value) if name in numbers else value  # noqa: E731
+    return [Row(**{name: parsed(name, value) for name, value in row.items()}) for row in store.read(path, COLUMNS)]
+
+
+def update(path: Path, rows: Sequence[Row], ops: Sequence[str], archs: Sequence[str]) -> None:
+    """Writes ``rows``, and those of the file that were not compiled anew and still belong to a case, in the order of
+    the cases, their expectations and the architectures."""
+    order = [(c.op, c.name, kernel, arch) for c in COMPILATIONS for kernel in c.expect for arch in ARCHITECTURES]
+    rank = {key: number for number, key in enumerate(order)}
+    kept = [row for row in (read(path) if path.exists() else []) if not (row.op in ops and row.arch in archs)]
+    keyed = [((row.op, row.case, row.kernel, row.arch), row) for row in (*rows, *kept)]
+    path.unlink(missing_ok=True)
+    ranked = sorted((rank[key], number) for number, (key, _) in enumerate(keyed) if key in rank)
+    store.append(path, [asdict(keyed[number][1]) for _, number in ranked], COLUMNS)
+
+
+def _task(number: int, arch: str) -> list[Row] | str:
+    try:
+        return compile_case(COMPILATIONS[number], arch)
+    except CompilationError as error:
+        return str(error)
+
+
+def compile_all(tasks: Sequence[tuple[int, str]]) -> tuple[list[Row], list[str]]:
+    """Compiles pairs (index into `COMPILATIONS`, architecture) on all cores.
+
+    Returns:
+        The rows, and what is wrong: the problems of the rows, and the reasons of the cases that gave none.
+    """
+    workers = min(len(tasks), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        results = list(pool.map(_task, *zip(*tasks, strict=True)))
+    rows = [row for result in results if not isinstance(result, str) for row in result]
+    return rows, [result for result in results if isinstance(result, str)] + check(rows)
+
+
+def show(rows: Iterable[Row]) -> None:
+    """Prints the rows as a table, without the columns that only the file has."""
+    names = "case", "kernel", "arch", "regs", "spills", "stack", "shared", "warps", "stages", "threads", "matrix"
+    table = Table(*names, "accesses", "occupancy", "launch")
+    for row in rows:
+        cells = [f"{row.op} {row.case}", row.kernel, row.arch, row.registers, f"{row.spill_stores}+{row.spill_loads}"]
+        cells += [row.stack, f"{row.shared}/{row.shared_limit}", row.num_warps, row.num_stages, row.threads, row.matrix]
+        table.add_row(*map(str, cells), row.accesses, f"{row.occupancy_warps}/64", row.launch)
+    console = Console()
+    (console if console.is_terminal else Console(width=240)).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench compiled", description=__doc__)
+    ops = list(dict.fromkeys(case.op for case in COMPILATIONS))
+    parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    parser.add_argument("--op", nargs="+", choices=ops, default=ops)
+    parser.add_argument("--out", type=Path, help="also write the rows as CSV")
+    options = parser.parse_args(arguments)
+    if interpreting():
+        raise CompilationError("TRITON_INTERPRET is set, so there is nothing to compile: unset it")
+    if not triton_installed():
+        raise CompilationError("Triton is not installed (pip install 'triton>=3.6')")
+    selected = [number for number, case in enumerate(COMPILATIONS) if case.op in options.op]
+    rows, wrong = compile_all([(number, arch) for number in selected for arch in options.arch])
+    show(rows)
+    if options.out:
+        update(options.out, rows, options.op, options.arch)
+    for text in wrong:
+        print(text, file=sys.stderr)
+    return 1 if wrong else 0

@@ -1,0 +1,165 @@
+"""Errors of this project's kernels at the real shapes, next to those of plain PyTorch in the same type.
+
+The reference is the plain backend on the same rounded inputs, one type wider: float32 for bfloat16, float64 for
+float32. A tensor passes if its error is at most twice that of the plain backend in the same type (and a little: the
+plain one may round where it happens not to matter), if it holds no NaN although all new memory was filled with it, and
+if a second run gives the same bits. With dropout the backends draw different masks, so only the last two are asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.cases.case import DROPOUT, TORCH, Call, Case, Leaves, Problem
+from bench.cases.nce import Nce
+from bench.measure.memory import peak_mib
+from bench.measure.timing import limited, reason, tidy
+
+FIELDS = (
+    *("op", "case", "dtype", "dropout", "backend", "tensor", "error", "eager_error", "bound", "nans", "same_bits"),
+    *("passed", "peak_mib", "note"),
+)
+WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+SLACK = {torch.bfloat16: 1e-3, torch.float16: 1e-4, torch.float32: 1e-6}
+LIMIT = 120.0  # seconds a backend
+
+Row = dict[str, Any]
+
+
+def evaluate(problem: Problem, backend: str, dtype: torch.dtype, dropout: float = 0.0) -> Leaves:
+    """All outputs, and the gradient of each leaf ("grad NAME"), computed by ``backend`` on leaves of ``dtype``.
+
+    The plain backend of a case in parts runs slice by slice; its gradients are summed in float32 or wider and then
+    rounded, as one call would.
+    """
+    leaves = problem.copy(dtype)
+    torch.manual_seed(7)  # of dropout
+    if backend == TORCH and isinstance(problem.case, Nce):
+        return _in_slices(problem, problem.case, leaves, dtype)
+    return named(problem, problem.call(backend, dropout, leaves), leaves)
+
+
+def named(problem: Problem, call: Call, leaves: Leaves) -> Leaves:
+    """Runs ``call`` and its backward pass."""
+    outputs = call()
+    grads = torch.autograd.grad(outputs, list(leaves.values()), problem.gradients(outputs))
+    names = problem.case.outputs if len(outputs) == len(problem.case.outputs) else ("total",)  # the sum of a pair
+    found = {name: out.detach() for name, out in zip(names, outputs, strict=True)}
+    return found | {f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+
+
+def _in_slices(problem: Problem, case: Nce, leaves: Leaves, dtype: torch.dtype) -> Leaves:
+    wide = torch.promote_types(dtype, torch.float32)
+    sums = {name: torch.zeros_like(leaf, dtype=wide) for name, leaf in leaves.items()}
+    (grad,) = problem.gradients((next(iter(leaves.values())).new_empty(case.videos),))
+    outs = []
+    for items in case.slices:
+        (out,) = problem.call(TORCH, 0.0, leaves, items=items)()
+        for name, value in zip(leaves, torch.autograd.grad(out, list(leaves.values()), grad[items]), strict=True):
+            sums[name] += value
+        outs.append(out.detach())
+    return {"loss": torch.cat(outs)} | {f"grad {name}": value.to(dtype) for name, value in sums.items()}
+
+
+def error(out: Tensor, want: Tensor) -> float:
+    """||out - want|| / ||want||, in float64 (a float32 sum over 10^8 numbers would add an error of its own)."""
+    difference, size = 0.0, 0.0
+    for a, b in zip(out.flatten().split(1 << 26), want.flatten().split(1 << 26), strict=True):
+        difference += float((a.double() - b.double()).square().sum())
+        size += float(b.double().square().sum())
+    return (difference / max(size, 1e-300)) ** 0.5
+
+
+def largest_error(case: Case, outputs: tuple[Tensor, ...], want: Leaves) -> float:
+    """The largest `error` of a provider's outputs; ``want``: those of the plain backend.
+
+    Raises:
+        ArithmeticError: one is not finite: a provider with such an output has no times worth a row.
+    """
+    expected = case.expected(outputs, want)
+    errors = [error(out.detach(), value) for out, value in zip(outputs, expected, strict=True)]
+    if not all(math.isfinite(value) for value in errors):
+        raise ArithmeticError("an output holds values that are not finite")
+    return max(errors)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Inside, new memory is filled with NaN, so that what a kernel does not write shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+def rates(case: Case) -> tuple[float, ...]:
+    """The dropout rates at which a case is checked and measured; that of training first."""
+    return (DROPOUT, 0.0) if case.has_dropout else (0.0,)
+
+
+def check(case: Case, dropout: float, device: torch.device, backends: Sequence[str] | None = None) -> Iterator[Row]:
+    """One row for each tensor of each backend (by default those with kernels of ours); a backend that fails gives one
+    row with the reason."""
+    about = dict(op=case.op, case=case.name, dtype=case.label, dropout=dropout)
+    want: Leaves = {}
+    eager: dict[str, float] = {}
+    try:
+        with limited(LIMIT):
+            problem = Problem(case, device)
+            if dropout == 0:
+                want = evaluate(problem, TORCH, WIDER[case.dtype])
+                eager = {k: error(v, want[k]) for k, v in evaluate(problem, TORCH, case.dtype).items()}
+    except Exception as failure:
+        yield {**about, "backend": TORCH, "passed": False, "note": reason(failure)}
+        backends = ()
+    for backend in case.backends if backends is None else backends:
+        try:
+            with limited(LIMIT):
+                rows = list(_rows(problem, backend, dropout, want, eager))
+        except Exception as failure:  # whatever a compiler or a driver raises is this row's result
+            rows = [{"passed": False, "note": reason(failure)}]
+        yield from ({**about, "backend": backend, **row} for row in rows)
+        tidy(device)
+
+
+def _rows(problem: Problem, backend: str, dropout: float, want: Leaves, eager: dict[str, float]) -> Iterator[Row]:
+    kind = problem.case.dtype
+    with poisoned():
+        first = evaluate(problem, backend, kind, dropout)
+    cuda = problem.device.type == "cuda"
+    peak = peak_mib(lambda: evaluate(problem, backend, kind, dropout), problem.device) if cuda else None
+    second = evaluate(problem, backend, kind, dropout)
+    if all(torch.equal(value, second[name]) for name, value in first.items()):
+        third = first
+    else:  # PyTorch's own operations may take other ways while memory is filled: compare two plain runs
+        third = evaluate(problem, backend, kind, dropout)
+    for name, value in first.items():
+        row: Row = dict(tensor=name, peak_mib=peak, nans=int(value.isnan().sum()))
+        row["same_bits"] = torch.equal(second[name], third[name])
+        row["passed"] = row["same_bits"] and not row["nans"]
+        if want:
+            found, bound = error(value, want[name]), 2 * eager[name] + SLACK[kind]
+            row |= dict(error=found, eager_error=eager[name], bound=bound)
+            row["passed"] = row["passed"] and math.isfinite(found) and found <= bound
+        yield row
+
+
+def line(row: Row) -> str:
+    """A row as one short line of text."""
+    head = f"{'ok  ' if row['passed'] else 'FAIL'} {row['op']} {row['case']} p={row['dropout']} {row['backend']}"
+    if row.get("note"):
+        return f"{head}: {row['note']}"
+    errors = f"error {row['error']:.2e} (eager {row['eager_error']:.2e})" if row.get("error") is not None else ""
+    return f"{head} {row['tensor']}: {errors} nans {row['nans']} same bits {row['same_bits']}"

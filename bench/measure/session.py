@@ -1,0 +1,256 @@
+"""Measures subjects: all providers of one in turns, several rounds, so that a drift of the machine meets them alike."""
+
+from __future__ import annotations
+
+import fnmatch
+import shlex
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bench.baselines.packages import package_version
+from bench.cases.case import Cost
+from bench.measure.memory import peak_mib
+from bench.measure.peaks import DevicePeaks
+from bench.measure.timing import Timing, TooLong, limited, reason, sample, summarise, tidy
+from bench.measure.writer import Row
+from vatt.analysis.flops import peak_flops
+
+FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
+MODES = (FORWARD, BOTH, STEP)
+ROUNDS = 3
+LIMIT, LIMIT_HEAVY = 60.0, 240.0  # seconds to prepare a provider
+AGAIN = " again"  # ours a second time: what differs between the two is noise
+
+
+@dataclass
+class Prepared:
+    """Calls by mode, which all ran once; what each costs at least; and what is known of them.
+
+    Attributes:
+        refresh: new numbers into the inputs.
+        first_call_s: seconds of the first calls, compilation among them.
+        error: ||out - reference|| / ||reference||, None where the results are not comparable (dropout, another loss).
+        samples: clips of a call, for whole steps.
+    """
+
+    calls: Mapping[str, Callable[[], Any]]
+    costs: Mapping[str, Cost]
+    refresh: Callable[[], None]
+    first_call_s: float
+    error: float | None = None
+    samples: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Subject(ABC):
+    """One operation at one shape, or one model at one batch, with providers that each prepare calls to be timed.
+
+    Attributes:
+        about: the columns suite, op, case, shape, dtype, dropout of its rows.
+        dtype: of its products, for the device peak.
+        ours: the provider that the others are compared with.
+        select: the options of the sub-command ``suite`` that select it.
+        heavy: the providers whose preparation is long (a compiler).
+        rank: 0 for what has a target, as training runs it; the larger, the less important.
+    """
+
+    about: dict[str, Any]
+    dtype: torch.dtype
+    ours: str
+    select: str
+    providers: tuple[str, ...]
+    heavy: frozenset[str] = frozenset()
+    rank: int = 0
+
+    @property
+    def name(self) -> str:
+        """What --case matches: op/case/dtype/pDROPOUT."""
+        about = self.about
+        return f"{about['op']}/{about['case']}/{about['dtype']}/p{about['dropout']:g}"
+
+    @abstractmethod
+    def prepare(self, provider: str) -> Prepared:
+        """Makes the calls and runs each once. Raises whatever a compiler, a driver or a missing package raises."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Drops tensors and compiled code."""
+
+
+def plan(found: Sequence[Subject]) -> list[tuple[Subject, bool]]:
+    """Pieces of work, the most important first: (subject, whether its providers that need a compiler). What training
+    runs and has a target comes whole before the rest; elsewhere the long compilations come last."""
+    pieces = [(subject, heavy) for subject in found for heavy in (False, True)]
+    return sorted(pieces, key=lambda piece: (piece[0].rank > 0) * (1 + 2 * piece[1]) * 10 + piece[0].rank)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``seconds``: for the calls of one mode of one provider; 0: each as few times as possible. What would begin after
+    ``until`` (`time.monotonic`) is left out."""
+
+    seconds: float
+    until: float = float("inf")
+    rounds: int = ROUNDS
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Patterns (as of a shell) of the names of subjects, providers and modes."""
+
+    case: str = "*"
+    providers: Sequence[str] = ("*",)
+    modes: Sequence[str] = MODES
+
+    def subject(self, subject: Subject) -> bool:
+        """Whether it is selected; a pattern without all four parts of a name matches what begins with it."""
+        return any(fnmatch.fnmatchcase(subject.name, self.case + rest) for rest in ("", "/*"))
+
+    def provider(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.providers)
+
+
+@dataclass
+class _Turn:
+    """A provider that is ready, and the times of its modes so far."""
+
+    name: str
+    prepared: Prepared
+    peaks: dict[str, float]
+    times: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    failed: bool = False
+
+
+class Session:
+    """Measures into ``write``, which gets each row as soon as it is known."""
+
+    def __init__(
+        self,
+        write: Callable[[Row], None],
+        device: torch.device,
+        peaks: DevicePeaks,
+        budget: Budget,
+        selection: Selection = Selection(),
+        known: Callable[[Row], bool] = lambda _: False,
+    ) -> None:
+        """``known`` (a row without times) says whether a provider of a subject was measured before and is left out."""
+        self.write, self.device, self.peaks, self.budget, self.selection = write, device, peaks, budget, selection
+        self.known = known
+        self.left_out: list[str] = []
+
+    def run(self, subject: Subject, heavy: bool) -> None:
+        """Measures the selected providers of a subject, those that need a compiler (``heavy``) or the others.
+
+        Raises:
+            DeviceLost: it no longer answers; the row of the provider that did it was written.
+        """
+        wanted, ours = self.selection.provider, subject.ours
+        names = [name for name in subject.providers if (name in subject.heavy) == heavy and wanted(name)]
+        names = [name for name in names if not self.known({**subject.about, "provider": name})]
+        if not names or not self.selection.subject(subject):
+            return
+        if time.monotonic() > self.budget.until:
+            self.left_out.append(f"{subject.name}: {', '.join(names)}")
+            return
+        if ours not in names and wanted(ours):
+            names.insert(0, ours)  # the ratio is to be taken in the same rounds
+        turns: list[_Turn] = []
+        failed: set[str] = set()
+        for name in names:
+            if name.removesuffix(" apart") in failed:
+                continue  # the same package, which has said why already
+            turn = self._prepare(subject, name, heavy)
+            failed |= {name} if turn is None else set()
+            turns += [] if turn is None else [turn]
+        if first := next((turn for turn in turns if turn.name == ours and not heavy), None):
+            turns.append(_Turn(ours + AGAIN, first.prepared, first.peaks))
+        for number in range(self.budget.rounds if turns else 0):
+            # Each round begins with another provider, so that none always follows the same one.
+            for turn in turns[number % len(turns) :] + turns[: number % len(turns)]:
+                self._measure(subject, turn)
+        for turn in turns:
+            if heavy and turn.name == ours:
+                turn.name += AGAIN  # its own row is of the other group, some time before
+            for mode, times in turn.times.items():
+                if not turn.failed:
+                    self.write(self._row(subject, turn, mode, summarise(*times)))
+        subject.release()
+        tidy(self.device)
+
+    def _prepare(self, subject: Subject, name: str, heavy: bool) -> _Turn | None:
+        left = max(10.0, self.budget.until + 10.0 - time.monotonic())
+        limit = LIMIT_HEAVY if heavy else LIMIT
+        try:
+            with limited(min(left, limit)):
+                prepared = subject.prepare(name)
+                asked = {mode: call for mode, call in prepared.calls.items() if mode in self.selection.modes}
+                return _Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()})
+        except Exception as failure:  # refused, not installed, out of memory, does not compile: a row says so
+            if isinstance(failure, TooLong) and left < limit:  # the end of the session, not a fault of the provider
+                self.left_out.append(f"{subject.name}: {name}")
+            else:
+                self._fail(subject, name, failure)
+            return None
+
+    def _measure(self, subject: Subject, turn: _Turn) -> None:
+        for mode in turn.peaks:
+            if turn.failed:
+                return
+            seconds = self.budget.seconds / self.budget.rounds
+            try:
+                with limited(LIMIT):
+                    found = sample(turn.prepared.calls[mode], self.device, seconds, turn.prepared.refresh)
+            except Exception as failure:
+                turn.failed = True
+                self._fail(subject, turn.name, failure)
+                return
+            before = turn.times.get(mode, ([], []))
+            turn.times[mode] = before[0] + found[0], before[1] + found[1]
+
+    def _fail(self, subject: Subject, name: str, failure: Exception) -> None:
+        """A row with the reason. Raises DeviceLost if the device is lost with it."""
+        self.write({**subject.about, "provider": name, "note": reason(failure), "command": _command(subject, name)})
+        tidy(self.device)
+
+    def _row(self, subject: Subject, turn: _Turn, mode: str, timing: Timing) -> Row:
+        needed, peaks, prepared = turn.prepared.costs[mode], self.peaks, turn.prepared
+        bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
+        row: Row = dict(
+            **subject.about,
+            provider=turn.name,
+            mode=mode,
+            ms=timing.median,
+            ms_p20=timing.p20,
+            ms_p80=timing.p80,
+            repeats=timing.repeats,
+            host_ms=timing.host,
+            tflops=needed.flops / timing.median * 1e-9,
+            gbps=needed.bytes / timing.median * 1e-6 if needed.bytes else None,
+            roof_tflops=peaks.rate(subject.dtype) * 1e-12,
+            roof_gbps=peaks.copy * 1e-9,
+            floor_ms=bound,
+            floor_share=bound / timing.median,
+            peak_mib=turn.peaks[mode],
+            first_call_s=prepared.first_call_s,
+            error=prepared.error,
+            note="; ".join(filter(None, [package_version(turn.name), *prepared.notes])),
+            command=_command(subject, turn.name),
+        )
+        if prepared.samples:
+            # MFU: of the data sheet; where none is known, of what a large product reached in this run.
+            known = peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
+            peak = known if known and subject.dtype == torch.bfloat16 else peaks.rate(subject.dtype)
+            row |= dict(rate=1e3 * prepared.samples / timing.median, unit="samples/s")
+            row["mfu"] = needed.flops / timing.median * 1e3 / peak
+        return row
+
+
+def _command(subject: Subject, provider: str) -> str:
+    """What measures a row again."""
+    words = shlex.quote(provider.removesuffix(AGAIN))
+    return f"python -m bench {subject.about['suite']} {subject.select} --provider {words}"

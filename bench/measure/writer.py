@@ -1,0 +1,76 @@
+"""Where measured rows go: to the screen, and to a results file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import store
+from bench.measure.peaks import DevicePeaks, measure_peaks
+
+Row = dict[str, Any]
+SAME = ("commit", "device", "torch", "triton", "threads")
+
+
+def line(row: Row) -> str:
+    """A row as one short line of text."""
+    head = f"{row['op']} {row['case']} p={row.get('dropout', 0):g} {row.get('mode', '')} {row['provider']}"
+    if row.get("ms") is None:
+        return f"{head}: {row['note']}"
+    parts = [f"{row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})"]
+    parts.append(f"{row['floor_share']:.0%} of the device peak")
+    for name, words in (("rate", "{:.3g} samples/s"), ("peak_mib", "{:.0f} MiB"), ("error", "error {:.1e}")):
+        if row.get(name) is not None:
+            parts.append(words.format(row[name]))
+    return f"{head}: {', '.join(parts)}{' (' + row['note'] + ')' if row.get('note') else ''}"
+
+
+class Writer:
+    """Prints rows and appends them to a results file."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        device: torch.device,
+        resume: bool = False,
+        commit: str | None = None,
+        same: Sequence[str] = SAME,
+    ) -> None:
+        """``resume``: `known` finds rows that ``path`` has already, of an origin that is the same in these columns.
+        ``commit``: of a tree that is no clone, where git cannot tell."""
+        self.path, self.device, self._same = path, device, same
+        self.origin = store.origin(device, aside=path)
+        if commit is not None:
+            self.origin["commit"] = commit[:12]
+        self.rows: list[Row] = []
+        self.before = store.read(path) if resume and path is not None and path.exists() else []
+
+    def __call__(self, row: Row) -> None:
+        self.rows.append(row)
+        print(line(row), flush=True)
+        if self.path is not None:
+            store.append(self.path, [{**self.origin, "time": store.now(), **row}])
+
+    def known(self, row: Row) -> bool:
+        """Whether the file had this row before this run. Changes that are in no commit have no name, so nobody knows
+        whether two rows with them are of the same code."""
+        named = self.origin["dirty"] == "unknown" and self.origin["commit"] != "unknown"  # --commit says what it is
+        if "commit" in self._same and self.origin["dirty"] != "False" and not named:
+            return False
+        wanted = {name: self.origin[name] for name in self._same}
+        wanted |= {"dirty": self.origin["dirty"] if named else "False"} if self._same else {}
+        wanted |= {name: store.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
+        return any(all(old[name] == value for name, value in wanted.items()) for old in self.before)
+
+    def peaks(self, size: str) -> DevicePeaks:
+        """Measures the peaks of the device and adds their rows."""
+        found, timings = measure_peaks(self.device, size)
+        for name, timing in timings.items():
+            rate = {"gbps": found.copy * 1e-9} if name == "copy" else {"tflops": getattr(found, name) * 1e-12}
+            row = dict(suite="roof", op="roof", case=name, provider="torch", ms=timing.best, ms_p20=timing.p20)
+            row |= dict(ms_p80=timing.p80, repeats=timing.repeats, floor_share=1.0, command="python -m bench ops")
+            self(row | rate)
+        return found

@@ -1,0 +1,278 @@
+"""``python -m bench check`` on the CPU, with the code that runs on a GPU, at tiny shapes and in Triton's interpreter;
+and what the cases say of their operations."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import check
+from bench.cases import OPS, SEARCH_SPACES, SIZES, norm
+from bench.cases.attention import Attention
+from bench.cases.case import COMPILE, OURS, TORCH, Problem
+from bench.cases.mlp import Mlp
+from bench.cases.norm import Norm
+from bench.checks.correctness import error, named, poisoned
+from bench.lower_bounds import table
+from bench.measure.peaks import EARLIER, DevicePeaks
+from bench.measure.session import Budget, Session, plan
+from bench.measure.timing import TooLong, limited
+from bench.subjects import Operation, Request
+from bench.sweep import candidates, entry, line, module, replaced, where
+from vatt.analysis.flops import forward_flops, tokens
+from vatt.presets import preset
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="on a CPU the kernels need TRITON_INTERPRET=1")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """The folder of one run of everything."""
+    folder = tmp_path_factory.mktemp("bench")
+    command = [sys.executable, "-m", "bench", "check", "--device", "cpu", "--tiny", "--out", str(folder)]
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, env=env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (folder / "summary.txt").read_text().splitlines()[-1] in done.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_correctness_of_all_operations(out):
+    found = rows(out / "correctness.csv")
+    assert {row["op"] for row in found} == set(OPS)
+    assert {row["backend"] for row in found} == {"triton", "triton_gemm"}
+    for row in found:
+        assert (row["passed"], row["nans"], row["same_bits"]) == ("True", "0", "True"), row
+        assert (row["dropout"] == "0.1") == (row["error"] == ""), row  # with dropout there is nothing to compare with
+        assert row["error"] == "" or float(row["error"]) <= float(row["bound"]) < 1e-4, row
+    assert {"out", "grad weight", "grad positions", "grad token"} <= {r["tensor"] for r in found if r["op"] == OPS[0]}
+
+
+@pytest.mark.slow
+def test_speed_of_all_operations(out):
+    found = rows(out / "speed.csv")
+    assert {row["op"] for row in found} == {*OPS, "roof"}
+    for op in OPS:
+        timed = {(r["provider"], r["mode"]) for r in found if r["op"] == op and r["ms"]}
+        for mode in ("forward", "forward+backward"):
+            assert {(OURS, mode), ("torch", mode), (COMPILE, mode)} <= timed, op
+    for row in found:
+        assert "nan" not in row.values()
+        assert row["ms"] or row["note"], row  # no time only with a reason
+        assert not row["ms"] or float(row["ms"]) > 0
+    refused = {row["provider"]: row["note"] for row in found if not row["ms"]}
+    assert "flash-attn 2 is not installed" in refused["flash_attn"]
+    kernels = {"sdpa_flash", "sdpa_cudnn", "flash_attn", "flash_attn_4", "xformers"}
+    packages = {name for name, note in refused.items() if "No module named" in note}
+    assert packages <= {"timm", "open_clip package", "liger", "liger, fused sum"}, refused  # where they are installed
+    assert set(refused) <= kernels | packages, refused
+
+
+@pytest.mark.slow
+def test_the_other_files(out):
+    facts = json.loads((out / "environment.json").read_text())
+    assert {"device", "driver", "torch", "triton", "cuda", "commit", "dirty"} <= set(facts)
+    assert {row["op"] for row in rows(out / "sweep.csv")} == set(OPS) - {"block"}
+    assert all(row["ms"] for row in rows(out / "sweep.csv"))
+    text = (out / "summary.txt").read_text()
+    for words in ("the times below say nothing", "train: left out"):
+        assert words in text
+    assert "left out, no time" not in text
+
+
+@interpreted
+def test_resume_keeps_rows_and_a_spent_budget_is_named(tmp_path):
+    arguments = ["--device", "cpu", "--tiny", "--only", "correctness", "--op", "norm", "--out", str(tmp_path)]
+    assert check.main([*arguments, "--seconds", "1e-9"]) == 0
+    assert "left out, no time: correctness norm layer p=0.1" in (tmp_path / "summary.txt").read_text()
+    assert check.main(arguments) == 0
+    before = (tmp_path / "correctness.csv").read_text()
+    assert check.main([*arguments, "--resume"]) == 0
+    assert (tmp_path / "correctness.csv").read_text() == before
+    assert before.count("\n") > 10
+
+
+@interpreted
+@pytest.mark.parametrize("fault", ["scaled", "nan", "unsteady", "raises"])
+def test_a_wrong_kernel_is_reported(monkeypatch, tmp_path, fault):
+    right, calls = norm.layer_norm, []
+
+    def wrong(*args, backend, **options):
+        total, normed = right(*args, backend=backend, **options)
+        if backend == "torch":
+            return total, normed
+        calls.append(1)
+        if fault == "raises":
+            raise RuntimeError("out of resource")
+        factor = {"scaled": 1.001, "nan": float("nan"), "unsteady": 1 + 1e-7 * len(calls)}[fault]
+        return total, normed * factor
+
+    monkeypatch.setattr(norm, "layer_norm", wrong)
+    code = check.main(["--device", "cpu", "--tiny", "--only", "correctness", "--op", "norm", "--out", str(tmp_path)])
+    assert code == 1
+    failed = [row for row in rows(tmp_path / "correctness.csv") if row["passed"] == "False"]
+    assert {row["case"] for row in failed} == {"layer"}
+    assert all(row["tensor"] != "total" for row in failed)
+    assert "FAILED norm layer" in (tmp_path / "summary.txt").read_text()
+    value = {row["tensor"]: row for row in failed}.get("normed", failed[0])
+    assert fault != "scaled" or 5e-4 < float(value["error"]) < 2e-3
+    assert fault != "nan" or value["nans"] == str(7 * 24)
+    assert fault != "unsteady" or value["same_bits"] == "False"
+    assert fault != "raises" or value["note"] == "RuntimeError: out of resource"
+
+
+def test_new_memory_is_poisoned():
+    with poisoned():
+        assert torch.zeros(1).new_empty(4).isnan().all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("case", SIZES["tiny"], ids=lambda case: f"{case.op}-{case.name}")
+def test_baselines_in_pytorch_compute_the_same(case):
+    """Ours, eager, compiled and gathered, against the plain backend: outputs and, on the same leaves, gradients."""
+    problem = Problem(case, CPU)
+    want = named(problem, problem.call(TORCH), problem.leaves)
+    for name, baseline in case.providers(kernels=True, cuda=False).items():
+        foreign = any(word in name for word in ("flash", "cudnn", "xformers")) or name in ("timm", "torch.nn")
+        if foreign or not baseline.same or (name.startswith(OURS) and not INTERPRETED):
+            continue
+        call, leaves = baseline.make(problem, 0.0)
+        found = named(problem, call, leaves)
+        for key, value in found.items():
+            if key in want:
+                assert error(value, want[key]) < 1e-5, (name, key)
+        parts = [found.get(f"grad {part}") for part in "qkv"]
+        if parts[0] is not None:
+            together = torch.stack(parts, 2).flatten(0, 1)
+            assert error(together, want["grad qkv"]) < 1e-5, name
+
+
+def test_a_provider_that_fails_is_a_row():
+    class Broken(Operation):
+        def prepare(self, provider):
+            if provider == "torch":
+                raise MemoryError("no room")
+            return super().prepare(provider)
+
+    subject = Broken(next(s for s in SIZES["tiny"] if s.op == "norm"), 0.0, CPU, kernels=False)
+    subject.providers = ("auto", "torch")
+    found = []
+    session = Session(found.append, CPU, DevicePeaks(1e9, 1e9, 1e9), Budget(0.0, rounds=1))
+    session.run(subject, heavy=False)
+    by = {(row["provider"], row.get("mode")): row for row in found}
+    assert by["torch", None]["note"] == "MemoryError: no room"
+    assert "ms" not in by["torch", None]
+    assert by["auto", "forward"]["ms"] > 0
+    assert by["auto again", "forward+backward"]["ms"] > 0
+    late = Session(found.append, CPU, DevicePeaks(1e9, 1e9, 1e9), Budget(0.0, until=time.monotonic() - 1))
+    late.run(subject, heavy=False)
+    assert late.left_out == ["norm/layer/float32/p0: auto, torch"]
+    with pytest.raises(TooLong), limited(0.05):
+        time.sleep(5)
+
+
+def test_the_plan_begins_with_the_targets_and_reaches_everything():
+    work = plan(Request("gpu", only="ops").subjects(CPU, kernels=True))
+    names = [(subject.name, heavy) for subject, heavy in work]
+    assert len(set(names)) == len(names) == sum(4 if case.has_dropout else 2 for case in SIZES["gpu"])
+    first = [number for number, (subject, _) in enumerate(work) if subject.case.priority == 1 and subject.dropout > 0]
+    assert names[0] == ("patch_embed/video_768/bfloat16/p0.1", False)
+    assert max(first) < len(work) / 3
+
+
+def test_cases_are_those_of_the_models():
+    base, by_name = preset("vatt-base"), {(case.op, case.name): case for case in SIZES["gpu"]}
+    kept = {name: count.kept for name, count in tokens(base).items()}
+    lengths = {case.name: case.length for case in SIZES["gpu"] if isinstance(case, Attention)}
+    names = {"video": "video_785_h12", "audio": "audio_601_h12", "text": "text_17_h8"}
+    assert {part: lengths[name] - 1 for part, name in names.items()} == kept
+    video = forward_flops(base)["video"]
+    assert by_name["patch_embed", "video_768"].cost(False).flops == 64 * video.patch
+    layer = 64 * (video.total - video.patch) / base.video.num_layers
+    assert by_name["block", "video_785_768"].cost(False).flops == layer
+
+
+def test_costs_and_lower_bounds():
+    case = Norm(name="n", rows=10, width=100)
+    assert case.cost(False).bytes == 2 * (4 * 10 * 100 + 2 * 100)
+    assert case.cost(True, 0.1).bytes - case.cost(True).bytes == 2 * 10 * 100  # x has a gradient of its own
+    mlp = Mlp(name="m", rows=10, width=8).cost(False)
+    assert Mlp(name="m", rows=10, width=8).cost(True).flops == 3 * mlp.flops == 3 * 4 * 10 * 8 * 32
+    peaks = DevicePeaks(1e9, 1e6, 3e5)
+    assert peaks.lower_bound_ms(mlp.flops, mlp.bytes, torch.float32) == 1e3 * 10 * 8 * 32 * 4 / 1e5
+    nce = next(case for case in SIZES["gpu"] if case.op == "nce")
+    assert nce.cost(False, provider="open_clip").flops == nce.cost(False).flops / 2  # one matrix of logits, not two
+    lines = list(table())
+    assert len(lines) == 2 + 2 * len(SIZES["gpu"])
+    assert {line.count("|") for line in lines} == {7}
+    assert EARLIER.matmul < 989e12
+
+
+@pytest.mark.parametrize("space", SEARCH_SPACES, ids=lambda space: f"{space.op}-{space.kernel}")
+@pytest.mark.parametrize("arch", ["sm80", "sm90", "sm100"])
+def test_search_spaces_are_entries_of_the_launch_tables(space, arch):
+    """If this fails, a launch table of kernels/ has changed and bench/cases/ has not."""
+    owner, value, path = module(space), candidates(space)[-1], where(space.path, arch)
+    before = getattr(owner, space.table)
+    assert set(space.cases) <= {case.name for case in SIZES["gpu"] if case.op == space.op}
+    with replaced(space, arch, value):
+        inside = getattr(owner, space.table)
+        assert (inside() if callable(inside) else entry(inside, path)) == value
+    assert getattr(owner, space.table) is before
+    if not callable(before):
+        assert [type(x) for x in _flat(value)] == [type(x) for x in _flat(entry(before, path))]
+        pasted = re.sub(r"^\w+( =|:) ", "", line(space, arch, value)).rstrip(",")
+        scope = {type(value).__name__: type(value)}
+        assert value in _leaves(eval("{" + pasted + "}" if space.path else pasted, scope))
+
+
+def _flat(value):
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def _leaves(value):
+    if isinstance(value, dict):
+        return [leaf for inner in value.values() for leaf in _leaves(inner)]
+    return [value, *(value if isinstance(value, tuple) else ())]
+
+
+def test_targets():
+    def verdicts(op, case, **providers):
+        about = dict(op=op, case=case, dropout="0.1", mode="forward+backward", floor_share="0.72")
+        times = {OURS: (1.0, 100.0), **providers}
+        rows = [{**about, "provider": name, "ms": str(ms), "peak_mib": str(mib)} for name, (ms, mib) in times.items()]
+        return [line.rpartition(": ")[2] for line in check.targets(rows)]
+
+    patches = {TORCH: (4.5, 1.0), COMPILE: (1.9, 1.0), "gather + cuBLAS": (1.25, 1.0)}
+    assert verdicts("patch_embed", "video_768", **patches) == [
+        "met (4.50x of torch)",
+        "MISSED (1.90x of torch.compile)",
+        "met (1.25x of gather + cuBLAS)",
+        "met (72%)",
+    ]
+    others = {"triton again": (0.9, 1.0), TORCH: (0.5, 1.0), COMPILE: (0.6, 1.0), "sdpa_cudnn apart": (1.1, 1.0)}
+    assert verdicts("attention", "video_785_h12", **others) == ["met (1.10x of sdpa_cudnn apart)"]
+    losses = {TORCH: (2.5, 1900.0), "torch in slices": (3.0, 200.0), "open_clip": (2.2, 2100.0)}
+    assert verdicts("nce", "mil_4096x5_f32", **losses) == ["met (2.20x of open_clip)", "MISSED (19.00x of torch)"]
+    same = {"triton+sdpa": (2.0, 1.0), "torch+sdpa": (3.0, 1.0)}
+    found = verdicts("block", "video_785_768", **same)
+    assert found == ["not measured", "not measured", "MISSED (1.50x of torch+sdpa)", "not measured"]
