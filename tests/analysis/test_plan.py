@@ -296,8 +296,11 @@ HEADER = ",".join(COLUMNS) + "\n"
         ("", ": is empty"),
         ("suite,op\n", ", line 1: columns are missing: time, commit"),
         (HEADER + "steps,step\n", ", line 2: 2 columns where the header has 12"),
-        (HEADER + line(row()) + line(row(rate="fast")), ", line 3: rate is 'fast', not a number"),
-        (HEADER + line(row(rate="nan")), ", line 2: rate is 'nan', not a number"),
+        (HEADER + line(row()) + line(row(rate="fast")), ", line 3: rate is 'fast', not a finite number above zero"),
+        *(
+            (HEADER + line(row(rate=rate)), f", line 2: rate is '{rate}', not a finite")
+            for rate in ("nan", "inf", "-1")
+        ),
     ],
 )
 def test_results_that_cannot_be_read_are_named(text, message, capsys, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def read_results(path: Path) -> list[Row]:
     """The rows of a CSV that the benchmarks wrote; of its columns those in ``COLUMNS`` must be there.
 
     Raises:
-        ResultsError: no such file, columns that are missing, a row of another length, a rate that is not a number.
+        ResultsError: no such file, columns that are missing, a row of another length, a rate that is not a
+            finite number above zero.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -122,15 +124,15 @@ def read_results(path: Path) -> list[Row]:
         if len(line) != len(header):
             raise ResultsError(f"{path}, line {number}: {len(line)} columns where the header has {len(header)}")
         row = dict(zip(header, line, strict=True))
-        if row["rate"] and not _is_number(row["rate"]):
-            raise ResultsError(f"{path}, line {number}: rate is {row['rate']!r}, not a number")
+        if row["rate"] and not _is_rate(row["rate"]):
+            raise ResultsError(f"{path}, line {number}: rate is {row['rate']!r}, not a finite number above zero")
         rows.append(row)
     return rows
 
 
-def _is_number(text: str) -> bool:
+def _is_rate(text: str) -> bool:
     try:
-        return float(text) == float(text)  # false for NaN
+        return 0 < float(text) < math.inf  # false for NaN
     except ValueError:
         return False
 
@@ -139,11 +141,11 @@ def _fits(row: Row, request: Request) -> bool:
     """Whether a row measured steps of this model, on this GPU, in this type and with these kernels."""
     what = (row["suite"], row["op"]) in (("steps", "step"), ("jobs", "pretrain")) and row["mode"] == "step"
     how = row["provider"] in OURS[request.kernels] and row["dtype"] == NAMES[request.dtype]
-    figure = float(row["rate"] or 0) > 0 and row["unit"] == "samples/s"
+    figure = row["rate"] and row["unit"] == "samples/s"
     model, _, rest = row["case"].partition(" ")
     drop = rest.partition(" drop ")[2]  # of jobs; whole steps have the preset's
     alike = model == request.model and drop in ("", _drop(request.model))
-    return what and how and figure and alike and same_gpu(request.gpu, row["device"])
+    return bool(what and how and figure and alike) and same_gpu(request.gpu, row["device"])
 
 
 def _drop(model: str) -> str:
