@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vatt import VATT, ManifestError, PretrainedError, TextError
-from vatt.inference.job import Job, run_job
+from vatt.inference.job import EmbedJob, embed_dataset
 from vatt.inference.output import EmbedError
 
 
@@ -27,8 +27,10 @@ def main() -> int:
     index = options.index or Path("runs", f"index-{options.videos.stem}-{options.model.stem}.npy")
     try:
         # As `vatt embed`: a stopped job goes on at the next start, and a finished one is not done again.
-        job = Job(options.videos, options.model, index, "video", "text", options.windows, workers=options.workers)
-        done = run_job(job, lambda now, total, faults: print(f"\r{now} of {total} videos", end="", file=sys.stderr))
+        job = EmbedJob(options.videos, options.model, index, "video", "text", options.windows, workers=options.workers)
+        done = embed_dataset(
+            job, lambda now, total, faults: print(f"\r{now} of {total} videos", end="", file=sys.stderr)
+        )
         print(f"\n{done.rows} videos in {index}, {done.faults} faults", file=sys.stderr)
         queries_QD = VATT.from_pretrained(options.model).embed_text(options.sentences, space="video").numpy()
     except (EmbedError, ManifestError, PretrainedError, TextError) as error:

@@ -13,7 +13,7 @@ import pytest
 from tests.inference.library_models import media, save_model
 from vatt import VATT, Clip
 from vatt.__main__ import main
-from vatt.inference.job import Job, run_job
+from vatt.inference.job import EmbedJob, embed_dataset
 from vatt.inference.output import EmbedError
 
 
@@ -38,7 +38,7 @@ def videos(tmp_path_factory):
 
 
 def job(videos, folder, out, **options):
-    return Job(videos, folder, out, **{"windows": 2, "batch_size": 2, "workers": 0, **options})
+    return EmbedJob(videos, folder, out, **{"windows": 2, "batch_size": 2, "workers": 0, **options})
 
 
 def lines(path):
@@ -87,18 +87,18 @@ def stop_after(items):
 
 def test_goes_on_after_an_interruption(videos, folder, tmp_path):
     whole, out = tmp_path / "whole.npy", tmp_path / "v.npy"
-    run_job(job(videos, folder, whole))
+    embed_dataset(job(videos, folder, whole))
     with pytest.raises(Stopped):
-        run_job(job(videos, folder, out), stop_after(2))
+        embed_dataset(job(videos, folder, out), stop_after(2))
     assert not out.exists()
     with pytest.raises(EmbedError, match=r"v\.parts: made with other settings: windows was 2, is 3"):
-        run_job(job(videos, folder, out, windows=3))
+        embed_dataset(job(videos, folder, out, windows=3))
     with pytest.raises(EmbedError, match=r"precision was 'torch\.float32', is 'torch\.bfloat16'"):
-        run_job(job(videos, folder, out, precision="bf16"))
+        embed_dataset(job(videos, folder, out, precision="bf16"))
     with pytest.raises(Stopped):
-        run_job(job(videos, folder, out, batch_size=1), stop_after(3))
+        embed_dataset(job(videos, folder, out, batch_size=1), stop_after(3))
     seen = []
-    done = run_job(job(videos, folder, out), lambda *counts: seen.append(counts))
+    done = embed_dataset(job(videos, folder, out), lambda *counts: seen.append(counts))
     assert (done.items, done.rows, done.faults) == (2, 4, 1)
     assert seen == [(5, 5, 1)]  # of the items that were left; the fault before is counted
     assert np.allclose(np.load(out), np.load(whole), atol=1e-5)
@@ -107,27 +107,27 @@ def test_goes_on_after_an_interruption(videos, folder, tmp_path):
     assert rows[0] == rows[1]
     assert not out.with_suffix(".parts").exists()
     half = tmp_path / "half.npy"
-    run_job(job(videos, folder, half, precision="bf16"))
+    embed_dataset(job(videos, folder, half, precision="bf16"))
     assert (np.load(half) * np.load(whole)).sum(1).min() > 0.99
     assert not np.array_equal(np.load(half), np.load(whole))
 
 
 def test_a_part_that_was_cut_off_is_done_again(videos, folder, tmp_path, capsys):
     whole, out = tmp_path / "whole.npy", tmp_path / "v.npy"
-    run_job(job(videos, folder, whole))
+    embed_dataset(job(videos, folder, whole))
     for items in (2, 4):
         with pytest.raises(Stopped):
-            run_job(job(videos, folder, out), stop_after(items))
+            embed_dataset(job(videos, folder, out), stop_after(items))
     first, _ = sorted(out.with_suffix(".parts").glob("part-*"))
     first.write_bytes(first.read_bytes()[:60])
-    done = run_job(job(videos, folder, out))
+    done = embed_dataset(job(videos, folder, out))
     assert (done.items, done.rows, done.redone) == (3, 4, [first.name])
     assert np.allclose(np.load(out), np.load(whole), atol=1e-5)  # in order, though written last
 
 
 def test_other_settings_are_named(videos, folder, tmp_path):
     out = tmp_path / "v.npy"
-    run_job(job(videos, folder, out))
+    embed_dataset(job(videos, folder, out))
     other = save_model(tmp_path / "m")
     (other / "config.json").write_text((other / "config.json").read_text() + " ")
     for changed, message in (
@@ -136,14 +136,14 @@ def test_other_settings_are_named(videos, folder, tmp_path):
         ({"source": manifest(tmp_path, videos)}, r"items was '5 \(.*, is '3 \("),
     ):
         with pytest.raises(EmbedError, match=message):
-            run_job(job(changed.pop("source", videos), changed.pop("model", folder), out, **changed))
+            embed_dataset(job(changed.pop("source", videos), changed.pop("model", folder), out, **changed))
     with pytest.raises(EmbedError, match=r"format was '\.npy', is '\.parquet'"):
-        run_job(job(videos, folder, out.with_suffix(".parquet")))
+        embed_dataset(job(videos, folder, out.with_suffix(".parquet")))
     (tmp_path / "mine.json").write_text("[1]")
     with pytest.raises(EmbedError, match=r"mine\.json: is there, but not from this job"):
-        run_job(job(videos, folder, tmp_path / "mine.npy"))
+        embed_dataset(job(videos, folder, tmp_path / "mine.npy"))
     with pytest.raises(EmbedError, match=r"must end in \.npy or \.parquet"):
-        run_job(job(videos, folder, tmp_path / "v.txt"))
+        embed_dataset(job(videos, folder, tmp_path / "v.txt"))
 
 
 def manifest(place, videos, name="m.csv"):
@@ -162,7 +162,7 @@ def test_parquet_of_a_manifest(videos, folder, model, tmp_path):
     import pyarrow.parquet as pq
 
     out = tmp_path / "v.parquet"
-    done = run_job(job(manifest(tmp_path, videos), folder, out, modality="audio"))
+    done = embed_dataset(job(manifest(tmp_path, videos), folder, out, modality="audio"))
     assert (done.rows, done.faults) == (3, 1)
     table = pq.read_table(out).to_pydict()
     assert list(table) == ["file", "start", "end", "embedding"]
@@ -180,7 +180,7 @@ def test_sentences_of_files_manifests_and_folders(videos, folder, model, tmp_pat
     listed = tmp_path / "queries.txt"
     listed.write_text("a blue star\n\n ?\nthe circle spins\n")
     out = tmp_path / "t.npy"
-    done = run_job(job(listed, folder, out, modality="text"))
+    done = embed_dataset(job(listed, folder, out, modality="text"))
     assert (done.rows, done.faults) == (2, 2)
     assert np.allclose(np.load(out), model.embed_text(["a blue star", "the circle spins"]).numpy(), atol=1e-5)
     faults = {record["field"]: record for record in lines(out.with_suffix(".faults.jsonl"))}
@@ -189,7 +189,7 @@ def test_sentences_of_files_manifests_and_folders(videos, folder, model, tmp_pat
     rows = {}
     for source in (manifest(tmp_path, videos), videos):
         out = tmp_path / f"{source.stem}.npy"
-        run_job(job(source, folder, out, modality="text"))
+        embed_dataset(job(source, folder, out, modality="text"))
         rows[source] = json.loads(out.with_suffix(".json").read_text())["rows"]
     of_manifest, of_folder = rows.values()
     assert [(r["start"], r["end"], r["text"]) for r in of_manifest] == [
@@ -237,7 +237,7 @@ def test_two_processes_do_not_write_at_once(videos, folder, tmp_path):
 
     out = tmp_path / "v.npy"
     with pytest.raises(Stopped):
-        run_job(job(videos, folder, out), stop_after(2))
+        embed_dataset(job(videos, folder, out), stop_after(2))
     code = (
         "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); "
         "print('held', flush=True); sys.stdin.read()"
@@ -246,9 +246,9 @@ def test_two_processes_do_not_write_at_once(videos, folder, tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(EmbedError, match="another process writes there"):
-            run_job(job(videos, folder, out))
+            embed_dataset(job(videos, folder, out))
         other.stdin.close()
-    assert run_job(job(videos, folder, out)).rows == 4
+    assert embed_dataset(job(videos, folder, out)).rows == 4
 
 
 def test_a_folder_of_the_user_is_not_taken_for_parts(videos, folder, tmp_path):
@@ -256,10 +256,10 @@ def test_a_folder_of_the_user_is_not_taken_for_parts(videos, folder, tmp_path):
     mine = tmp_path / "y.parts" / "mine.txt"
     mine.write_text("mine")
     with pytest.raises(EmbedError, match=r"y\.parts: is there, and not from a job of this kind"):
-        run_job(job(videos, folder, tmp_path / "y.npy"))
+        embed_dataset(job(videos, folder, tmp_path / "y.npy"))
     assert mine.read_text() == "mine"
     with pytest.raises(EmbedError, match="device: mps"):
-        run_job(job(videos, folder, tmp_path / "z.npy", device="mps"))
+        embed_dataset(job(videos, folder, tmp_path / "z.npy", device="mps"))
 
 
 def test_a_file_name_that_is_not_utf8(videos, folder, tmp_path):
@@ -269,6 +269,6 @@ def test_a_file_name_that_is_not_utf8(videos, folder, tmp_path):
     name = os.fsdecode(b"caf\xe9.mp4")
     shutil.copy(next(videos.glob("*.mp4")), clips / name)
     for out in (tmp_path / "n.npy", tmp_path / "n2.parquet"):
-        assert run_job(job(clips, folder, out)).rows == 1
+        assert embed_dataset(job(clips, folder, out)).rows == 1
     (row,) = json.loads((tmp_path / "n.json").read_text())["rows"]
     assert row["file"].endswith(name)

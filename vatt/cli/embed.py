@@ -11,7 +11,7 @@ import torch
 
 from vatt.cli.progress import progress
 from vatt.errors import UserError
-from vatt.inference.job import Done, Job, run_job
+from vatt.inference.job import EmbedJob, EmbedResult, embed_dataset
 from vatt.inference.output import EmbedError
 from vatt.inference.spaces import MODALITIES
 from vatt.precision import PRECISIONS
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Embeds and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
-    settings = {field.name: getattr(options, field.name) for field in fields(Job)}
+    settings = {field.name: getattr(options, field.name) for field in fields(EmbedJob)}
     if options.batch_size is None:
         settings["batch_size"] = 256 if options.modality == "text" else 8
     unit = "sentences" if options.modality == "text" else "clips"
     try:
         with progress(unit) as tell:
-            done = run_job(Job(**settings), tell)
+            done = embed_dataset(EmbedJob(**settings), tell)
     except UserError:
         raise
     except ValueError as error:  # a model that does not have what is asked for
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(done: Done, out: Path, unit: str) -> None:
+def _report(done: EmbedResult, out: Path, unit: str) -> None:
     for name in done.redone:
         print(f"warning: {name} of the earlier start could not be read; its items were done again", file=sys.stderr)
     if not done.items:

@@ -1,31 +1,46 @@
-"""``vatt embed``: all items of a data set through a model, in batches, to one file; goes on where it was stopped."""
+"""``vatt embed``: all items of a folder, manifest or file of sentences through a model, in batches, to one file.
+
+A job that was stopped goes on where it was.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vatt.data.config import DataConfig
+from vatt.data.manifest import MEDIA, Clip, ManifestError, media_files, read_clips
 from vatt.inference.api import VATT
-from vatt.inference.embed import Embedded, check_audio, embed_clips, embed_sentences
-from vatt.inference.output import EmbedError, Parts, check_output, check_settings, open_parts, read_json, write_output
-from vatt.inference.source import Source, read_source
+from vatt.inference.embed import Embedded, check_audio, clip_of, embed_clips, embed_sentences
+from vatt.inference.output import (
+    EmbedError,
+    Item,
+    Parts,
+    check_output,
+    check_settings,
+    open_parts,
+    read_json,
+    write_output,
+)
 from vatt.inference.spaces import DEFAULTS, Modality, output_name
 from vatt.precision import type_of
 from vatt.weights.folder import CONFIG, WEIGHTS, model_folder
 
+_KINDS = {"video": ("video",), "audio": ("audio", "video")}  # of files that are looked for in a folder
 _ROWS, _SECONDS = 512, 20.0  # a part is written when it has so many items or is so old
 Progress = Callable[[int, int, int], object]  # items done, items in all, faults so far
 
 
 @dataclass(frozen=True)
-class Job:
+class EmbedJob:
     """What is asked for; the fields are the options of ``vatt embed``."""
 
     source: Path
@@ -49,7 +64,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class EmbedResult:
     """How it ended: rows and faults of the result, items of this start, seconds that they took, and parts done again.
 
     ``items`` is 0 if the result was there before.
@@ -62,7 +77,7 @@ class Done:
     redone: list[str]
 
 
-def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> Done:
+def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults: None) -> EmbedResult:
     """Embeds what has not been embedded by an earlier start with the same settings, and writes the result.
 
     Raises:
@@ -70,7 +85,7 @@ def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> 
         ManifestError, PretrainedError, SpaceError, TextError: the source, the model, the space or the words.
     """
     check_output(job.out)
-    source = read_source(job.source, job.modality)
+    source = read_items(job.source, job.modality)
     model = VATT.from_pretrained(job.model, vocabulary=job.vocabulary)
     device = _device(job.device)
     try:
@@ -92,10 +107,10 @@ def run_job(job: Job, progress: Progress = lambda done, total, faults: None) -> 
         places = {"source": str(job.source), "model": str(job.model)}
         rows, faults = write_output(job.out, parts, source.items, source.skipped, settings, places)
         parts.remove()
-        return Done(rows, faults, len(source.items) - before, seconds, parts.unreadable)
+        return EmbedResult(rows, faults, len(source.items) - before, seconds, parts.unreadable)
 
 
-def settings_of(job: Job, source: Source) -> dict[str, Any]:
+def settings_of(job: EmbedJob, source: ItemList) -> dict[str, Any]:
     """All that the numbers depend on, ready for JSON. Batches, processes and where it runs are not among it."""
     folder = model_folder(job.model)
     base = job.source if job.source.is_dir() else job.source.parent
@@ -114,7 +129,7 @@ def settings_of(job: Job, source: Source) -> dict[str, Any]:
     return found
 
 
-def _batches(model: VATT, source: Source, todo: list[int], job: Job) -> Iterator[Embedded]:
+def _batches(model: VATT, source: ItemList, todo: list[int], job: EmbedJob) -> Iterator[Embedded]:
     if job.modality != "text":
         yield from embed_clips(
             model,
@@ -150,7 +165,7 @@ def _embed(batches: Iterator[Embedded], parts: Parts, total: int, progress: Prog
         parts.write(waiting)
 
 
-def _finished(out: Path, settings: dict[str, Any]) -> Done | None:
+def _finished(out: Path, settings: dict[str, Any]) -> EmbedResult | None:
     """What there is to say of a result that is there already, or None if there is none.
 
     Raises:
@@ -163,7 +178,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> Done | None:
     if not isinstance(found, dict) or "settings" not in found:
         raise EmbedError(f"{beside if beside.exists() else out}: is there, but not from this job; name another --out")
     check_settings(found["settings"], settings, out)
-    return Done(found["n"], found["faults"], 0, 0.0, []) if out.exists() else None
+    return EmbedResult(found["n"], found["faults"], 0, 0.0, []) if out.exists() else None
 
 
 def _digest(*files: Path) -> str:
@@ -182,3 +197,70 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EmbedError(f"device: {name}: PyTorch sees no CUDA device here")
     return device
+
+
+@dataclass
+class ItemList:
+    """The items of a data set, the clips of the same numbers (none of sentences), and what was left out of them."""
+
+    items: list[Item]
+    clips: list[Clip] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+    def digest(self, base: Path) -> str:
+        """16 hexadecimal digits that change with any item; files are named from ``base`` on, so that both may move."""
+        rows = [[os.path.relpath(item.file, base), item.start, item.end, item.text] for item in self.items]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def read_items(path: Path, modality: Modality) -> ItemList:
+    """The items of a folder (searched through), a manifest (.csv, .jsonl), or, for text, a .txt (a sentence a line).
+
+    For video and audio each row of a manifest is an item; audio takes the sound of videos, too. For text it is each
+    caption of each video, whether from the manifest or from files beside the videos.
+
+    Raises:
+        ManifestError: it cannot be read, or holds no item.
+    """
+    if modality == "text":
+        found = _lines(path) if path.suffix.lower() == ".txt" else _captions(path)
+    elif path.is_dir():
+        clips = [clip_of(file) for file in media_files(path, _KINDS[modality])]
+        found = ItemList([_item(clip) for clip in clips], clips)
+    else:
+        read = read_clips(path)
+        found = ItemList(
+            [_item(clip) for clip in read.clips], read.clips, [r for r in read.skipped if r["field"] in MEDIA]
+        )
+    if not found.items:
+        what = {"video": "no video", "audio": "no sound file and no video", "text": "no sentence"}[modality]
+        raise ManifestError(f"{path}: holds {what}")
+    return found
+
+
+def _item(clip: Clip) -> Item:
+    return Item(str(clip.video), clip.start, clip.end)
+
+
+def _lines(path: Path) -> ItemList:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot read the sentences: {error}") from error
+    found = ItemList([])
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found.items.append(Item(str(path), text=line.strip()))
+        else:
+            found.skipped.append({"file": str(path), "field": f"line {number}", "reason": "is empty"})
+    return found
+
+
+def _captions(path: Path) -> ItemList:
+    read = read_clips(path)
+    found = ItemList([], skipped=read.skipped)
+    for clip in {clip.video: clip for clip in read.clips}.values():  # all rows of a video share its captions
+        found.items += [Item(str(clip.video), c.start, c.end, c.text) for c in clip.captions]
+        if not clip.captions:
+            found.skipped.append({"file": str(clip.video), "field": "captions", "reason": "has none"})
+    return found

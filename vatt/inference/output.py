@@ -1,4 +1,4 @@
-"""The result of ``vatt embed``: .npy with a .json beside it, or .parquet; and the faults.
+"""The files of ``vatt embed``: parts, so that a stopped job goes on; then .npy with a .json beside it, or .parquet.
 
 Shapes: N items that were embedded, D width.
 """
@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,31 @@ from torch import Tensor
 from vatt.errors import UserError
 from vatt.files import appearing, json_line, write_text
 from vatt.inference.embed import Embedded
-from vatt.inference.source import Item
-
-# What a job of ``vatt embed`` has done so far: a folder of parts beside the result, so that it can go on.
-
 
 SETTINGS = "settings.json"
+_ROWS = 4096  # of one group of a .parquet
 
 
 class EmbedError(UserError, RuntimeError):
     """A job that cannot begin or go on. The message names the file and what to do."""
 
 
+@dataclass(frozen=True)
+class Item:
+    """One row of the result: a file or a part of it (seconds), and its sentence if that is what is embedded."""
+
+    file: str
+    start: float | None = None
+    end: float | None = None
+    text: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The columns; without ``text`` where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "text" or value is not None}
+
+
 class Parts:
-    """The folder; make one with `open_parts`.
+    """What a job has done so far: a folder beside the result. Make one with `open_parts`.
 
     Attributes:
         done: numbers of the items that are in a part, embedded or found unusable.
@@ -138,9 +150,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EmbedError(f"{path}: cannot be read: {error}; remove it, or name another --out") from error
-
-
-_ROWS = 4096  # of one group of a .parquet
 
 
 def check_output(path: Path) -> None:
