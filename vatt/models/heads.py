@@ -1,6 +1,6 @@
 """Projection heads to the common spaces (paper, section 3.4; official modeling/heads/bridge.py).
 
-Shapes: B clips, R sentences, D width of the features.
+Shapes: B clips, R rows (clips or sentences), D width.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from torch import Tensor, nn
 from vatt.distributed import sum_over_ranks
 from vatt.models.config import HeadConfig
 from vatt.models.layers import Dense, parameter
-
-# Batch norm over all ranks.
-#
-# Shapes: R rows (clips or sentences), D width.
 
 
 class BatchNorm(nn.Module):
@@ -44,13 +40,13 @@ class BatchNorm(nn.Module):
         """(R, D) -> (R, D), of the type of ``x``. Training mode updates the running statistics."""
         if x.ndim != 2:
             raise ValueError(f"BatchNorm: expected (rows, width), got {tuple(x.shape)}")
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        x_fp32 = x.to(torch.promote_types(x.dtype, torch.float32))  # float64 stays
         if self.training:
-            mean, var = self._statistics(wide)
+            mean, var = self._statistics(x_fp32)
             self._remember(mean.detach(), var.detach())
         else:
             mean, var = self.running_mean, self.running_var
-        normed = (wide - mean) * torch.rsqrt(var + self.eps)
+        normed = (x_fp32 - mean) * torch.rsqrt(var + self.eps)
         return (normed * self.weight + self.bias).to(x.dtype)
 
     def _remember(self, mean: Tensor, var: Tensor) -> None:

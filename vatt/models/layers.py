@@ -1,4 +1,6 @@
-"""Building blocks. Each owns the parameters that it hands to an operation, since ZeRO-3 gathers them module by module.
+"""Building blocks, with initial values as in the official (Keras) code.
+
+Each block owns the parameters that it hands to an operation, since ZeRO-3 gathers them module by module.
 
 Shapes: B batch, N tokens, T = B * N, D width, H heads, E head dim, M inner width of the MLP.
 """
@@ -15,9 +17,6 @@ from torch import Tensor, nn
 from vatt.kernels.attention import Segments, attention, packed_attention
 from vatt.kernels.mlp import dense_gelu, mlp
 from vatt.kernels.norm import layer_norm, rms_norm
-
-# Initial values as in the official (Keras) code.
-
 
 # Keras divides the wanted standard deviation by that of a normal cut at two sigma, where it says "glorot_normal".
 _CUT_STD = 0.87962566103423978

@@ -1,5 +1,7 @@
 """Factorised position tables: one learned table an axis, summed, then a layer norm of the sum.
 
+A table is resampled with a spline for an input of another size than it was made for.
+
 Shapes: N all patches, D width.
 """
 
@@ -13,47 +15,6 @@ from torch import Tensor, nn
 
 from vatt.kernels.norm import layer_norm
 from vatt.models.layers import parameter, truncated_normal
-
-# Resampling of position tables with a polyharmonic spline of order 3 (tfa.image.interpolate_spline).
-#
-# With N rows at i/N and n queries at j/n, the spline is sum_i w_i |x - i/N|^3 plus a linear polynomial, through all
-# rows.
-# It is linear in the table: resampled = M table, where M (n, N) depends on the two sizes alone.
-
-
-@lru_cache(maxsize=64)
-def spline_matrix(buckets: int, length: int) -> Tensor:
-    """M, float32 (length, buckets) on the CPU; solved in float64.
-
-    The official code solves in float32. Its error grows with the number of buckets, and a table of 1,200 rows becomes
-    useless; the float64 solution is what it approximates.
-    """
-    if buckets == 1:  # one point defines no line: constant
-        return torch.ones(length, 1)
-    source = torch.arange(buckets, dtype=torch.float64) / buckets
-    query = torch.arange(length, dtype=torch.float64) / length
-    system = torch.zeros(buckets + 2, buckets + 2, dtype=torch.float64)
-    system[:buckets, :buckets] = (source[:, None] - source[None, :]).abs() ** 3
-    system[:buckets, buckets] = system[buckets, :buckets] = source
-    system[:buckets, buckets + 1] = system[buckets + 1, :buckets] = 1.0
-    values = torch.eye(buckets + 2, buckets, dtype=torch.float64)  # a row of the table is 1, the side conditions are 0
-    weights = torch.linalg.solve(system, values)
-    radial = (query[:, None] - source[None, :]).abs() ** 3
-    basis = torch.cat([radial, query[:, None], torch.ones(length, 1, dtype=torch.float64)], dim=1)
-    return (basis @ weights).to(torch.float32)
-
-
-def resample(table_ND: Tensor, length: int) -> Tensor:
-    """The table at ``length`` positions, (length, D); the table itself if it has that many rows.
-
-    A shorter input does not take the first rows: it sees the whole table compressed. Differentiable.
-    """
-    if table_ND.shape[0] == length:
-        return table_ND
-    wide = torch.promote_types(table_ND.dtype, torch.float32)
-    matrix = spline_matrix(table_ND.shape[0], length).to(table_ND.device, wide)
-    return (matrix @ table_ND.to(wide)).to(table_ND.dtype)
-
 
 EPSILON = 1e-6  # of the layer norm; the configured epsilon does not reach it in the official code
 
@@ -104,3 +65,41 @@ class SpectrogramPositions(Positions):
     def _sum(self, tables: list[Tensor]) -> Tensor:
         temporal, spectoral = tables
         return super()._sum([spectoral, temporal])
+
+
+def resample(table_ND: Tensor, length: int) -> Tensor:
+    """The table at ``length`` positions, (length, D); the table itself if it has that many rows.
+
+    A shorter input does not take the first rows: it sees the whole table compressed. Differentiable.
+    """
+    if table_ND.shape[0] == length:
+        return table_ND
+    dtype = torch.promote_types(table_ND.dtype, torch.float32)
+    matrix = spline_matrix(table_ND.shape[0], length).to(table_ND.device, dtype)
+    return (matrix @ table_ND.to(dtype)).to(table_ND.dtype)
+
+
+@lru_cache(maxsize=64)
+def spline_matrix(buckets: int, length: int) -> Tensor:
+    """The matrix M of a resampling: ``M @ table`` has ``length`` rows. Float32 (length, buckets) on the CPU.
+
+    A polyharmonic spline of order 3 (tfa.image.interpolate_spline), sum_i w_i |x - i / N|^3 plus a linear polynomial,
+    goes through all N = ``buckets`` rows at i / N and is read at the n = ``length`` positions j / n. It is linear in
+    the table, so M depends on the two sizes alone. It is solved in float64.
+
+    The official code solves in float32. Its error grows with the number of buckets, and a table of 1,200 rows becomes
+    useless; the float64 solution is what it approximates.
+    """
+    if buckets == 1:  # one point defines no line: constant
+        return torch.ones(length, 1)
+    source = torch.arange(buckets, dtype=torch.float64) / buckets
+    query = torch.arange(length, dtype=torch.float64) / length
+    system = torch.zeros(buckets + 2, buckets + 2, dtype=torch.float64)
+    system[:buckets, :buckets] = (source[:, None] - source[None, :]).abs() ** 3
+    system[:buckets, buckets] = system[buckets, :buckets] = source
+    system[:buckets, buckets + 1] = system[buckets + 1, :buckets] = 1.0
+    values = torch.eye(buckets + 2, buckets, dtype=torch.float64)  # a row of the table is 1, the side conditions are 0
+    weights = torch.linalg.solve(system, values)
+    radial = (query[:, None] - source[None, :]).abs() ** 3
+    basis = torch.cat([radial, query[:, None], torch.ones(length, 1, dtype=torch.float64)], dim=1)
+    return (basis @ weights).to(torch.float32)

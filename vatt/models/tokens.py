@@ -1,4 +1,4 @@
-"""From a raw signal to the tokens that the encoder reads.
+"""From a raw signal to the tokens that the encoder reads; DropToken keeps a random part of them in training.
 
 Shapes: B batch, T/H/W time/height/width, L samples, F mel bins, K kept patches, D width.
 """
@@ -15,11 +15,9 @@ from vatt.models.config import DropTokenConfig
 from vatt.models.layers import Dense, glorot_normal_vector, glorot_uniform, parameter
 from vatt.models.positions import Positions
 
-# DropToken (paper, section 3.3): train on a random part of the patches.
-
 
 class DropToken:
-    """Draws which patches are kept.
+    """Draws which patches a training step keeps (paper, section 3.3).
 
     The number kept is int(patch_sampling_rate * number of configured position buckets), whatever the input's size: as
     the official code does; the paper samples a portion of the tokens. The official code also has one permutation for

@@ -15,8 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from vatt.models.config import TextConfig, TransformerConfig
 from vatt.models.layers import MLP, Attention, LayerNorm, Packing, RMSNorm, embedding_uniform
 
-# Relative position bias of T5 (official modeling/backbones/text/t5.py).
-
 
 def relative_buckets(length: int, num_buckets: int, max_distance: int, device: torch.device | None = None) -> Tensor:
     """Bucket of each (query, key) pair, int64 (length, length).
@@ -36,7 +34,7 @@ def relative_buckets(length: int, num_buckets: int, max_distance: int, device: t
 
 
 class RelativeBias(nn.Module):
-    """A learned bias for each bucket and head."""
+    """T5's relative position bias: one learned number for each bucket and head (official .../backbones/text/t5.py)."""
 
     def __init__(self, num_buckets: int, max_distance: int, num_heads: int) -> None:
         super().__init__()

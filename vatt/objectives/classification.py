@@ -1,4 +1,6 @@
-"""Classification losses of fine-tuning (official modeling/factory.py).
+"""What fine-tuning does to labels, and its losses, with the official conventions.
+
+Mixup and label smoothing follow official data/processing.py, the losses modeling/factory.py.
 
 Shapes: B samples, K classes.
 """
@@ -10,10 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-# Mixup and label smoothing with the official conventions (data/processing.py).
-#
-# Shapes: B batch, K classes.
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,8 @@ def split_windows(waveform: Tensor, windows: int) -> Tensor:
 
 def single_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of softmax(logits) (B, K) against probabilities ``targets`` (B, K), the mean over the batch."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return -(targets * wide.log_softmax(-1)).sum(-1).mean()
+    logits_fp32 = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
+    return -(targets * logits_fp32.log_softmax(-1)).sum(-1).mean()
 
 
 def multi_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -87,10 +85,10 @@ def multi_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
     paper divides the loss of a sample by the count of its labels in the batch. A sample without any positive class
     makes the official loss NaN; here its weight is 0.
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    targets = targets.to(wide)
-    rarity_K = 1 / targets.sum(0).clamp(min=torch.finfo(wide.dtype).tiny)
+    logits_fp32 = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
+    targets = targets.to(logits_fp32)
+    rarity_K = 1 / targets.sum(0).clamp(min=torch.finfo(logits_fp32.dtype).tiny)
     positives_B = targets.sum(1)
     weight_B = torch.where(targets > 0, targets * rarity_K, 0.0).sum(1) / positives_B.clamp(min=1e-12)
-    losses_B = F.binary_cross_entropy_with_logits(wide, targets, reduction="none").sum(1)
+    losses_B = F.binary_cross_entropy_with_logits(logits_fp32, targets, reduction="none").sum(1)
     return (losses_B * weight_B).mean()

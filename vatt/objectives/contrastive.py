@@ -94,12 +94,12 @@ class ContrastiveLoss(nn.Module):
     def _rows(name: str, x: Tensor, B: int, mask: Tensor | None, group: Group) -> Rows:
         if x.ndim != 2 or x.shape[0] == 0 or x.shape[0] % B:
             raise ValueError(f"{name}: expected a multiple of {B} rows of embeddings, got {tuple(x.shape)}")
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        x_fp32 = x.to(torch.promote_types(x.dtype, torch.float32))
         # The official code clamps the sum of squares at 1e-12, hence the norm at 1e-6.
-        local_BCD = F.normalize(wide, dim=-1, eps=1e-6).view(B, -1, x.shape[1])
+        local_BCD = F.normalize(x_fp32, dim=-1, eps=1e-6).view(B, -1, x.shape[1])
         if mask is None:
             return Rows(local_BCD, gather_rows(local_BCD, group))
         if mask.shape != (B,):
             raise ValueError(f"{name.partition('/')[0]}_mask: expected ({B},), got {tuple(mask.shape)}")
-        mask = mask.to(wide)
+        mask = mask.to(x_fp32)
         return Rows(local_BCD, gather_rows(local_BCD, group), mask, gather_rows(mask, group))
