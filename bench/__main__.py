@@ -35,8 +35,8 @@ SUBCOMMANDS: dict[str, tuple[str, list[str]]] = {
     "lower-bounds": ("bench.lower_bounds", []),
     "jobs": ("bench.jobs.run", []),
     "decode": ("bench.jobs.run", ["--only", "decode"]),
-    "report": ("bench.report.__main__", []),
-    "study": ("bench.study.__main__", []),
+    "report": ("bench.report.run", []),
+    "study": ("bench.study.run", []),
 }
 
 

@@ -45,6 +45,7 @@ LIMITS = ("roof_tflops", "roof_gbps", "floor_ms", "floor_share", "peak_mib", "fi
 JOBS = ("rate", "unit", "mfu", "wait_share")
 FIELDS = (*ORIGIN, *WHAT, *TIMES, *LIMITS, *JOBS, "note", "command")
 NUMBERS = (*TIMES, *LIMITS, "rate", "mfu", "wait_share")
+ABOVE_ZERO = ("ms", "ms_p20", "ms_p80", "rate", "roof_tflops", "roof_gbps")
 
 Row = dict[str, str]
 
@@ -77,17 +78,21 @@ def read(path: Path, fields: Sequence[str] = FIELDS) -> list[Row]:
             raise StoreError(f"{path}, line {place}: {len(line)} columns where the header has {len(header)}")
         row = dict(zip(header, line, strict=True))
         for name in NUMBERS if fields == FIELDS else ():
-            if row[name] and not _is_number(row[name]):
-                raise StoreError(f"{path}, line {place}: {name} is {row[name]!r}, not a number")
+            if row[name] and (wanted := _wanted(row[name], name in ABOVE_ZERO)):
+                raise StoreError(f"{path}, line {place}: {name} is {row[name]!r}, not {wanted}")
         rows.append(row)
     return rows
 
 
-def _is_number(text: str) -> bool:
+def _wanted(text: str, above_zero: bool) -> str:
+    """What a figure has to be and is not, or empty: another one would make means and plots meaningless."""
     try:
-        return not math.isnan(float(text))
+        value = float(text)
     except ValueError:
-        return False
+        return "a number"
+    if math.isfinite(value) and value >= 0 and not (above_zero and value == 0):
+        return ""
+    return f"a finite number {'above zero' if above_zero else 'of zero or more'}"
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str] = FIELDS) -> None:

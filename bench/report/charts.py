@@ -6,24 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.report.rows import (
-    COMPARED,
-    Case,
-    Key,
-    Revision,
-    case_key,
-    case_name,
-    is_again,
-    is_compiled,
-    is_eager,
-    is_ours,
-    listed,
-    primary,
-    revision,
-    revisions,
-    short,
-    spread,
-)
+from bench.report import data, words
+from bench.report.data import Case, Revision
 from bench.store import Row, number
 from vatt.html import figure, paragraph, plots, svg, svg_circle, svg_group, svg_line, svg_rectangle, svg_text
 
@@ -47,54 +31,35 @@ class Bar:
     @property
     def words(self) -> str:
         """The figure and its ratio to ours."""
-        text = f"{short(self.value)} {self.unit}"
-        return text if self.ratio is None else f"{text}, {short(self.ratio)}x of ours"
+        text = f"{words.short(self.value)} {self.unit}"
+        return text if self.ratio is None else f"{text}, {words.short(self.ratio)}x of ours"
 
 
 def bars(rows: Mapping[str, Row]) -> list[Bar]:
     """Of one case and mode by provider. In samples/s where all have a rate, else in ms; rows with neither are left
     out here and listed as failures."""
-    known = {name: row for name, row in rows.items() if row["ms"] or row["rate"]}
-    rates = all(row["rate"] for row in known.values())
-    values = {name: number(row, "rate" if rates else "ms") for name, row in known.items()}
-    ours = primary(name for name, value in values.items() if value)
+    rates = all(row["rate"] for row in rows.values() if data.timed(row))
+    values = {name: value for name, row in rows.items() if (value := number(row, "rate" if rates else "ms"))}
+    ours = data.primary(values)
     found = []
     for name, value in values.items():
-        if value:
-            row = known[name]
-            low, high = _percentiles(row, rates)
-            unit = (row["unit"] or "a second") if rates else "ms"
-            ratio = None if ours is None or name == ours else value / (values[ours] or 1)
-            found.append(Bar(name, value, low, high, ratio, unit, kind_of(name, name == ours), tooltip(row)))
+        row = rows[name]
+        low, high, ms = number(row, "ms_p20"), number(row, "ms_p80"), number(row, "ms")
+        if low is None or high is None or ms is None:
+            low = high = None
+        elif rates:  # work by time, so its percentiles follow from those of the time
+            low, high = value * ms / high, value * ms / low
+        ratio = None if ours is None or name == ours else value / values[ours]
+        unit = (row["unit"] or "a second") if rates else "ms"
+        found.append(Bar(name, value, low, high, ratio, unit, kind_of(name, ours), tooltip(row)))
     return found
 
 
-def _percentiles(row: Row, rates: bool) -> tuple[float | None, float | None]:
-    low, high, ms = number(row, "ms_p20"), number(row, "ms_p80"), number(row, "ms")
-    if low is None or high is None or (rates and ms is None):
-        return None, None
-    if not rates or ms is None:
-        return low, high
-    work = float(row["rate"]) * ms  # the rate is work by time, so its percentiles follow from those of the time
-    return work / high, work / low
-
-
-def kind_of(name: str, first: bool) -> str:
+def kind_of(name: str, ours: str | None) -> str:
     """The CSS class: "ours" for what the others are compared with, "again" for the rest of ours, else "baseline"."""
-    if first:
+    if name == ours:
         return "ours"
-    return "again" if is_ours(name) or is_eager(name) else "baseline"
-
-
-def role(name: str) -> str:
-    """What a provider is, in words."""
-    if is_again(name):
-        return "ours, timed a second time"
-    if is_eager(name):
-        return "ours in eager PyTorch"
-    if is_ours(name):
-        return "ours through torch.compile" if is_compiled(name) else "ours"
-    return "compiled PyTorch" if is_compiled(name) else "a baseline"
+    return "again" if data.is_ours(name) or data.role(name) == "eager" else "baseline"
 
 
 def direction(found: Sequence[Bar]) -> str:
@@ -105,13 +70,11 @@ def direction(found: Sequence[Bar]) -> str:
 
 def tooltip(row: Row) -> str:
     """A row in a few words."""
-    parts = [f"{row['provider']} ({role(row['provider'])}), {row['mode']}"]
-    if row["ms"]:
-        times = f"{short(float(row['ms']))} ms"
-        parts.append(f"{times} (20th to 80th percentile: {spread(row)})" if spread(row) else times)
-    for name, unit in (("tflops", "TFLOP/s"), ("gbps", "GB/s"), ("peak_mib", "MiB beyond the inputs")):
-        value = number(row, name)
-        parts += [] if value is None else [f"{short(value)} {unit}"]
+    parts = [f"{row['provider']} ({data.ROLES[data.role(row['provider'])]}), {row['mode']}"]
+    spread = f" (20th to 80th percentile: {words.spread(row)})" if words.spread(row) else ""
+    units = {"ms": f"ms{spread}", "tflops": "TFLOP/s", "gbps": "GB/s", "peak_mib": "MiB beyond the inputs"}
+    figures = {unit: number(row, name) for name, unit in units.items()}
+    parts += [f"{words.short(value)} {unit}" for unit, value in figures.items() if value is not None]
     return ", ".join([*parts, *([row["note"]] if row["note"] else ())])
 
 
@@ -144,15 +107,15 @@ _WIDTH, _HEIGHT = 720.0, 460.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 92.0, 34.0, 40.0, 64.0  # margins
 _LETTER, _LINE = 12.0, 24.0  # room for a letter and a line at the largest size of text, that of a phone
 
+Place = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
 class Point:
-    """``intensity``: operations a byte; ``rate``: TFLOP/s; ``kind``: CSS class; ``square``: with the backward pass."""
+    """``at``: operations a byte and TFLOP/s; ``kind``: CSS class; ``square``: with the backward pass."""
 
-    intensity: float
-    rate: float
+    at: Place
     kind: str
     square: bool
     op: str
@@ -160,22 +123,13 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Peak:
-    """Of one type of number: TFLOP/s of a large product, GB/s of a copy."""
-
-    dtype: str
-    tflops: float
-    gbps: float
-
-
-@dataclass(frozen=True)
 class Scale:
-    """From values to places, both axes logarithmic with whole decades."""
+    """From values to places, both axes logarithmic with whole decades (first and last exponent)."""
 
     x: tuple[int, int]
     y: tuple[int, int]
 
-    def place(self, intensity: float, rate: float) -> tuple[float, float]:
+    def place(self, intensity: float, rate: float) -> Place:
         across = (math.log10(intensity) - self.x[0]) / (self.x[1] - self.x[0])
         up = (math.log10(rate) - self.y[0]) / (self.y[1] - self.y[0])
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
@@ -183,75 +137,67 @@ class Scale:
 
 def roofline(cases: Sequence[Case]) -> str:
     """The plot as HTML with what it leaves out in words; words alone where no row has a place in it."""
-    points = list(_points(cases))
+    by_case = {case.key: list(_points(case)) for case in cases}
+    points = [point for found in by_case.values() for point in found]
     if not points:
         return paragraph("No row names both its operations and its bytes, so there is no roofline.", "soft")
     # Cases with figures and without a point; where no case of an operation has one, the operation.
     ops = {point.op for point in points}
-    empty = (case for case in cases if case.modes and not any(True for _ in _points([case])))
-    missing = listed(case.name if case.key[1] in ops else case.key[1] for case in empty)
+    empty = (case for case in cases if case.modes and not by_case[case.key])
+    missing = words.listed(case.name if case.key[1] in ops else case.key[1] for case in empty)
     left_out = f"Without a point, because their rows name no operations or no bytes: {missing}." if missing else ""
-    peaks = _peaks(cases)
+    peaks: dict[str, Place] = {}  # by type of number, those of its newest row: TFLOP/s of a product, GB/s of a copy
+    for row in sorted((row for case in cases for row in case.rows), key=lambda row: row["time"]):
+        if row["roof_tflops"] and row["roof_gbps"] and row["gbps"]:
+            peaks[row["dtype"]] = float(row["roof_tflops"]), float(row["roof_gbps"])
     if not peaks:
         left_out = f"No row names the peaks of this device. {left_out}"
     under = "Circles: forward; squares: with the backward pass. Full colour: ours; pale: ours otherwise; grey: others. "
-    under += "The pointer on a mark names it. "
-    under += " ".join(
-        f"Device peak, {peak.dtype}: {short(peak.tflops)} TFLOP/s (a large product) and {short(peak.gbps)} GB/s "
-        "(a copy)."
-        for peak in peaks
-    )
-    drawn = _draw(points, peaks, f"Roofline with {len(points)} measured calls")
+    under += "The pointer on a mark names it."
+    for dtype, (tflops, gbps) in peaks.items():
+        under += f" Device peak, {dtype}: {words.short(tflops)} TFLOP/s (a large product) "
+        under += f"and {words.short(gbps)} GB/s (a copy)."
+    drawn = svg(_WIDTH, _HEIGHT, f"Roofline with {len(points)} measured calls", "roofline", _draw(points, peaks))
     return figure("", "", drawn) + paragraph(under, "soft") + (paragraph(left_out, "soft") if left_out else "")
 
 
-def _points(cases: Iterable[Case]) -> Iterable[Point]:
-    for case in cases:
-        for mode, of in case.modes.items():
-            ours = primary(of)
-            for name, row in of.items():
-                tflops, gbps = number(row, "tflops"), number(row, "gbps")
-                if not tflops or not gbps or is_again(name):
-                    continue
+def _points(case: Case) -> Iterable[Point]:
+    for mode, of in case.modes.items():
+        ours = data.primary(of)
+        for name, row in of.items():
+            tflops, gbps = number(row, "tflops"), number(row, "gbps")
+            if tflops and gbps and data.role(name) != "again":
                 title = f"{case.name} at {case.revision.name}: {tooltip(row)}"
-                kind, square = kind_of(name, name == ours), mode != "forward"
-                yield Point(1e3 * tflops / gbps, tflops, kind, square, case.key[1], title)
+                at = 1e3 * tflops / gbps, tflops
+                yield Point(at, kind_of(name, ours), mode != "forward", case.key[1], title)
 
 
-def _peaks(cases: Iterable[Case]) -> list[Peak]:
-    """Of the newest row of each type of number."""
-    found: dict[str, Row] = {}
-    for row in sorted((row for case in cases for row in case.rows), key=lambda row: row["time"]):
-        if row["roof_tflops"] and row["roof_gbps"] and row["gbps"]:
-            found[row["dtype"]] = row
-    return [Peak(name, float(row["roof_tflops"]), float(row["roof_gbps"])) for name, row in found.items()]
-
-
-def _decades(values: Sequence[float], room: float) -> tuple[int, int]:
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)) + room)
+def _decades(values: Iterable[float], room: float) -> tuple[int, int]:
+    known = [math.log10(value) for value in values]
+    low, high = math.floor(min(known)), math.ceil(max(known) + room)
     return low, max(high, low + 1)
 
 
-def _draw(points: Sequence[Point], peaks: Sequence[Peak], label: str) -> str:
-    across = [point.intensity for point in points] + [1e3 * peak.tflops / peak.gbps for peak in peaks]
-    up = [point.rate for point in points] + [peak.tflops for peak in peaks]
-    scale = Scale(_decades(across, 0.0), _decades(up, 0.1))
-    parts = [*_axes(scale)]
-    for peak in peaks:
+def _draw(points: Sequence[Point], peaks: Mapping[str, Place]) -> Iterable[str]:
+    corners = {dtype: (1e3 * tflops / gbps, tflops) for dtype, (tflops, gbps) in peaks.items()}
+    shown = [*(point.at for point in points), *corners.values()]
+    scale = Scale(_decades((x for x, _ in shown), 0.0), _decades((y for _, y in shown), 0.1))
+    yield from _axes(scale)
+    for dtype, (ridge, tflops) in corners.items():
         # The slope of the memory up to the ridge, and from there the flat peak of the products; cut to the plot.
-        slope = peak.gbps * 1e-3  # TFLOP/s at one operation a byte
-        right, start = 10.0 ** scale.x[1], max(10.0 ** scale.x[0], 10.0 ** scale.y[0] / slope)
-        corners = [(start, start * slope), (peak.tflops / slope, peak.tflops), (right, peak.tflops)]
-        x, y = scale.place(right, peak.tflops)
-        parts += [svg_line([scale.place(*corner) for corner in corners], "peak")]
-        parts += [svg_text(x - 4, y - 8, peak.dtype, "", "end", None)]
+        slope, right = tflops / ridge, 10.0 ** scale.x[1]
+        start = max(10.0 ** scale.x[0], 10.0 ** scale.y[0] / slope)
+        line = [(start, start * slope), (ridge, tflops), (right, tflops)]
+        yield svg_line([scale.place(*corner) for corner in line], "peak")
+        x, y = scale.place(right, tflops)
+        yield svg_text(x - 4, y - 8, dtype, "", "end", None)
     for point in sorted(points, key=lambda point: ("baseline", "again", "ours").index(point.kind)):  # ours on top
-        x, y = scale.place(point.intensity, point.rate)
+        x, y = scale.place(*point.at)
         if point.square:
-            parts.append(svg_rectangle(x - 5, y - 5, 10, 10, point.kind, point.title, round=0))
+            yield svg_rectangle(x - 5, y - 5, 10, 10, point.kind, point.title, round=0)
         else:
-            parts.append(svg_circle(x, y, 5, point.kind, point.title))
-    return svg(_WIDTH, _HEIGHT, label, "roofline", [*parts, *_names(scale, points)])
+            yield svg_circle(x, y, 5, point.kind, point.title)
+    yield from _names(points, [scale.place(*point.at) for point in points])
 
 
 def _axes(scale: Scale) -> Iterable[str]:
@@ -268,17 +214,16 @@ def _axes(scale: Scale) -> Iterable[str]:
     yield svg_text(2, 18, "TFLOP/s", "note", "start", None)
 
 
-def _names(scale: Scale, points: Sequence[Point]) -> Iterable[str]:
+def _names(points: Sequence[Point], places: Sequence[Place]) -> Iterable[str]:
     """The name of each operation beside a point of ours, where it covers neither a point nor another name."""
-    places = [scale.place(point.intensity, point.rate) for point in points]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     for op in dict.fromkeys(point.op for point in points):
         own = [place for point, place in zip(points, places, strict=True) if point.op == op and point.kind == "ours"]
-        boxes = (box for x, y in sorted(own) for box in _boxes(x, y, len(op) * _LETTER))
-        box = next((box for box in boxes if not any(_meet(box, other) for other in taken)), None)
-        if box is not None:
-            taken.append(box)
-            yield svg_text(box[0], box[3] - 7, op, "", "start", None)
+        for box in (box for x, y in sorted(own) for box in _boxes(x, y, len(op) * _LETTER)):
+            if not any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
+                taken.append(box)
+                yield svg_text(box[0], box[3] - 7, op, "", "start", None)
+                break
 
 
 def _boxes(x: float, y: float, width: float) -> Iterable[Box]:
@@ -288,10 +233,6 @@ def _boxes(x: float, y: float, width: float) -> Iterable[Box]:
             yield left, middle - _LINE / 2, left + width, middle + _LINE / 2
 
 
-def _meet(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
 # History: ours and eager PyTorch over the commits that were measured, case by case.
 _TALL, _AXIS, _FOOT, _EDGE = 170.0, 54.0, 40.0, 14.0  # height; margins on the left, below, elsewhere
 Series = dict[Revision, Row]
@@ -299,13 +240,13 @@ Series = dict[Revision, Row]
 
 def history(rows: Sequence[Row]) -> str:
     """Small line charts of one machine as HTML, or words where there is nothing to compare."""
-    groups: dict[tuple[Key, str, str], list[Row]] = {}
+    groups: dict[tuple[data.Key, str, str], list[Row]] = {}
     for row in rows:
-        if row["suite"] in COMPARED and row["ms"]:
-            groups.setdefault((case_key(row), row["mode"], row["torch"]), []).append(row)
+        if row["suite"] in data.COMPARED and row["ms"]:
+            groups.setdefault((data.case_key(row), row["mode"], row["torch"]), []).append(row)
     found = [chart for group, of in groups.items() if (chart := _over_time(*group, of))]
     if not found:
-        commits = len({row["commit"] for row in rows if row["suite"] in COMPARED})
+        commits = len({row["commit"] for row in rows if row["suite"] in data.COMPARED})
         if commits < 2:
             return paragraph("One commit only was measured here, so there is no history.", "soft")
         return paragraph(f"{commits} commits were measured, but no case at two of them with the same torch.", "soft")
@@ -314,16 +255,16 @@ def history(rows: Sequence[Row]) -> str:
     return paragraph(how, "soft") + plots(found)
 
 
-def _over_time(key: Key, mode: str, torch: str, rows: Sequence[Row]) -> str:
+def _over_time(key: data.Key, mode: str, torch: str, rows: Sequence[Row]) -> str:
     by_state: dict[Revision, dict[str, Row]] = {}
     for row in rows:  # the newest of each provider at each state of the code
-        by_state.setdefault(revision(row), {})[row["provider"]] = row
-    ours = {state: of[first] for state, of in by_state.items() if (first := primary(of)) is not None}
-    eager = {state: row for state, of in by_state.items() for name, row in of.items() if is_eager(name)}
+        by_state.setdefault(data.revision(row), {})[row["provider"]] = row
+    ours = {state: of[first] for state, of in by_state.items() if (first := data.primary(of)) is not None}
+    eager = {state: row for state, of in by_state.items() for name, row in of.items() if data.role(name) == "eager"}
     if len({state.commit for state in ours}) < 2:
         return ""
-    states = [state for state in revisions(rows) if state in ours or state in eager]
-    title = f"{case_name(key)}, {mode}"
+    states = [state for state in data.revisions(rows) if state in ours or state in eager]
+    title = f"{data.case_name(key)}, {mode}"
     label = f"{title}, over {len(states)} states of the code"
     return figure(title, f"torch {torch}", svg(_SIDE, _TALL, label, "bars", _lines(states, ours, eager)))
 
@@ -337,7 +278,7 @@ def _lines(states: Sequence[Revision], ours: Series, eager: Series) -> Iterable[
 
     for value in (0.0, most / 2, most):
         yield svg_line([(_AXIS, height(value)), (_SIDE - _EDGE, height(value))], "grid")
-        yield svg_text(_AXIS - 6, height(value) + 4, short(value), "note", "end", 11)
+        yield svg_text(_AXIS - 6, height(value) + 4, words.short(value), "note", "end", 11)
     # Names that fit: the first, the last, and as many between as leave room.
     every, last = max(1, -(-len(states) // 4)), len(states) - 1
     for place, state in enumerate(states):
@@ -350,5 +291,5 @@ def _lines(states: Sequence[Revision], ours: Series, eager: Series) -> Iterable[
         yield svg_line(points.values(), f"line {kind}")
         for state, (x, y) in points.items():
             row = series[state]
-            title = f"{state.name}: {row['provider']} {short(float(row['ms']))} ms, {row['time']}"
+            title = f"{state.name}: {row['provider']} {words.short(float(row['ms']))} ms, {row['time']}"
             yield svg_circle(x, y, radius, f"{kind} hollow" if state.dirty else kind, title)

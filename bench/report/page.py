@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from bench.report import data, words
 from bench.report.charts import bar_chart, bars, direction, history, roofline
-from bench.report.rows import (
-    NO_GPU,
-    Case,
-    Machine,
-    dates,
-    is_ours,
-    largest_noise,
-    listed,
-    machine,
-    machines,
-    newest,
-    primary,
-    revision,
-    share,
-    short,
-    timed,
-    versions,
-)
+from bench.report.data import Case, Machine
 from bench.store import Row, number
 from vatt.html import Cell, cards, clean, figure, heading, links, page, paragraph, plots, section, table
 
@@ -47,7 +31,7 @@ _JOBS = ("device", "op", "case", "mode", "provider", "rate", "unit", "ms", "mfu"
 
 def document(rows: Sequence[Row]) -> str:
     """The page of these rows, the older before the newer."""
-    by_machine = machines(rows)
+    by_machine = data.machines(rows)
     jobs = [row for row in reversed(rows) if row["suite"] == "jobs"]
     parts = [
         "<h1>What was measured</h1>",
@@ -71,30 +55,31 @@ def _head(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
     names = "; ".join(machine.name for machine in by_machine)
     figures = [
         (str(len(by_machine)), "device" if len(by_machine) == 1 else "devices"),
-        (str(sum(map(timed, rows))), "rows with a figure"),
-        (str(sum(not timed(row) for row in rows)), "refusals and failures"),
+        (str(sum(map(data.timed, rows))), "rows with a figure"),
+        (str(sum(not data.timed(row) for row in rows)), "refusals and failures"),
         (str(len({row["commit"] for row in rows})), "commits measured"),
-        (dates(rows), "measured, UTC"),
+        (words.dates(rows), "measured, UTC"),
     ]
     lines = []
     for place, of in by_machine.items():
-        kind, commits = "CUDA device" if place.cuda else "no CUDA device", listed(revision(row).name for row in of)
-        lines.append(("", [place.name, kind, versions(of), commits, dates(of), listed(row["suite"] for row in of)]))
+        kind, suites = "CUDA device" if place.cuda else "no CUDA device", words.listed(row["suite"] for row in of)
+        commits = words.listed(data.revision(row).name for row in of)
+        lines.append(("", [place.name, kind, words.versions(of), commits, words.dates(of), suites]))
     note = "A star marks files with changes that are in no commit, or of which git could not tell."
     targets = [(f"device-{number}", machine.name) for number, machine in enumerate(by_machine, 1)]
     parts = [
         cards(figures),
         paragraph(f"Measured on: {names}. Nothing on this page is known of any other device."),
-        "" if any(machine.cuda for machine in by_machine) else paragraph(NO_GPU, "warn"),
+        "" if any(machine.cuda for machine in by_machine) else paragraph(words.NO_GPU, "warn"),
         table(("device", "kind", "versions", "commits", "dates", "suites"), lines, label="Devices"),
-        paragraph(note, "soft") if any(revision(row).dirty for row in rows) else "",
+        paragraph(note, "soft") if any(data.revision(row).dirty for row in rows) else "",
         links([*targets, ("jobs", "Whole jobs"), ("all", "All rows")]),
     ]
     return "".join(parts)
 
 
 def _machine(name: str, machine: Machine, rows: Sequence[Row]) -> str:
-    cases = newest(rows)
+    cases = data.newest(rows)
     if not cases:
         return section(machine.name, paragraph("No operation and no whole step was measured here.", "soft"), name=name)
     newness = "Each case as the newest code had it that was measured with its baselines; its commit stands at it."
@@ -108,23 +93,23 @@ def _machine(name: str, machine: Machine, rows: Sequence[Row]) -> str:
 def _how(cases: Sequence[Case]) -> str:
     text = "The whiskers reach from the 20th to the 80th percentile. Full colour: ours; pale: ours otherwise (another "
     text += "backend, eager PyTorch, a second timing); grey: others. "
-    most = largest_noise(cases)
+    most = data.largest_noise(cases)
     if most is None:
         return text + "Ours was not timed twice, so the noise is not known."
-    return text + f"Two timings of the same call of ours differ by up to {share(most, 1)}: less means nothing."
+    return text + f"Two timings of the same call of ours differ by up to {words.share(most, 1)}: less means nothing."
 
 
 def _case(case: Case) -> str:
     """Bars of each mode, and what has no figure, each with its reason."""
-    shape = listed(row["shape"] for row in case.rows)
-    under = f"{shape}{'; ' if shape else ''}commit {case.revision.name}, {dates(case.rows)}"
+    shape = words.listed(row["shape"] for row in case.rows)
+    under = f"{shape}{'; ' if shape else ''}commit {case.revision.name}, {words.dates(case.rows)}"
     parts = []
     for mode, of in case.modes.items():
         if found := bars(of):
-            against = "" if primary(of) else " (ours has no figure here)"
-            words = "; ".join(f"{bar.name} {bar.words}" for bar in found)
+            against = "" if data.primary(of) else " (ours has no figure here)"
+            spoken = "; ".join(f"{bar.name} {bar.words}" for bar in found)
             parts.append(f"<small>{clean(mode or 'no mode named')}; {clean(direction(found))}{against}</small>")
-            parts.append(bar_chart(found, f"{case.name}, {mode}: {words}"))
+            parts.append(bar_chart(found, f"{case.name}, {mode}: {spoken}"))
     items = [
         f"<li><b>{clean(row['provider'])}</b>{clean(' ' + row['mode'] if row['mode'] else '')}: "
         f"{clean(row['note'] or 'no figure, and no reason was written down')}</li>"
@@ -136,14 +121,14 @@ def _case(case: Case) -> str:
 def _rows(rows: Iterable[Row], names: Sequence[str], name: str = "", label: str = "") -> str:
     """A table of rows; figures are rounded in the text and whole in what they are sorted by."""
     columns = [Cell(_NAMES.get(name, name), kind="n" if name in (*_SHARES, *_FIGURES) else "") for name in names]
-    cells = (("ours" if is_ours(row["provider"]) else "", [_cell(row, name) for name in names]) for row in rows)
+    cells = (("ours" if data.is_ours(row["provider"]) else "", [_cell(row, name) for name in names]) for row in rows)
     return table(columns, cells, name, label)
 
 
 def _cell(row: Row, name: str) -> Cell:
     special: dict[str, Callable[[Row], str]] = {
-        "device": lambda row: machine(row).name,
-        "commit": lambda row: revision(row).name,
+        "device": lambda row: data.machine(row).name,
+        "commit": lambda row: data.revision(row).name,
     }
     if name in special:
         return Cell(special[name](row))
@@ -151,5 +136,5 @@ def _cell(row: Row, name: str) -> Cell:
         value = number(row, name)
         if value is None:
             return Cell("", kind="n")
-        return Cell(share(value, 1) if name in _SHARES else short(value, 4), row[name], "n")
+        return Cell(words.share(value, 1) if name in _SHARES else words.short(value, 4), row[name], "n")
     return Cell(row[name], kind="long" if name == "note" and len(row[name]) > 30 else "")

@@ -9,38 +9,16 @@ from dataclasses import dataclass
 
 from bench.cases import SIZES
 from bench.cases.case import COMPILE
+from bench.report import data, words
 from bench.report.charts import BAR, Bar, bars, direction, draw_bars
-from bench.report.rows import (
-    NO_GPU,
-    Case,
-    Machine,
-    command,
-    is_again,
-    is_baseline,
-    is_compiled,
-    is_eager,
-    largest_noise,
-    newest,
-    primary,
-    provenance,
-    share,
-    short,
-    spread,
-    timed,
-)
+from bench.report.data import Case, Machine
 from bench.store import Row, StoreError, number
 from vatt.html import svg, svg_rectangle, svg_text
 
 _MODES = ("step", "forward+backward", "forward")  # what training runs, before its parts
 _COLUMNS = (
-    "ms",
-    "ours",
-    "p20 to p80",
-    "eager",
-    "torch.compile",
-    "best baseline",
-    "baseline / ours",
-    "of the lower bound",
+    *("ms", "ours", "p20 to p80", "eager", "torch.compile"),
+    *("best baseline", "baseline / ours", "of the lower bound"),
 )
 
 
@@ -76,9 +54,10 @@ def _dropout(case: Case) -> float:
 def _line(case: Case) -> Line | None:
     for mode in (*_MODES, *case.modes):
         of = {name: row for name, row in case.modes.get(mode, {}).items() if row["ms"]}
-        ours = primary(of)
+        ours = data.primary(of)
         if ours is not None:
-            kinds = ([row for name, row in of.items() if kind(name)] for kind in (is_eager, is_compiled, is_baseline))
+            roles = ("eager",), ("compiled", "ours compiled"), ("baseline",)
+            kinds = ([row for name, row in of.items() if data.role(name) in wanted] for wanted in roles)
             fastest = [min(rows, key=lambda row: float(row["ms"]), default=None) for rows in kinds]
             return Line(case, mode, of[ours], *fastest)
     return None
@@ -88,12 +67,12 @@ def markdown(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
     """A table of each machine with its versions, and the command that measures it again."""
     parts = []
     for machine, rows in by_machine.items():
-        cases = newest(rows)
+        cases = data.newest(rows)
         if found := lines(cases):
             head = [_cells(_COLUMNS), "|---|" + "---|" * (len(_COLUMNS) - 1)]
             parts.append("\n".join([*head, *map(_row, found), "", _under(machine, cases, found)]) + "\n")
     if not any(machine.cuda for machine in by_machine):
-        parts.append(f"{NO_GPU}\n")
+        parts.append(f"{words.NO_GPU}\n")
     return "\n".join(parts)
 
 
@@ -101,14 +80,15 @@ def _row(line: Line) -> str:
     def ms(row: Row | None, named: bool = False) -> str:
         if row is None:
             return ""
-        return short(float(row["ms"])) + (f" ({row['provider']})" if named else "")
+        return words.short(float(row["ms"])) + (f" ({row['provider']})" if named else "")
 
     # With a name where it is not our own code that was compiled.
     foreign = line.compiled is not None and line.compiled["provider"].removeprefix("ours ") != COMPILE
-    ratio = "" if line.baseline is None else f"{short(float(line.baseline['ms']) / float(line.ours['ms']))}x"
-    bound = share(number(line.ours, "floor_share"))
-    figures = (ms(line.ours), spread(line.ours), ms(line.eager), ms(line.compiled, foreign), ms(line.baseline, True))
-    return _cells((f"{line.case.name}, {line.mode}", *figures, ratio, bound))
+    ratio = "" if line.baseline is None else f"{words.short(float(line.baseline['ms']) / float(line.ours['ms']))}x"
+    bound = words.share(number(line.ours, "floor_share"))
+    ours = ms(line.ours), words.spread(line.ours)
+    others = ms(line.eager), ms(line.compiled, foreign), ms(line.baseline, True)
+    return _cells((f"{line.case.name}, {line.mode}", *ours, *others, ratio, bound))
 
 
 def _cells(values: Iterable[str]) -> str:
@@ -129,14 +109,14 @@ def plain(text: str) -> str:
 def _under(machine: Machine, cases: Sequence[Case], found: Sequence[Line]) -> str:
     """Device, versions, commits, dates, noise, failures, commands."""
     shown = [line.case for line in found]
-    text = f"Device: {provenance(machine, shown)} "
-    most = largest_noise(shown)
+    text = f"Device: {words.provenance(machine, shown)} "
+    most = data.largest_noise(shown)
     if most is not None:
-        text += f"The same call timed twice differs by up to {share(most, 1)}. "
-    failures = sum(not timed(row) for case in cases for row in case.rows)
+        text += f"The same call timed twice differs by up to {words.share(most, 1)}. "
+    failures = sum(not data.timed(row) for case in cases for row in case.rows)
     if failures:
         text += f"{failures} measurements failed or were refused; the page lists each with its reason. "
-    again = command([row for case in shown for row in case.rows])
+    again = words.command([row for case in shown for row in case.rows])
     measured = f"Measured by `{again}`; " if again and "`" not in again else ""
     return plain(text) + f"{measured}table by `python -m bench report --markdown`."
 
@@ -161,7 +141,7 @@ def picture(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
         StoreError: no machine has a time of ours beside one of anything else.
     """
     for machine, rows in by_machine.items():
-        if panels := _panels(newest(rows)):
+        if panels := _panels(data.newest(rows)):
             return _drawn(machine, panels)
     raise StoreError("--svg: no row of ours stands beside one of another provider, so there is nothing to draw")
 
@@ -172,7 +152,7 @@ def _panels(cases: Sequence[Case]) -> list[Panel]:
     first: dict[str, Panel] = {}
     for line in sorted(lines(cases), key=_importance):
         found = bars(line.case.modes[line.mode])
-        others = [bar for bar in found if bar.kind != "ours" and not is_again(bar.name)]
+        others = [bar for bar in found if bar.kind != "ours" and data.role(bar.name) != "again"]
         if line.case.key[1] not in first and others:
             others.sort(key=lambda bar: bar.value, reverse=found[0].unit != "ms")  # of rates, the larger is better
             ours = [bar for bar in found if bar.kind == "ours"]
@@ -198,12 +178,12 @@ def _drawn(machine: Machine, panels: Sequence[Panel]) -> str:
             parts.append(svg_text(left, bottom + 28, f"{line.mode}; {direction(found)}", "note"))
             parts += draw_bars(found, _PANEL, left, bottom + _TITLE)
         bottom += _TITLE + BAR * max(len(found) for _, found in pair) + _BELOW
-    text = f"{provenance(machine, [line.case for line, _ in panels])} "
+    text = f"{words.provenance(machine, [line.case for line, _ in panels])} "
     text += "Whiskers: 20th to 80th percentile. Pale: ours in another way (eager PyTorch, torch.compile)."
-    words = textwrap.wrap(text + ("" if machine.cuda else f" {NO_GPU}"), 128)
-    parts += [svg_text(_MARGIN, bottom + 16 + 17 * place, text, "note") for place, text in enumerate(words)]
-    height = bottom + 17 * len(words) + 24
+    caption = textwrap.wrap(text + ("" if machine.cuda else f" {words.NO_GPU}"), 128)
+    parts += [svg_text(_MARGIN, bottom + 16 + 17 * place, text, "note") for place, text in enumerate(caption)]
+    height = bottom + 17 * len(caption) + 24
     back = svg_rectangle(0.5, 0.5, _WIDTH - 1, height - 1, "back", round=10)
     title = svg_text(_MARGIN, 36, "Ours against what one would use instead", "title", size=18)
-    drawn = svg(_WIDTH, height, " ".join(words), "report", [f"<style>{_STYLE}</style>", back, title, *parts])
+    drawn = svg(_WIDTH, height, " ".join(caption), "report", [f"<style>{_STYLE}</style>", back, title, *parts])
     return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"

@@ -10,21 +10,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from bench.report import rows as report_rows
-from bench.report.__main__ import main
+from bench.report import data
 from bench.report.charts import bars, roofline
-from bench.report.rows import (
-    command,
-    is_baseline,
-    is_compiled,
-    is_eager,
-    is_ours,
-    newest,
-    noise,
-    primary,
-    share,
-    short,
-)
+from bench.report.data import is_ours, newest, noise, primary, role
+from bench.report.run import main
+from bench.report.words import command, share, short
 from bench.store import append, read
 from vatt.html import policy
 
@@ -192,8 +182,8 @@ def test_the_newest_state_of_a_case_is_shown_and_never_mixed(tmp_path):
     old = dict(commit="bbbbbbb22222", run="r0", time=day(0))
     append(path, [timed(1.0, time=day(1)), timed(0.5, time=day(2)), timed(9.0, **old), timed(3.0, **pair)])
     append(path, [timed(8.0, **old, provider="sdpa")])
-    (case,) = newest(report_rows.load([path]))
-    assert case.revision == report_rows.Revision("aaaaaaa11111", False)
+    (case,) = newest(data.load([path]))
+    assert case.revision == data.Revision("aaaaaaa11111", False)
     assert {name: r["ms"] for name, r in case.modes["forward+backward"].items()} == {"triton": "0.5"}
 
 
@@ -201,13 +191,13 @@ def test_two_states_that_were_measured_in_turns_stand_in_their_order(tmp_path):
     path = tmp_path / "results.csv"
     append(path, [timed(1.0, commit=commit, run="r7", time=day(0)) for commit in ("new", "base")])
     append(path, [timed(1.0, commit="later", run="r8")])
-    assert [state.commit for state in report_rows.revisions(read(path))] == ["base", "new", "later"]
+    assert [state.commit for state in data.revisions(read(path))] == ["base", "new", "later"]
 
 
 def test_peaks_and_points_come_from_the_rows(tmp_path):
     path = tmp_path / "results.csv"
     append(path, [timed(1.0), timed(2.0, provider="sdpa")])
-    plot = roofline(newest(report_rows.load([path])))
+    plot = roofline(newest(data.load([path])))
     assert "Device peak, bfloat16: 700 TFLOP/s (a large product) and 3,000 GB/s (a copy)." in plot
     shapes = ET.fromstring(re.search("<svg.*</svg>", plot)[0])
     squares = {square.get("class"): square for square in shapes.iter("rect")}
@@ -232,12 +222,11 @@ def test_who_is_who():
     assert primary(names) == "triton"
     assert primary(["ours torch", "ours torch.compile", "ours auto"]) == "ours auto"
     assert primary(["torch", "sdpa", "ours torch.compile"]) is None
-    assert [name for name in names if is_baseline(name)] == ["sdpa"]
+    assert list(map(role, names)) == ["baseline", "eager", "compiled", "again", "ours", "ours", "ours compiled"]
     assert [name for name in names if is_ours(name)] == names[3:]
-    assert [name for name in names if is_compiled(name)] == [names[2], names[6]]
-    assert is_eager("ours torch")
-    assert is_ours("triton+sdpa")
-    assert not is_ours("torch+sdpa")
+    assert role("ours torch") == "eager"
+    assert (role("triton+sdpa"), is_ours("triton+sdpa")) == ("ours", True)
+    assert (role("torch+sdpa"), is_ours("torch+sdpa")) == ("baseline", False)
     assert noise({"triton": {"ms": "2"}, "triton again": {"ms": "2.2"}}) == pytest.approx(0.1)
     assert noise({"triton": {"ms": "2"}}) is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.report.__main__ import main
+from bench.report.run import main
 from bench.store import append
 from tests.browser import NAMES, Browser, BrowserError, find
 

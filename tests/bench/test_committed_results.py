@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bench import ROOT
-from bench.report.__main__ import main
+from bench.report.run import main
 from bench.store import RESULTS, read
 
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.store import append, read
-from bench.study.__main__ import FIELDS, PAGE, PICTURE, RESULTS, filled, origin, row_of
 from bench.study.experiments import StudyError, finetuning, pretraining, probe, study
+from bench.study.run import FIELDS, PAGE, PICTURE, RESULTS, filled, origin, row_of
 from bench.study.tables import TABLES, against_scratch, draw, newest
 from train.evaluation.cli import parse as parse_evaluation
 from train.finetuning.cli import parse as parse_finetuning

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench import store
+from bench.report.data import load, machines
 from bench.report.page import document
-from bench.report.rows import load, machines
 from bench.report.summary import markdown, picture
 from bench.store import StoreError
 from vatt.files import appearing

@@ -1,9 +1,7 @@
-"""Rows of results files, checked and grouped: machines, states of the code, cases, providers; and figures in words."""
+"""Rows of results files, grouped: machines, states of the code, cases, and what a provider is."""
 
 from __future__ import annotations
 
-import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,31 +9,23 @@ from pathlib import Path
 from bench import store
 from bench.cases.case import AUTO, COMPILE, OURS
 from bench.measure.session import AGAIN
-from bench.store import Row, StoreError, number
+from bench.store import Row, StoreError
 
 Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
 COMPARED = ("ops", "steps")
-_ABOVE_ZERO = ("ms", "ms_p20", "ms_p80", "rate", "roof_tflops", "roof_gbps")
-_NOT_BELOW_ZERO = ("tflops", "gbps", "floor_ms", "floor_share", "peak_mib", "error", "mfu", "wait_share")
 
 
 def load(paths: Sequence[Path]) -> list[Row]:
     """All rows of all files, the older before the newer.
 
     Raises:
-        StoreError: a file that cannot be read or has no row, a figure that cannot be; the message names the file.
+        StoreError: a file that cannot be read or has no row; the message names it.
     """
     found = []
     for path in paths:
         rows = store.read(path)
         if not rows:
             raise StoreError(f"{path}: has a header but no rows, so there is nothing to report")
-        for line, row in enumerate(rows, 2):
-            for name in (*_ABOVE_ZERO, *_NOT_BELOW_ZERO):  # another figure would make a plot meaningless
-                value, positive = number(row, name), name in _ABOVE_ZERO
-                if value is not None and (value < 0 or (value == 0 and positive) or not math.isfinite(value)):
-                    words = "above zero" if positive else "of zero or more"
-                    raise StoreError(f"{path}, line {line}: {name} is {row[name]!r}, not a finite number {words}")
         found += rows
     return sorted(found, key=lambda row: row["time"])  # stable: rows of one second stay as they stand in the file
 
@@ -178,7 +168,16 @@ def _case(key: Key, rows: list[Row]) -> Case:
     return case
 
 
-# What a provider is. Ours, as a user gets it; the first that was measured is what the others are compared with.
+# What a provider is, in one word and in more.
+ROLES = {
+    "ours": "ours",
+    "again": "ours, timed a second time",  # how far it lies from the first is noise
+    "eager": "ours in eager PyTorch",
+    "ours compiled": "ours through torch.compile",
+    "compiled": "compiled PyTorch",
+    "baseline": "a baseline",
+}
+# Ours as a user gets it: the first that was measured is what the others are compared with.
 _FIRST = (f"ours {OURS}", OURS, f"ours {AUTO}", AUTO)
 
 
@@ -189,31 +188,21 @@ def is_ours(name: str) -> bool:
     return head in (OURS, "triton_gemm", AUTO) or name.startswith("ours")
 
 
-def is_again(name: str) -> bool:
-    """Ours timed a second time: how far it lies from the first is noise."""
-    return name.endswith(AGAIN)
-
-
-def is_eager(name: str) -> bool:
-    """Our own code in plain, eager PyTorch."""
-    return name in ("ours torch", "torch")
-
-
-def is_compiled(name: str) -> bool:
-    """PyTorch code through torch.compile."""
-    return name.removeprefix("ours ").startswith(COMPILE)
-
-
-def is_baseline(name: str) -> bool:
-    """Code of others."""
-    return not (is_ours(name) or is_eager(name) or is_compiled(name))
+def role(name: str) -> str:
+    """One of ROLES."""
+    if name.endswith(AGAIN):
+        return "again"
+    if name in ("ours torch", "torch"):
+        return "eager"
+    if name.removeprefix("ours ").startswith(COMPILE):
+        return "ours compiled" if is_ours(name) else "compiled"
+    return "ours" if is_ours(name) else "baseline"
 
 
 def primary(names: Iterable[str]) -> str | None:
     """The one of ours that the others are compared with, or None."""
     known = list(names)
-    others = (name for name in known if is_ours(name) and not (is_again(name) or is_eager(name) or is_compiled(name)))
-    return next((name for name in _FIRST if name in known), None) or next(others, None)
+    return next((name for name in (*_FIRST, *known) if name in known and role(name) == "ours"), None)
 
 
 def noise(rows: Mapping[str, Row]) -> float | None:
@@ -229,78 +218,3 @@ def largest_noise(cases: Iterable[Case]) -> float | None:
     """The most that two timings of the same call differ by, relative; None where none was timed twice."""
     found = (noise(of) for case in cases for of in case.modes.values())
     return max((value for value in found if value is not None), default=None)
-
-
-# Figures in words.
-NO_GPU = "No GPU speed has been measured: no row comes from a CUDA device."
-
-
-def short(value: float, digits: int = 3) -> str:
-    """With so many significant digits and no exponent where it reads well: 0.0123, 12.3, 1,230."""
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e9:
-        return f"{value:.{digits - 1}e}"
-    rounded = float(f"{value:.{digits}g}")
-    if abs(rounded) >= 10 ** (digits - 1):
-        return f"{rounded:,.0f}"
-    return f"{rounded:.12f}".rstrip("0").rstrip(".")
-
-
-def share(value: float | None, digits: int = 0) -> str:
-    """A share as percents; empty for None. Small shares are not rounded to nothing."""
-    if value is None:
-        return ""
-    return f"{100 * value:.2g}%" if 0 < value < 0.01 else f"{100 * value:.{digits}f}%"
-
-
-def spread(row: Row) -> str:
-    """From the 20th to the 80th percentile of the times, or empty."""
-    low, high = number(row, "ms_p20"), number(row, "ms_p80")
-    return f"{short(low)} to {short(high)}" if low is not None and high is not None else ""
-
-
-def listed(names: Iterable[str]) -> str:
-    """Each once, with commas."""
-    return ", ".join(dict.fromkeys(name for name in names if name))
-
-
-def versions(rows: Sequence[Row]) -> str:
-    """Of Python, PyTorch, Triton and CUDA, as the rows have them."""
-    names = {"python": "Python", "torch": "torch", "triton": "Triton", "cuda": "CUDA"}
-    found = {name: listed(row[name] for row in rows if row[name] != "none") for name in names}
-    return ", ".join(f"{names[name]} {text}" for name, text in found.items() if text)
-
-
-def dates(rows: Sequence[Row]) -> str:
-    """The first and the last day, UTC."""
-    days = sorted({row["time"][:10] for row in rows if row["time"]})
-    if not days:
-        return "no date"
-    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-
-
-def provenance(machine: Machine, cases: Sequence[Case]) -> str:
-    """Device, versions, commits and dates of these cases, as sentences."""
-    rows = [row for case in cases for row in case.rows]
-    commits = listed(case.revision.name for case in cases)
-    text = f"{machine.name}; {versions(rows)}; commit {commits}; {dates(rows)}."
-    return text + (" A star: with changes that are in no commit." if any(c.revision.dirty for c in cases) else "")
-
-
-def command(rows: Sequence[Row]) -> str:
-    """The words with which the commands of all rows begin, or empty where they share none."""
-    words = [_split(row["command"]) for row in rows if row["command"]]
-    shared: list[str] = []
-    for column in zip(*words, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(column[0])
-    return shlex.join(shared)
-
-
-def _split(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:  # no closing quotation mark: nobody could run it, but it is to be shown
-        return text.split()

@@ -1,0 +1,82 @@
+"""Figures and where they come from, in words."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+
+from bench.report.data import Case, Machine
+from bench.store import Row, number
+
+NO_GPU = "No GPU speed has been measured: no row comes from a CUDA device."
+
+
+def short(value: float, digits: int = 3) -> str:
+    """With so many significant digits and no exponent where it reads well: 0.0123, 12.3, 1,230."""
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.{digits - 1}e}"
+    rounded = float(f"{value:.{digits}g}")
+    if abs(rounded) >= 10 ** (digits - 1):
+        return f"{rounded:,.0f}"
+    return f"{rounded:.12f}".rstrip("0").rstrip(".")
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """A share as percents; empty for None. Small shares are not rounded to nothing."""
+    if value is None:
+        return ""
+    return f"{100 * value:.2g}%" if 0 < value < 0.01 else f"{100 * value:.{digits}f}%"
+
+
+def spread(row: Row) -> str:
+    """From the 20th to the 80th percentile of the times, or empty."""
+    low, high = number(row, "ms_p20"), number(row, "ms_p80")
+    return f"{short(low)} to {short(high)}" if low is not None and high is not None else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Each once, with commas."""
+    return ", ".join(dict.fromkeys(name for name in names if name))
+
+
+def versions(rows: Sequence[Row]) -> str:
+    """Of Python, PyTorch, Triton and CUDA, as the rows have them."""
+    names = {"python": "Python", "torch": "torch", "triton": "Triton", "cuda": "CUDA"}
+    found = {name: listed(row[name] for row in rows if row[name] != "none") for name in names}
+    return ", ".join(f"{names[name]} {text}" for name, text in found.items() if text)
+
+
+def dates(rows: Sequence[Row]) -> str:
+    """The first and the last day, UTC."""
+    days = sorted({row["time"][:10] for row in rows if row["time"]})
+    if not days:
+        return "no date"
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def provenance(machine: Machine, cases: Sequence[Case]) -> str:
+    """Device, versions, commits and dates of these cases, as sentences."""
+    rows = [row for case in cases for row in case.rows]
+    commits = listed(case.revision.name for case in cases)
+    text = f"{machine.name}; {versions(rows)}; commit {commits}; {dates(rows)}."
+    return text + (" A star: with changes that are in no commit." if any(c.revision.dirty for c in cases) else "")
+
+
+def command(rows: Sequence[Row]) -> str:
+    """The words with which the commands of all rows begin, or empty where they share none."""
+    words = [_split(row["command"]) for row in rows if row["command"]]
+    shared: list[str] = []
+    for column in zip(*words, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return shlex.join(shared)
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # no closing quotation mark: nobody could run it, but it is to be shown
+        return text.split()
