@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,38 +86,36 @@ SIZES = {
 }
 
 
+def _option(words: str, default: Any = None, **argument: Any) -> Any:
+    """A field of `Options` and how the command line asks for it (arguments of `argparse`)."""
+    return field(default=default, metadata=dict(help=words, **argument))
+
+
 @dataclass(frozen=True)
 class Options:
-    """What to measure. None stands for what the size says.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        size: of `SIZES`.
-        only: of `JOBS`.
-        models: presets, for pretrain, train, loader and embed.
-        batches: clips a step, instead of doubling until memory ends; for loss_memory, videos.
-        drops: % of the patches that DropToken drops.
-        backend: of our operations: auto, triton or torch.
-        seconds: for the steps of one case.
-        limit: seconds for one process.
-        threads: of PyTorch on a CPU; None: the cores of this process.
-        memory_gib: GiB that a process may hold in main memory (CPU alone); None: no limit.
+    """What to measure; the help of the command line says what each field is. None stands for what the size says.
 
     Raises:
         JobError: a value that cannot be; the message names the option.
     """
 
-    device: str
-    size: str
-    only: tuple[str, ...] = tuple(JOBS)
-    models: tuple[str, ...] | None = None
-    batches: tuple[int, ...] | None = None
-    drops: tuple[int, ...] | None = None
-    backend: str = "auto"
-    seconds: float | None = None
-    limit: float | None = None
-    threads: int | None = None
-    memory_gib: float | None = None
+    device: str = _option("default: a GPU where there is one", choices=("cpu", "cuda"))
+    size: str = _option("how much; default: that of the device", choices=tuple(SIZES))
+    only: tuple[str, ...] = _option("default: all", tuple(JOBS), nargs="+", choices=tuple(JOBS))
+    models: tuple[str, ...] | None = _option("presets; default: of the size", flag="--model", nargs="+", metavar="NAME")
+    batches: tuple[int, ...] | None = _option(
+        "clips a step, of loss_memory videos; default: of the size", flag="--batch", nargs="+", type=int, metavar="N"
+    )
+    drops: tuple[int, ...] | None = _option(
+        "of patches, by DropToken; default: 50 0 25 75", flag="--drop", nargs="+", type=int, metavar="PERCENT"
+    )
+    backend: str = _option("of our operations; default: auto", "auto", choices=("auto", "triton", "torch"))
+    seconds: float | None = _option("for the steps of one case; default: of the size", type=float, metavar="S")
+    limit: float | None = _option("for one process, then ended; default: of the size", type=float, metavar="S")
+    threads: int | None = _option("of PyTorch on a CPU; default: the cores of this process", type=int, metavar="N")
+    memory_gib: float | None = _option(
+        "a process may hold on a CPU; default: 60%% of what is available", type=float, metavar="GIB"
+    )
 
     def __post_init__(self) -> None:
         for name in self.models or ():
@@ -133,6 +131,12 @@ class Options:
         for option, number in (("--memory-gib", self.memory_gib), ("--limit", self.limit)):
             if number is not None and not number > 0:
                 raise JobError(f"{option} {number:g}: must be above 0")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Options:
+        """From JSON or a command line, where tuples are lists."""
+        changed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**changed)
 
     @property
     def amount(self) -> Size:
@@ -179,29 +183,17 @@ class Options:
 
 def parse(argv: Sequence[str], doc: str | None = None) -> tuple[Options, Path | None]:
     """Options and results file. A bad value ends the program with a message."""
-    jobs = "\n".join(f"{name:<12} {words}" for name, words in JOBS.items())
     parser = argparse.ArgumentParser(
         "python -m bench jobs",
-        description=f"{doc}\n\n{jobs}",
+        description=f"{doc}\n\n" + "\n".join(f"{name:<12} {words}" for name, words in JOBS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    add = parser.add_argument
-    add("--only", nargs="+", choices=tuple(JOBS), help="default: all")
-    add("--model", dest="models", nargs="+", metavar="NAME", help="presets; default: those of the size")
-    add("--batch", dest="batches", nargs="+", type=int, metavar="N", help="clips a step; default: those of the size")
-    add("--drop", dest="drops", nargs="+", type=int, metavar="PERCENT", help="of patches; default: 50 0 25 75")
-    add("--backend", choices=("auto", "triton", "torch"), help="of our operations; default: auto")
-    add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    add("--size", choices=tuple(SIZES), help="how much; default: that of the device")
-    add("--seconds", type=float, metavar="S", help="for the steps of one case; default: that of the size")
-    add("--limit", type=float, metavar="S", help="for one process, which is ended then; default: that of the size")
-    add("--threads", type=int, help="of PyTorch on a CPU; default: the cores of this process")
-    add("--memory-gib", type=float, help="a process may hold on a CPU; default: 60%% of what is available")
-    add("--results", type=Path, metavar="FILE.csv", help="append the rows; default: print only")
-    given: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(argv)).items()
-    }
+    for option in fields(Options):
+        argument = dict(option.metadata)
+        parser.add_argument(argument.pop("flag", f"--{option.name.replace('_', '-')}"), dest=option.name, **argument)
+    parser.add_argument("--results", type=Path, metavar="FILE.csv", help="append the rows; default: print only")
+    given = vars(parser.parse_args(argv))
     results, cuda = given.pop("results", None), torch.cuda.is_available()
     device = given.setdefault("device", "cuda" if cuda else "cpu")
     if device == "cuda" and not cuda:
@@ -210,7 +202,7 @@ def parse(argv: Sequence[str], doc: str | None = None) -> tuple[Options, Path | 
     if device == "cpu":
         given.setdefault("memory_gib", available_gib())
     try:
-        return Options(**given), results
+        return Options.of(given), results
     except JobError as error:
         parser.error(str(error))
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 
@@ -101,15 +100,9 @@ def in_process(options: Options, job: str) -> Iterator[Row]:
         yield {**about, "note": why}
 
 
-def options_of(values: dict[str, Any]) -> Options:
-    """The options again from their JSON, where tuples are lists."""
-    changed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Options(**changed)
-
-
 def work(asked: Message, send: Send, requests: Iterator[Message]) -> None:
     """Does one job in this process (`bench.measure.process.worker`)."""
-    options = options_of(asked["options"])
+    options = Options.of(asked["options"])
     if options.device == "cpu":
         torch.set_num_threads(options.cores)
         if options.memory_gib is not None:  # on a GPU, CUDA maps far more than it uses

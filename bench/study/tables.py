@@ -25,13 +25,16 @@ def newest(rows: Sequence[Row]) -> list[Row]:
     return list({row["command"]: row for row in rows}.values())
 
 
-def spread(rows: Sequence[Row], column: str = "value", scale: float = 100.0, digits: int = 1, unit: str = "%") -> str:
-    """Mean and standard deviation over seeds."""
-    values = [scale * float(row[column]) for row in rows if row[column]]
-    if not values:
+def percent(rows: Sequence[Row], column: str = "value") -> tuple[float, float | None] | None:
+    """Mean and, of several seeds, standard deviation, in per cent."""
+    values = [100 * float(row[column]) for row in rows if row[column]]
+    return (mean(values), stdev(values) if len(values) > 1 else None) if values else None
+
+
+def spread(rows: Sequence[Row], column: str = "value") -> str:
+    if (found := percent(rows, column)) is None:
         return ""
-    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{deviation}{unit}"
+    return f"{found[0]:.1f}{'' if found[1] is None else f' ± {found[1]:.1f}'}%"
 
 
 def _where(rows: Sequence[Row], **wanted: str) -> list[Row]:
@@ -77,12 +80,10 @@ def pretrained(rows: Sequence[Row]) -> str:
     for steps in sorted({row["steps"] for row in found}, key=int):
         some = _where(found, steps=steps)
         times = mean(float(row["value"]) / float(row["chance"]) for row in some)
-        lines.append(
-            [steps, str(len(some)), spread(some), spread(some, "second"), spread(some[:1], "chance"), f"{times:.1f}x"]
-        )
-    return _table(
-        ["steps", "seeds", "R@5 text -> video", "R@5 audio -> video", "chance", "text -> video / chance"], lines
-    )
+        recalls = spread(some), spread(some, "second"), spread(some[:1], "chance")
+        lines.append([steps, str(len(some)), *recalls, f"{times:.1f}x"])
+    head = ["steps", "seeds", "R@5 text -> video", "R@5 audio -> video", "chance", "text -> video / chance"]
+    return _table(head, lines)
 
 
 def short_runs(rows: Sequence[Row]) -> list[Row]:
@@ -145,22 +146,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         pyplot.close(figure)
 
 
-def _figures(rows: Sequence[Row], **wanted: str) -> tuple[float, float]:
-    """Mean and standard deviation, in per cent."""
-    values = [100 * float(row["value"]) for row in _where(rows, **wanted)]
-    return (mean(values), stdev(values) if len(values) > 1 else 0.0) if values else (0.0, 0.0)
-
-
 def _bars(axes: Any, rows: Sequence[Row]) -> None:
     tuned = _where(rows, kind="finetune", dropped="0")
     tasks = lines_of(tuned)
     for place, (init, name, colour) in enumerate(
         (("pretrained", "pretrained", "#0b5bd3"), ("random", "from scratch", "#9aa4ae"))
     ):
-        found = [_figures(tuned, task=task, label=label, steps=steps, init=init) for _, task, label, steps in tasks]
+        wanted = [dict(task=task, label=label, steps=steps, init=init) for _, task, label, steps in tasks]
+        heights, errors = zip(*(percent(_where(tuned, **one)) or (0, 0) for one in wanted), strict=True)
         places = [number + 0.38 * place - 0.19 for number in range(len(tasks))]
-        heights, errors = [value for value, _ in found], [error for _, error in found]
-        axes.bar(places, heights, 0.36, yerr=errors, capsize=3, color=colour, label=name)
+        axes.bar(places, heights, 0.36, yerr=[error or 0 for error in errors], capsize=3, color=colour, label=name)
     axes.axhline(100 / 6, color="#57606a", linestyle=":", linewidth=1, label="chance")
     axes.set_xticks(range(len(tasks)), [name.replace(", ", ",\n") for name, *_ in tasks])
     axes.set(ylabel="top-1, % of held-out clips", title="Fine-tuning for equally many steps")
@@ -174,8 +169,8 @@ def _dropped(axes: Any, rows: Sequence[Row]) -> None:
         ("pretraining: R@5 text -> video", short_runs(rows), "#c2410c"),
     ):
         shares = sorted({int(row["dropped"]) for row in found})
-        values, errors = zip(*(_figures(found, dropped=str(share)) for share in shares), strict=True)
-        axes.errorbar(shares, values, errors, marker="o", capsize=3, color=colour, label=name)
+        values, errors = zip(*(percent(_where(found, dropped=str(share))) or (0, 0) for share in shares), strict=True)
+        axes.errorbar(shares, values, [error or 0 for error in errors], marker="o", capsize=3, color=colour, label=name)
     axes.set(ylabel="%", title="Accuracy by the patches dropped")
     axes.legend(frameon=False, loc="lower left")
 

@@ -19,7 +19,7 @@ from bench.jobs.model import config_of, pace
 from bench.jobs.options import SIZES, JobError, Options, doubling, parse
 from bench.jobs.pretraining import Training, pretrain, read_records, summary
 from bench.jobs.reading import decode, embed, loader, shared
-from bench.jobs.run import in_process, jobs, main, options_of
+from bench.jobs.run import in_process, jobs, main
 from bench.measure.memory import MIB, held_mib, peak_mib
 from bench.measure.process import ProcessFailed
 from tests.limits import HANG
@@ -335,7 +335,7 @@ def test_bad_options_name_the_option(capsys):
 
 def test_options_reach_the_process_that_measures():
     options = Options("cpu", "cpu", ("loader",), ("vatt-tiny",), (2, 4), (0, 50), "torch", 0.5, 9.0, 1, 2.5)
-    assert options_of(json.loads(json.dumps(asdict(options)))) == options
+    assert Options.of(json.loads(json.dumps(asdict(options)))) == options
 
 
 def test_sweeps_double_from_the_first_to_the_last_batch():
