@@ -29,7 +29,7 @@ from bench.measure.process import ProcessFailed, running
 from bench.measure.session import BOTH, Budget, Session, plan
 from bench.measure.timing import DeviceLost
 from bench.measure.writer import Writer
-from bench.report.rows import load, machines
+from bench.report.data import load, machines
 from bench.report.summary import markdown
 from bench.subjects import operations
 from bench.sweep import FIELDS, Sweep, pool
