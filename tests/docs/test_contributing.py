@@ -35,6 +35,13 @@ def add_to_front(path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def add_to_cases(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"^(from bench\.cases import .*)$", rf"\1, {NAME}", text, count=1, flags=re.M)
+    text = re.sub(r"^(_OPERATIONS = \(.*)\)$", rf"\1, {NAME})", text, count=1, flags=re.M)
+    path.write_text(text, encoding="utf-8")
+
+
 def copy_of(name: str):
     return lambda path: shutil.copy(TOY / name, path)
 
@@ -47,6 +54,8 @@ ACTIONS = {
     "kernels/OP/__init__.py": copy_of("__init__.py"),
     "kernels/__init__.py": add_to_front,
     "tests/kernels/test_triton_OP.py": copy_of("triton_tests.py"),
+    "bench/cases/OP.py": copy_of("case.py"),
+    "bench/cases/__init__.py": add_to_cases,
 }
 
 
@@ -63,9 +72,9 @@ def tree(tmp_path_factory):
     return copy
 
 
-def python(tree: Path, *arguments: str) -> str:
+def python(tree: Path, *arguments: str, interpret: bool = True) -> str:
     """What ``python ARGUMENTS`` prints in the tree."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "TRITON_INTERPRET": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "TRITON_INTERPRET": str(int(interpret))}
     environment.pop("PYTEST_ADDOPTS", None)
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=HANG)
@@ -75,8 +84,8 @@ def python(tree: Path, *arguments: str) -> str:
 
 def test_the_text_and_this_test_have_the_same_steps():
     assert steps((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")) == list(ACTIONS)
-    used = {path.name for path in TOY.glob("*.py")}
-    assert len(used) == len(ACTIONS) - 1, "a file of the toy operation belongs to no step"
+    new = [step for step in ACTIONS if "OP" in step]
+    assert len(list(TOY.glob("*.py"))) == len(new), "a file of the toy operation belongs to no step"
 
 
 @pytest.mark.slow
@@ -86,9 +95,13 @@ def test_an_operation_works_after_the_steps_of_the_text(tree):
         assert path.exists() == ("OP" not in step), f"{step}: a step with OP makes a new file, another one changes one"
         path.parent.mkdir(exist_ok=True)
         ACTIONS[step](path)
-    python(tree, "-m", "ruff", "check", "--fix", "kernels", "tests/kernels")  # sorts the new lines of the fronts
+    python(tree, "-m", "ruff", "check", "--fix", "kernels", "tests/kernels", "bench/cases")  # sorts the new lines
     python(tree, "-c", f"import sys, vatt.kernels; assert vatt.kernels.{NAME}; assert 'triton' not in sys.modules")
     tests = ["tests/house/test_dependencies.py", "tests/house/test_import_graph.py", "tests/kernels/test_backends.py"]
     told = python(tree, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *tests, f"tests/kernels/test_triton_{NAME}.py")
     assert f"PASSED tests/kernels/test_triton_{NAME}.py::test_the_reference_by_hand" in told
     assert f"test_every_operation_refuses_integers_and_says_so[{NAME}]" in told, "the operation is not registered"
+    told = python(tree, "-m", "bench", "ops", "--op", NAME, "--size", "tiny", "--device", "cpu")
+    assert f"{NAME} video p=0 forward+backward" in told
+    told = python(tree, "-m", "bench", "compiled", "--op", NAME, "--arch", "sm_90", interpret=False)
+    assert f"{NAME}_backward" in told
