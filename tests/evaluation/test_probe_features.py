@@ -172,7 +172,7 @@ def test_what_cannot_work_is_said_before_a_clip_is_decoded(clips, model, tmp_pat
 )
 def test_no_data_is_the_sample(arguments, file, label, monkeypatch, tmp_path):
     built = []
-    monkeypatch.setattr("train.core.sample.build", lambda folder, seed: built.append(folder))
+    monkeypatch.setattr("train.core.sample.build", lambda folder, seed, say: built.append(folder))
     monkeypatch.setattr("train.core.sample.build_pictures", built.append)
     monkeypatch.setattr("train.core.sample.wait_for_all", lambda: None)
     options = parse([*arguments, "--model", str(tmp_path)])

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from vatt.data.check import Checked, check, write_clean, write_skipped
+from vatt.cli.progress import progress
+from vatt.data.check import Checked, CheckError, check, write_clean, write_skipped
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.manifest import ManifestError, write_lines, write_manifest
 
-_EVERY = 30.0  # seconds between two lines where nobody watches
 _SHOWN = 5  # skipped files named on the terminal
 _MOST_CLASSES = 40  # that are printed with a line each
 
@@ -64,14 +62,10 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0, or 1 with a line on stderr: the data cannot be used, or nothing is left of it."""
-    try:
-        if options.out is not None and options.out.suffix != ".jsonl":  # before the long work
-            raise ManifestError(f"{options.out}: the manifest must end in .jsonl")
-        return _check(options) if options.set == "check" else _write_manifest(options)
-    except (ManifestError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    """0, or 1 if no row is left. Raises UserError: the data or a setting cannot be used."""
+    if options.out is not None and options.out.suffix != ".jsonl":  # before the long work
+        raise ManifestError(f"{options.out}: the manifest must end in .jsonl")
+    return _check(options) if options.set == "check" else _write_manifest(options)
 
 
 def _write_manifest(options: argparse.Namespace) -> int:
@@ -88,17 +82,17 @@ def _write_manifest(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     if options.seconds <= 0:
-        raise ValueError(f"--seconds must be above 0, got {options.seconds:g}")
+        raise CheckError(f"--seconds must be above 0, got {options.seconds:g}")
     _check_paths(options)
     begun = time.monotonic()
-    with _progress() as progress:
+    with progress("files") as tell:
         checked = check(
             options.source,
             workers=options.workers,
             seconds=options.seconds,
             sound=options.sound,
             column=options.label,
-            progress=progress,
+            progress=tell,
         )
     taken = time.monotonic() - begun
     print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {_skipped(checked)}")
@@ -148,25 +142,3 @@ def _print_counts(checked: Checked) -> None:
             print(line)
     for warning in counts.warnings():
         print(f"warning: {warning}", file=sys.stderr)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """The number of files that are done: a bar on a terminal, else a line now and then (on stderr)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("checking", total=None)
-        said = time.monotonic()
-
-        def tell(done: int, total: int) -> None:
-            nonlocal said
-            bar.update(task, completed=done, total=total)
-            if not console.is_terminal and time.monotonic() - said > _EVERY:  # a job in a queue
-                said = time.monotonic()
-                print(f"{done}/{total} files", file=sys.stderr, flush=True)
-
-        yield tell

@@ -72,15 +72,13 @@ def eval_batches(
     (B, 1, W) of the query, the masks (B,), index (B,), and lists of B: captions (the queries), videos (str) and ranges
     (start and end of the clip, seconds or None).
     """
-    options = worker_options(config, len(clips), ahead=1)
-    loader = DataLoader(
+    yield from DataLoader(
         _WindowSet(clips, tokenizer, spec, config, windows),
         batch_size=batch_size,
         collate_fn=partial(_collate_windows, clips),
         generator=torch.Generator(),
-        **options,
+        **worker_options(config, len(clips), ahead=1),
     )
-    yield from loader
 
 
 class _ViewSet(Dataset):
@@ -133,9 +131,10 @@ def view_batches(
     A batch holds index (B,) int64; x (B * V, ...), the views of a clip in a row (absent if B is 0); and skipped, a
     record {dataset, file, field, reason, index} of each clip that cannot be decoded.
     """
-    views_of = _ViewSet(clips, numbers, views, modality, spec, config.decode_timeout)
-    options = worker_options(config, len(numbers), ahead=1)
-    loader = DataLoader(
-        views_of, batch_size=batch_size, collate_fn=_collate_views, generator=torch.Generator(), **options
+    yield from DataLoader(
+        _ViewSet(clips, numbers, views, modality, spec, config.decode_timeout),
+        batch_size=batch_size,
+        collate_fn=_collate_views,
+        generator=torch.Generator(),
+        **worker_options(config, len(numbers), ahead=1),
     )
-    yield from loader

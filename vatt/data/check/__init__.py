@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vatt.data.check.counts import Counts, count, splits_of
-from vatt.data.check.media import Failed, MediaFile, Tried, run_isolated, try_file
+from vatt.data.check.media import CheckError, Failed, MediaFile, StartError, Tried, run_isolated, try_file
 from vatt.data.labels import labels_of
 from vatt.data.manifest import (
     MEDIA,
@@ -25,7 +25,17 @@ from vatt.data.manifest import (
 from vatt.data.skipped import Record
 from vatt.files import json_line
 
-__all__ = ["Checked", "CheckedRow", "Counts", "check", "run_isolated", "write_clean", "write_skipped"]
+__all__ = [
+    "CheckError",
+    "Checked",
+    "CheckedRow",
+    "Counts",
+    "StartError",
+    "check",
+    "run_isolated",
+    "write_clean",
+    "write_skipped",
+]
 
 _GRACE = 5.0  # seconds beyond its own limit after which a decoding process is ended
 _PAST_END = 1.0  # annotations in whole seconds may end past the last frame by less; more is another or a cut video
@@ -80,8 +90,8 @@ def check(
 
     Raises:
         ManifestError: no such folder or manifest, or one that cannot be read at all.
-        ValueError: ``workers`` is less than 1.
-        RuntimeError: processes cannot be started.
+        CheckError: ``workers`` is less than 1.
+        StartError: processes cannot be started.
     """
     rows, skipped = _read(Path(data))
     if not rows and not skipped:

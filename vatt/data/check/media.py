@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.decode import MediaError, decode_picture, decode_sound, decode_window, duration_of, open_media
+from vatt.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,6 +25,14 @@ _START = 1200.0  # seconds until then; only a hang takes so long, also on a load
 
 # The paper's window, with small pictures: decoding is what is tried, and scaling takes no part in it.
 _SPEC = InputConfig(size=32)
+
+
+class CheckError(UserError, ValueError):
+    """A setting of a check that makes no sense."""
+
+
+class StartError(UserError, RuntimeError):
+    """Processes for the files cannot be started; the message says how they ended."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +140,11 @@ def run_isolated(
         workers: number of processes, 1 or more.
 
     Raises:
-        ValueError: ``workers`` is less than 1.
-        RuntimeError: processes end before they take an item, so that nothing could ever be done.
+        CheckError: ``workers`` is less than 1.
+        StartError: processes end before they take an item, so that nothing could ever be done.
     """
     if workers < 1:
-        raise ValueError(f"workers must be 1 or more, got {workers}")
+        raise CheckError(f"workers must be 1 or more, got {workers}")
     context = multiprocessing.get_context("forkserver")  # clean processes, whose imports are done once
     context.set_forkserver_preload([function.__module__])
     waiting = list(reversed(list(items)))
@@ -151,7 +160,7 @@ def run_isolated(
                 if isinstance(result, Failed):
                     one.end()
                     if not one.ready:
-                        raise RuntimeError(f"a process could not start: {result.reason}")
+                        raise StartError(f"a process could not start: {result.reason}")
                     crew[number] = _Process(context, function)
                 one.item, one.deadline = None, float("inf")
                 if item is not None:
