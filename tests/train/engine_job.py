@@ -1,22 +1,28 @@
-"""A few steps of a very small model under the engine, on fixed batches: run by test_engine.py, one process a rank.
+"""A few steps of very small models under the engine, on fixed batches: run by test_engine.py and
+test_engine_finetuning.py, one process a rank.
 
-Writes the losses of each step as JSON, and the state as safetensors; can begin from such a state.
+Writes what each step said as JSON, and the state as safetensors; can begin from such a state.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from train.config.sections import EngineConfig, OptimConfig
 from train.core.engine import Engine
-from train.core.ranks import start_distributed, stop_distributed, wait_for_all
+from train.core.ranks import RankContext, start_distributed, stop_distributed, wait_for_all
+from vatt.clip import InputConfig
 from vatt.config import from_dict, override
-from vatt.models.config import VATTConfig
+from vatt.models import build_classifier
+from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
+from vatt.objectives.finetuning import Finetuning, TargetConfig
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
@@ -30,17 +36,39 @@ SMALL = {
     ],
     "head": ["d_va=16", "d_vat=8"],
 }
-BATCH = 8
+BATCH, CLASSES = 8, 3
+RATE = 1e-3  # of pretraining
+CLIP = 0.75  # of the classifier: the official norm; every gradient here is about ten times as long
 
 
 def small_model(name: str) -> VATTConfig:
     config = override(preset(name), [f"{part}.{item}" for part, items in SMALL.items() for item in items])
-    if name == "vatt-tiny":  # a frozen table, as in the large models: ZeRO-3 shares it out, the optimizer has no part
+    if name == "vatt-tiny":  # a frozen table, as in the large models: ZeRO 3 shards it, the optimizer has no part
         config.text.trainable_embeddings = False
     return config
 
 
+def small_pretraining(name: str = "vatt-tiny") -> Pretraining:
+    """The same weights in every process."""
+    torch.manual_seed(0)
+    return Pretraining(small_model(name))
+
+
+def small_classifier(frozen: bool = False) -> Finetuning:
+    """The same weights in every process. No dropout: what is random is not alike on 1 and 2 ranks."""
+    torch.manual_seed(0)
+    video = VideoConfig(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_temporal_buckets=2)
+    video.dropout_rate = video.position_dropout_rate = 0.0
+    video.max_vertical_buckets = video.max_horizontal_buckets = 2
+    video.random_patch_sampling = False
+    config = ClassifierConfig("small", "video", InputConfig(8, size=32), video, num_classes=CLASSES, dropout=0.0)
+    module = Finetuning(build_classifier(config), TargetConfig(smoothing=0.1))
+    module.model.backbone.requires_grad_(not frozen)
+    return module
+
+
 def batch_of(step: int, poison: bool) -> dict[str, torch.Tensor]:
+    """Of pretraining. With ``poison`` the sound is not a number."""
     generator = torch.Generator().manual_seed(step)
     return {
         "video": torch.randint(0, 256, (BATCH, 8, 64, 64, 3), generator=generator, dtype=torch.uint8),
@@ -51,38 +79,55 @@ def batch_of(step: int, poison: bool) -> dict[str, torch.Tensor]:
     }
 
 
-def main(jobs: list[dict]) -> None:
-    """The jobs one after the other: starting the processes costs more than what they do."""
-    torch.set_num_threads(1)
-    context = start_distributed()
-    for job in jobs:
-        run(job, context.rank, context.ranks, context.device)
-    stop_distributed()
+def labelled_batch(step: int) -> dict[str, torch.Tensor]:
+    """x uint8 (8, 8, 32, 32, 3) and target float32 (8, 3)."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randint(0, 256, (BATCH, 8, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    return {"x": x, "target": torch.eye(CLASSES)[torch.randint(0, CLASSES, (BATCH,), generator=generator)]}
 
 
-def run(job: dict, rank: int, ranks: int, device: torch.device) -> None:
-    torch.manual_seed(0)
-    module = Pretraining(small_model(job.get("model", "vatt-tiny")))
-    module.vatt.activation_checkpointing = job["engine"].get("activation_checkpointing", False)
-    optim = OptimConfig(lr=1e-2, clip_norm=job.get("clip", 0.0))
-    engine = Engine(module, from_dict(EngineConfig, job["engine"]), optim, BATCH // ranks, device)
+def rate(kind: str, step: int) -> float:
+    """The rate of the classifier changes from step to step, for it is part of SGD's velocity."""
+    return (0.01 if kind == "sgd" else 0.001) / (step + 1)
+
+
+@contextmanager
+def infinite_gradient(parameter: nn.Parameter):
+    handle = parameter.register_hook(lambda gradient: gradient * float("inf"))
+    yield
+    handle.remove()
+
+
+def run(job: dict, context: RankContext) -> None:
+    """Steps ``first`` to ``last`` of a job; on the last rank alone, ``poison`` spoils the input of that step and
+    ``poison_gradient`` a gradient."""
+    kind, labelled = job.get("kind", "sgd"), job.get("model") == "classifier"
+    if labelled:
+        module = small_classifier(job.get("frozen", False))
+        optim = OptimConfig(kind=kind, lr=rate(kind, 0), clip_backbone=CLIP)
+        spoilt = module.model.backbone.encoder.layers[0].mlp.in_weight
+    else:
+        module = small_pretraining(job.get("model", "vatt-tiny"))
+        module.vatt.activation_checkpointing = job["engine"].get("activation_checkpointing", False)
+        optim = OptimConfig(lr=RATE, clip_norm=job.get("clip", 0.0))
+        spoilt = next(p for p in module.parameters() if p.requires_grad)
+    rows = slice(context.rank * BATCH // context.ranks, (context.rank + 1) * BATCH // context.ranks)
+    engine = Engine(module, from_dict(EngineConfig, job["engine"]), optim, BATCH // context.ranks, context.device)
     if job.get("load"):
         engine.load(load_file(job["load"] + ".model"), load_file(job["load"] + ".optimizer"))
     log = []
-    for step in range(job["first"], job["last"]):
-        rows = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
-        poison = step == job.get("poison") and rank == ranks - 1
-        batch = {key: value[rows] for key, value in batch_of(step, poison).items()}
-        if job.get("poison_gradient") == step and rank == ranks - 1:
-            parameter = next(p for p in module.parameters() if p.requires_grad)
-            handle = parameter.register_hook(lambda g: g * float("inf"))
-            result = engine.train_step(batch, lr=1e-2, seed=step)
-            handle.remove()
-        else:
-            result = engine.train_step(batch, lr=1e-2, seed=step)
+    for step in range(job.get("first", 0), job.get("last", 4)):
+        last = context.rank == context.ranks - 1
+        batch = labelled_batch(step) if labelled else batch_of(step, last and step == job.get("poison"))
+        with ExitStack() as stack:
+            if last and step == job.get("poison_gradient"):
+                stack.enter_context(infinite_gradient(spoilt))
+            result = engine.train_step(
+                {key: value[rows] for key, value in batch.items()}, rate(kind, step) if labelled else optim.lr, step
+            )
         log.append({"loss": result.losses["loss"], "applied": result.applied})
     model, optimizer = engine.model_state(), engine.optimizer_state()
-    if rank == 0:
+    if context.first:
         Path(job["out"]).write_text(json.dumps(log))
         save_file(model, job["out"] + ".model")
         save_file(optimizer, job["out"] + ".optimizer")
@@ -90,5 +135,14 @@ def run(job: dict, rank: int, ranks: int, device: torch.device) -> None:
     wait_for_all()
 
 
+def main(jobs: list[dict]) -> None:
+    """The jobs one after the other: starting the processes costs more than what they do."""
+    torch.set_num_threads(1)
+    context = start_distributed()
+    for job in jobs:
+        run(job, context)
+    stop_distributed()
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(Path(sys.argv[1]).read_text()))

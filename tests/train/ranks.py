@@ -1,14 +1,20 @@
-"""Starts the processes of a job with several ranks, and reports what they printed if one fails."""
+"""Starts the processes of jobs with several ranks, and reports what they printed if one fails."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from safetensors.torch import load_file
+
+from tests.limits import HANG
+
 ROOT = Path(__file__).resolve().parents[2]
+ENGINE_JOB = str(Path(__file__).with_name("engine_job.py"))
 
 
 def free_port() -> int:
@@ -18,9 +24,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_ranks(ranks: int, *command: str, timeout: float = 240) -> str:
+def run_ranks(ranks: int, *command: str, **environment: str) -> str:
     """Runs ``python command...`` once a rank; the output of rank 0. Fails if any rank ends with an error."""
-    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **environment}
     shared["MASTER_PORT"] = str(free_port())
     shared["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     processes = [
@@ -34,10 +40,32 @@ def run_ranks(ranks: int, *command: str, timeout: float = 240) -> str:
         for rank in range(ranks)
     ]
     try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+        outputs = [process.communicate(timeout=HANG)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
     codes = [process.returncode for process in processes]
     assert codes == [0] * ranks, f"ranks ended with {codes}:\n" + "\n---\n".join(outputs)
     return outputs[0]
+
+
+def run_engine(folder: Path, jobs: dict[str, dict], ranks: int, **environment: str) -> dict[str, tuple]:
+    """Jobs of engine_job.py by name, one after the other in the same processes: (log, weights, optimizer state).
+
+    A job may "load" what another one of the folder left.
+    """
+    listed = [{**job, "out": str(folder / name)} for name, job in jobs.items()]
+    for job in listed:
+        if "load" in job:
+            job["load"] = str(folder / job["load"])
+    path = folder / f"jobs-{ranks}-{len(jobs)}.json"
+    path.write_text(json.dumps(listed))
+    run_ranks(ranks, ENGINE_JOB, str(path), **environment)
+    return {
+        name: (
+            json.loads((folder / name).read_text()),
+            load_file(folder / f"{name}.model"),
+            load_file(folder / f"{name}.optimizer"),
+        )
+        for name in jobs
+    }
