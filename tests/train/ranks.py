@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -69,3 +70,16 @@ def run_engine(folder: Path, jobs: dict[str, dict], ranks: int, **environment: s
         )
         for name in jobs
     }
+
+
+def run_commands(folder: Path, jobs: list[tuple[str, list]], ranks: int = 1) -> list[tuple[str, int]]:
+    """What rank 0 printed for each command line (script of train/, words), and its exit status."""
+    path = folder / "jobs.json"
+    path.write_text(json.dumps([[script, [str(word) for word in words]] for script, words in jobs]))
+    text = run_ranks(ranks, "-m", "tests.train.command_job", str(path))
+    parts = text.split("== exit ")
+    found = []
+    for before, after in pairwise(parts):
+        found.append((before.partition("\n")[2] if found else before, int(after.split("\n", 1)[0])))
+    assert len(found) == len(jobs), text
+    return found

@@ -7,20 +7,22 @@ import json
 import shutil
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.ranks import ROOT, run_ranks
+from tests.limits import HANG
+from tests.train.ranks import ROOT, run_commands
 from vatt.inference import VATT, Classifier
 from vatt.presets import preset
 from vatt.sample import build, build_pictures
 from vatt.weights.folder import save_pretrained
 
 TINY = ["data.workers=0", "run.log_every=1", "run.eval_every=0", "model.input.size=32", "--batch-size", "4"]
-NOISE = 2e-4  # of rounding, in a few steps: key biases, whose gradient is 0 but for that, move by it
+# How far the weights of two runs may be apart after a few steps of SGD (Adam would move weights whose gradient is 0 by
+# the sign of its rounding): some roundings of a float32, as a share of the largest weight.
+NOISE = 64 * 2.0**-24
 VIDEO = [*TINY, "model.input.frames=8", "model.input.fps=2.5"]
 
 
@@ -44,19 +46,6 @@ def models(tmp_path_factory):
         torch.manual_seed(0)
         save_pretrained(VATT(config), folder / name)
     return folder
-
-
-def run_jobs(folder, jobs, ranks=1):
-    """The output of each job (rank 0), with its exit status."""
-    path = folder / "jobs.json"
-    path.write_text(json.dumps([[script, [str(word) for word in words]] for script, words in jobs]))
-    text = run_ranks(ranks, "-m", "tests.train.finetune_jobs", str(path))
-    parts = text.split("== exit ")
-    found = []
-    for before, after in pairwise(parts):
-        found.append((before.partition("\n")[2] if found else before, int(after.split("\n", 1)[0])))
-    assert len(found) == len(jobs), text
-    return found
 
 
 def evaluation(out):
@@ -97,7 +86,7 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
     words.write_text("<pad> <unk> a the red green blue ring square circle up down is it and".replace(" ", "\n"))
     search = ["--task", "retrieval", "--model", models / "vatt-ma-tiny", "--data", manifest, "--workers", 0]
     search += ["--clips", 2, "--out"]
-    found = run_jobs(
+    found = run_commands(
         tmp_path,
         [
             ("finetune", [*video, *tiny, *four, "--out", out["video"]]),
@@ -169,7 +158,8 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
         *VIDEO,
         "data.augment.enabled=false",
     ]
-    data += ["--init", models / "vatt-tiny", "model.dropout=0", "optim.lr=0.02", "optim.warmup_steps=0", "--steps", 4]
+    data += ["--init", models / "vatt-tiny", "model.dropout=0", "optim.kind=sgd", "optim.lr=0.2"]
+    data += ["optim.warmup_steps=0", "--steps", 4]
     runs = {zero: [*data, "--zero", zero, "--out", tmp_path / f"two-{zero}"] for zero in (0, 2, 3)}
     bad = sample.parent / "bad.csv"  # five clips to evaluate, one of which cannot be read
     with (sample / "manifest.csv").open(newline="") as file:
@@ -189,9 +179,9 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
     words.write_text("<pad>\n<unk>\na\nred\nring\n")
     search = ["--task", "retrieval", "--model", models / "vatt-tiny", "--data", pair, "--vocabulary", words]
     search += ["--workers", 0, "--out", tmp_path / "new" / "folder" / "r.json"]
-    two = run_jobs(tmp_path, [*jobs, ("evaluate", [*check, tmp_path / "2.json"]), ("evaluate", search)], 2)
+    two = run_commands(tmp_path, [*jobs, ("evaluate", [*check, tmp_path / "2.json"]), ("evaluate", search)], 2)
     wet = [*data, "model.dropout=0.3", "run.eval_every=2", "evaluation.clips=1", "evaluation.crops=1"]
-    one = run_jobs(
+    one = run_commands(
         tmp_path,
         [
             ("finetune", [*data, "--out", tmp_path / "one", "run.save_every=2", "run.keep=2"]),
@@ -218,11 +208,12 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
     moved = [
         (whole[f"backbone.{name}"] - begun[f"video.{name}"]).abs().max() for name in ("tokens.weight", "tokens.bias")
     ]
-    assert min(moved) > 20 * NOISE
+    noise = NOISE * max(value.abs().max().item() for value in whole.values())
+    assert min(moved) > 1000 * noise
     for zero in runs:
         state = load_file(tmp_path / f"two-{zero}" / "model" / "model.safetensors")
         for name, value in state.items():
-            torch.testing.assert_close(value, whole[name], atol=NOISE, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(value, whole[name], atol=noise, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     assert evaluation(tmp_path / "two-2")["table"] == evaluation(tmp_path / "one")["table"]
 
     shutil.copytree(tmp_path / "one", tmp_path / "half")  # as if it had been killed after step 3
@@ -233,11 +224,11 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
     classes = json.loads((tmp_path / "one" / "config.json").read_text())["model"]["classes"]
     other.write_text("\n".join(reversed(classes)))
     again = ["--resume", "--out", tmp_path / "half"]
-    (refused, code), (switched, code2), (text, status), (_, status2) = run_jobs(
+    (refused, code), (switched, code2), (text, status), (_, status2) = run_commands(
         tmp_path,
         [
             ("finetune", [*again, f"classes={other}"]),
-            ("finetune", [*again, "optim.kind=sgd"]),
+            ("finetune", [*again, "optim.kind=adam"]),
             ("finetune", again),
             ("finetune", ["--resume", "--out", tmp_path / "wet-half"]),
         ],
@@ -268,10 +259,8 @@ def test_the_message_of_a_bad_label_comes_before_anything_is_decoded(sample, mod
         "--label",
         "label",
     ]
-    done = subprocess.run(
-        [sys.executable, "train/finetune.py", *map(str, words), "--out", str(tmp_path / "run")],
-        cwd=ROOT, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+    command = [sys.executable, "train/finetune.py", *map(str, words), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 1
     assert "typo.csv, held out" in done.stderr
     assert "'bouncy' is no class; did you mean 'bounce'" in done.stderr

@@ -1,5 +1,5 @@
-"""Runs several command lines of fine-tuning and evaluation in one process, or in one a rank: starting a process costs
-more than what they do. ``python -m tests.train.finetune_jobs JOBS.json`` with [[script, [argument, ...]], ...].
+"""Runs several command lines of train/ in one process, or in one a rank: starting a process costs more than what they
+do. ``python -m tests.train.command_job JOBS.json`` with [[script, [argument, ...]], ...].
 
 Prints a line ``== exit N`` after each job.
 """
@@ -7,7 +7,6 @@ Prints a line ``== exit N`` after each job.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -33,5 +32,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
-    os._exit(0)
+    command.leave(0)
