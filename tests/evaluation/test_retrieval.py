@@ -38,7 +38,7 @@ def batch(clips, config, generator, text_mask, audio_mask):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return VATT(preset("vatt-tiny")).train()
+    return VATT(preset("vatt-tiny")).double().train()  # float64: batches of other sizes add up alike
 
 
 def test_windows_are_averaged_and_the_mode_is_put_back(model):
@@ -60,8 +60,8 @@ def test_windows_are_averaged_and_the_mode_is_put_back(model):
     with torch.no_grad():
         alone = model(video=batches[0]["video"][2:4], text=batches[0]["text"][1:2])
     model.train()
-    torch.testing.assert_close(found.spaces["video/totxt"][1], alone["video/totxt"].mean(0), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.spaces["text/tovid"][1], alone["text/tovid"][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.spaces["video/totxt"][1], alone["video/totxt"].mean(0).float())
+    torch.testing.assert_close(found.spaces["text/tovid"][1], alone["text/tovid"][0].float())
     table = retrieval_table(found)
     assert [table[name].n for name in ("text_to_video", "audio_to_video", "chance")] == [2, 2, 3]
 

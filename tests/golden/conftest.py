@@ -17,7 +17,9 @@ MODULES = ("audio", "checkpoints", "full", "losses", "text", "unified", "video")
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.module.__name__.rpartition("test_golden_")[2] in MODULES:
-        metafunc.parametrize("kernels", ["auto", "triton"], indirect=True)
+        # the interpreter takes a minute a file
+        triton = pytest.param("triton", marks=pytest.mark.slow)
+        metafunc.parametrize("kernels", ["auto", triton], indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.data.media import write
 from vatt.data import Tokenizer
@@ -38,6 +38,11 @@ def lively(model: nn.Module) -> nn.Module:
             if parameter.ndim > 1:
                 parameter.normal_(0, 3.0 if "tokens" in name or "embedding" in name else 0.5)
     return model
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    """Equal but for the last rounding: of models in float64 (``model.double()``), so that no CPU adds up otherwise."""
+    torch.testing.assert_close(found.double(), expected.double(), atol=1e-5, rtol=0)
 
 
 def save_model(folder: Path, config: VATTConfig | None = None, tokenizer: bool = True) -> Path:

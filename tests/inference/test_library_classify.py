@@ -19,7 +19,7 @@ def files(tmp_path_factory):
 
 @torch.no_grad()
 def test_a_video_is_the_mean_of_twelve_views(files, tmp_path):
-    model = Classifier.from_pretrained(save_classifier(tmp_path / "c"))
+    model = Classifier.from_pretrained(save_classifier(tmp_path / "c")).double()
     x = Views(4, 3).read(Clip(files[0]), "video", model.config.input, 30.0)
     shares = model(x, views=12)[0].softmax(0)
     found = model.classify(files[0])
@@ -46,14 +46,14 @@ def test_a_picture_among_videos_keeps_its_place(files, tmp_path):
         stream.width, stream.height, stream.pix_fmt = 60, 40, "rgb24"
         container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
-    model = Classifier.from_pretrained(save_classifier(tmp_path / "c"))
+    model = Classifier.from_pretrained(save_classifier(tmp_path / "c")).double()
     mixed = model.classify([picture, files[0]])
     for one, file in zip(mixed, [picture, files[0]], strict=True):
         assert dict(one) == pytest.approx(dict(model.classify(file)), abs=1e-5)
 
 
 def test_sound_and_any_labels(files, tmp_path):
-    model = Classifier.from_pretrained(save_classifier(tmp_path / "c", "audio", "multi"))
+    model = Classifier.from_pretrained(save_classifier(tmp_path / "c", "audio", "multi")).double()
     with torch.no_grad():
         logits = model(Views(4, 1).read(Clip(files[0]), "audio", model.config.input, 30.0), views=4)[0]
     expected = dict(zip(["left", "right", "up"], logits.sigmoid().tolist(), strict=True))

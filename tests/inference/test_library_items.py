@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.inference.library_models import WORDS, media, save_model, small_config
+from tests.inference.library_models import WORDS, assert_same, media, save_model, small_config
 from vatt import VATT, Clip, MediaError, SpaceError, TextError
 from vatt.data.augment import CentreView
 from vatt.data.config import DataConfig
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return VATT.from_pretrained(folder)
+    return VATT.from_pretrained(folder).double()
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_a_file_is_the_normalised_mean_of_hand_cut_windows(model, files):
         assert x.shape == out[name].shape[1:]
         assert x.dtype == torch.float32
         assert x.norm().item() == pytest.approx(1, abs=1e-5)
-        assert torch.allclose(x, F.normalize(out[name].mean(0), dim=0), atol=1e-5), name
+        assert_same(x, F.normalize(out[name].mean(0), dim=0))
     features = model.embed_video(files[0], space="features", windows=3)
-    assert torch.allclose(features, out["video/features_pooled"].mean(0), atol=1e-5)
+    assert_same(features, out["video/features_pooled"].mean(0))
     assert abs(features.norm().item() - 1) > 0.1  # as the backbone gives them
 
 
@@ -69,8 +69,8 @@ def test_files_are_read_as_the_evaluation_reads_them(model, files):
     clip = Clip(files[1], 0.4, 2.9)
     samples, _ = evaluation_windows(clip, model.tokenizer, model.config.input, DataConfig(), 4)
     out = model(**{name: torch.stack([sample[name] for sample in samples]) for name in ("video", "audio")})
-    assert torch.allclose(model.embed_video(clip), F.normalize(out["video/totxt"].mean(0), dim=0), atol=1e-5)
-    assert torch.allclose(model.embed_audio(clip), F.normalize(out["audio/tovid"].mean(0), dim=0), atol=1e-5)
+    assert_same(model.embed_video(clip), F.normalize(out["video/totxt"].mean(0), dim=0))
+    assert_same(model.embed_audio(clip), F.normalize(out["audio/tovid"].mean(0), dim=0))
     assert not torch.allclose(model.embed_video(clip), model.embed_video(files[1]), atol=1e-4)
 
 
@@ -78,15 +78,15 @@ def test_lists_single_items_and_batches_agree(model, files):
     whole = model.embed_video(files, windows=2)
     assert whole.shape == (4, 8)
     assert (whole @ whole.T).fill_diagonal_(0).max() < 0.999  # or nothing below could fail
-    assert torch.allclose(whole, torch.stack([model.embed_video(f, windows=2) for f in files]), atol=1e-5)
-    assert torch.allclose(whole, model.embed_video(files, windows=2, batch_size=3), atol=1e-5)
-    assert torch.allclose(whole, model.embed_video(files, windows=2, workers=1), atol=1e-5)
+    assert_same(whole, torch.stack([model.embed_video(f, windows=2) for f in files]))
+    assert_same(whole, model.embed_video(files, windows=2, batch_size=3))
+    assert_same(whole, model.embed_video(files, windows=2, workers=1))
     video, audio = inputs(model)
     for embed, x in ((model.embed_video, video), (model.embed_audio, audio)):
         both = embed(x)
-        assert torch.allclose(both, torch.stack([embed(x[0]), embed(x[1])]), atol=1e-5)
-        assert torch.allclose(both, embed(list(x), batch_size=1), atol=1e-5)
-        assert torch.allclose(both, embed(x.numpy()), atol=1e-6)
+        assert_same(both, torch.stack([embed(x[0]), embed(x[1])]))
+        assert_same(both, embed(list(x), batch_size=1))
+        assert_same(both, embed(x.numpy()))
     assert torch.allclose(model.embed_video(video), model.embed_video(video / 127.5 - 1), atol=1e-4)
     assert model.embed_video([]).shape == (0, 8)
     assert model.embed_text([]).shape == (0, 8)
@@ -97,9 +97,9 @@ def test_sentences(model):
     sentences = ["A red circle moves.", "the blue star spins"]
     ids = torch.from_numpy(Tokenizer.train([WORDS]).encode(sentences, 6))
     expected = F.normalize(model(text=ids)["text/tovid"], dim=1)
-    assert torch.allclose(model.embed_text(sentences), expected, atol=1e-5)
-    assert torch.allclose(model.embed_text(sentences, batch_size=1), expected, atol=1e-5)
-    assert torch.allclose(model.embed_text(sentences[1]), expected[1], atol=1e-5)
+    assert_same(model.embed_text(sentences), expected)
+    assert_same(model.embed_text(sentences, batch_size=1), expected)
+    assert_same(model.embed_text(sentences[1]), expected[1])
     assert model.embed_text("a", space="features").shape == (16,)
     with pytest.raises(TextError, match=r"item 1: ' !' holds no word"):
         model.embed_text(["a", " !"])

@@ -53,7 +53,7 @@ def test_one_permutation_a_batch_or_one_an_item():
     """The same clip twice: equal rows with one permutation, other patches with two."""
     torch.manual_seed(0)
     x = clip(1).expand(2, -1, -1, -1, -1)
-    shared = seeded(VideoBackbone(VIDEO).train(), x, 1)
+    shared = seeded(VideoBackbone(VIDEO).double().train(), x, 1)
     torch.testing.assert_close(shared[0], shared[1])
     single = seeded(VideoBackbone(replace(VIDEO, sample_per_item=True)).train(), x, 1)
     assert not torch.allclose(single[0], single[1])
@@ -67,7 +67,7 @@ def test_one_permutation_a_batch_or_one_an_item():
 
 def test_a_rate_of_one_drops_nothing():
     torch.manual_seed(0)
-    model = WaveformBackbone(replace(AUDIO, patch_sampling_rate=1.0))
+    model = WaveformBackbone(replace(AUDIO, patch_sampling_rate=1.0)).double()
     x = torch.rand(2, 8 * 30)  # fewer patches than buckets is no error then
     torch.testing.assert_close(model.train()(x)["features"], model.eval()(x)["features"])
 

@@ -97,11 +97,11 @@ def test_half_modules_keep_float32_running_statistics(dtype):
 
 
 def test_batch_norm_uses_the_biased_variance():
-    norm, x = BatchNorm(3, momentum=0.9), torch.randn(5, 3)
+    norm, x = BatchNorm(3, momentum=0.9), torch.randn(5, 3, dtype=torch.float64)
     out = norm(x)
     torch.testing.assert_close(out, (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
-    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * x.var(0, correction=0))
-    torch.testing.assert_close(norm.running_mean, 0.1 * x.mean(0))
+    torch.testing.assert_close(norm.running_var, (0.9 + 0.1 * x.var(0, correction=0)).float())
+    torch.testing.assert_close(norm.running_mean, (0.1 * x.mean(0)).float())
     double = BatchNorm(3).double()
     assert torch.autograd.gradcheck(double, [torch.randn(4, 3, dtype=torch.float64, requires_grad=True)])
 
@@ -111,12 +111,12 @@ def test_bfloat16_trains(name):
     torch.manual_seed(0)
     model = Pretraining(tiny(name)).train()
     inputs = [batch()[name] for name in ("video", "audio", "text")]
-    wide = model.vatt(*inputs, generator=torch.Generator().manual_seed(0))
+    fp32 = model.vatt(*inputs, generator=torch.Generator().manual_seed(0))
     model.bfloat16()
     half = model.vatt(*inputs, generator=torch.Generator().manual_seed(0))
     for key in ("video/features_pooled", "audio/features_pooled", "text/features_pooled"):
         assert half[key].dtype == torch.bfloat16
-        torch.testing.assert_close(half[key].float(), wide[key], atol=0.05 * wide[key].abs().max().item(), rtol=0)
+        torch.testing.assert_close(half[key].float(), fp32[key], atol=0.05 * fp32[key].abs().max().item(), rtol=0)
     loss = model(batch(), seed=0)["loss"]
     loss.backward()
     assert loss.dtype == torch.float32
@@ -134,7 +134,7 @@ def test_sections_of_a_batch_are_optional():
 
 
 def test_candidates_are_flattened_fastest():
-    model, text = VATT(tiny()).eval(), batch()["text"]
+    model, text = VATT(tiny()).eval().double(), batch()["text"]  # float64: batches of other sizes add up alike
     together = model(text=text)["text/tovid"]
     torch.testing.assert_close(together[1 * 3 + 2], model(text=text[1:2, 2])["text/tovid"][0])
 
@@ -153,7 +153,7 @@ def test_joint_head_trains_the_audio_text_pair():
 
 
 def test_position_tables_follow_t_h_w():
-    positions = Positions({"temporal": 2, "vertical": 3, "horizontal": 4}, 5)
+    positions = Positions({"temporal": 2, "vertical": 3, "horizontal": 4}, 5).double()
     with torch.no_grad():  # so small that the epsilon of the norm is seen
         for axis in positions.axes:
             getattr(positions, axis).mul_(0.01)
@@ -164,10 +164,10 @@ def test_position_tables_follow_t_h_w():
 
 
 def test_spline_reproduces_lines_and_rows_and_has_a_gradient():
-    n = torch.arange(6.0)
+    n = torch.arange(6, dtype=torch.float64)
     line = torch.stack([2 * n / 6 - 1, n * 0 + 3], dim=1)
     out = resample(line, 9)
-    m = torch.arange(9.0)
+    m = torch.arange(9, dtype=torch.float64)
     torch.testing.assert_close(out, torch.stack([2 * m / 9 - 1, m * 0 + 3], dim=1), atol=1e-5, rtol=0)
     table = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(resample(table, 12)[::2].detach(), table.detach(), atol=1e-5, rtol=0)
@@ -178,9 +178,9 @@ def test_spline_reproduces_lines_and_rows_and_has_a_gradient():
 
 def test_spline_is_stable_for_1200_buckets():
     """README: the official float32 solve is off by order 100 here. A smooth table must stay smooth."""
-    x = torch.arange(1200) / 1200
-    matrix = spline_matrix(1200, 500)
-    expected = torch.sin(6 * torch.arange(500) / 500)
+    x = torch.arange(1200, dtype=torch.float64) / 1200
+    matrix = spline_matrix(1200, 500).double()
+    expected = torch.sin(6 * torch.arange(500, dtype=torch.float64) / 500)
     torch.testing.assert_close(matrix @ torch.sin(6 * x), expected, atol=1e-4, rtol=0)
 
 
@@ -198,10 +198,10 @@ def test_classifier_bias_and_views():
     config = VideoConfig(
         num_layers=1, d_model=8, d_kv=4, d_ff=8, num_heads=2, temporal_patch_size=2, spatial_patch_size=4
     )
-    model = Classifier(VideoBackbone(config), 11, labels="multi").eval()
+    model = Classifier(VideoBackbone(config), 11, labels="multi").eval().double()
     logits = torch.full((1, 11), model.classifier.bias[0].item())
     torch.testing.assert_close(model.probabilities(logits), torch.full((1, 11), 1 / 11))
-    x = torch.rand(6, 4, 8, 8, 3)
+    x = torch.rand(6, 4, 8, 8, 3, dtype=torch.float64)
     torch.testing.assert_close(model(x, views=3), model(x).unflatten(0, (2, 3)).mean(1))
     with pytest.raises(ValueError, match="views: 6 rows are no multiple of 4"):
         model(x, views=4)
@@ -245,11 +245,11 @@ def test_configurations_that_cannot_work_are_refused():
 def test_loss_does_not_see_the_length_of_embeddings():
     """Down to a norm of 1e-6, where the official clamp begins; zeros are finite, with a finite gradient."""
     loss, g = ContrastiveLoss(LossConfig(vid_aud_weight=0)), torch.Generator().manual_seed(0)
-    video, text = torch.randn(4, 3, generator=g), torch.randn(8, 3, generator=g)
+    video, text = (torch.randn(rows, 3, dtype=torch.float64, generator=g) for rows in (4, 8))
     expected = loss({"video/totxt": video, "text/tovid": text})["loss"]
     torch.testing.assert_close(loss({"video/totxt": 1e-5 * video, "text/tovid": text})["loss"], expected)
     zeros = torch.zeros(4, 3, requires_grad=True)
-    value = loss({"video/totxt": zeros, "text/tovid": text})["loss"]
+    value = loss({"video/totxt": zeros, "text/tovid": text.float()})["loss"]
     value.backward()
     assert value.isfinite()
     assert zeros.grad.isfinite().all()
@@ -288,7 +288,7 @@ def test_spectrogram_positions_are_transposed():
     config = SpectrogramConfig(
         num_layers=1, d_model=8, d_kv=4, d_ff=8, num_heads=2, max_temporal_buckets=2, max_spectoral_buckets=3
     )
-    positions = SpectrogramBackbone(config).tokens.positions
+    positions = SpectrogramBackbone(config).tokens.positions.double()
     rows = positions((2, 3))
     total = positions.temporal[1] + positions.spectoral[2]  # token 5: 5 mod 2, 5 div 2
     torch.testing.assert_close(rows[5], torch.nn.functional.layer_norm(total, (8,), eps=1e-6))

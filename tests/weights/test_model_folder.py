@@ -56,11 +56,11 @@ def test_round_trip(tmp_path, name):
 @pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
 def test_restored_backbone_gives_the_same_features(name, modality):
     config = small(name)
-    source = VATT(config).eval()
-    target = classifier_of(config, modality).eval()
+    source = VATT(config).eval().double()
+    target = classifier_of(config, modality).eval().double()
     before = target.classifier.weight.clone()
     assert restore_backbone(target, source, modality) == []
-    x = inputs(config.input, modality)
+    x = inputs(config.input, modality).double()  # float64: both are equal on any CPU
     with torch.no_grad():
         wanted = source(**{modality: x})[f"{modality}/features_pooled"]
         assert torch.allclose(target.backbone(x)["features_pooled"], wanted, atol=1e-6)
@@ -69,12 +69,12 @@ def test_restored_backbone_gives_the_same_features(name, modality):
 
 def test_tables_of_another_input_are_resampled_as_at_run_time():
     config = small()
-    source = VATT(config).eval()
+    source = VATT(config).eval().double()
     spec = InputConfig(frames=16, fps=5, size=96)
-    target = classifier_of(config, "video", spec).eval()
+    target = classifier_of(config, "video", spec).eval().double()
     names = restore_backbone(target, source, "video")
     assert names == ["tokens.positions.temporal", "tokens.positions.vertical", "tokens.positions.horizontal"]
-    x = inputs(spec, "video")
+    x = inputs(spec, "video").double()
     with torch.no_grad():
         wanted = source.video(x)["features_pooled"]
         assert torch.allclose(target.backbone(x)["features_pooled"], wanted, atol=1e-5)
