@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from bench import store
 from bench.cases import OPS, SIZES
 from bench.compare import compare
 from bench.measure.ratios import least_rounds
@@ -23,6 +22,7 @@ from bench.measure.timing import DeviceLost
 from bench.measure.writer import SAME, Writer
 from bench.subjects import Request
 from vatt.config import nearest
+from vatt.environment import cores
 from vatt.errors import UserError
 from vatt.presets import PRESETS
 
@@ -71,7 +71,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Requ
         parser.error("--device cuda: PyTorch finds no CUDA device here")
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads: {options.threads} is not a number of threads")
-    options.threads = options.threads or store.cores()
+    options.threads = options.threads or cores()
     options.seconds = SECONDS[options.size] if options.seconds is None else options.seconds
     if getattr(options, "resume", False) and options.results is None:
         parser.error("--resume: name the file with --results")

@@ -17,14 +17,13 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import ROOT
-from vatt.environment import environment
+from vatt.environment import cores, cpu_name, environment, package_version
 from vatt.errors import UserError
 
 RESULTS = ROOT / "bench" / "results" / "results.csv"
@@ -179,11 +178,11 @@ def origin(device: torch.device, tree: Path = ROOT, aside: Path | None = None) -
         "run": uuid.uuid4().hex[:8],
         "commit": (git("rev-parse", "HEAD", tree=tree) or "unknown")[:12],
         "dirty": "unknown" if status is None else str(status != ""),
-        "device": torch.cuda.get_device_name(device) if cuda else cpu_name(environment()["CPU"]),
+        "device": torch.cuda.get_device_name(device) if cuda else f"{cpu_name()}, {cores()} cores",
         "threads": "" if cuda else str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "triton": _version("triton"),
+        "triton": package_version("triton") or "none",
         "cuda": torch.version.cuda or "none",
     }
 
@@ -223,20 +222,3 @@ def _output(*command: str) -> str | None:
 def now() -> str:
     """UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_name(found: str) -> str:
-    """The model and its cores, without the threads, which have a column of their own."""
-    return found.rpartition(",")[0].removesuffix(" for this process")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"

@@ -18,7 +18,7 @@ _PACKAGES = ("numpy", "av", "tokenizers", "safetensors", "deepspeed", "triton", 
 def environment() -> dict[str, str]:
     """Versions of Python and the packages that matter, the operating system, the CPU and the GPUs, as short texts."""
     found = {"vatt-torch": vatt.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    found |= {package: _version(package) for package in _PACKAGES}
+    found |= {package: package_version(package) or "not installed" for package in _PACKAGES}
     found["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
     found["CPU"] = f"{cpu_name()}, {cores()} cores for this process, {torch.get_num_threads()} threads"
     if not torch.cuda.is_available():
@@ -29,11 +29,12 @@ def environment() -> dict[str, str]:
     return found | {"CUDA": str(torch.version.cuda or torch.version.hip)}
 
 
-def _version(package: str) -> str:
+def package_version(name: str) -> str | None:
+    """The version of a distribution, or None if it is not installed."""
     try:
-        return version(package)
+        return version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 def _built_for() -> str:

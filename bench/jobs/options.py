@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from bench import store
 from vatt.config import nearest
+from vatt.environment import cores
 from vatt.errors import UserError
 from vatt.presets import PRESETS
 
@@ -160,7 +160,7 @@ class Options:
     def cores(self) -> int:
         """Threads of PyTorch, and processes that read. One for the tiny size: two that share their cores with other
         work wait for each other, a smoke test up to fifty times longer."""
-        return self.threads or (1 if self.tiny else store.cores())
+        return self.threads or (1 if self.tiny else cores())
 
     def sweeps(self) -> tuple[Sweep, ...]:
         """Of pretrain: those of the size, or of the presets that were asked for."""
