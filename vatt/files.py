@@ -87,8 +87,8 @@ def appearing_folder(path: Path, *, replace: bool = False, sync: bool = False) -
     """A new folder beside ``path`` to fill; it takes its own name when the block ends, and goes if that fails.
 
     Args:
-        path: must not be there or be an empty folder. The folders above it are created.
-        replace: whether a folder that is there makes room, once the new one is complete.
+        path: must not exist, or be an empty folder. The folders above it are created.
+        replace: whether an existing folder is removed once the new one is complete.
         sync: whether the files are on the disk before the rename, which must not overtake their content if the power
             fails. Those in sub-folders are not synchronised.
     """

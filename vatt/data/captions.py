@@ -73,7 +73,7 @@ class Narration(Sequence[Caption]):
 
 
 def sidecar_of(video: Path) -> Path | None:
-    """The caption file of the same stem, the first of .srt, .vtt, .json and .txt that is there."""
+    """The caption file of the same stem: the first of .srt, .vtt, .json and .txt that exists."""
     return next((path for suffix in SIDECARS if (path := video.with_suffix(suffix)).is_file()), None)
 
 

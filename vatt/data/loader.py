@@ -4,7 +4,7 @@ What a training step reads is a pure function of (seed, step, rank, number of ra
 therefore the number of the step, and a resumed run sees the very same clips, windows and crops.
 
 Several data sets are mixed at given weights by a fixed cycle that spreads each of them as evenly as can be. Within one
-data set the clips come in an order that is drawn anew for each pass.
+data set the clips come in a new random order for each pass.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class _Steps:
 
 
 class ClipLoader:
-    """Batches for the steps from ``start_step`` on, for ever.
+    """Batches for the steps from ``start_step`` on, without end.
 
     The ranks split one global batch of each step, which is the same for any number of ranks that divides it.
 

@@ -23,7 +23,7 @@ from vatt.files import KINDS, VIDEOS, json_line, kind_of, walk
 
 MEDIA = tuple(KINDS)  # the columns that name a file; a row fills one of them
 COLUMNS = (*MEDIA, "start", "end", "caption", "captions", "label", "split")
-TRAIN = ("train", "", None)  # splits, in small letters
+TRAIN = ("train", "", None)  # splits, in lower case
 HELD_OUT = ("val", "valid", "validation", "test")
 
 Row = dict[str, Any]  # column -> value
@@ -194,7 +194,7 @@ def _with_captions(path: Path, line: str, clip: Clip, content: Any, found: Clips
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(line, row) of a manifest, as they stand there; ``line`` is "line N", for messages.
+    """(line, row) of a manifest, with values as they are in the file; ``line`` is "line N", for messages.
 
     Raises:
         ManifestError: it cannot be read, a line does not parse, or a column is missing or misspelt.

@@ -105,7 +105,7 @@ class LabelledReader:
 class Views:
     """How a clip is looked at in evaluation: ``clips`` windows spread evenly over it, ``crops`` squares of each.
 
-    The paper has 4 clips x 3 crops for video. Three crops lie at the begin, in the middle and at the end of the longer
+    The paper has 4 clips x 3 crops for video. Three crops lie at the start, in the middle and at the end of the longer
     side; sound has no crops, and a picture one window.
     """
 
@@ -162,7 +162,7 @@ def _starts_at(clip: Clip, spec: InputConfig, position: float) -> ChooseStart:
 
 
 def window_start(clip: Clip, duration: float, seconds: float, position: float) -> float:
-    """Where the window begins, for ``position`` from 0 (as early as may be) to 1 (as late as may be).
+    """Where the window begins, for ``position`` from 0 (as early as possible) to 1 (as late as possible).
 
     It lies within the range of the clip where that is long enough, else it covers the range; always within the video.
     """

@@ -37,7 +37,7 @@ class Tokenizer:
         return max(self._fast.get_vocab().values()) + 1
 
     def encode(self, sentences: list[str], words: int) -> np.ndarray:
-        """Ids int64 (len(sentences), words): truncated or filled up with 0. An empty sentence is all padding."""
+        """Ids int64 (len(sentences), words): truncated or padded with 0. An empty sentence is all padding."""
         ids = np.zeros((len(sentences), words), np.int64)
         for row, sentence in zip(ids, sentences, strict=True):
             # One by one: encode_batch starts threads, of which a loader worker has no use.

@@ -45,14 +45,14 @@ def build(
     workers: int | None = None,
     say: Callable[[str], object] = logger.info,
 ) -> Path:
-    """Writes the sample set into ``out``, or leaves it as it is if it is there with these parameters.
+    """Writes the sample set into ``out``, or leaves one with these parameters as it is.
 
     The files depend on ``seed``, ``train``, ``val`` and the versions of the libraries alone, not on ``workers``.
 
     Args:
         out: the folder; it is put there by one rename when all files are complete.
         workers: processes; None takes the cores that this process may use.
-        say: called with the line that tells of a build or of reuse.
+        say: called with one line that says whether the set is written or reused.
 
     Returns:
         The path of ``manifest.csv``, whose rows name each video, its split and its attributes. The captions lie beside

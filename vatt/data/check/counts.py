@@ -65,7 +65,7 @@ class Counts:
         return found
 
     def table(self) -> list[str]:
-        """Lines of a CSV file: column, split, class, clips; a class that a split does not have is there with 0."""
+        """Lines of a CSV file: column, split, class, clips; a class that a split lacks has 0."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("column", "split", "class", "clips"))

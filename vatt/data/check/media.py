@@ -131,8 +131,8 @@ def run_isolated(
 ) -> Iterator[tuple[Item, Result | Failed]]:
     """``function(item)`` for each item, as they finish, each process with one item at a time.
 
-    A process that ends by itself (segmentation fault, killed for memory), raises, or takes longer than ``seconds``
-    fails its item alone; a new process takes its place. As always with processes, a script that calls this must do so
+    A process that crashes (segmentation fault, killed for memory), raises, or takes longer than ``seconds`` fails its
+    item alone; a new process replaces it. As always with processes, a script that calls this must do so
     under ``if __name__ == "__main__"``.
 
     Args:

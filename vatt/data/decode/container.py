@@ -48,7 +48,7 @@ class TimeLimit:
 
 @contextmanager
 def open_media(path: Path, kind: str, broken: str = "container") -> Iterator[InputContainer]:
-    """The open file. What goes wrong with it inside of the block is a MediaError.
+    """The open file. A decoding error inside the block becomes a MediaError.
 
     Args:
         kind: "video", "audio" or "image": the field of the error if there is no such file.
@@ -57,7 +57,7 @@ def open_media(path: Path, kind: str, broken: str = "container") -> Iterator[Inp
     Raises:
         MediaError: no regular file, or it cannot be decoded.
     """
-    if not path.is_file():  # a pipe or a device would block for ever
+    if not path.is_file():  # a pipe or a device would block forever
         raise MediaError(path, kind, "no such file" if not path.exists() else "is not a regular file")
     try:
         # An absolute path: FFmpeg takes a name with a colon for an address.

@@ -43,7 +43,7 @@ class View(Protocol):
 
 
 class Scaler:
-    """Rotates, crops, scales and recolours frames in one filter chain of FFmpeg, built anew when their format changes.
+    """Rotates, crops, scales and recolours frames in one filter chain of FFmpeg, rebuilt when their format changes.
 
     The crop shifts pointers in the decoded planes; nothing is converted that is not kept.
     """
