@@ -80,6 +80,11 @@ def test_files_and_names_that_the_text_speaks_of_exist(path):
         assert name.endswith(".csv") or resolve(name), f"{path.name} speaks of {name}"
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_code_block_ends(path):
+    assert len(re.findall(r"^\s*```", path.read_text(encoding="utf-8"), re.M)) % 2 == 0
+
+
 @pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_python_in_the_text_imports_what_exists(path):
     for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
