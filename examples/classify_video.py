@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from vatt import Classifier, MediaError, PretrainedError
+from vatt import Classifier, MediaError
 from vatt.data import Views
+from vatt.errors import UserError
 
 SAMPLES = [Path(f"runs/sample-clips/val/{number:04d}.mp4") for number in range(4)]
 
@@ -23,10 +24,10 @@ def main() -> int:
     parser.add_argument("--crops", type=int, default=3, help="squares of a window, with --clips (%(default)s)")
     options = parser.parse_args()
     views = Views(options.clips, options.crops) if options.clips else None
-    faults = 0
+    unreadable = 0
     try:
         model = Classifier.from_pretrained(options.model)
-    except PretrainedError as error:
+    except UserError as error:  # the message says how to mend it
         print(f"error: {error}", file=sys.stderr)
         return 1
     for file in options.files:
@@ -34,10 +35,10 @@ def main() -> int:
             found = model.classify(file, options.top, views=views)
         except MediaError as error:  # the others may still be good
             print(f"error: {error}", file=sys.stderr)
-            faults += 1
+            unreadable += 1
             continue
         print(f"{file}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
-    return 1 if faults else 0
+    return 1 if unreadable else 0
 
 
 if __name__ == "__main__":

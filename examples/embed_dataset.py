@@ -12,9 +12,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vatt import VATT, ManifestError, PretrainedError, read_clips
+from vatt import VATT, ManifestError, read_clips
 from vatt.data import DataConfig, hold_out
-from vatt.data.labels import LabelError, find_classes
+from vatt.data.labels import find_classes
+from vatt.errors import UserError
 from vatt.inference import embed_clips
 
 
@@ -42,7 +43,7 @@ def main() -> int:
                 print(f"left out: {record['file']}: {record['reason']}", file=sys.stderr)
             labels = [classes.numbers(clips[number])[0] for batch in found for number in batch.numbers]
             data.append((torch.cat([batch.x_BD for batch in found]).numpy(), labels))
-    except (LabelError, ManifestError, PretrainedError) as error:
+    except UserError as error:  # the message says how to mend it
         print(f"error: {error}", file=sys.stderr)
         return 1
     (x, y), (x_test, y_test) = data

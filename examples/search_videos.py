@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vatt import VATT, ManifestError, PretrainedError, TextError
+from vatt import VATT
+from vatt.errors import UserError
 from vatt.inference.job import EmbedJob, embed_dataset
-from vatt.inference.output import EmbedError
 
 
 def main() -> int:
@@ -33,15 +33,15 @@ def main() -> int:
         )
         print(f"\n{done.rows} videos in {index}, {done.faults} faults", file=sys.stderr)
         queries_QD = VATT.from_pretrained(options.model).embed_text(options.sentences, space="video").numpy()
-    except (EmbedError, ManifestError, PretrainedError, TextError) as error:
+    except UserError as error:  # the message says how to mend it
         print(f"error: {error}", file=sys.stderr)
         return 1
     videos_ND = np.load(index, mmap_mode="r")
     rows = json.loads(index.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
     for sentence, similar_N in zip(options.sentences, queries_QD @ videos_ND.T, strict=True):
         print(sentence)
-        for place in np.argsort(-similar_N)[: options.top]:
-            print(f"  {similar_N[place]:.3f}  {rows[place]['file']}")
+        for row in np.argsort(-similar_N)[: options.top]:
+            print(f"  {similar_N[row]:.3f}  {rows[row]['file']}")
     return 0
 
 

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from vatt import VATT, ManifestError, MediaError, PretrainedError, read_clips
+from vatt import VATT, read_clips
+from vatt.errors import UserError
 
 
 def main() -> int:
@@ -24,13 +25,13 @@ def main() -> int:
         sound_D = model.embed_audio(options.sound, space="video", windows=options.windows)
         clips = read_clips(options.videos).clips
         videos_ND = model.embed_video(clips, space="audio", windows=options.windows, workers=options.workers)
-    except (ManifestError, MediaError, PretrainedError) as error:
+    except UserError as error:  # the message says how to mend it
         print(f"error: {error}", file=sys.stderr)
         return 1
     best = (videos_ND @ sound_D).topk(min(options.top, len(clips)))
     print(f"videos that go with the sound of {options.sound}")
-    for similar, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        print(f"  {similar:.3f}  {clips[place].video}")
+    for similar, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        print(f"  {similar:.3f}  {clips[number].video}")
     return 0
 
 
