@@ -1,7 +1,7 @@
-"""A case of a job: its row, how it is timed, and that its failure is a row, too.
+"""Cases of jobs: a row each, how they are timed, that a failure is a row too; and presets that run on random inputs.
 
 A job is a generator of messages: {"begin": row} before a case and {"done": row} after it. If nothing more comes after a
-"begin", that case ended the process.
+"begin", that case ended the process. A training step is as training makes it: bf16 weights on a GPU, float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ from __future__ import annotations
 import resource
 import shlex
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.jobs.options import GIB, Options
+from bench.measure.peaks import measure_peaks
 from bench.measure.process import Message
-from bench.measure.timing import Timing, reason, tidy
+from bench.measure.timing import Timing, reason, summarise, tidy
+from vatt.analysis.flops import peak_flops
+from vatt.models.config import VATTConfig
+from vatt.objectives.pretraining import Pretraining
+from vatt.presets import preset
 
 Row = dict[str, Any]
 MOST = 200  # calls of one case
@@ -70,3 +78,114 @@ def figures(timing: Timing, items: int, unit: str, **rest: Any) -> Row:
     """The columns of a timing, and the rate of so many items a call."""
     times = dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, repeats=timing.repeats, host_ms=timing.host)
     return {**times, "rate": 1e3 * items / timing.median, "unit": unit, **rest}
+
+
+def config_of(model: str, drop: int, tiny: bool) -> VATTConfig:
+    """A preset whose DropToken drops ``drop`` % of the patches of video and sound. ``tiny``: with one layer."""
+    config = preset(model)
+    rate: dict[str, Any] = dict(random_patch_sampling=drop > 0, patch_sampling_rate=1 - drop / 100)
+    cut: dict[str, Any] = dict(num_layers=1) if tiny else {}
+    parts: dict[str, Any] = {name: replace(getattr(config, name), **cut, **rate) for name in ("video", "waveform")}
+    parts["unified"] = replace(config.unified, **cut, **rate)
+    return replace(config, **parts, text=replace(config.text, **cut))
+
+
+def dtype_of(device: torch.device) -> torch.dtype:
+    """Of weights and activations, as training casts them."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def model_case(
+    options: Options, job: str, model: str, batch: int, config: VATTConfig, name: str, *, more: str = "", **rest: Any
+) -> Row:
+    """The columns of a case that runs a preset: its inputs and ``more`` are the shape. ``rest`` goes before."""
+    spec, backbone = config.input, config.unified if config.backbone == "unified" else config.video
+    shape = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
+    known: Row = dict(
+        provider=f"ours {options.backend}",
+        shape=f"{shape}{spec.candidates} x {spec.words} words{more}",
+        dtype=str(dtype_of(torch.device(options.device))).removeprefix("torch."),
+        dropout=backbone.dropout_rate,
+        select=dict(model=model, batch=batch),
+    )
+    return case(options, job, f"{model} b{batch}{name}", **known | rest)
+
+
+def random_batch(config: VATTConfig, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """video uint8 (B, T, S, S, 3), audio float32 (B, L) in [-1, 1), text int64 (B, C, W); random, never zeros: products
+    of zeros draw less power and run faster."""
+    spec, words = config.input, config.text.vocab_size
+    if config.backbone == "unified":
+        words = config.unified.txt_vocab_size
+    options: dict[str, Any] = dict(generator=torch.Generator(device).manual_seed(0), device=device)
+    pixels = (batch, spec.frames, spec.size, spec.size, 3)
+    return {
+        "video": torch.randint(0, 256, pixels, dtype=torch.uint8, **options),
+        "audio": torch.rand((batch, spec.samples), **options) * 2 - 1,
+        "text": torch.randint(1, words, (batch, spec.candidates, spec.words), **options),
+    }
+
+
+class Training:
+    """Model, loss and AdamW (fused on a GPU). `step` is one update; DropToken keeps other patches at each.
+
+    The optimizer's states have the type of the weights. Training on a GPU keeps weights and states in float32 besides
+    (ZeRO): 16 bytes a parameter more than here, which ranks can share out.
+    """
+
+    def __init__(self, config: VATTConfig, device: torch.device, backend: str = "auto") -> None:
+        torch.manual_seed(0)
+        self.module = Pretraining(config, backend).to(device, dtype_of(device)).train()
+        self._trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self._trained, lr=1e-4, fused=device.type == "cuda")
+        self._steps = 0
+
+    def step(self, batch: Mapping[str, Any]) -> None:
+        """Forward pass, backward pass and update; on a GPU it returns before they are done."""
+        self.drop_gradients()
+        self._steps += 1
+        self.module(batch, self._steps)["loss"].backward()
+        self.optimizer.step()
+
+    def drop_gradients(self) -> None:
+        for parameter in self._trained:
+            parameter.grad = None
+
+
+def pace(step: Callable[[], Any], device: torch.device, seconds: float, fewest: int) -> Timing:
+    """Times steps that follow one another without a pause, as in training: by CUDA events between them, or the host's
+    clock. So a step that the host issues slower than the GPU runs it shows that. Caches are as the steps leave them.
+
+    ``step`` ran before. About ``seconds``, and at least ``fewest`` steps.
+    """
+    if device.type != "cuda":
+        times = repeat(step, seconds, fewest)
+        return summarise(times, times)
+    once = _between(step, 1)[0][0]
+    return summarise(*_between(step, max(fewest, min(MOST, int(1e3 * seconds / max(once, 0.01))))))
+
+
+def _between(step: Callable[[], Any], count: int) -> tuple[list[float], list[float]]:
+    """Milliseconds from the end of a step to the end of the next, and of issuing each. One more step runs first, so
+    that the GPU has work when the first time begins."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    hosts = []
+    step()
+    events[0].record()
+    for event in events[1:]:
+        began = time.perf_counter()
+        step()
+        hosts.append(1e3 * (time.perf_counter() - began))
+        event.record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) for a, b in pairwise(events)], hosts
+
+
+def peak_of(device: torch.device, size: str) -> tuple[float, str]:
+    """Operations a second that MFU is a share of, and in words what they are: the data sheet's, or, where none is
+    known, what a large product reaches now."""
+    known = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if known:
+        return known, f"MFU of the data sheet's {known * 1e-12:.4g} TFLOP/s (bf16)"
+    peaks, _ = measure_peaks(device, size, 0.5)
+    return peaks.matmul, f"MFU of a large product measured before, {peaks.matmul * 1e-12:.4g} TFLOP/s"

@@ -1,4 +1,4 @@
-"""Pretraining: steps on random inputs (`pretrain`), and the real command on clips of the built-in sample (`train`)."""
+"""Pretraining: steps on random inputs (`pretrain`), the command on the sample (`train`), the loss (`loss_memory`)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,30 @@ from typing import Any
 
 import torch
 
-from bench.jobs.case import Row, attempt, figures
-from bench.jobs.model import Training, config_of, model_case, pace, peak_of, random_batch
-from bench.jobs.options import DROPS, Options
+from bench.cases.case import Problem
+from bench.cases.nce import Nce
+from bench.jobs.case import (
+    Row,
+    Training,
+    attempt,
+    case,
+    config_of,
+    figures,
+    model_case,
+    pace,
+    peak_of,
+    random_batch,
+)
+from bench.jobs.options import DROPS, Options, doubling
 from bench.jobs.reading import Films, sample_films
 from bench.measure.memory import MIB, held_mib, peak_mib
 from bench.measure.process import Message, ProcessFailed, running
 from bench.measure.timing import summarise, tidy
 from vatt.analysis.flops import train_flops_per_sample
+from vatt.kernels.registry import backends
 from vatt.models.config import VATTConfig
 
+CANDIDATES, WIDTH = 5, 256  # sentences a video of loss_memory, and of the models' common space
 NEEDED = ("samples_per_s", "tflops", "mfu", "data_wait", "memory_gb", "skipped_steps")
 TINY = [f"model.{part}.num_layers=1" for part in ("video", "waveform", "text", "unified")]
 
@@ -170,3 +184,44 @@ def summary(records: list[dict[str, Any]], batch: int, device: str, peak: float 
         peak_mib=kept[-1]["memory_gb"] * 1e9 / MIB,
         note="; ".join(notes),
     )
+
+
+def loss_memory(options: Options) -> Iterator[Message]:
+    """Memory and time of the contrastive loss, both passes, as the batch grows: every backend of ours, and the loss in
+    the style of open_clip. Each ends at its first failure."""
+    device = torch.device(options.device)
+    for provider in (*backends("nce"), "open_clip"):
+        for videos in options.batches or doubling(*options.amount.losses):
+            shape = Nce(name=f"b{videos}", videos=videos, candidates=CANDIDATES, width=WIDTH, dtype=torch.float32)
+            about = case(
+                options,
+                "loss_memory",
+                f"b{videos} x{CANDIDATES} d{WIDTH}",
+                mode="forward+backward",
+                provider=provider,
+                shape=shape.words,
+                dtype="float32",
+                dropout=0.0,
+                select=dict(batch=videos),
+            )
+            if not (yield from attempt(about, device, partial(_loss, options, shape, provider))):
+                break
+
+
+def _loss(options: Options, shape: Nce, provider: str) -> Row:
+    device = torch.device(options.device)
+    problem = Problem(shape, device)
+    # Named, so that a backend that cannot run here says why.
+    call, leaves = shape.providers(kernels=True)[provider].make(problem, 0.0)
+    wanted = list(leaves.values())
+    grads = problem.gradients(call())
+
+    def both() -> None:
+        torch.autograd.grad(call(), wanted, grads)
+
+    both()
+    peak = peak_mib(both, device)
+    timing = pace(both, device, options.budget / 2, options.amount.fewest)
+    tflops = shape.cost(True, provider=provider).flops / timing.median * 1e-9
+    note = "peak beyond the embeddings; their gradients are among it"
+    return figures(timing, shape.videos, "clips/s", tflops=tflops, peak_mib=peak, note=note)

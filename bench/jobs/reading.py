@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.jobs.case import Row, attempt, case, figures, repeat
-from bench.jobs.model import Training, config_of, dtype_of, model_case
+from bench.jobs.case import Row, Training, attempt, case, config_of, dtype_of, figures, model_case, repeat
 from bench.jobs.options import DROPS, Options
 from bench.measure.process import Message
 from bench.measure.timing import Timing, summarise

@@ -12,11 +12,11 @@ import torch
 
 from bench import store
 from bench.jobs.case import Row, case
-from bench.jobs.loss_memory import loss_memory
 from bench.jobs.options import GIB, Options, parse
-from bench.jobs.pretraining import pretrain, train
+from bench.jobs.pretraining import loss_memory, pretrain, train
 from bench.jobs.reading import decode, embed, loader
 from bench.measure.process import Message, Send, running, worker
+from bench.measure.writer import Writer
 
 WORK: dict[str, Callable[[Options], Iterator[Message]]] = {
     "pretrain": pretrain,
@@ -29,37 +29,18 @@ WORK: dict[str, Callable[[Options], Iterator[Message]]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """0; 1 if nothing could be measured; 2 for a results file that is none."""
+    """0; 1 if nothing could be measured. Raises StoreError for a results file that is none."""
     options, path = parse(argv, __doc__)
     if options.device == "cpu":
         torch.set_num_threads(options.cores)
-    origin = store.origin(torch.device(options.device))
-    print(f"{origin['device']}, torch {origin['torch']}, commit {origin['commit']}", flush=True)
-    measured = 0
-    try:
-        if path is not None:
-            store.append(path, [])  # a file that is none is told now, not after the first hour
-        with closing(jobs(options)) as rows:  # type: ignore[type-var]
-            for row in rows:
-                measured += row.get("ms") is not None
-                print(line(row), flush=True)
-                if path is not None:
-                    store.append(path, [{**origin, "time": store.now(), **row}])
-    except store.StoreError as error:
-        print(f"bench jobs: --results: {error}", file=sys.stderr)
-        return 2
-    return 0 if measured else 1
-
-
-def line(row: Row) -> str:
-    """A row as one short line of text."""
-    head = f"{row['op']} {row['case']} {row['mode']} {row['provider']}"
-    if row.get("ms") is None:
-        return f"{head}: {row['note']}"
-    parts = [f"{row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})", f"{row['rate']:.4g} {row['unit']}"]
-    words = {"tflops": "{:.3g} TFLOP/s", "mfu": "MFU {:.1%}", "wait_share": "waiting {:.0%}", "peak_mib": "{:.0f} MiB"}
-    parts += [text.format(row[name]) for name, text in words.items() if row.get(name) is not None]
-    return f"{head}: {', '.join(parts)}"
+    writer = Writer(path, torch.device(options.device))
+    print(f"{writer.origin['device']}, torch {writer.origin['torch']}, commit {writer.origin['commit']}", flush=True)
+    if path is not None:
+        store.append(path, [])  # a file that is none is told now, not after the first hour
+    with closing(jobs(options)) as rows:  # type: ignore[type-var]
+        for row in rows:
+            writer(row)
+    return 0 if any("ms" in row for row in writer.rows) else 1
 
 
 def jobs(options: Options) -> Iterator[Row]:

@@ -12,6 +12,14 @@ from bench import store
 from bench.measure.peaks import DevicePeaks, measure_peaks
 
 Row = dict[str, Any]
+WORDS = {
+    "floor_share": "{:.0%} of the device peak",
+    "rate": "{:.4g} {unit}",
+    "mfu": "MFU {:.1%}",
+    "wait_share": "waiting {:.0%}",
+    "peak_mib": "{:.0f} MiB",
+    "error": "error {:.1e}",
+}
 SAME = ("commit", "device", "torch", "triton", "threads")
 
 
@@ -21,10 +29,7 @@ def line(row: Row) -> str:
     if row.get("ms") is None:
         return f"{head}: {row['note']}"
     parts = [f"{row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})"]
-    parts.append(f"{row['floor_share']:.0%} of the device peak")
-    for name, words in (("rate", "{:.3g} samples/s"), ("peak_mib", "{:.0f} MiB"), ("error", "error {:.1e}")):
-        if row.get(name) is not None:
-            parts.append(words.format(row[name]))
+    parts += [words.format(row[name], **row) for name, words in WORDS.items() if row.get(name) is not None]
     return f"{head}: {', '.join(parts)}{' (' + row['note'] + ')' if row.get('note') else ''}"
 
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from bench.__main__ import main as benchmark
 from bench.report import data
 from bench.report.charts import bars, roofline
 from bench.report.data import is_ours, newest, noise, primary, role
@@ -282,7 +283,7 @@ def test_what_cannot_be_reported_is_one_line_and_no_file(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     if rows is not None:
         append(tmp_path / "results.csv", rows)
-    assert main(["results.csv", "--out", "page.html", *options]) == 1
+    assert benchmark(["report", "results.csv", "--out", "page.html", *options]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

@@ -15,7 +15,8 @@ import torch
 import bench.jobs.pretraining
 import bench.jobs.run
 from bench import store
-from bench.jobs.model import config_of, pace
+from bench.__main__ import main as benchmark
+from bench.jobs.case import config_of, pace
 from bench.jobs.options import SIZES, JobError, Options, doubling, parse
 from bench.jobs.pretraining import Training, pretrain, read_records, summary
 from bench.jobs.reading import decode, embed, loader, shared
@@ -179,7 +180,8 @@ def test_the_command_line_appends_rows_and_survives_a_real_lack_of_memory(tmp_pa
 def test_a_file_that_is_no_results_file_is_left_alone(tmp_path, capsys):
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
-    assert main(["--only", "loss_memory", "--device", "cpu", "--size", "tiny", "--results", str(path)]) == 2
+    words = ["jobs", "--only", "loss_memory", "--device", "cpu", "--size", "tiny", "--results", str(path)]
+    assert benchmark(words) == 2
     assert "other.csv" in capsys.readouterr().err
     assert path.read_text() == "a,b\n1,2\n"
 
