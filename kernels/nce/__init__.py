@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ..registry import Call, dispatch, refuse_non_float, register
 from ..runtime import refuse_triton
 from . import op, reference
+from .reference import Rows
 
 __all__ = ["Rows", "nce"]
 
 register("nce", "triton", op.nce, refuse_triton)
 register("nce", "torch", reference.nce, refuse_non_float)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """L2-normalised embeddings of one modality in one batch, on this rank and on all ranks.
-
-    ``local`` (B, C, D) holds C candidates an item; ``all`` (B_all, C, D) the same rows of every rank in rank order.
-    The masks (B,) and (B_all,) are 1 for valid items and 0 for missing ones, or None.
-    """
-
-    local: Tensor
-    all: Tensor
-    mask: Tensor | None = None
-    mask_all: Tensor | None = None
 
 
 def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetric", backend: str = "auto") -> Tensor:

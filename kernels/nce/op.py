@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .reference import positive, scale
-
-if TYPE_CHECKING:
-    from . import Rows
+from .reference import Rows, positive, scale
 
 LN2 = math.log(2)
 

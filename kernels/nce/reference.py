@@ -1,4 +1,4 @@
-"""NCE and MIL-NCE in plain PyTorch.
+"""NCE and MIL-NCE in plain PyTorch, and the rows that they compare.
 
 Shapes: B local items, A items of all ranks, C and S candidates of the first and the second modality, D width, X all
 pairs of a local item with a candidate anywhere.
@@ -6,16 +6,26 @@ pairs of a local item with a candidate anywhere.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from . import Rows
-
 INVALID = 1e9  # subtracted from the similarity with an invalid item
+
+
+@dataclass(frozen=True)
+class Rows:
+    """L2-normalised embeddings of one modality in one batch, on this rank and on all ranks.
+
+    ``local`` (B, C, D) holds C candidates an item; ``all`` (B_all, C, D) the same rows of every rank in rank order.
+    The masks (B,) and (B_all,) are 1 for valid items and 0 for missing ones, or None.
+    """
+
+    local: Tensor
+    all: Tensor
+    mask: Tensor | None = None
+    mask_all: Tensor | None = None
 
 
 def nce(first: Rows, second: Rows, temperature: float, kind: str) -> Tensor:

@@ -74,7 +74,7 @@ def embed_clips(
         if not found:
             yield Embedded([], torch.empty(0, width_of(model.config, modality, space)), skipped)
             continue
-        x_BD = embed_windows(model, modality, batch["x"], space, windows)
+        x_BD = embed_inputs(model, modality, batch["x"], space, windows)
         good = torch.isfinite(x_BD).all(1)
         for number, fine in zip(found, good.tolist(), strict=True):
             if not fine:
@@ -85,7 +85,7 @@ def embed_clips(
         yield Embedded([n for n, fine in zip(found, good.tolist(), strict=True) if fine], x_BD[good], skipped)
 
 
-def embed_windows(model: VATT, modality: str, x: Tensor, space: str | None = None, windows: int = 1) -> Tensor:
+def embed_inputs(model: VATT, modality: str, x: Tensor, space: str | None = None, windows: int = 1) -> Tensor:
     """(B * V, ...) inputs of `VATT.forward`, the windows of an item in a row -> (B, D) float32 on the CPU.
 
     Raises:
@@ -126,7 +126,7 @@ def embed_sentences(
     ]
     if not has_word.any():
         return Embedded([], torch.empty(0, width_of(model.config, "text", space)), skipped)
-    x_BD = embed_windows(model, "text", ids_BW[has_word], space)
+    x_BD = embed_inputs(model, "text", ids_BW[has_word], space)
     return Embedded([n for n, has in zip(numbers, has_word.tolist(), strict=True) if has], x_BD, skipped)
 
 
@@ -251,7 +251,7 @@ def _shape(modality: str, spec: InputConfig) -> tuple[int, ...]:
 def _tensors(model: VATT, x: Tensor, modality: str, space: str | None, batch_size: int) -> Tensor:
     check_input(x, modality, model.config.input, modality)
     x = x if x.dtype == torch.uint8 else x.float()
-    parts = [embed_windows(model, modality, part, space) for part in x.split(batch_size)] if len(x) else []
+    parts = [embed_inputs(model, modality, part, space) for part in x.split(batch_size)] if len(x) else []
     found = torch.cat([torch.empty(0, width_of(model.config, modality, space)), *parts])
     _check_finite(found, [f"{modality}, item {number}" for number in range(len(x))])
     return found
