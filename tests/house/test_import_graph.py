@@ -1,10 +1,11 @@
 """No import goes in a circle: not at the top of a module, not inside a function, not under TYPE_CHECKING.
 
-An edge leads from a file to each module that any import statement in it names. ``from package import name`` leads to
-``package.name`` where that is a module, else to the package itself, that is its ``__init__.py``. Importing
-``package.module`` runs ``package/__init__.py`` too, but is no edge to it: a package whose front lists the names of its
-own modules would be a circle otherwise. What the front imports is drawn as its own edges, and a module that takes a
-name from its package's front while the front takes one from it is found.
+An edge leads from a file to each module that any import statement in it names: ``from package import name`` leads to
+``package.name`` where that is a module, else to the package itself, that is its ``__init__.py``. Whoever imports
+``package.module`` from outside the package runs the package's ``__init__.py`` first, so there is an edge to it, too.
+From inside the package there is none: its ``__init__.py`` is running or done by then, and a package whose
+``__init__.py`` lists names of its own modules would be a circle otherwise; a module that takes a name from there has
+the edge, and is found. Not seen are imports by a computed name (`importlib`), as of the names that ``vatt`` gives.
 """
 
 from __future__ import annotations
@@ -35,7 +36,19 @@ def modules(root: Path, layers: tuple[str, ...]) -> dict[str, Path]:
 
 def graph(root: Path, layers: tuple[str, ...]) -> Graph:
     known = modules(root, layers)
-    return {name: set(_imports(name, path, known)) - {name} for name, path in known.items()}
+    edges: Graph = {}
+    for name, path in known.items():
+        named = set(_imports(name, path, known))
+        packages = {package for other in named for package in _above(other) if package in known}
+        outside = {package for package in packages if not f"{name}.".startswith(f"{package}.")}
+        edges[name] = (named | outside) - {name}
+    return edges
+
+
+def _above(name: str) -> list[str]:
+    """The packages that a module is in."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _imports(name: str, path: Path, known: dict[str, Path]):
@@ -108,6 +121,8 @@ TOY = {
     "vatt/rooms/a.py": "import math\nfrom . import b",
     "vatt/rooms/b.py": "",
     "vatt/rooms/c.py": "from vatt.rooms import b\nimport vatt.rooms.a",
+    "vatt/halls/__init__.py": "from vatt.rooms.b import name",
+    "vatt/halls/x.py": "",
 }
 
 
@@ -117,8 +132,10 @@ TOY = {
         ("vatt/rooms/b.py", "def late():\n    from vatt.rooms.a import name", ["vatt.rooms.a", "vatt.rooms.b"]),
         ("vatt/rooms/b.py", "if TYPE_CHECKING:\n    from .a import name", ["vatt.rooms.a", "vatt.rooms.b"]),
         ("vatt/rooms/b.py", "import vatt.rooms.c", ["vatt.rooms.a", "vatt.rooms.b", "vatt.rooms.c"]),
-        # a name of the package's front, which takes one of a
+        # a name of rooms/__init__.py, which takes one of a
         ("vatt/rooms/b.py", "from vatt.rooms import name", ["vatt.rooms", "vatt.rooms.a", "vatt.rooms.b"]),
+        # halls/__init__.py runs before halls/x.py, and takes a name of b, for which rooms/__init__.py runs first
+        ("vatt/rooms/b.py", "from vatt.halls.x import y", ["vatt.halls", "vatt.rooms", "vatt.rooms.a", "vatt.rooms.b"]),
         ("kernels/op.py", "def f():\n    from . import op2", ["vatt.kernels.op", "vatt.kernels.op2"]),
         ("kernels/op.py", "def f():\n    from .op2 import g", ["vatt.kernels.op", "vatt.kernels.op2"]),
     ],
