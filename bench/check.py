@@ -22,7 +22,7 @@ import torch
 
 from bench import store
 from bench.cases import OPS, SEARCH_SPACES, TARGETS, cases
-from bench.cases.case import Target
+from bench.cases.base import Target
 from bench.checks import correctness
 from bench.measure.peaks import DATASHEET
 from bench.measure.process import ProcessFailed, running

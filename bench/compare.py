@@ -288,11 +288,7 @@ def compare(options: argparse.Namespace, request: Request, selection: Selection)
         raise UserError(f"--case {options.case!r} and --provider match nothing; see --list")
     settings = dict(device=options.device, threads=options.threads, request=asdict(request))
     commit = resolve(options.base)
-    with (
-        checkout(commit) as folder,
-        side("this tree", ROOT, settings) as new,
-        side("base", folder, settings) as base,
-    ):
+    with checkout(commit) as folder, side("this tree", ROOT, settings) as new, side("base", folder, settings) as base:
         head = f"this tree against {commit[:12]}, {options.rounds} rounds in turns, threshold {options.threshold:.0%}"
         print(head, flush=True)
         return _compare(Comparison(new, base, options, commit), work)

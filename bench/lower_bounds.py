@@ -1,7 +1,7 @@
 """``python -m bench lower-bounds``: the least time of each operation at each real shape, as a table of Markdown.
 
 The larger of two times: the operations over the rate of a large matrix product, and the bytes over the rate of a large
-copy (`bench.cases.case`, `bench.measure.peaks`). What was predicted from them stands in bench/LOG.md.
+copy (`bench.cases.base`, `bench.measure.peaks`). What was predicted from them stands in bench/LOG.md.
 """
 
 from __future__ import annotations

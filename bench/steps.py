@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines.models import models
-from bench.cases.case import Cost
+from bench.cases.base import Cost
 from bench.measure.session import BOTH, FORWARD, STEP, Prepared, Subject
 from bench.measure.timing import synchronize
 from vatt.analysis.flops import train_flops_per_sample

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import OPS, cases
-from bench.cases.case import AUTO, OURS, TORCH, Case, Leaves, Problem
+from bench.cases.base import AUTO, OURS, TORCH, Case, Leaves, Problem
 from bench.checks.correctness import WIDER, evaluate, largest_error, rates
 from bench.measure.session import BOTH, FORWARD, Prepared, Subject
 from bench.measure.timing import reason, synchronize

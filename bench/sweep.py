@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from bench.cases import SEARCH_SPACES, cases
-from bench.cases.case import ARCH, DROPOUT, Case, Problem, SearchSpace
+from bench.cases.base import ARCH, DROPOUT, Case, Problem, SearchSpace
 from bench.checks.correctness import error, named
 from bench.measure.timing import DeviceLost, limited, measure, reason, synchronize, tidy
 from bench.store import Table

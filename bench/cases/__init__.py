@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.cases import attention, block, mlp, nce, norm, patch_embed
-from bench.cases.case import Case, Compilation, SearchSpace, Target
+from bench.cases.base import Case, Compilation, SearchSpace, Target
 
 _OPERATIONS = (patch_embed, attention, block, nce, norm, mlp)
 

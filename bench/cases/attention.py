@@ -6,36 +6,14 @@ gradients into one: kinder to it than the models are, which project all three at
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.cases.case import (
-    ARCH,
-    COMPILE,
-    MMA,
-    OURS,
-    TENSOR_CORES,
-    TORCH,
-    Baseline,
-    Call,
-    Case,
-    Compilation,
-    Cost,
-    Draw,
-    Expect,
-    Leaves,
-    Problem,
-    SearchSpace,
-    Target,
-    compiled,
-    meta,
-    meta_seed,
-    ours,
-)
+from bench.cases import base
+from bench.cases.base import ARCH, TORCH, Baseline, Call, Case, Cost, Draw, Expect, Leaves, Problem, SearchSpace, meta
 from vatt.kernels import attention, packed_attention
 from vatt.kernels.attention.varlen import Segments, tokens
 from vatt.kernels.registry import backends
@@ -58,7 +36,7 @@ class Attention(Case):
     def scale(self) -> float:
         return 1.0 if self.text else self.head_dim**-0.5
 
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+    def inputs(self, draw: Draw) -> base.Inputs:
         B, N, H, E = self.batch, self.length, self.heads, self.head_dim
         # Queries and keys of a size that gives scores of variance 1 before the bias, whatever the scale.
         sizes = torch.tensor([(E**-0.5 / self.scale) ** 0.5] * 2 + [1.0], device=draw.device)[None, :, None, None]
@@ -82,13 +60,15 @@ class Attention(Case):
 
     def baselines(self) -> dict[str, Baseline]:
         # Compiled from the call that can be traced whole.
-        found = super().baselines() | {COMPILE: compiled(_apart(TORCH))}
-        known = {op: [name for name in backends(op) if name not in (OURS, TORCH)] for op in ("packed_attention", OP)}
-        found |= {name: Baseline(ours(name), "kernels") for name in known["packed_attention"]}
+        found = super().baselines() | {base.COMPILE: base.compiled(_apart(TORCH))}
+        known = {
+            op: [name for name in backends(op) if name not in (base.OURS, TORCH)] for op in ("packed_attention", OP)
+        }
+        found |= {name: Baseline(base.ours(name), "kernels") for name in known["packed_attention"]}
         return found | {f"{name} apart": Baseline(_apart(name), "kernels") for name in known[OP]}
 
 
-def _apart(name: str) -> Callable[[Problem, float], tuple[Call, Leaves]]:
+def _apart(name: str) -> base.Make:
     def make(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
         case, mask = problem.case, problem.fixed["mask"]
         assert isinstance(case, Attention)
@@ -132,7 +112,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
 }
 _LONG = ("video_785_h12", "audio_601_h12", "finetune_3201_h12")
-TARGETS = (Target("at least the best peer", _LONG, 1.0, ("*",), but=(f"{OURS}*", TORCH, f"{COMPILE}*")),)
+TARGETS = (base.Target("at least the best peer", _LONG, 1.0, ("*",), but=(f"{base.OURS}*", TORCH, f"{base.COMPILE}*")),)
 
 _GRID = ((64, 128), (32, 64, 128), (4, 8), (2, 3))
 _SHORT_GRID, _TEXT = ((32, 64), (16, 32), (1, 2, 4), (1, 2)), ("text_17_h8",)
@@ -146,32 +126,32 @@ SEARCH_SPACES = (
 )
 
 _EXPECT = {
-    "attention_forward": Expect(TENSOR_CORES),
-    "attention_backward_queries": Expect(TENSOR_CORES),
+    "attention_forward": Expect(base.TENSOR_CORES),
+    "attention_backward_queries": Expect(base.TENSOR_CORES),
     # Two numbers a query row, which every thread reads for itself: narrow, but from the L1 cache.
-    "attention_backward_keys": Expect(TENSOR_CORES, wide=0),
+    "attention_backward_keys": Expect(base.TENSOR_CORES, wide=0),
 }
 # 17 tokens: a program reads 2 KB of each tensor once, and the bias and mask beside it, which are narrow.
-_EXPECT_SHORT = dict.fromkeys((*_EXPECT, "attention_backward_bias"), Expect(MMA, wide=0))
+_EXPECT_SHORT = dict.fromkeys((*_EXPECT, "attention_backward_bias"), Expect(base.MMA, wide=0))
 
 
 def _compile(
     name: str, segments: Segments, heads: int = 12, head_dim: int = 64, p: float = 0.1, masked: bool = False
-) -> Compilation:
+) -> base.Compilation:
     text = name == "sentences"
 
     def run() -> None:
         from vatt.kernels.attention import triton_launch
 
         T, N = tokens(segments), segments[0][1]
-        qkv, seed, scale = meta(T, 3, heads, head_dim), meta_seed(p), head_dim**-0.5
+        qkv, seed, scale = meta(T, 3, heads, head_dim), base.meta_seed(p), head_dim**-0.5
         mask = meta(T, dtype=torch.uint8) if masked else None
         bias = meta(heads, N, N) if text else None
         flags = [masked] * len(segments)
         out, lse = triton_launch.forward(qkv, segments, flags, mask, bias, seed, scale, p)
         triton_launch.backward(meta(T, heads, head_dim), qkv, out, lse, segments, flags, mask, bias, seed, scale, p)
 
-    return Compilation(OP, name, run, _EXPECT_SHORT if text else _EXPECT)
+    return base.Compilation(OP, name, run, _EXPECT_SHORT if text else _EXPECT)
 
 
 COMPILATIONS = (

@@ -17,23 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines.packages import need
-from bench.cases.case import (
-    COMPILE,
-    OURS,
-    TORCH,
-    Baseline,
-    Call,
-    Case,
-    Compilation,
-    Cost,
-    Draw,
-    Leaves,
-    Problem,
-    SearchSpace,
-    Target,
-    compiled,
-    ours,
-)
+from bench.cases import base
+from bench.cases.base import COMPILE, OURS, TORCH, Baseline, Call, Case, Cost, Draw, Leaves, Problem, Target, ours
 from vatt.models.config import TransformerConfig
 from vatt.models.transformer import EncoderLayer
 
@@ -62,7 +47,7 @@ class Block(Case):
             layer.attention.backend = attention
         return layer
 
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+    def inputs(self, draw: Draw) -> base.Inputs:
         B, N, D = self.batch, self.length, self.width
         leaves = {"stream": draw.leaf(B, N, D), "update": draw.leaf(B, N, D)}
         for name, x in self.layer(TORCH, 0.0).named_parameters():  # like a trained layer, so biases are not zeros
@@ -98,7 +83,7 @@ class Block(Case):
             TIMM: Baseline(partial(_foreign, _timm_block, 1)),
             LAYER: Baseline(partial(_foreign, _torch_layer, 2)),
         }
-        return found | {f"{COMPILE}+sdpa": compiled(ours(f"{TORCH}+sdpa"))}
+        return found | {f"{COMPILE}+sdpa": base.compiled(ours(f"{TORCH}+sdpa"))}
 
     def expected(self, outputs: tuple[Tensor, ...], want: Leaves) -> list[Tensor]:
         return [want["stream"] + want["update"]] if len(outputs) == 1 else list(want.values())
@@ -170,8 +155,8 @@ TARGETS = (
     Target("at least 1.6x eager", _VIDEO, 1.6, (TORCH,)),
     Target("at least 1.2x torch.compile", _VIDEO, 1.2, (COMPILE,)),
     Target("at least 1.6x eager, same attention", _VIDEO, 1.6, (f"{TORCH}+sdpa",), ours=_SDPA),
-    Target("at least 1.2x compiled, same attention", _VIDEO, 1.2, (f"{COMPILE}+sdpa",), ours=_SDPA),
+    Target("at least 1.2x base.compiled, same attention", _VIDEO, 1.2, (f"{COMPILE}+sdpa",), ours=_SDPA),
 )
 # Its kernels are those of the other operations.
-SEARCH_SPACES: tuple[SearchSpace, ...] = ()
-COMPILATIONS: tuple[Compilation, ...] = ()
+SEARCH_SPACES: tuple[base.SearchSpace, ...] = ()
+COMPILATIONS: tuple[base.Compilation, ...] = ()

@@ -10,24 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.cases.case import (
-    ARCH,
-    OURS,
-    PRODUCT_GRID,
-    PROGRAMS_GRID,
-    TENSOR_CORES,
-    Call,
-    Case,
-    Compilation,
-    Cost,
-    Draw,
-    Expect,
-    Leaves,
-    SearchSpace,
-    Target,
-    meta,
-    meta_seed,
-)
+from bench.cases import base
+from bench.cases.base import ARCH, OURS, Call, Case, Compilation, Cost, Draw, Expect, Leaves, SearchSpace, Target, meta
 from vatt.kernels import mlp
 
 OP = "mlp"
@@ -43,7 +27,7 @@ class Mlp(Case):
     rows: int
     width: int
 
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+    def inputs(self, draw: Draw) -> base.Inputs:
         R, D, M = self.rows, self.width, 4 * self.width
         leaves = {
             "x": draw.leaf(R, D),
@@ -79,8 +63,10 @@ TARGETS: tuple[Target, ...] = ()
 _ELEMENTS_GRID = ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,))
 SEARCH_SPACES = (
     SearchSpace(OP, "elements", "ELEMENTWISE_CONFIG", (), _ELEMENTS_GRID, ("video_768",)),
-    SearchSpace(OP, "programs", "PROGRAMS", (ARCH,), PROGRAMS_GRID, ("video_768", "video_1024")),
-    SearchSpace(OP, "product", "PRODUCT_CONFIGS", (ARCH,), PRODUCT_GRID, ("video_768",), backward=False, backend=GEMM),
+    SearchSpace(OP, "programs", "PROGRAMS", (ARCH,), base.PROGRAMS_GRID, ("video_768", "video_1024")),
+    SearchSpace(
+        OP, "product", "PRODUCT_CONFIGS", (ARCH,), base.PRODUCT_GRID, ("video_768",), backward=False, backend=GEMM
+    ),
 )
 
 
@@ -89,13 +75,13 @@ def _compile(width: int) -> Compilation:
         from vatt.kernels.mlp import triton_launch
 
         rows, inner, p = 64 * 785, 4 * width, 0.1
-        x, bias, seed = meta(rows, inner), meta(inner), meta_seed(p)
+        x, bias, seed = meta(rows, inner), meta(inner), base.meta_seed(p)
         triton_launch.forward(x, bias, seed, p)
         triton_launch.backward(x, x, bias, seed, p)
         triton_launch.linear_forward(meta(rows, width), meta(inner, width), bias, seed, p)
 
     elements = {"bias_gelu_forward": Expect(), "bias_gelu_backward": Expect()}
-    return Compilation(OP, f"video_{width}", run, elements | {"linear_gelu_forward": Expect(TENSOR_CORES)})
+    return Compilation(OP, f"video_{width}", run, elements | {"linear_gelu_forward": Expect(base.TENSOR_CORES)})
 
 
 COMPILATIONS = tuple(_compile(width) for width in (768, 1024))

@@ -15,27 +15,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bench.baselines.packages import need
-from bench.cases.case import (
-    ARCH,
-    COMPILE,
-    OURS,
-    PROGRAMS_GRID,
-    TENSOR_CORES,
-    TORCH,
-    Baseline,
-    Call,
-    Case,
-    Compilation,
-    Cost,
-    Draw,
-    Expect,
-    Leaves,
-    Problem,
-    SearchSpace,
-    Target,
-    compiled,
-    meta,
-)
+from bench.cases import base
+from bench.cases.base import ARCH, OURS, Baseline, Call, Case, Cost, Draw, Leaves, Problem, SearchSpace, Target, meta
 from vatt.kernels.nce import Rows, nce
 
 OP = "nce"
@@ -54,7 +35,7 @@ class Nce(Case):
     width: int
     temperature: float = 0.07
 
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+    def inputs(self, draw: Draw) -> base.Inputs:
         """Texts lie near their video, so that the loss is neither chance nor zero. Local and gathered rows are leaves
         of their own, as they are on several ranks."""
         V, C, D = self.videos, self.candidates, self.width
@@ -102,7 +83,7 @@ class Nce(Case):
     def baselines(self) -> dict[str, Baseline]:
         found = super().baselines() | {OPEN_CLIP: Baseline(_open_clip, same=False), SLICES: Baseline(_in_slices)}
         found[CLIP] = Baseline(_package, same=False)
-        return found | {f"{COMPILE} of open_clip": compiled(_open_clip, same=False)}
+        return found | {f"{base.COMPILE} of open_clip": base.compiled(_open_clip, same=False)}
 
 
 def _gathered(problem: Problem) -> tuple[Nce, Leaves]:
@@ -145,7 +126,7 @@ def _in_slices(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
     """Plain PyTorch where the whole matrix does not fit: slices of the items, computed again in the backward pass."""
     case = problem.case
     assert isinstance(case, Nce)
-    calls = [problem.call(TORCH, items=items) for items in case.slices]
+    calls = [problem.call(base.TORCH, items=items) for items in case.slices]
     return lambda: (torch.cat([checkpoint(call, use_reentrant=False)[0] for call in calls]),), problem.leaves
 
 
@@ -184,13 +165,13 @@ SEARCH_SPACES = (
     _space("forward", True, _F32_CASES, (64, 128), (32, 64, 128), (32, 64), (0,), (4, 8), (1, 2)),
     _space("gradient", False, _BF16_CASES, (64, 128), (32, 64), (32, 64), (128, 256), (4, 8), (1, 2)),
     _space("gradient", True, _F32_CASES, (32, 64, 128), (32, 64), (32,), (64, 128), (4, 8), (1, 2)),
-    SearchSpace(OP, "splits", "PROGRAMS", (ARCH,), PROGRAMS_GRID, ("mil_4096x5_f32",)),
+    SearchSpace(OP, "splits", "PROGRAMS", (ARCH,), base.PROGRAMS_GRID, ("mil_4096x5_f32",)),
 )
 
 
 def _compile(
     name: str, queries: int, keys: int, width: int, masked: bool, dtype: torch.dtype, of: str = ""
-) -> Compilation:
+) -> base.Compilation:
     """The forward kernel, or that of the gradient ``of`` queries or keys."""
 
     def run() -> None:
@@ -206,7 +187,7 @@ def _compile(
 
     label = f"{name}_{str(dtype).removeprefix('torch.')}"
     kernel = f"similarity_lse_{'gradient' if of else 'forward'}"
-    return Compilation(OP, f"{label}_{of}" if of else label, run, {kernel: Expect(TENSOR_CORES)})
+    return base.Compilation(OP, f"{label}_{of}" if of else label, run, {kernel: base.Expect(base.TENSOR_CORES)})
 
 
 # Single precision is what the loss runs in: the embeddings are normalised in it.

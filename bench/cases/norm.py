@@ -10,21 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.baselines.packages import need
-from bench.cases.case import (
-    Baseline,
-    Call,
-    Case,
-    Compilation,
-    Cost,
-    Draw,
-    Expect,
-    Leaves,
-    Problem,
-    SearchSpace,
-    Target,
-    meta,
-    meta_seed,
-)
+from bench.cases import base
+from bench.cases.base import Baseline, Call, Case, Compilation, Cost, Draw, Expect, Leaves, Problem, SearchSpace, meta
 from vatt.kernels import layer_norm, rms_norm
 
 OP = "norm"
@@ -43,7 +30,7 @@ class Norm(Case):
     width: int
     centred: bool = True
 
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+    def inputs(self, draw: Draw) -> base.Inputs:
         R, D = self.rows, self.width
         leaves = {"x": draw.leaf(R, D), "residual": draw.leaf(R, D, mean=0.2)}
         leaves["weight"] = draw.leaf(D, std=0.2, mean=1.0)
@@ -114,7 +101,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         Norm(name="rms", rows=5, width=16, centred=False, tiny=True, **_F32),
     ),
 }
-TARGETS: tuple[Target, ...] = ()
+TARGETS: tuple[base.Target, ...] = ()
 
 SEARCH_SPACES = (
     SearchSpace(OP, "forward", "forward_config", (), ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
@@ -126,7 +113,7 @@ def _compile(rows: int, width: int, centred: bool) -> Compilation:
     def run() -> None:
         from vatt.kernels.norm import triton_launch
 
-        x, residual, weight, seed = meta(rows, width), meta(rows, width), meta(width), meta_seed(0.1)
+        x, residual, weight, seed = (meta(rows, width), meta(rows, width), meta(width), base.meta_seed(0.1))
         bias = meta(width) if centred else None
         total, normed, mean, rstd = triton_launch.forward(x, residual, weight, bias, seed, 1e-6, 0.1)
         triton_launch.backward(total, normed, total, weight, mean if centred else None, rstd, seed, 0.1)

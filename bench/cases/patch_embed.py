@@ -17,28 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.baselines.packages import need
-from bench.cases.case import (
-    ARCH,
-    COMPILE,
-    PRODUCT_GRID,
-    PROGRAMS_GRID,
-    TENSOR_CORES,
-    TORCH,
-    Baseline,
-    Call,
-    Case,
-    Compilation,
-    Cost,
-    Draw,
-    Expect,
-    Leaves,
-    Problem,
-    SearchSpace,
-    Target,
-    compiled,
-    meta,
-    meta_seed,
-)
+from bench.cases import base
+from bench.cases.base import ARCH, Baseline, Call, Case, Cost, Draw, Expect, Leaves, Problem, SearchSpace, Target, meta
 from vatt.kernels import patch_embed
 from vatt.kernels.patch_embed.reference import normalise_uint8
 
@@ -66,7 +46,7 @@ class PatchEmbed(Case):
         N = math.prod(size // side for size, side in zip(self.signal[1:], self.patch, strict=False))
         return N, math.prod(self.patch) * (3 if self.pixels else 1)
 
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+    def inputs(self, draw: Draw) -> base.Inputs:
         (N, P), D = self.sizes, self.width
         if self.pixels:
             x = draw.integers(0, 256, *self.signal, dtype=torch.uint8)
@@ -98,7 +78,7 @@ class PatchEmbed(Case):
     def baselines(self) -> dict[str, Baseline]:
         found = super().baselines() | {GATHER: Baseline(_gather), CONV: Baseline(_conv_then_drop)}
         found[TIMM] = Baseline(_timm, same=False)  # it chooses its own patches
-        return found | {f"{COMPILE} of gather": compiled(_gather)}
+        return found | {f"{base.COMPILE} of gather": base.compiled(_gather)}
 
 
 def _with_token(tokens: Tensor, token: Tensor) -> Tensor:
@@ -201,29 +181,29 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
 }
 TARGETS = (
-    Target("at least 4x eager", ("video_768",), 4.0, (TORCH,)),
-    Target("at least 2x torch.compile", ("video_768",), 2.0, (COMPILE,)),
+    Target("at least 4x eager", ("video_768",), 4.0, (base.TORCH,)),
+    Target("at least 2x torch.compile", ("video_768",), 2.0, (base.COMPILE,)),
     Target("at least 1.2x gather + cuBLAS", ("video_768",), 1.2, (GATHER,)),
     Target("at least 70% of the floor's rate", ("video_768",), 0.7, measure="floor_share"),
 )
 
 _WIDTHS = ("video_768", "video_1024")
 SEARCH_SPACES = (
-    SearchSpace(OP, "forward", "FORWARD_CONFIGS", (ARCH,), PRODUCT_GRID, _WIDTHS, backward=False),
-    SearchSpace(OP, "weight", "WEIGHT_CONFIGS", (ARCH,), PRODUCT_GRID, _WIDTHS),
-    SearchSpace(OP, "splits", "PROGRAMS", (ARCH,), PROGRAMS_GRID, _WIDTHS),
+    SearchSpace(OP, "forward", "FORWARD_CONFIGS", (ARCH,), base.PRODUCT_GRID, _WIDTHS, backward=False),
+    SearchSpace(OP, "weight", "WEIGHT_CONFIGS", (ARCH,), base.PRODUCT_GRID, _WIDTHS),
+    SearchSpace(OP, "splits", "PROGRAMS", (ARCH,), base.PROGRAMS_GRID, _WIDTHS),
 )
 
 # Indices of patches, 8 bytes, are read by every thread for its rows; position rows come in the layout of the product.
 _EXPECT = {
-    "patch_embed_forward": Expect(TENSOR_CORES, wide=0.5),
+    "patch_embed_forward": Expect(base.TENSOR_CORES, wide=0.5),
     "patch_embed_dropped": Expect(),
-    "patch_embed_weight": Expect(TENSOR_CORES, wide=0.5),
+    "patch_embed_weight": Expect(base.TENSOR_CORES, wide=0.5),
     "patch_embed_positions": Expect(wide=0.4),
 }
 
 
-def _compile(name: str, case: Case, per_item: bool = False) -> Compilation:
+def _compile(name: str, case: Case, per_item: bool = False) -> base.Compilation:
     """``per_item``: each item of the batch keeps other patches."""
     assert isinstance(case, PatchEmbed)
 
@@ -233,13 +213,13 @@ def _compile(name: str, case: Case, per_item: bool = False) -> Compilation:
         (N, P), B, K, D, patch, p = case.sizes, case.signal[0], case.kept, case.width, list(case.patch), 0.1
         x = meta(*case.signal, dtype=torch.uint8 if case.pixels else torch.float32)
         kept = meta(*((B, K) if per_item else (K,)), dtype=torch.int64)
-        weight, bias, positions, token, seed = meta(D, P), meta(D), meta(N, D), meta(D), meta_seed(p)
+        weight, bias, positions, token, seed = (meta(D, P), meta(D), meta(N, D), meta(D), base.meta_seed(p))
         out = triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
         grad = triton_launch.dropped(out, 1, seed, p)
         triton_launch.weight_gradient(grad, x, patch, kept, 1)
         triton_launch.positions_gradient(grad, N, kept, 1)
 
-    return Compilation(OP, name, run, _EXPECT)
+    return base.Compilation(OP, name, run, _EXPECT)
 
 
 _GPU = {case.name: case for case in CASES["gpu"]}

@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -29,7 +29,7 @@ from rich.table import Table
 
 from bench import ROOT, store
 from bench.cases import COMPILATIONS
-from bench.cases.case import ARCHITECTURES, Compilation, Expect
+from bench.cases.base import ARCHITECTURES, Compilation
 from vatt.errors import UserError
 from vatt.kernels.runtime import interpreting, recording, triton_installed
 
@@ -53,40 +53,17 @@ class CompilationError(UserError):
     """A case that cannot be compiled, or that launches other kernels than it says."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One kernel of one case on one architecture; the fields are the columns of compiled.csv.
-
-    ``shared`` in bytes a block, ``tensor_memory`` in columns (512 on sm_100), ``matrix`` joins the instructions found
-    with "+", ``accesses`` counts the accesses of global memory in the code by their bytes a thread, and
-    ``occupancy_warps`` is an upper bound for the warps of a multiprocessor (64), from registers and memory.
-    """
-
-    op: str
-    case: str
-    kernel: str
-    arch: str
-    registers: int
-    spill_stores: int
-    spill_loads: int
-    stack: int
-    shared: int
-    shared_limit: int
-    tensor_memory: int
-    num_warps: int
-    num_stages: int
-    threads: int
-    matrix: str
-    wgmma_serialized: int
-    widest_access: int
-    wide_accesses: int
-    accesses: str
-    occupancy_warps: int
-    triton: str
-    launch: str
+_COLUMNS = (
+    "op case kernel arch registers spill_stores spill_loads stack shared shared_limit tensor_memory num_warps "
+    "num_stages threads matrix wgmma_serialized widest_access wide_accesses accesses occupancy_warps triton launch"
+)
+COLUMNS = tuple(_COLUMNS.split())
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+class Row(SimpleNamespace):
+    """One kernel of one case on one architecture: COLUMNS. ``shared`` in bytes a block, ``tensor_memory`` in columns
+    (512 on sm_100), ``matrix`` joins the instructions found with "+", ``accesses`` counts the accesses of global memory
+    in the code by their bytes a thread, ``occupancy_warps``: at most so many warps fit on a multiprocessor (64)."""
 
 
 class Launch(NamedTuple):
@@ -123,25 +100,25 @@ def launches(case: Compilation, arch: str) -> list[Launch]:
 
 
 def compile_case(case: Compilation, arch: str) -> list[Row]:
-    """Compiles every launch of the case for ``arch``; one row each.
-
-    Raises:
-        CompilationError: as `launches`, or Triton or ptxas refuse a kernel.
-    """
-    if interpreting():
-        raise CompilationError("TRITON_INTERPRET is set, so there is nothing to compile: unset it")
+    """Compiles every launch of the case for ``arch``; one row each. Raises CompilationError, also where Triton or ptxas
+    refuse a kernel."""
+    _refuse()
     rows: list[Row] = []
     for launch in launches(case, arch):
         try:
-            compiled, report = _compile(launch, arch)
-            row = _row(case, launch, arch, compiled, report)
+            row = _row(case, launch, arch)
         except Exception as error:  # any, for the compiler raises what it likes: say which kernel it was
-            raise CompilationError(
-                f"{case.op} {case.name} {launch.name} {arch}: {type(error).__name__}: {error}"
-            ) from error
-        if row not in rows:
-            rows.append(row)
+            what = f"{case.op} {case.name} {launch.name} {arch}"
+            raise CompilationError(f"{what}: {type(error).__name__}: {error}") from error
+        rows += [] if row in rows else [row]
     return rows
+
+
+def _refuse() -> None:
+    if interpreting():
+        raise CompilationError("TRITON_INTERPRET is set, so there is nothing to compile: unset it")
+    if not triton_installed():
+        raise CompilationError("Triton is not installed (pip install 'triton>=3.6')")
 
 
 class _Driver:
@@ -179,45 +156,33 @@ def _pretending(arch: str) -> Iterator[None]:
         driver._active = before
 
 
-def _compile(launch: Launch, arch: str) -> tuple[Any, str]:
-    with _pretending(arch), redirect_stdout(io.StringIO()) as printed:
-        compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.meta)
-    return compiled, _reports.setdefault(compiled.hash, printed.getvalue())
-
-
-def _row(case: Compilation, launch: Launch, arch: str, compiled: Any, report: str) -> Row:
+def _row(case: Compilation, launch: Launch, arch: str) -> Row:
     import triton
 
-    ptx, metadata = compiled.asm["ptx"], compiled.metadata
-    frames, registers = _FRAME.findall(report), re.findall(r"Used (\d+) registers", report)
+    with _pretending(arch), redirect_stdout(io.StringIO()) as printed:
+        compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.meta)
+    report = _reports.setdefault(compiled.hash, printed.getvalue())
+    ptx, meta = compiled.asm["ptx"], compiled.metadata
+    frames = [tuple(map(int, found)) for found in _FRAME.findall(report)]
+    registers = [int(found) for found in re.findall(r"Used (\d+) registers", report)]
     if not frames or not registers:
         raise CompilationError(f"Triton printed no report of ptxas, but {report!r}")
-    used, widths = max(map(int, registers)), access_widths(ptx)
+    widths = access_widths(ptx)
     size = re.search(r"\.(?:req|max)ntid\s+([\d, ]+)", ptx)
-    threads = math.prod(map(int, size[1].split(","))) if size else 32 * metadata.num_warps
+    threads = math.prod(map(int, size[1].split(","))) if size else 32 * meta.num_warps
     return Row(
-        op=case.op,
-        case=case.name,
-        kernel=launch.name,
-        arch=arch,
-        registers=used,
-        spill_stores=sum(int(stores) for _, stores, _ in frames),
-        spill_loads=sum(int(loads) for _, _, loads in frames),
-        stack=max(int(stack) for stack, _, _ in frames),
-        shared=metadata.shared,
-        shared_limit=SHARED[arch][0],
-        tensor_memory=metadata.tmem_size,
-        num_warps=metadata.num_warps,
-        num_stages=metadata.num_stages,
-        threads=threads,
+        **dict(op=case.op, case=case.name, kernel=launch.name, arch=arch, triton=triton.__version__),
+        **dict(registers=max(registers), stack=max(stack for stack, _, _ in frames), threads=threads),
+        spill_stores=sum(stores for _, stores, _ in frames),
+        spill_loads=sum(loads for _, _, loads in frames),
+        **dict(shared=meta.shared, shared_limit=SHARED[arch][0], tensor_memory=meta.tmem_size),
+        **dict(num_warps=meta.num_warps, num_stages=meta.num_stages, launch=launch.constants),
         matrix="+".join(name for name, pattern in MATRIX.items() if re.search(pattern, ptx)) or "none",
         wgmma_serialized=int("wgmma.mma_async instructions are serialized" in report),
         widest_access=max(widths, default=0),
         wide_accesses=sum(count for width, count in widths.items() if width >= WIDE),
         accesses=" ".join(f"{width}:{widths[width]}" for width in sorted(widths, reverse=True)),
-        occupancy_warps=occupancy(used, threads, metadata.shared, metadata.tmem_size, arch),
-        triton=triton.__version__,
-        launch=launch.constants,
+        occupancy_warps=occupancy(max(registers), threads, meta.shared, meta.tmem_size, arch),
     )
 
 
@@ -237,43 +202,32 @@ def occupancy(registers: int, threads: int, shared: int, tensor_memory: int, arc
     return warps * min(blocks, 512 // tensor_memory if tensor_memory else blocks)
 
 
-def problems(row: Row, expect: Expect) -> list[str]:
-    """What is wrong with a compiled kernel; empty if nothing is."""
-    found = []
-    if row.spill_stores or row.spill_loads:
-        found.append(f"spills: {row.spill_stores} bytes of stores, {row.spill_loads} bytes of loads")
-    if row.shared > row.shared_limit:
-        found.append(f"shared memory: {row.shared} bytes, the chip has {row.shared_limit}")
-    if row.tensor_memory > 512:
-        found.append(f"tensor memory: {row.tensor_memory} columns, the chip has 512")
-    if row.wgmma_serialized:
-        found.append("ptxas serialized the wgmma instructions")
-    allowed = expect.matrix[row.arch] if expect.matrix is not None else ("none",)
-    if not set(row.matrix.split("+")) <= set(allowed):
-        found.append(f"matrix instruction: {row.matrix}, expected {' or '.join(allowed)}")
-    if _wide_share(row.accesses) < expect.wide:
-        found.append(f"narrow accesses of global memory (bytes:count): {row.accesses}")
-    return [f"{row.op} {row.case} {row.kernel} {row.arch}: {text}" for text in found]
-
-
-def _wide_share(accesses: str) -> float:
-    """The share of the bytes that accesses of 16 bytes move."""
-    counts = [(int(width), int(count)) for width, _, count in (part.partition(":") for part in accesses.split())]
-    moved = sum(width * count for width, count in counts)
-    return sum(width * count for width, count in counts if width >= WIDE) / moved if moved else 0.0
-
-
 def check(rows: Iterable[Row], cases: Iterable[Compilation] = COMPILATIONS) -> list[str]:
-    """The problems of all rows, by the expectations of their cases."""
-    expect = {(case.op, case.name): case.expect for case in cases}
-    return [text for row in rows for text in problems(row, expect[row.op, row.case][row.kernel])]
+    """What is wrong with the compiled kernels, by the expectations of their cases; empty if nothing is."""
+    known = {(case.op, case.name): case.expect for case in cases}
+    found = []
+    for row in rows:
+        expect = known[row.op, row.case][row.kernel]
+        allowed = expect.matrix[row.arch] if expect.matrix is not None else ("none",)
+        widths = [[int(number) for number in part.split(":")] for part in row.accesses.split()]
+        moved, wide = (sum(width * count for width, count in widths if width >= least) for least in (0, WIDE))
+        spilled, used = row.spill_stores or row.spill_loads, set(row.matrix.split("+"))
+        faults = {
+            f"spills: {row.spill_stores} bytes of stores, {row.spill_loads} bytes of loads": spilled,
+            f"shared memory: {row.shared} bytes, the chip has {row.shared_limit}": row.shared > row.shared_limit,
+            f"tensor memory: {row.tensor_memory} columns, the chip has 512": row.tensor_memory > 512,
+            "ptxas serialized the wgmma instructions": row.wgmma_serialized,
+            f"matrix instruction: {row.matrix}, expected {' or '.join(allowed)}": not used <= set(allowed),
+            f"narrow accesses of global memory (bytes:count): {row.accesses}": wide < expect.wide * max(moved, 1),
+        }
+        found += [f"{row.op} {row.case} {row.kernel} {row.arch}: {text}" for text, wrong in faults.items() if wrong]
+    return found
 
 
 def read(path: Path) -> list[Row]:
     """The rows of a results file. Raises StoreError for another file."""
-    numbers = {field.name for field in fields(Row) if field.type == "int"}
-    parsed: Any = lambda name, value: int(value) if name in numbers else value  # noqa: E731
-    return [Row(**{name: parsed(name, value) for name, value in row.items()}) for row in store.read(path, COLUMNS)]
+    rows = store.read(path, COLUMNS)
+    return [Row(**{name: int(value) if value.isdigit() else value for name, value in row.items()}) for row in rows]
 
 
 def update(path: Path, rows: Sequence[Row], ops: Sequence[str], archs: Sequence[str]) -> None:
@@ -285,7 +239,7 @@ def update(path: Path, rows: Sequence[Row], ops: Sequence[str], archs: Sequence[
     keyed = [((row.op, row.case, row.kernel, row.arch), row) for row in (*rows, *kept)]
     path.unlink(missing_ok=True)
     ranked = sorted((rank[key], number) for number, (key, _) in enumerate(keyed) if key in rank)
-    store.append(path, [asdict(keyed[number][1]) for _, number in ranked], COLUMNS)
+    store.append(path, [vars(keyed[number][1]) for _, number in ranked], COLUMNS)
 
 
 def _task(number: int, arch: str) -> list[Row] | str:
@@ -327,10 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--op", nargs="+", choices=ops, default=ops)
     parser.add_argument("--out", type=Path, help="also write the rows as CSV")
     options = parser.parse_args(arguments)
-    if interpreting():
-        raise CompilationError("TRITON_INTERPRET is set, so there is nothing to compile: unset it")
-    if not triton_installed():
-        raise CompilationError("Triton is not installed (pip install 'triton>=3.6')")
+    _refuse()
     selected = [number for number, case in enumerate(COMPILATIONS) if case.op in options.op]
     rows, wrong = compile_all([(number, arch) for number in selected for arch in options.arch])
     show(rows)

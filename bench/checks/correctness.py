@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.case import DROPOUT, TORCH, Call, Case, Leaves, Problem
+from bench.cases.base import DROPOUT, TORCH, Call, Case, Leaves, Problem
 from bench.cases.nce import Nce
 from bench.measure.memory import peak_mib
 from bench.measure.timing import limited, reason, tidy

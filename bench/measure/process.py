@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench import ROOT
 from vatt.errors import UserError
@@ -47,27 +47,17 @@ def running(
     folder: Path = ROOT,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
-    """Runs a command in ``folder``; it and all it started are gone when the block ends, with the temporary files that a
-    killed process leaves.
-
-    Args:
-        limit: seconds, after which it is ended.
-        environment: variables besides those of this process, which are passed on without Triton's interpreter: its
-            times say nothing of the kernels.
-    """
+    """Runs a command in ``folder``, for ``limit`` seconds at most. It and all it started are gone when the block ends,
+    with the temporary files that a killed process leaves. ``environment``: variables besides those of this process."""
+    # Without Triton's interpreter, whose times say nothing of the kernels.
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with (
         tempfile.TemporaryDirectory(prefix="vatt-bench-", ignore_cleanup_errors=True) as scratch,
         tempfile.TemporaryFile("w+", errors="replace") as errors,
     ):
-        pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=inherited | {"TMPDIR": scratch} | dict(environment or {}),
-            start_new_session=True,
-            **pipes,
-        )
+        options: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+        options |= dict(cwd=folder, env=inherited | {"TMPDIR": scratch} | dict(environment or {}))
+        process = subprocess.Popen(command, start_new_session=True, **options)
         found = Process(process, errors)
         try:
             with found.limited(limit):
@@ -75,46 +65,44 @@ def running(
         finally:
             found.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
+            for pipe in (found.stdin, found.stdout):
                 with suppress(OSError):  # what was never read by a process that is gone
-                    pipe.close()  # type: ignore[union-attr]
+                    pipe.close()
 
 
 class Process:
     """A running process, the messages from and to it, and why it ended."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: Any) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.stdin, self.stdout = process.stdin, process.stdout
         self.expired: float | None = None  # the limit that ended it
-        self._errors = errors
+        self._process, self._errors = process, errors
 
     @contextmanager
     def limited(self, seconds: float | None) -> Iterator[None]:
         """Inside, the process is ended after so many seconds."""
-        timer = None if seconds is None else threading.Timer(seconds, self._expire, [seconds])
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
+        timer = threading.Timer(seconds or threading.TIMEOUT_MAX, self._expire, [seconds])
+        timer.daemon = True
+        timer.start()
         try:
             yield
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
-    def _expire(self, seconds: float) -> None:
+    def _expire(self, seconds: float | None) -> None:
         self.expired = seconds
         self.kill()
 
     def kill(self) -> None:
         """Ends the whole group: loaders and launchers start processes of their own."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def messages(self) -> Iterator[Message]:
         """What a worker sends, until it ends."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            yield json.loads(line)
+        return (json.loads(line) for line in self.stdout)
 
     def ask(self, request: Message, limit: float) -> Message:
         """A worker's answer to a request.
@@ -122,11 +110,10 @@ class Process:
         Raises:
             ProcessFailed: it has ended, gives no answer in ``limit`` seconds, or answers {"failed": reason}.
         """
-        assert self.process.stdin is not None
         with self.limited(limit):
             with suppress(OSError):  # it has ended: its output ends too
-                self.process.stdin.write(json.dumps(request) + "\n")
-                self.process.stdin.flush()
+                self.stdin.write(json.dumps(request) + "\n")
+                self.stdin.flush()
             answer = next(self.messages(), None)
         if answer is None:
             raise ProcessFailed(self.why() or "ended without an answer")
@@ -136,16 +123,14 @@ class Process:
 
     def finish(self) -> None:
         """Waits for the end. Raises ProcessFailed for a bad one."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        said = [line.strip() for line in self.process.stdout if line.strip()]  # a full pipe would stop it
+        self.stdin.close()
+        said = [line.strip() for line in self.stdout if line.strip()]  # a full pipe would stop it
         if (reason := self.why()) is not None:
             raise ProcessFailed(reason if self.expired or not said else f"{reason} | {said[-1]}"[:300])
 
     def why(self) -> str | None:
         """The reason of a bad end, or None for a good one. Waits for the end."""
-        status = self.process.wait()
+        status = self._process.wait()
         if self.expired is not None:
             return f"took longer than {self.expired:g} s and was ended"
         if status == 0:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.baselines.packages import package_version
-from bench.cases.case import Cost
+from bench.cases.base import Cost
 from bench.measure.memory import peak_mib
 from bench.measure.peaks import DevicePeaks
 from bench.measure.timing import Timing, TooLong, limited, reason, sample, summarise, tidy
@@ -29,14 +29,9 @@ AGAIN = " again"  # ours a second time: what differs between the two is noise
 
 @dataclass
 class Prepared:
-    """Calls by mode, which all ran once; what each costs at least; and what is known of them.
-
-    Attributes:
-        refresh: new numbers into the inputs.
-        first_call_s: seconds of the first calls, compilation among them.
-        error: ||out - reference|| / ||reference||, None where the results are not comparable (dropout, another loss).
-        samples: clips of a call, for whole steps.
-    """
+    """Calls by mode, which all ran once, and what each costs at least. ``refresh``: new numbers into the inputs;
+    ``first_call_s``: seconds of the first calls, with compilation; ``error``: ||out - reference|| / ||reference||, None
+    where the results are not comparable (dropout, another loss); ``samples``: clips of a call, of whole steps."""
 
     calls: Mapping[str, Callable[[], Any]]
     costs: Mapping[str, Cost]
@@ -220,27 +215,14 @@ class Session:
     def _row(self, subject: Subject, turn: _Turn, mode: str, timing: Timing) -> Row:
         needed, peaks, prepared = turn.prepared.costs[mode], self.peaks, turn.prepared
         bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
-        row: Row = dict(
-            **subject.about,
-            provider=turn.name,
-            mode=mode,
-            ms=timing.median,
-            ms_p20=timing.p20,
-            ms_p80=timing.p80,
-            repeats=timing.repeats,
-            host_ms=timing.host,
-            tflops=needed.flops / timing.median * 1e-9,
-            gbps=needed.bytes / timing.median * 1e-6 if needed.bytes else None,
-            roof_tflops=peaks.rate(subject.dtype) * 1e-12,
-            roof_gbps=peaks.copy * 1e-9,
-            floor_ms=bound,
-            floor_share=bound / timing.median,
-            peak_mib=turn.peaks[mode],
-            first_call_s=prepared.first_call_s,
-            error=prepared.error,
-            note="; ".join(filter(None, [package_version(turn.name), *prepared.notes])),
-            command=_command(subject, turn.name),
-        )
+        row: Row = dict(subject.about, provider=turn.name, mode=mode, command=_command(subject, turn.name))
+        row |= dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, repeats=timing.repeats, host_ms=timing.host)
+        row["tflops"] = needed.flops / timing.median * 1e-9
+        row["gbps"] = needed.bytes / timing.median * 1e-6 if needed.bytes else None
+        row |= dict(roof_tflops=peaks.rate(subject.dtype) * 1e-12, roof_gbps=peaks.copy * 1e-9)
+        row |= dict(floor_ms=bound, floor_share=bound / timing.median, peak_mib=turn.peaks[mode])
+        row |= dict(first_call_s=prepared.first_call_s, error=prepared.error)
+        row["note"] = "; ".join(filter(None, [package_version(turn.name), *prepared.notes]))
         if prepared.samples:
             # MFU: of the data sheet; where none is known, of what a large product reached in this run.
             known = peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import store
-from bench.cases.case import AUTO, COMPILE, OURS
+from bench.cases.base import AUTO, COMPILE, OURS
 from bench.measure.session import AGAIN
 from bench.store import Row, StoreError
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.cases import SIZES
-from bench.cases.case import COMPILE
+from bench.cases.base import COMPILE
 from bench.report import data, words
 from bench.report.charts import BAR, Bar, bars, direction, draw_bars
 from bench.report.data import Case, Machine

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.baselines.models import clip_style, mil_nce, missing, models
 from bench.baselines.packages import need
 from bench.cases import SIZES
+from bench.cases.base import TORCH, Problem
 from bench.cases.block import LAYER
-from bench.cases.case import TORCH, Problem
 from bench.cases.nce import CLIP
 from bench.cases.norm import LIGER, LIGER_SUM
 from bench.cases.patch_embed import CONV, TIMM, native, patch_dropout_rate

@@ -18,7 +18,7 @@ import torch
 from bench import check
 from bench.cases import OPS, SEARCH_SPACES, SIZES, norm
 from bench.cases.attention import Attention
-from bench.cases.case import COMPILE, OURS, TORCH, Problem
+from bench.cases.base import COMPILE, OURS, TORCH, Problem
 from bench.cases.mlp import Mlp
 from bench.cases.norm import Norm
 from bench.checks.correctness import error, named, poisoned

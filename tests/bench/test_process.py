@@ -55,7 +55,7 @@ def test_all_that_a_process_started_ends_with_it(tmp_path, end):
     start = f"subprocess.Popen([sys.executable, '-S', '-c', {inner!r}])"
     words = ["import subprocess, sys, time, os", start, "print(os.environ['TMPDIR'], flush=True)", "time.sleep(600)"]
     with running(script(*words), limit=0.3 if end == "the limit" else 600) as process:
-        scratch = process.process.stdout.readline().strip()
+        scratch = process.stdout.readline().strip()
         assert os.path.isdir(scratch) or end == "the limit"  # a slow machine may not come so far
         if end == "the limit":
             assert "took longer than 0.3 s" in process.why()

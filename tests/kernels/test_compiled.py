@@ -14,16 +14,15 @@ import pytest
 
 from bench.__main__ import main
 from bench.cases import COMPILATIONS
-from bench.cases.case import ARCHITECTURES
+from bench.cases.base import ARCHITECTURES
 from bench.checks.compiled import RESULTS, access_widths, check, occupancy, read
 
 ROOT = Path(__file__).resolve().parents[2]
 # The first case of each operation for sm_90, the first and the last of them for the other two; and all launches.
 FRESH = """
 import json
-from dataclasses import asdict
 from bench.cases import COMPILATIONS
-from bench.cases.case import ARCHITECTURES
+from bench.cases.base import ARCHITECTURES
 from bench.checks.compiled import compile_all, launches
 def main():
     firsts = list({case.op: number for number, case in reversed(list(enumerate(COMPILATIONS)))}.values())[::-1]
@@ -34,7 +33,7 @@ def main():
         for case in COMPILATIONS for arch in ARCHITECTURES for launch in launches(case, arch)
     ]
     compiled = [(COMPILATIONS[number].op, COMPILATIONS[number].name, arch) for number, arch in tasks]
-    print(json.dumps(dict(tasks=compiled, rows=[asdict(row) for row in rows], wrong=wrong, launched=launched)))
+    print(json.dumps(dict(tasks=compiled, rows=[vars(row) for row in rows], wrong=wrong, launched=launched)))
 main()
 """
 

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from bench.cases.case import TENSOR_CORES, Compilation, Expect
+from bench.cases.base import TENSOR_CORES, Compilation, Expect
 from bench.checks.compiled import CompilationError, check, compile_case
 from vatt.kernels.runtime import launch
 

@@ -1,8 +1,6 @@
-"""A case: an operation at one shape, described once for all that measure it.
-
-Its file says how inputs are made, what is called, what that costs at least, what a user would pick instead, which
-launch parameters are swept, and what its compiled kernels must have. Correctness, speed, comparison, sweep and
-compilation all read this description.
+"""A case: an operation at one shape, described once for correctness, speed, comparison, sweep and compilation: how its
+inputs are made, what is called and what that costs at least, what a user would pick instead, which launch parameters
+are swept, and what its compiled kernels must have.
 
 Costs: 2 operations a multiply-add, matrix products alone. Each pass (forward, backward) reads each of its inputs once
 and writes each of its outputs once; what a pass could keep on the chip is not counted (the hidden layer of the MLP, the
@@ -24,7 +22,9 @@ OURS, AUTO, TORCH, COMPILE = "triton", "auto", "torch", "torch.compile"
 DROPOUT = 0.1  # of the official configurations
 
 Leaves = dict[str, Tensor]
+Inputs = tuple[Leaves, dict[str, Any]]
 Call = Callable[[], tuple[Tensor, ...]]
+Make = Callable[["Problem", float], tuple[Call, Leaves]]
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Baseline:
-    """``make`` (problem, dropout) gives a call and the leaves that it has gradients for.
+    """``make`` (problem, dropout) gives a call and the leaves that it has gradients for. ``needs``: "kernels" or "cuda"
+    where it is only measured beside our kernels, or on a GPU. ``same``: its outputs are those of the operation; False
+    for another loss, or patches of its own choice. ``heavy``: making it takes long (a compiler)."""
 
-    Attributes:
-        needs: "kernels" or "cuda" where it is only measured beside our kernels, or on a GPU.
-        same: its outputs are those of the operation; False for another loss, or patches of its own choice.
-        heavy: making it takes long (a compiler).
-    """
-
-    make: Callable[[Problem, float], tuple[Call, Leaves]]
+    make: Make
     needs: str = ""
     same: bool = True
     heavy: bool = False
@@ -164,7 +160,7 @@ class Case(ABC):
     tiny: bool = False
 
     @abstractmethod
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
+    def inputs(self, draw: Draw) -> Inputs:
         """The differentiable inputs by name, and the others."""
 
     @abstractmethod
@@ -249,12 +245,12 @@ class Problem:
         return tuple(draw.raw(*x.shape).to(draw.dtype).to(x.dtype) for x in outputs)
 
 
-def ours(backend: str) -> Callable[[Problem, float], tuple[Call, Leaves]]:
+def ours(backend: str) -> Make:
     """A backend of this project by name."""
     return lambda problem, dropout: (problem.call(backend, dropout), problem.leaves)
 
 
-def compiled(make: Callable[[Problem, float], tuple[Call, Leaves]], same: bool = True) -> Baseline:
+def compiled(make: Make, same: bool = True) -> Baseline:
     """Through torch.compile. Of a tiny case only the tracing is exercised: on a CPU, the C++ compiler would take a
     minute."""
 
