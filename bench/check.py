@@ -53,15 +53,12 @@ class Check:
         self.swept = store.Table(self.out / "sweep.csv", FIELDS, options.resume)
         self.facts = store.write_environment(self.out / "environment.json", self.device, arguments, options.commit)
 
-    def seconds(self, stage: str) -> float:
-        return self.options.seconds or SECONDS[stage]
-
     def note(self, text: str) -> None:
         self.notes.append(text)
         say(text)
 
     def correctness(self) -> None:
-        until = time.monotonic() + self.seconds("correctness")
+        until = time.monotonic() + self.options.seconds["correctness"]
         for case in cases(self.size, self.ops):
             for rate in reversed(correctness.rates(case)):  # without dropout first: there results are compared
                 if self.checked.find(op=case.op, case=case.name, dropout=rate):
@@ -76,7 +73,7 @@ class Check:
         say(f"correctness: {len(self.checked.rows)} rows")
 
     def speed(self) -> None:
-        tiny, path, until = self.options.tiny, self.out / "speed.csv", time.monotonic() + self.seconds("speed")
+        tiny, path, until = self.options.tiny, self.out / "speed.csv", time.monotonic() + self.options.seconds["speed"]
         if not self.options.resume:
             path.unlink(missing_ok=True)
         writer = Writer(path, self.device, self.options.resume, self.options.commit, same=())
@@ -98,7 +95,7 @@ class Check:
             for op in self.ops:
                 numbers = [number for number, space in enumerate(SEARCH_SPACES) if space.op == op]
                 for number in numbers[:1] if self.options.tiny else numbers:
-                    for line in sweep.run(number, self.seconds("sweep") / len(numbers)):
+                    for line in sweep.run(number, self.options.seconds["sweep"] / len(numbers)):
                         self.note(line)
         finally:
             if sweep.workers is not None:
@@ -116,7 +113,7 @@ class Check:
             return
         shell = ["bash", "-c", '"${@:2}" > "$1" 2>&1', "bash", str(log), *command]
         try:
-            with running(shell, limit=self.seconds("train")) as process:
+            with running(shell, limit=self.options.seconds["train"]) as process:
                 process.finish()
             self.note("train: exit status 0")
         except ProcessFailed as failure:
@@ -202,7 +199,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--commit", help="of this tree, where it is no clone and git cannot tell")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are in --out and add the others")
     parser.add_argument("--steps", type=int, default=60, help="of --only train")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.seconds = {stage: options.seconds or seconds for stage, seconds in SECONDS.items()}
+    return options
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -230,6 +229,5 @@ def _again(arguments: Sequence[str], began: float, options: argparse.Namespace) 
     os.environ[TIMES] = str(times)
     rest = [argument for argument in arguments if argument != "--resume"]
     if options.only in ("correctness", "speed"):
-        seconds = options.seconds or SECONDS[options.only]
-        rest += ["--seconds", f"{max(1.0, seconds - (time.monotonic() - began)):.0f}"]
+        rest += ["--seconds", f"{max(1.0, options.seconds[options.only] - (time.monotonic() - began)):.0f}"]
     os.execv(sys.executable, [sys.executable, "-m", "bench", "check", *rest, "--resume"])

@@ -148,23 +148,14 @@ def side(name: str, folder: Path, settings: Message) -> Iterator[Side]:
         yield found
 
 
-def resolve(ref: str) -> str:
-    """The full commit of a name. Raises TreeError."""
-    done = _git("rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
-    if done.returncode:
-        raise TreeError(f"--base: {ref!r} is no commit of {ROOT}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
 @contextmanager
-def checkout(commit: str) -> Iterator[Path]:
-    """A folder with the library of ``commit`` and the bench/ of this tree: a git worktree with links to it, gone when
-    the block ends. Raises TreeError."""
+def checkout(ref: str) -> Iterator[tuple[Path, str]]:
+    """A folder with the library of a commit and the bench/ of this tree (a git worktree with links to it, gone when the
+    block ends), and the full name of the commit. Raises TreeError."""
     with tempfile.TemporaryDirectory(prefix="vatt-bench-") as scratch:
         tree, mixed = Path(scratch) / "tree", Path(scratch) / "mixed"
-        done = _git("worktree", "add", "--detach", "--force", str(tree), commit)
-        if done.returncode:
-            raise TreeError(f"--base: git worktree add {commit}: {done.stderr.strip()}")
+        commit = _git(f"{ref!r} is no commit", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}").strip()
+        _git("no worktree", "worktree", "add", "--detach", "--force", str(tree), commit)
         try:
             mixed.mkdir()
             for name in LIBRARY:
@@ -172,14 +163,18 @@ def checkout(commit: str) -> Iterator[Path]:
                     raise TreeError(f"--base: {commit[:12]} has no folder {name}/")
                 (mixed / name).symlink_to(tree / name, target_is_directory=True)
             (mixed / "bench").symlink_to(ROOT / "bench", target_is_directory=True)
-            yield mixed
+            yield mixed, commit
         finally:
-            _git("worktree", "remove", "--force", str(tree))
+            with suppress(TreeError):
+                _git("", "worktree", "remove", "--force", str(tree))
 
 
-def _git(*words: str) -> subprocess.CompletedProcess[str]:
+def _git(fault: str, *words: str) -> str:
     try:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=600)
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        raise TreeError(f"--base: {fault} of {ROOT}: {error.stderr.strip()}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TreeError(f"--base: git does not run: {error}") from error
 
@@ -287,8 +282,11 @@ def compare(options: argparse.Namespace, request: Request, selection: Selection)
     if not work:
         raise UserError(f"--case {options.case!r} and --provider match nothing; see --list")
     settings = dict(device=options.device, threads=options.threads, request=asdict(request))
-    commit = resolve(options.base)
-    with checkout(commit) as folder, side("this tree", ROOT, settings) as new, side("base", folder, settings) as base:
+    with (
+        checkout(options.base) as (folder, commit),
+        side("this tree", ROOT, settings) as new,
+        side("base", folder, settings) as base,
+    ):
         head = f"this tree against {commit[:12]}, {options.rounds} rounds in turns, threshold {options.threshold:.0%}"
         print(head, flush=True)
         return _compare(Comparison(new, base, options, commit), work)

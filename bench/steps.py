@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +11,13 @@ from torch import Tensor, nn
 
 from bench.baselines.models import models
 from bench.cases.base import Cost
+from bench.jobs.model import config_of, dtype_of, random_batch
+from bench.jobs.options import DROPS
 from bench.measure.session import BOTH, FORWARD, STEP, Prepared, Subject
 from bench.measure.timing import synchronize
 from vatt.analysis.flops import train_flops_per_sample
-from vatt.models.config import VATTConfig
 from vatt.models.transformer import Encoder
 from vatt.objectives.pretraining import Pretraining
-from vatt.presets import preset
 
 # Preset and clips of a batch. The first GPU sizes are those of 64 clips a GPU, 32 GPUs: the paper's batch of 2048.
 STEPS: dict[str, tuple[tuple[str, int], ...]] = {
@@ -35,14 +34,10 @@ class Step(Subject):
     heavy = frozenset({_COMPILED})
 
     def __init__(self, model: str, batch: int, size: str, device: torch.device, kernels: bool) -> None:
-        self.config, self.batch, self.device = preset(model), batch, device
-        if size == "tiny":  # one layer exercises the code
-            parts = ("video", "waveform", "text", "unified")
-            cut = {name: replace(getattr(self.config, name), num_layers=1) for name in parts}
-            self.config = replace(self.config, **cut)
+        self.config, self.batch, self.device = config_of(model, DROPS[0], size == "tiny"), batch, device
         # Of a tiny model only the tracing is exercised: the C++ compiler would take a minute.
         self.compiler = "aot_eager" if size == "tiny" else "inductor"
-        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.dtype = dtype_of(device)
         spec, unified = self.config.input, self.config.backbone == "unified"
         words = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
         words += f"{spec.candidates} x {spec.words} words"
@@ -56,7 +51,7 @@ class Step(Subject):
     def prepare(self, provider: str) -> Prepared:
         began = time.perf_counter()
         torch.manual_seed(0)
-        inputs = _inputs(self.config, self.batch, self.device)
+        inputs = random_batch(self.config, self.batch, self.device)
         module = self._module(provider).to(self.device, self.dtype).train()
         loss = _loss(module, inputs, provider.startswith("ours"))
         parameters = [p for p in module.parameters() if p.requires_grad]
@@ -97,17 +92,6 @@ class Step(Subject):
 
     def release(self) -> None:
         torch._dynamo.reset()
-
-
-def _inputs(config: VATTConfig, batch: int, device: torch.device) -> dict[str, Tensor]:
-    spec, unified = config.input, config.backbone == "unified"
-    options: dict[str, Any] = dict(generator=torch.Generator(device).manual_seed(0), device=device)
-    words = config.unified.txt_vocab_size if unified else config.text.vocab_size
-    return {
-        "video": torch.randint(0, 256, (batch, spec.frames, spec.size, spec.size, 3), dtype=torch.uint8, **options),
-        "audio": torch.rand((batch, spec.samples), **options) * 2 - 1,
-        "text": torch.randint(1, words, (batch, spec.candidates, spec.words), **options),
-    }
 
 
 def _loss(module: nn.Module, inputs: dict[str, Tensor], ours: bool) -> Callable[[], Tensor]:

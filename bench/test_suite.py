@@ -8,7 +8,7 @@ run is skipped with its reason.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -17,34 +17,9 @@ import torch
 from bench.conftest import selected
 from bench.measure.peaks import DevicePeaks, measure_peaks
 from bench.measure.session import Prepared, Subject
-from bench.measure.timing import reason, sample, tidy
+from bench.measure.timing import reason, sample
 
 Work = tuple[Subject, str, str]
-
-
-class Prepares:
-    """Prepares providers, and holds the last: its modes are neighbours."""
-
-    def __init__(self) -> None:
-        self.key: tuple[Subject, str] | None = None
-        self.found: Prepared | str = ""  # or why there is none
-
-    def get(self, subject: Subject, provider: str) -> Prepared:
-        if self.key != (subject, provider):
-            self.drop()
-            self.key = (subject, provider)
-            try:
-                self.found = subject.prepare(provider)
-            except Exception as failure:
-                self.found = reason(failure)
-        if isinstance(self.found, str):
-            pytest.skip(self.found)
-        return self.found
-
-    def drop(self) -> None:
-        if self.key is not None:
-            self.key[0].release()
-        self.key, self.found = None, ""
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +32,13 @@ def peaks(request: pytest.FixtureRequest, device: torch.device) -> DevicePeaks:
     return measure_peaks(device, selected(request.config)[1])[0]
 
 
-@pytest.fixture(scope="module")
-def prepares(device: torch.device) -> Iterator[Prepares]:
-    found = Prepares()
-    yield found
-    found.drop()
-    tidy(device)
+@lru_cache(maxsize=1)  # modes of a provider are neighbours
+def prepared_or_reason(subject: Subject, provider: str) -> Prepared | str:
+    subject.release()  # what was held for the provider before
+    try:
+        return subject.prepare(provider)
+    except Exception as failure:
+        return reason(failure)
 
 
 NOW = [0.0]  # a clock that only moves while a call runs, by the time that the device took
@@ -70,22 +46,19 @@ NOW = [0.0]  # a clock that only moves while a call runs, by the time that the d
 
 @pytest.mark.benchmark(timer=lambda: NOW[0])
 def test_speed(
-    work: Work,
-    benchmark: Any,
-    device: torch.device,
-    peaks: DevicePeaks,
-    prepares: Prepares,
-    request: pytest.FixtureRequest,
+    work: Work, benchmark: Any, device: torch.device, peaks: DevicePeaks, pytestconfig: pytest.Config
 ) -> None:
     subject, provider, mode = work
-    prepared = prepares.get(subject, provider)
+    prepared = prepared_or_reason(subject, provider)
+    if isinstance(prepared, str):
+        pytest.skip(prepared)
 
     def run() -> None:
         times, _ = sample(prepared.calls[mode], device, 1e-9, prepared.refresh)  # as few calls as give a time
         NOW[0] += 1e-3 * statistics.median(times)
 
     benchmark.group = f"{subject.name} {mode}"
-    benchmark.pedantic(run, rounds=request.config.getoption("--bench-rounds"))
+    benchmark.pedantic(run, rounds=pytestconfig.getoption("--bench-rounds"))
     if not benchmark.enabled:
         return
     times = sorted(1e3 * seconds for seconds in benchmark.stats.stats.data)

@@ -19,9 +19,14 @@ OPS: tuple[str, ...] = tuple(module.OP for module in _OPERATIONS)
 SIZES: dict[str, tuple[Case, ...]] = {
     size: tuple(case for module in _OPERATIONS for case in module.CASES[size]) for size in ("tiny", "cpu", "gpu")
 }
-TARGETS: dict[str, tuple[Target, ...]] = {module.OP: module.TARGETS for module in _OPERATIONS}
-SEARCH_SPACES: tuple[SearchSpace, ...] = tuple(space for module in _OPERATIONS for space in module.SEARCH_SPACES)
-COMPILATIONS: tuple[Compilation, ...] = tuple(one for module in _OPERATIONS for one in module.COMPILATIONS)
+# What an operation may lack: targets, and kernels of its own.
+TARGETS: dict[str, tuple[Target, ...]] = {module.OP: getattr(module, "TARGETS", ()) for module in _OPERATIONS}
+SEARCH_SPACES: tuple[SearchSpace, ...] = tuple(
+    space for module in _OPERATIONS for space in getattr(module, "SEARCH_SPACES", ())
+)
+COMPILATIONS: tuple[Compilation, ...] = tuple(
+    compilation for module in _OPERATIONS for compilation in getattr(module, "COMPILATIONS", ())
+)
 
 
 def cases(size: str, ops: Sequence[str] = OPS) -> list[Case]:

@@ -7,7 +7,7 @@ gradients into one: kinder to it than the models are, which project all three at
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ OP = "attention"
 class Attention(Case):
     """``batch`` sequences of one length. ``text``: with a key mask and T5's bias, and scores that are not scaled."""
 
-    op: ClassVar[str] = OP
+    op = OP
     batch: int
     length: int
     heads: int
@@ -90,7 +90,7 @@ def _apart(name: str) -> base.Make:
     return make
 
 
-_TINY: dict[str, Any] = dict(heads=1, head_dim=16, dtype=torch.float32, tiny=True)
+_TINY: dict[str, Any] = dict(heads=1, head_dim=16, **base.TINY)
 CASES: dict[str, tuple[Case, ...]] = {
     "gpu": (
         Attention(name="video_785_h12", priority=1, batch=64, length=785, heads=12),
@@ -103,8 +103,8 @@ CASES: dict[str, tuple[Case, ...]] = {
         Attention(name="video_785_h8", batch=64, length=785, heads=8),
     ),
     "cpu": (
-        Attention(name="video_785_h12", priority=1, batch=1, length=785, heads=12, dtype=torch.float32),
-        Attention(name="text_17_h8", batch=40, length=17, heads=8, text=True, dtype=torch.float32),
+        Attention(name="video_785_h12", priority=1, batch=1, length=785, heads=12, **base.F32),
+        Attention(name="text_17_h8", batch=40, length=17, heads=8, text=True, **base.F32),
     ),
     "tiny": (
         Attention(name="video", priority=1, batch=1, length=18, **_TINY),

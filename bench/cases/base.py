@@ -20,6 +20,8 @@ from torch import Tensor
 
 OURS, AUTO, TORCH, COMPILE = "triton", "auto", "torch", "torch.compile"
 DROPOUT = 0.1  # of the official configurations
+F32: dict[str, Any] = dict(dtype=torch.float32)
+TINY: dict[str, Any] = dict(tiny=True, **F32)
 
 Leaves = dict[str, Tensor]
 Inputs = tuple[Leaves, dict[str, Any]]

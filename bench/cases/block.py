@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Block(Case):
-    op: ClassVar[str] = OP
-    outputs: ClassVar[tuple[str, ...]] = ("stream", "update")
+    op = OP
+    outputs = ("stream", "update")
     batch: int
     length: int
     width: int
@@ -140,15 +140,14 @@ def _foreign(
     return lambda: (layer(leaves["x"]),), leaves
 
 
-_F32: dict[str, Any] = dict(dtype=torch.float32)
 CASES: dict[str, tuple[Case, ...]] = {
     "gpu": (
         Block(name="video_785_768", priority=1, batch=64, length=785, width=768, heads=12),
         Block(name="video_785_1024", batch=64, length=785, width=1024, heads=16),
         Block(name="audio_601_768", batch=64, length=601, width=768, heads=12),
     ),
-    "cpu": (Block(name="video_785_768", priority=1, batch=1, length=785, width=768, heads=12, **_F32),),
-    "tiny": (Block(name="video", priority=1, batch=1, length=5, width=16, heads=1, tiny=True, **_F32),),
+    "cpu": (Block(name="video_785_768", priority=1, batch=1, length=785, width=768, heads=12, **base.F32),),
+    "tiny": (Block(name="video", priority=1, batch=1, length=5, width=16, heads=1, **base.TINY),),
 }
 _VIDEO, _SDPA = ("video_785_768",), f"{OURS}+sdpa"
 TARGETS = (
@@ -157,6 +156,3 @@ TARGETS = (
     Target("at least 1.6x eager, same attention", _VIDEO, 1.6, (f"{TORCH}+sdpa",), ours=_SDPA),
     Target("at least 1.2x base.compiled, same attention", _VIDEO, 1.2, (f"{COMPILE}+sdpa",), ours=_SDPA),
 )
-# Its kernels are those of the other operations.
-SEARCH_SPACES: tuple[base.SearchSpace, ...] = ()
-COMPILATIONS: tuple[base.Compilation, ...] = ()

@@ -6,12 +6,10 @@ No other package has it: Liger's perceptrons are gated, and its GELU is the tanh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
+from typing import Any
 
 from bench.cases import base
-from bench.cases.base import ARCH, OURS, Call, Case, Compilation, Cost, Draw, Expect, Leaves, SearchSpace, Target, meta
+from bench.cases.base import ARCH, OURS, Call, Case, Compilation, Cost, Draw, Expect, Leaves, SearchSpace, meta
 from vatt.kernels import mlp
 
 OP = "mlp"
@@ -22,8 +20,8 @@ GEMM = "triton_gemm"
 class Mlp(Case):
     """``rows`` of ``width``; the hidden layer is four times as wide."""
 
-    op: ClassVar[str] = OP
-    backends: ClassVar[tuple[str, ...]] = (OURS, GEMM)
+    op = OP
+    backends = (OURS, GEMM)
     rows: int
     width: int
 
@@ -48,18 +46,15 @@ class Mlp(Case):
         return Cost(flops, 2 * rows + weights + vectors), Cost(2 * flops, 3 * rows + 2 * weights + 2 * vectors)
 
 
-_F32: dict[str, Any] = dict(dtype=torch.float32)
 CASES: dict[str, tuple[Case, ...]] = {
     "gpu": (
         Mlp(name="video_768", priority=1, rows=64 * 785, width=768),
         Mlp(name="video_1024", rows=64 * 785, width=1024),
         Mlp(name="text_512", rows=320 * 17, width=512),
     ),
-    "cpu": (Mlp(name="video_768", priority=1, rows=785, width=768, **_F32),),
-    "tiny": (Mlp(name="video", priority=1, rows=7, width=16, tiny=True, **_F32),),
+    "cpu": (Mlp(name="video_768", priority=1, rows=785, width=768, **base.F32),),
+    "tiny": (Mlp(name="video", priority=1, rows=7, width=16, **base.TINY),),
 }
-TARGETS: tuple[Target, ...] = ()
-
 _ELEMENTS_GRID = ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,))
 SEARCH_SPACES = (
     SearchSpace(OP, "elements", "ELEMENTWISE_CONFIG", (), _ELEMENTS_GRID, ("video_768",)),

@@ -7,7 +7,7 @@ candidates are the negatives. But it makes the same products.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,9 @@ OPEN_CLIP, SLICES, CLIP = "open_clip", "torch in slices", "open_clip package"
 class Nce(Case):
     """``videos`` against ``candidates`` texts (or one sound) each, on one rank: local rows are all rows."""
 
-    op: ClassVar[str] = OP
-    outputs: ClassVar[tuple[str, ...]] = ("loss",)
-    has_dropout: ClassVar[bool] = False
+    op = OP
+    outputs = ("loss",)
+    has_dropout = False
     videos: int
     candidates: int
     width: int
@@ -130,20 +130,19 @@ def _in_slices(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
     return lambda: (torch.cat([checkpoint(call, use_reentrant=False)[0] for call in calls]),), problem.leaves
 
 
-_F32: dict[str, Any] = dict(dtype=torch.float32)
 # The loss casts its rows to float32 (vatt/objectives/contrastive.py), so float32 is what training runs; bfloat16 is
 # what it could run.
 CASES: dict[str, tuple[Case, ...]] = {
     "gpu": (
-        Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, **_F32),
+        Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, **base.F32),
         Nce(name="mil_32768x5_bf16", priority=1, videos=32768, candidates=5, width=256),
-        Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, **_F32),
+        Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, **base.F32),
         Nce(name="mil_4096x5_bf16", videos=4096, candidates=5, width=256),
-        Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, **_F32),
-        Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, **_F32),
+        Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, **base.F32),
+        Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, **base.F32),
     ),
-    "cpu": (Nce(name="mil_512x5", priority=1, videos=512, candidates=5, width=256, **_F32),),
-    "tiny": (Nce(name="mil", priority=1, videos=6, candidates=3, width=16, tiny=True, **_F32),),
+    "cpu": (Nce(name="mil_512x5", priority=1, videos=512, candidates=5, width=256, **base.F32),),
+    "tiny": (Nce(name="mil", priority=1, videos=6, candidates=3, width=16, **base.TINY),),
 }
 _MIL = ("mil_32768x5_f32", "mil_32768x5_bf16", "mil_4096x5_f32", "mil_4096x5_bf16")
 TARGETS = (

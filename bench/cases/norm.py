@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,8 +23,8 @@ _LLAMA = (EPSILON, 0.0, "llama", False)  # no offset of the scale, statistics in
 class Norm(Case):
     """``rows`` of ``width``; a layer norm if ``centred``, else an RMS norm."""
 
-    op: ClassVar[str] = OP
-    outputs: ClassVar[tuple[str, ...]] = ("total", "normed")
+    op = OP
+    outputs = ("total", "normed")
     rows: int
     width: int
     centred: bool = True
@@ -87,7 +86,6 @@ def _liger_sum(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
     return call, leaves
 
 
-_F32: dict[str, Any] = dict(dtype=torch.float32)
 CASES: dict[str, tuple[Case, ...]] = {
     "gpu": (
         Norm(name="layer_768", priority=1, rows=64 * 785, width=768),
@@ -95,14 +93,12 @@ CASES: dict[str, tuple[Case, ...]] = {
         Norm(name="layer_512", rows=64 * 785, width=512),
         Norm(name="rms_512", rows=320 * 17, width=512, centred=False),
     ),
-    "cpu": (Norm(name="layer_768", priority=1, rows=4 * 785, width=768, **_F32),),
+    "cpu": (Norm(name="layer_768", priority=1, rows=4 * 785, width=768, **base.F32),),
     "tiny": (
-        Norm(name="layer", priority=1, rows=7, width=24, tiny=True, **_F32),
-        Norm(name="rms", rows=5, width=16, centred=False, tiny=True, **_F32),
+        Norm(name="layer", priority=1, rows=7, width=24, **base.TINY),
+        Norm(name="rms", rows=5, width=16, centred=False, **base.TINY),
     ),
 }
-TARGETS: tuple[base.Target, ...] = ()
-
 SEARCH_SPACES = (
     SearchSpace(OP, "forward", "forward_config", (), ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
     SearchSpace(OP, "backward", "backward_config", (), ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),

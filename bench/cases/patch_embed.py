@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ GATHER, CONV, TIMM = "gather + cuBLAS", "conv, then drop", "timm"
 class PatchEmbed(Case):
     """``signal`` is (B, T, H, W, 3) in uint8 or (B, L) in floating point; ``kept`` of its patches become tokens."""
 
-    op: ClassVar[str] = OP
+    op = OP
     signal: tuple[int, ...]
     patch: tuple[int, ...]
     kept: int
@@ -163,8 +163,6 @@ def patch_dropout_rate(kept: int, total: int) -> float:
 
 _VIDEO: dict[str, Any] = dict(signal=(64, 32, 224, 224, 3), patch=(4, 16, 16), kept=784)
 _AUDIO: dict[str, Any] = dict(signal=(64, 153600), patch=(128,), kept=600)
-_F32: dict[str, Any] = dict(dtype=torch.float32)
-_TINY: dict[str, Any] = dict(tiny=True, **_F32)
 CASES: dict[str, tuple[Case, ...]] = {
     "gpu": (
         PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO),
@@ -172,12 +170,12 @@ CASES: dict[str, tuple[Case, ...]] = {
         PatchEmbed(name="video_1024", width=1024, **_VIDEO),
     ),
     "cpu": (
-        PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO | _F32 | dict(signal=(2, 32, 224, 224, 3))),
-        PatchEmbed(name="audio_768", width=768, **_AUDIO | _F32 | dict(signal=(4, 153600))),
+        PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO | base.F32 | dict(signal=(2, 32, 224, 224, 3))),
+        PatchEmbed(name="audio_768", width=768, **_AUDIO | base.F32 | dict(signal=(4, 153600))),
     ),
     "tiny": (
-        PatchEmbed(name="video", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=16, **_TINY),
-        PatchEmbed(name="audio", signal=(2, 70), patch=(8,), kept=4, width=32, **_TINY),
+        PatchEmbed(name="video", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=16, **base.TINY),
+        PatchEmbed(name="audio", signal=(2, 70), patch=(8,), kept=4, width=32, **base.TINY),
     ),
 }
 TARGETS = (
