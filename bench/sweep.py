@@ -23,15 +23,16 @@ from typing import Any
 
 import torch
 
+from bench import store
 from bench.cases import SEARCH_SPACES, cases
 from bench.cases.base import ARCH, DROPOUT, Case, Problem, SearchSpace
 from bench.checks.correctness import error, named
 from bench.measure.timing import DeviceLost, limited, measure, reason, synchronize, tidy
-from bench.store import Table
 from vatt.kernels.runtime import device_arch
 
 FIELDS = ("op", "kernel", "case", "dropout", "candidate", "ms", "ms_p20", "ms_p80", "faster", "note")
 COMMITTED = "committed"
+NO_TIME = "left out: no time"  # tried when a run goes on with --resume
 SAME = 0.02  # relative distance from the results of the committed parameters: other sums, same numbers
 LIMIT = 40.0  # seconds a candidate
 SEED = 3
@@ -163,7 +164,9 @@ def _once(number: int, case: Case, value: Any, arch: str, dropout: float) -> str
 class Sweep:
     """Sweeps into a table; ``workers`` compile ahead, or None."""
 
-    def __init__(self, table: Table, device: torch.device, tiny: bool, workers: ProcessPoolExecutor | None) -> None:
+    def __init__(
+        self, table: store.Table, device: torch.device, tiny: bool, workers: ProcessPoolExecutor | None
+    ) -> None:
         self.table, self.device, self.tiny, self.workers = table, device, tiny, workers
         # A CPU has no entries of its own: its tiny run replaces, and restores, those of a GPU.
         self.arch = device_arch(device) if device.type == "cuda" else "sm90"
@@ -213,10 +216,12 @@ class Sweep:
             return {}
         for index, value in enumerate(values):
             row = {**about, "candidate": repr(value)}
-            if before := self.table.find(**{name: row[name] for name in ("op", "kernel", "case", "candidate")}):
-                found |= {index: float(before["ms"])} if before["ms"] else {}
+            same = {name: store.text(row[name]) for name in ("op", "kernel", "case", "candidate")}
+            rows = [old for old in self.table.rows if old["note"] != NO_TIME and same.items() <= old.items()]
+            if rows:
+                found |= {index: float(rows[-1]["ms"])} if rows[-1]["ms"] else {}
             elif index not in known or time.monotonic() > until:
-                self.table.add({**row, "note": "left out: no time"})
+                self.table.add({**row, "note": NO_TIME})
             elif known[index] is not None:
                 self.table.add({**row, "note": known[index]})
             else:
