@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.baselines.models import models
 from bench.cases.base import Cost
-from bench.jobs.model import config_of, dtype_of, random_batch
+from bench.jobs.case import config_of, dtype_of, random_batch
 from bench.jobs.options import DROPS
 from bench.measure.session import BOTH, FORWARD, STEP, Prepared, Subject
 from bench.measure.timing import synchronize

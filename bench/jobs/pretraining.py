@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.cases.case import Problem
+from bench.cases.base import Problem
 from bench.cases.nce import Nce
 from bench.jobs.case import (
     Row,

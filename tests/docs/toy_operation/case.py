@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.cases.case import Call, Case, Compilation, Cost, Draw, Expect, Leaves, SearchSpace, Target, meta
+from bench.cases.base import Call, Case, Compilation, Cost, Draw, Expect, Leaves, SearchSpace, Target, meta
 from vatt.kernels import squared_relu
 
 OP = "squared_relu"
