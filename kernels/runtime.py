@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +26,10 @@ Recorder = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Non
 
 _recorder: Recorder | None = None
 _recorded_arch: str | None = None
+
+# What does not change while a process runs. Plain dicts: torch.compile traces through functools.cache, and warns.
+_installed: dict[str, bool] = {}  # by package
+_capabilities: dict[int, tuple[int, int]] = {}  # by index of the device
 
 
 def refuse_triton(call: Call) -> list[str]:
@@ -65,10 +68,19 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-@cache
 def triton_installed() -> bool:
-    """Whether Triton can be imported. Searches the disk, once a process."""
-    return "triton" in sys.modules or importlib.util.find_spec("triton") is not None
+    """Whether Triton can be imported."""
+    return installed("triton")
+
+
+def installed(package: str) -> bool:
+    """Whether ``package`` can be imported. Searches the disk, once a process."""
+    if package not in _installed:
+        try:
+            _installed[package] = package in sys.modules or importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:  # the parent of a dotted name is missing
+            _installed[package] = False
+    return _installed[package]
 
 
 def device_arch(device: torch.device) -> str:
@@ -81,12 +93,10 @@ def device_arch(device: torch.device) -> str:
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
-    return _capability_of(torch.cuda.current_device() if device.index is None else device.index)
-
-
-@cache
-def _capability_of(index: int) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(index)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index not in _capabilities:
+        _capabilities[index] = torch.cuda.get_device_capability(index)
+    return _capabilities[index]
 
 
 def tensor_arch(x: torch.Tensor) -> str:

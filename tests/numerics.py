@@ -31,7 +31,7 @@ def assert_as_exact_as_eager(
     Args:
         result, eager, exact: an array, or arrays by name; None stands for a gradient that is not there. ``eager`` may
             be several runs, of which the worst counts: in a long chain of operations one rounding reaches every
-            number behind it, so that a single run says little. Let the inputs of the others differ in the last bit.
+            number behind it, so that a single run says little. Give the others inputs that are `nudged`.
         factor: how much worse than eager a result may be.
         floor: the little more, as a share of ``scale``: for arrays that eager gets right by luck. By default eight
             roundings of the type of ``result``.
@@ -59,6 +59,15 @@ def assert_as_exact_as_eager(
         allowed = factor * of_eager + share * size
         # A NaN is in no order, so it fails.
         assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}; of eager {of_eager:.3g}"
+
+
+def nudged(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Floating-point tensors that differ from ``tensors`` in the last bit: up, down or not at all."""
+    g = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.nextafter(x, x * torch.randint(0, 3, x.shape, generator=g).to(x)) if x.is_floating_point() else x
+        for name, x in tensors.items()
+    }
 
 
 def distance(x: Tensor, exact: Tensor) -> float:

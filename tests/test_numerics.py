@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.numerics import assert_as_exact_as_eager, largest
+from tests.numerics import assert_as_exact_as_eager, largest, nudged
 
 EXACT = torch.linspace(-2, 2, 9, dtype=torch.float64)
 ERROR = 1e-3  # of eager: far above any rounding
@@ -63,6 +63,16 @@ def test_of_several_runs_of_eager_the_worst_counts():
     assert_as_exact_as_eager({"x": off(3)}, runs, {"x": EXACT})
     with pytest.raises(AssertionError, match="x: error"):
         assert_as_exact_as_eager({"x": off(6)}, runs, {"x": EXACT})
+
+
+def test_a_nudge_is_one_bit():
+    x = {"x": torch.linspace(-3, 3, 1000), "n": torch.arange(3)}
+    ours, other, again = nudged(x, 0), nudged(x, 1), nudged(x, 0)
+    steps = (ours["x"].view(torch.int32) - x["x"].view(torch.int32)).abs()
+    assert steps.unique().tolist() == [0, 1]
+    assert torch.equal(ours["x"], again["x"])
+    assert not torch.equal(ours["x"], other["x"])
+    assert torch.equal(ours["n"], x["n"])
 
 
 def test_types_and_shapes_must_be_the_same():

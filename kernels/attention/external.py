@@ -7,9 +7,7 @@ Every function takes (q, k, v, mask, bias, scale, dropout_p), with q, k, v of sh
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..registry import Call, refuse_non_float
-from ..runtime import device_arch
+from ..runtime import device_arch, installed
 from .reference import additive
 
 HALF = (torch.float16, torch.bfloat16)
@@ -69,22 +67,13 @@ def refuse_package(package: str, needs: str, dropout: bool = True) -> Callable[[
 
     def reasons(call: Call) -> list[str]:
         found = refuse_plain(call)
-        if not _installed(package):
+        if not installed(package):
             found.append(f"{needs} is not installed")
         if not dropout and call.facts.get("dropout"):
             found.append("has no dropout")
         return found
 
     return reasons
-
-
-@cache
-def _installed(package: str) -> bool:
-    """Searches the disk, once a process."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the parent of a dotted name is missing
-        return False
 
 
 def sdpa(

@@ -18,6 +18,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor
 
+from tests.numerics import assert_as_exact_as_eager, largest
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
@@ -37,8 +39,6 @@ few = settings(
 )
 
 SEED = 5
-CLOSE = 1e-5  # float32, relative to the largest number of an array
-SLACK = 1e-6  # float32, for arrays that are zero but for rounding
 BORDER = 4096  # numbers before and behind every array in `check_memory`
 SENTINEL = -77.0
 
@@ -56,17 +56,25 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass
 class Case:
-    """One call: ``run(backend, **leaves)`` gives a tensor or some; ``leaves`` are the inputs with a gradient."""
+    """One call: ``run(backend, **leaves)`` gives a tensor or some; ``leaves`` are the inputs with a gradient.
+
+    ``plain``: the call in plain PyTorch where the backend "torch" would not do: with the dropout mask of the kernels.
+    ``floor`` and ``scale``: of `assert_as_exact_as_eager` in float32, where the results are not of the size of what
+    they are computed from.
+    """
 
     run: Callable[..., Any]
     leaves: dict[str, Tensor]
-    results: dict[str, Results] = field(default_factory=dict)
+    plain: Callable[..., Any] | None = None
+    floor: float | None = None
+    scale: float = 0.0
+    results: dict[Any, Results] = field(default_factory=dict)
 
-    def plain(self, backend: str) -> Results:
-        """`evaluate`, once for all checks of the case."""
-        if backend not in self.results:
-            self.results[backend] = evaluate(self, backend)
-        return self.results[backend]
+    def known(self, backend: str, compute: torch.dtype = torch.float32) -> Results:
+        """`evaluate` in float32 leaves, once for all checks of the case."""
+        if (backend, compute) not in self.results:
+            self.results[backend, compute] = evaluate(self, backend, compute=compute)
+        return self.results[backend, compute]
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -77,34 +85,21 @@ def evaluate(
     case: Case,
     backend: str = "triton",
     dtype: torch.dtype = torch.float32,
-    wide: torch.dtype | None = None,
+    compute: torch.dtype | None = None,
     place: Callable[[Tensor], Tensor] = torch.clone,
 ) -> Results:
     """Outputs and gradients by name. Leaves, and gradients of outputs, are rounded to ``dtype``; the call then computes
-    in ``wide``. ``place`` lays each of them out in memory."""
-    wide = wide or dtype
-    leaves = {name: place(x.to(dtype).to(wide)).requires_grad_() for name, x in case.leaves.items()}
+    in ``compute``. ``place`` lays each of them out in memory."""
+    compute = compute or dtype
+    leaves = {name: place(x.to(dtype).to(compute)).requires_grad_() for name, x in case.leaves.items()}
     torch.manual_seed(SEED)
-    outputs = case.run(backend, **leaves)
+    run = case.plain if backend == "torch" and case.plain is not None else case.run
+    outputs = run(backend, **leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    grads = [place(randn(*out.shape, seed=90 + i).to(dtype).to(wide)) for i, out in enumerate(outputs)]
+    grads = [place(randn(*out.shape, seed=90 + i).to(dtype).to(compute)) for i, out in enumerate(outputs)]
     found = torch.autograd.grad(outputs, list(leaves.values()), grads, allow_unused=True)
     named = {f"output {i}": out.detach() for i, out in enumerate(outputs)}
     return {**named, **{f"gradient of {name}": grad for name, grad in zip(leaves, found, strict=True)}}
-
-
-def check_close(actual: Results, expected: Results, tolerance: float = CLOSE, slack: float = SLACK) -> None:
-    """Equal within ``tolerance`` of the largest number of each array, plus ``slack``."""
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        found = actual[name]
-        if value is None or found is None:
-            assert value is found, name
-            continue
-        atol = tolerance * float(value.abs().max()) + slack if value.numel() else slack
-        torch.testing.assert_close(
-            found.to(value.dtype), value, atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
 
 
 def check_identical(actual: Results, expected: Results) -> None:
@@ -115,29 +110,29 @@ def check_identical(actual: Results, expected: Results) -> None:
         assert same, name
 
 
-def check_reference(
-    case: Case, backend: str = "triton", oracle: torch.dtype = torch.float64, slack: float = SLACK
-) -> None:
-    """Outputs and gradients equal those of plain PyTorch, in the type ``oracle``, on the same numbers."""
-    check_close(evaluate(case, backend), evaluate(case, "torch", wide=oracle), slack=slack)
+def check_results(results: Results, case: Case) -> None:
+    """As exact as plain PyTorch in float32. Some arrays are zero but for rounding, so the scale is that of all."""
+    exact = case.known("torch", torch.float64)
+    scale = max(case.scale, largest(exact))
+    assert_as_exact_as_eager(results, case.known("torch"), exact, floor=case.floor, scale=scale)
+
+
+def check_reference(case: Case, backend: str = "triton") -> None:
+    """Outputs and gradients are as exact as those of plain PyTorch."""
+    check_results(case.known(backend), case)
 
 
 def check_half(case: Case, dtype: torch.dtype, backend: str = "triton") -> None:
-    """Not much less exact than plain PyTorch in the same type: flash-attention's rule. The slack is the rounding of the
-    largest number of the array, which any result has."""
-    exact = evaluate(case, "torch", dtype, wide=torch.float64)
-    ours, plain = evaluate(case, backend, dtype), evaluate(case, "torch", dtype)
-    for name, value in exact.items():
-        assert value is not None
-        assert ours[name].dtype == plain[name].dtype == dtype, name
-        error, allowed = ((found[name].double() - value).abs().max() for found in (ours, plain))
-        slack = torch.finfo(dtype).eps / 2 * value.abs().max()
-        assert error <= 2 * allowed + slack, f"{name}: error {error}, of plain PyTorch {allowed}, slack {slack}"
+    """As `check_reference` in a half type; the floor is the rounding of the largest number, which any result has."""
+    exact = evaluate(case, "torch", dtype, compute=torch.float64)
+    ours, eager = evaluate(case, backend, dtype), evaluate(case, "torch", dtype)
+    assert {value.dtype for value in ours.values()} == {dtype}
+    assert_as_exact_as_eager(ours, eager, exact, floor=torch.finfo(dtype).eps / 2)
 
 
 def check_layout(case: Case, backend: str = "triton") -> None:
     """Inputs and gradients that do not lie in one piece give the same, but for the order of sums in PyTorch's part."""
-    check_close(evaluate(case, backend, place=every_second), case.plain(backend), SLACK)
+    check_results(evaluate(case, backend, place=every_second), case)
 
 
 def every_second(x: Tensor) -> Tensor:
@@ -149,14 +144,14 @@ def every_second(x: Tensor) -> Tensor:
 
 def check_repeats(case: Case, backend: str = "triton") -> None:
     """Two runs give the same bits."""
-    check_identical(evaluate(case, backend), case.plain(backend))
+    check_identical(evaluate(case, backend), case.known(backend))
 
 
 def check_compiled(case: Case, backend: str = "triton") -> None:
-    """One graph without a break, with the gradients of the eager call."""
+    """One graph without a break, as exact as the eager call."""
     torch.compiler.reset()
     compiled = Case(torch.compile(case.run, fullgraph=True, backend="aot_eager"), case.leaves)
-    check_close(evaluate(compiled, backend), case.plain(backend), 1e-6)
+    check_results(evaluate(compiled, backend), case)
 
 
 def check_memory(case: Case, backend: str = "triton") -> None:
@@ -169,7 +164,7 @@ def check_memory(case: Case, backend: str = "triton") -> None:
         assert not inner.isnan().any(), f"never written: part of {tuple(inner.shape)}"
         outside = torch.cat([whole[:BORDER], whole[-BORDER:]])
         assert (outside == SENTINEL).all(), f"written outside of {tuple(inner.shape)}"
-    check_identical(guarded, case.plain(backend))
+    check_identical(guarded, case.known(backend))
 
 
 def bordered(x: Tensor, border: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from tests.kernels.conftest import (
     DEVICE,
     HALF,
     Case,
-    check_close,
     check_compiled,
     check_layout,
     check_memory,
@@ -23,13 +22,13 @@ from tests.kernels.conftest import (
     needs_triton,
     randn,
 )
+from tests.numerics import assert_as_exact_as_eager
 from vatt.kernels import nce
 from vatt.kernels.nce import Rows
 
 pytestmark = needs_triton
 
 KINDS = ["asymmetric", "symmetric"]
-NEAR = 1e-4  # losses and gradients are differences of terms as large as 1 / temperature
 
 
 def valid(items, hidden, seed):
@@ -57,7 +56,13 @@ def case(kind="asymmetric", B=5, ranks=1, offset=0, C=1, S=3, D=7, masks=(None, 
         ]
         return nce(*rows, temperature=temperature, kind=kind, backend=backend)
 
-    return Case(run, leaves)
+    return Case(run, leaves, **exactness(temperature))
+
+
+def exactness(temperature):
+    """Losses and gradients are differences of terms of the size of 1 / temperature, made with softmax weights of
+    similarities of that size, whose rounding is a relative error of the weights."""
+    return dict(floor=torch.finfo(torch.float32).eps / temperature, scale=1 / temperature)
 
 
 # First, because a kernel that writes outside of its arrays may end the process in any other test.
@@ -78,7 +83,7 @@ def test_memory(name):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("B", "D"), [(1, 7), (2, 1), (17, 7), (33, 7), (5, 48)])
 def test_equals_the_reference(kind, B, D):
-    check_reference(case(kind, B, D=D), slack=NEAR)
+    check_reference(case(kind, B, D=D))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,21 +91,21 @@ def test_equals_the_reference(kind, B, D):
     ("C", "S", "ranks", "offset"), [(1, 1, 3, 0), (2, 5, 1, 0), (2, 4, 3, 10), (4, 1, 3, 5), (1, 5, 2, 5)]
 )
 def test_candidates_and_ranks(kind, C, S, ranks, offset):
-    check_reference(case(kind, ranks=ranks, offset=offset, C=C, S=S), slack=NEAR)
+    check_reference(case(kind, ranks=ranks, offset=offset, C=C, S=S))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("masks", [("some", None), (None, "some"), ("some", "some")])
 def test_masks(kind, masks):
-    check_reference(case(kind, ranks=3, offset=5, masks=masks), slack=NEAR)
+    check_reference(case(kind, ranks=3, offset=5, masks=masks))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("masks", [("all", None), (None, "all"), ("all", "all"), ("some", "all")])
 def test_all_items_masked(kind, masks):
-    """In float32 the lowered similarities are all equal; the loss is 0, or not touched by the mask of the first."""
+    """The loss is 0, or not touched by the mask of the first."""
     ours = case(kind, masks=masks)
-    check_reference(ours, oracle=torch.float32, slack=NEAR)
+    check_reference(ours)
     if kind == "symmetric" or masks[1] == "all":
         assert not any(value.any() for value in evaluate(ours).values())
 
@@ -109,15 +114,14 @@ def test_all_items_masked(kind, masks):
 def test_no_valid_item_on_this_rank(kind):
     """Others have some, so the mean over this rank is 0 while theirs is not."""
     ours = case(kind, B=1, ranks=4, offset=0, masks=("some", "some"))
-    check_reference(ours, slack=NEAR)
+    check_reference(ours)
     assert not evaluate(ours)["output 0"].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [0.005, 1.0])
 def test_temperatures(kind, temperature):
-    ours = case(kind, masks=("some", "some"), temperature=temperature)
-    check_close(evaluate(ours), evaluate(ours, "torch", wide=torch.float64), 1e-4 if temperature < 0.01 else 1e-5)
+    check_reference(case(kind, masks=("some", "some"), temperature=temperature))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,12 +131,12 @@ def test_an_empty_local_batch(kind):
     def run(backend, first, second):
         return nce(Rows(first[:0], first), Rows(second[:0], second), temperature=0.1, kind=kind, backend=backend)
 
-    check_reference(Case(run, dict(zip(("first", "second"), everywhere, strict=True))), slack=NEAR)
+    check_reference(Case(run, dict(zip(("first", "second"), everywhere, strict=True)), **exactness(0.1)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_rows_than_a_block_of_the_interpreter(kind):
-    check_reference(case(kind, B=3, ranks=30, offset=30, S=2, D=70), slack=NEAR)
+    check_reference(case(kind, B=3, ranks=30, offset=30, S=2, D=70))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,7 +152,7 @@ def test_rows_without_a_gradient(kind, missing):
         first, second = (Rows(every[f"{name}_local"], every[f"{name}_all"]) for name in ("first", "second"))
         return nce(first, second, temperature=0.1, kind=kind, backend=backend)
 
-    check_reference(Case(run, leaves), slack=NEAR)
+    check_reference(Case(run, leaves, **exactness(0.1)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,9 +162,9 @@ def test_half_types_stay_near(kind, dtype, masks):
     """Plain PyTorch computes in float32 from half rows; the kernel rounds the softmax weights to the half type, a few
     roundings of the gradient. The losses themselves are sums in float32."""
     ours = case(kind, B=9, ranks=2, offset=9, S=2, masks=masks)
-    found, exact = evaluate(ours, dtype=dtype), evaluate(ours, "torch", dtype, wide=torch.float64)
-    assert all(value.dtype == dtype for value in found.values())
-    check_close(found, exact, 2 * torch.finfo(dtype).eps)
+    found, eager = (evaluate(ours, backend, dtype) for backend in ("triton", "torch"))
+    exact = evaluate(ours, "torch", dtype, compute=torch.float64)
+    assert_as_exact_as_eager(found, eager, exact, floor=2 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -189,4 +193,4 @@ def test_compiles_without_a_break(name):
     masks=st.tuples(*[st.sampled_from([None, "some"])] * 2),
 )
 def test_any_shape(kind, B, ranks, C, S, D, masks):
-    check_reference(case(kind, B, ranks, B * (ranks - 1), C, S, D, masks), slack=NEAR)
+    check_reference(case(kind, B, ranks, B * (ranks - 1), C, S, D, masks))

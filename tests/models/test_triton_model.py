@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from tests.numerics import assert_as_exact_as_eager, largest
+from tests.numerics import assert_as_exact_as_eager, largest, nudged
 from vatt.clip import InputConfig
 from vatt.config import to_dict
 from vatt.models import VATT
@@ -74,15 +74,6 @@ def trained(config, backend, start, data, dtype=torch.float32):
         losses.append(loss.detach())
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     return {f"loss {step}": loss for step, loss in enumerate(losses)}, first, parameters
-
-
-def nudged(start, seed):
-    """Weights that differ from ``start`` in the last bit: up, down or not at all."""
-    g = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.nextafter(x, x * torch.randint(0, 3, x.shape, generator=g)) if x.is_floating_point() else x
-        for name, x in start.items()
-    }
 
 
 @pytest.mark.slow
