@@ -79,4 +79,4 @@ def largest(x: Tensor | Results) -> float:
     """The largest absolute number of an array, or of several by name."""
     if isinstance(x, Mapping):
         return max([0.0] + [largest(value) for value in x.values() if value is not None])
-    return float(x.abs().max()) if x.numel() else 0.0
+    return float(x.detach().abs().max()) if x.numel() else 0.0

@@ -16,6 +16,7 @@ from bench.__main__ import main
 from bench.cases import COMPILATIONS
 from bench.cases.base import ARCHITECTURES
 from bench.checks.compiled import RESULTS, access_widths, check, occupancy, read
+from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 # The first case of each operation for sm_90, the first and the last of them for the other two; and all launches.
@@ -48,7 +49,7 @@ def compiling(*command: str) -> Any:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -240,7 +240,7 @@ def test_the_stream_keeps_its_type_beside_an_update_in_half_precision(op):
     for name, backend, kind in (("eager", "torch", None), ("ours", "triton", None), ("exact", "torch", torch.float64)):
         inputs = {key: leaf.clone().to(kind or leaf.dtype).requires_grad_() for key, leaf in leaves.items()}
         total, normed = OPS[op](**inputs, backend=backend)
-        assert total.dtype == kind or torch.float32
+        assert total.dtype == (kind or torch.float32)
         grads = torch.autograd.grad((total.sum() + normed.square().sum()), list(inputs.values()))
         found[name] = {"total": total, "normed": normed.to(total), **dict(zip(leaves, grads, strict=True))}
     assert_as_exact_as_eager(found["ours"], found["eager"], found["exact"])
