@@ -42,7 +42,7 @@ figure { margin: 0; min-width: 0; } .plots figure { border: 1px solid var(--line
 figcaption { font-size: .92rem; font-weight: 600; overflow-wrap: anywhere; line-height: 1.35; }
 figcaption small { display: block; font-weight: 400; }
 figure > small { display: block; margin: 8px 0 0; color: var(--soft); }
-img { display: block; width: 100%; height: auto; } .plots.large figure { background: #fff; }
+img { display: block; width: 100%; height: auto; }
 ul.failed { margin: 8px 0 0; padding-left: 18px; font-size: .85rem; overflow-wrap: anywhere; }
 .failed b { color: var(--bad); }
 .wide { overflow-x: auto; } .wide:focus-visible, th button:focus-visible { outline: 2px solid var(--accent); }
@@ -68,8 +68,11 @@ svg .note { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .axis { 
 svg .peak { stroke: var(--ink); fill: none; stroke-width: 2; } svg .ours { fill: var(--accent); stroke: var(--accent); }
 svg .again { fill: var(--pale); stroke: var(--pale); } svg .baseline { fill: var(--grey); stroke: var(--grey); }
 svg text.ours { stroke: none; font-weight: 600; } svg .whisker { stroke: var(--ink); stroke-width: 1.3; }
-svg .line { fill: none; stroke-width: 2; } svg .hollow { fill: var(--box); stroke-width: 2; }
-svg.bars { max-width: 420px; } svg.roofline { max-width: 900px; } svg.roofline text { font-size: 12px; }
+svg .first { fill: var(--ink); stroke: var(--ink); } svg .second { fill: #8250df; stroke: #8250df; }
+svg .third { fill: var(--accent); stroke: var(--accent); } svg .fourth { fill: #d9730d; stroke: #d9730d; }
+svg .line { fill: none; stroke-width: 2; } svg .dashed { stroke-width: 1; stroke-dasharray: 5 4; }
+svg .hollow { fill: var(--box); stroke-width: 2; }
+svg.bars, svg.lines { max-width: 520px; } svg.roofline { max-width: 900px; } svg.roofline text { font-size: 12px; }
 .query { border-top: 1px solid var(--line); padding: 14px 0; } .query:first-of-type { border-top: 0; }
 .query q { font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere; }
 .rank { display: inline-block; border-radius: 99px; padding: 0 10px; margin-left: 6px; font-size: .85rem;

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from bench import store
 from bench.report import data, words
-from bench.report.charts import bar_chart, bars, direction, history, roofline
+from bench.report.charts import bars, direction, history, roofline
 from bench.report.data import Case, Machine
 from bench.report.summary import markdown, picture
 from bench.store import Row, StoreError, number
+from vatt.charts import bar_chart
 from vatt.files import appearing
 from vatt.html import Cell, cards, clean, figure, heading, links, page, paragraph, plots, section, table
 
@@ -120,7 +121,7 @@ def _case(case: Case) -> str:
         if found := bars(of):
             against = "" if data.primary(of) else " (ours has no figure here)"
             spoken = "; ".join(f"{bar.name} {bar.words}" for bar in found)
-            parts.append(f"<small>{clean(mode or 'no mode named')}; {clean(direction(found))}{against}</small>")
+            parts.append(f"<small>{clean(mode or 'no mode named')}; {clean(direction(of))}{against}</small>")
             parts.append(bar_chart(found, f"{case.name}, {mode}: {spoken}"))
     items = [
         f"<li><b>{clean(row['provider'])}</b>{clean(' ' + row['mode'] if row['mode'] else '')}: "

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from bench.cases import SIZES
 from bench.cases.base import COMPILE
 from bench.report import data, words
-from bench.report.charts import BAR, Bar, bars, direction, draw_bars
+from bench.report.charts import bars, direction, unit
 from bench.report.data import Case, Machine
 from bench.store import Row, StoreError, number
+from vatt.charts import BAR, Bar, draw_bars
 from vatt.html import svg, svg_rectangle, svg_text
 
 _MODES = ("step", "forward+backward", "forward")  # what training runs, before its parts
@@ -151,10 +152,11 @@ def _panels(cases: Sequence[Case]) -> list[Panel]:
     on, as many as fit."""
     first: dict[str, Panel] = {}
     for line in sorted(lines(cases), key=_importance):
-        found = bars(line.case.modes[line.mode])
+        rows = line.case.modes[line.mode]
+        found = bars(rows)
         others = [bar for bar in found if bar.kind != "ours" and data.role(bar.name) != "again"]
         if line.case.key[1] not in first and others:
-            others.sort(key=lambda bar: bar.value, reverse=found[0].unit != "ms")  # of rates, the larger is better
+            others.sort(key=lambda bar: bar.value, reverse=unit(rows) != "ms")  # of rates, the larger is better
             ours = [bar for bar in found if bar.kind == "ours"]
             first[line.case.key[1]] = line, ours + others[: _MOST - 1]
     return list(first.values())
@@ -175,7 +177,7 @@ def _drawn(machine: Machine, panels: Sequence[Panel]) -> str:
         for side, (line, found) in enumerate(pair):
             left = _MARGIN + side * (_PANEL + _GAP)
             parts.append(svg_text(left, bottom + 12, line.case.name, "title", size=13.5))
-            parts.append(svg_text(left, bottom + 28, f"{line.mode}; {direction(found)}", "note"))
+            parts.append(svg_text(left, bottom + 28, f"{line.mode}; {direction(line.case.modes[line.mode])}", "note"))
             parts += draw_bars(found, _PANEL, left, bottom + _TITLE)
         bottom += _TITLE + BAR * max(len(found) for _, found in pair) + _BELOW
     text = f"{words.provenance(machine, [line.case for line, _ in panels])} "

@@ -213,9 +213,10 @@ def test_bars_of_rates_turn_the_percentiles_round(tmp_path):
     path = tmp_path / "results.csv"
     append(path, steps())
     ours, eager, baseline = bars({r["provider"]: r for r in read(path)})
-    assert (ours.value, ours.ratio, ours.unit, ours.kind) == (640.0, None, "samples/s", "ours")
+    assert (ours.value, ours.words, ours.kind) == (640.0, "640 samples/s", "ours")
     assert (ours.low, ours.high) == pytest.approx((640 / 1.2, 640 / 0.9))
-    assert (eager.ratio, eager.kind, baseline.ratio, baseline.kind) == (0.5, "again", 0.25, "baseline")
+    assert (eager.words, eager.kind) == ("320 samples/s, 0.5x of ours", "again")
+    assert (baseline.words, baseline.kind) == ("160 samples/s, 0.25x of ours", "baseline")
 
 
 def test_who_is_who():

@@ -145,8 +145,11 @@ def test_a_browser_shows_all_of_it_and_fetches_nothing(run, tmp_path):
         assert [url for url in found.requests() if not url.startswith("data:")] == [path.as_uri()]
         assert found.run("document.documentElement.scrollWidth") <= 390
         widths = found.run("[...document.images].map((image) => image.naturalWidth)")
-    assert len(widths) == 7  # curves and clips
+        charts = found.run("[...document.querySelectorAll('svg')].map((svg) => svg.getBoundingClientRect().height)")
+    assert len(widths) == 5  # clips
     assert all(widths)
+    assert len(charts) == 3  # the loss and two directions
+    assert all(height > 100 for height in charts)
 
 
 def test_the_contact_sheet_shows_the_clips(run):
@@ -174,7 +177,8 @@ def test_a_run_without_evaluation_has_a_report(run):
     write(run.metrics, [train_record(1)])
     page = Page(write_report(run.path))
     assert "Not evaluated" in page.text
-    assert len(page.images) == 1  # the loss
+    assert page.images == []
+    assert page.source.count("<svg") == 1  # the loss
     assert [path.name for path in write_plots(run, read_metrics(run.metrics))] == ["loss.png"]
 
 

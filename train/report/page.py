@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from train.report.plots import loss_plot, retrieval_plot
+from train.report.plots import LOSSES, RECALLS
 from train.report.records import Record, RecordError, Run, read_run
 from vatt import html
+from vatt.charts import Line, Point, line_chart
 from vatt.clip import InputConfig
 from vatt.data import Clip
 from vatt.data.augment import CentreView
@@ -179,14 +180,30 @@ def _strip(video: str, start: float | None, end: float | None) -> str | None:
 
 
 def _curves(run: Run) -> str:
-    plots = {
-        "loss of each pair over the steps": loss_plot(run.metrics),
-        "recall over the steps": retrieval_plot(run.metrics),
-    }
-    shown = [
-        html.figure("", "", html.image(html.data_uri("image/png", png), words)) for words, png in plots.items() if png
-    ]
+    """Losses and recalls over the steps. A loss that was not finite is a gap."""
+    losses = {}
+    for kind, (name, label) in zip(("first", "third", "fourth", "second"), LOSSES.items(), strict=True):
+        losses[kind] = label, [(r["step"], r[name]) for r in run.metrics.train if r.get(name) is not None]
+    shown = [_chart("contrastive loss", losses, {})]
+    for name, label in _LABELS.items():
+        evaluated = [record for record in run.metrics.evaluations if name in record]
+        if evaluated:
+            lines, chances = {}, {}
+            for kind, (key, (recall, _)) in zip(("second", "third", "fourth"), RECALLS.items(), strict=True):
+                lines[kind] = recall, [(record["step"], 100 * record[name][key]) for record in evaluated]
+                chances[kind] = 100 * evaluated[-1]["chance"][key]
+            shown.append(_chart(f"{label}, % found among the first k (dashed: chance)", lines, chances))
     return html.section("Curves", html.plots(shown, large=True))
+
+
+def _chart(title: str, lines: dict[str, tuple[str, list[tuple[int, float]]]], chances: dict[str, float]) -> str:
+    """``lines``: by CSS class their name and points; ``chances``: by CSS class a level."""
+    last = max((step for _, points in lines.values() for step, _ in points), default=0)
+    known = {kind: (name, [Point(at, kind) for at in points]) for kind, (name, points) in lines.items() if points}
+    found = [Line(points, kind, name, 3 if chances else None) for kind, (name, points) in known.items()]
+    found += [Line([Point((0, y), kind), Point((last, y), kind)], f"{kind} dashed") for kind, y in chances.items()]
+    ticks = {step: f"{step:,}" for step in sorted({last // 2, last} - {0})}
+    return html.figure(title, "", line_chart(found, ticks, "step", f"{title} over the steps", size=(460.0, 230.0)))
 
 
 def _median(run: Run, name: str) -> float:

@@ -11,9 +11,9 @@ from train.core.run_folder import RunFolder
 from train.report.records import Metrics, Record
 from vatt.evaluation.retrieval import NAMES
 
-_LOSSES = {"loss": "all", "vidtxt_loss": "video-text", "vidaud_loss": "video-audio", "audtxt_loss": "audio-text"}
+LOSSES = {"loss": "all", "vidtxt_loss": "video-text", "vidaud_loss": "video-audio", "audtxt_loss": "audio-text"}
 _COLOURS = {"loss": "#222222", "vidtxt_loss": "#1f6feb", "vidaud_loss": "#d9730d", "audtxt_loss": "#8250df"}
-_RECALLS = {"r1": ("R@1", "#8250df"), "r5": ("R@5", "#1f6feb"), "r10": ("R@10", "#2da44e")}
+RECALLS = {"r1": ("R@1", "#8250df"), "r5": ("R@5", "#1f6feb"), "r10": ("R@10", "#2da44e")}
 _SIZE = (7.0, 3.6)  # inches
 
 
@@ -32,7 +32,7 @@ def loss_plot(metrics: Metrics) -> bytes:
     """The loss and the loss of each pair over the steps, as PNG. Steps whose loss was not finite are gaps."""
 
     def draw(axes: Any) -> None:
-        for name, label in _LOSSES.items():
+        for name, label in LOSSES.items():
             known = [record for record in metrics.train if record.get(name) is not None]
             if known:
                 style: dict[str, Any] = dict(color=_COLOURS[name], label=label, lw=2.2 if name == "loss" else 1.3)
@@ -55,7 +55,7 @@ def _recall_panel(evaluations: list[Record], direction: str, first: bool) -> Cal
     known = [record for record in evaluations if direction in record]
 
     def draw(axes: Any) -> None:
-        for key, (label, colour) in _RECALLS.items():
+        for key, (label, colour) in RECALLS.items():
             axes.plot(
                 _steps(known), [100 * record[direction][key] for record in known], color=colour, label=label, marker="o"
             )
