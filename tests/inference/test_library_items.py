@@ -9,13 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.inference.library_models import WORDS, assert_same, media, save_model, small_config
-from vatt import VATT, Clip, MediaError, SpaceError, TextError
+import vatt.models
+from tests.inference.library_models import WORDS, assert_same, media, save_classifier, save_model, small_config
+from vatt import VATT, Classifier, Clip, MediaError, SpaceError, TextError, load_pretrained, save_pretrained
 from vatt.data.augment import CentreView
 from vatt.data.config import DataConfig
 from vatt.data.decode import decode_window
 from vatt.data.samples import evaluation_windows
 from vatt.data.tokenizer import Tokenizer
+from vatt.weights import folder as weights
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +212,15 @@ def test_the_folder_of_a_run_is_taken(folder, files, tmp_path):
     shutil.copytree(folder, tmp_path / "run" / "model")
     model = VATT.from_pretrained(tmp_path / "run")
     assert torch.equal(model.embed_text("a"), VATT.from_pretrained(folder).embed_text("a"))
+
+
+def test_a_model_of_any_kind_is_loaded_with_its_methods(folder, tmp_path):
+    model = load_pretrained(folder)
+    assert type(model) is VATT
+    save_pretrained(model, tmp_path / "copy")  # with its words
+    assert torch.equal(load_pretrained(tmp_path / "copy").embed_text("a star"), model.embed_text("a star"))
+    assert type(load_pretrained(save_classifier(tmp_path / "classifier"))) is Classifier
+    pure = weights.load_pretrained(folder)
+    assert type(pure) is vatt.models.VATT
+    save_pretrained(pure, tmp_path / "pure")
+    assert load_pretrained(tmp_path / "pure").tokenizer is None

@@ -152,7 +152,7 @@ def _unit(x_ND: Tensor) -> Tensor:
 
 
 def ranks(similarity_QV: Tensor, target_Q: Tensor | None = None) -> Tensor:
-    """The place (1 is best) of each query's own video in descending similarity; int64 (Q,).
+    """The rank (1 is best) of each query's own video in descending similarity; int64 (Q,).
 
     ``target_Q`` holds the index of that video, by default the query's own. Videos that are exactly as similar come
     before it, so that embeddings which are all alike score nothing.
@@ -167,9 +167,9 @@ def retrieval(similarity_QV: Tensor, target_Q: Tensor | None = None) -> Retrieva
     """Recall and median rank of the queries' own videos. Raises ValueError without a query."""
     if similarity_QV.numel() == 0:
         raise ValueError("similarity_QV: no query or no video")
-    place_Q = ranks(similarity_QV, target_Q).double()
-    r1, r5, r10 = ((place_Q <= k).double().mean().item() for k in (1, 5, 10))
-    return Retrieval(r1, r5, r10, place_Q.quantile(0.5).item(), len(place_Q))
+    rank_Q = ranks(similarity_QV, target_Q).double()
+    r1, r5, r10 = ((rank_Q <= k).double().mean().item() for k in (1, 5, 10))
+    return Retrieval(r1, r5, r10, rank_Q.quantile(0.5).item(), len(rank_Q))
 
 
 def chance(n_queries: int, n_videos: int) -> Retrieval:
@@ -246,14 +246,14 @@ def write_results(path: Path, found: Embeddings, table: Table, oracle: dict[str,
     queries = []
     if "text_to_video" in (similar := _similarities(found)):
         similar_QN, own_Q = similar["text_to_video"]
-        place_Q = ranks(similar_QN, own_Q)
-        for row, own, place in zip(similar_QN, own_Q.tolist(), place_Q.tolist(), strict=True):
+        rank_Q = ranks(similar_QN, own_Q)
+        for row, own, rank in zip(similar_QN, own_Q.tolist(), rank_Q.tolist(), strict=True):
             best = row.topk(min(_FOUND, len(row)))
             top = [
-                {**_place(found, i), "score": score, "own": i == own}
+                {**_where(found, i), "score": score, "own": i == own}
                 for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             ]
-            queries.append({"text": found.captions[own], "rank": place, **_place(found, own), "top": top})
+            queries.append({"text": found.captions[own], "rank": rank, **_where(found, own), "top": top})
     content = {
         "table": {name: asdict(level) for name, level in table.items()},
         "oracle": {name: asdict(level) for name, level in (oracle or {}).items()},
@@ -262,6 +262,6 @@ def write_results(path: Path, found: Embeddings, table: Table, oracle: dict[str,
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _place(found: Embeddings, i: int) -> dict[str, Any]:
+def _where(found: Embeddings, i: int) -> dict[str, Any]:
     start, end = found.ranges[i]
     return {"video": found.videos[i], "start": start, "end": end}

@@ -228,11 +228,11 @@ def _write_about(path: Path, about: dict[str, Any], rows: Sequence[dict[str, Any
 
 def _gather(path: Path, parts: Iterable[Embedded], order: list[int], width: int) -> np.memmap:
     """All embeddings (N, D) in an .npy file, which is mapped into memory, so that they need not fit."""
-    place = {number: row for row, number in enumerate(order)}
+    row_of = {number: row for row, number in enumerate(order)}
     x_ND = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(order), width))
     for part in parts:
         if part.numbers:
-            x_ND[[place[number] for number in part.numbers]] = part.x_BD.numpy()
+            x_ND[[row_of[number] for number in part.numbers]] = part.x_BD.numpy()
     x_ND.flush()
     return x_ND
 

@@ -98,9 +98,9 @@ def model_folder(folder: str | Path) -> Path:
         PretrainedError: there is no model in either.
     """
     folder = Path(folder)
-    for place in (folder, folder / "model"):
-        if (place / WEIGHTS).is_file():
-            return place
+    for candidate in (folder, folder / "model"):
+        if (candidate / WEIGHTS).is_file():
+            return candidate
     what = "holds no" if folder.is_dir() else "no such folder with a"
     raise PretrainedError(f"{folder}: {what} {WEIGHTS}; a run writes model/ when it has ended")
 

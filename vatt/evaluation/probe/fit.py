@@ -54,21 +54,21 @@ def fit_split(
     Raises:
         ProbeError: no training clip of some class, or no test clip at all, could be read.
     """
-    place = {number: row for row, number in enumerate(features.numbers)}
-    kept = split.among(place.keys())
+    row_of = {number: row for row, number in enumerate(features.numbers)}
+    kept = split.among(row_of.keys())
     if without := classes.check((clips[n] for n in kept.train), split.name):
         raise ProbeError(f"{split.name}: no training clip of the class {', '.join(without[:5])} could be read")
     if not kept.test:
         raise ProbeError(f"{split.name}: none of its {len(split.test)} test clips could be read")
-    train_NVD, test_NVD = (features.x_NVD[[place[n] for n in side]] for side in (kept.train, kept.test))
+    train_NVD, test_NVD = (features.x_NVD[[row_of[n] for n in side]] for side in (kept.train, kept.test))
     if standardise:
         train_NVD, test_NVD = _standardised(train_NVD, test_NVD)
     label_N, wanted_N = (torch.tensor([classes.numbers(clips[n])[0] for n in side]) for side in (kept.train, kept.test))
     score = _fit(kind, train_NVD, label_N, len(classes.names), config)
     found_NK = average_views(score(test_NVD.flatten(0, 1)), test_NVD.shape[1])
     chance = torch.bincount(wanted_N).max().item() / len(wanted_N)
-    lost = len(split.train) + len(split.test) - len(kept.train) - len(kept.test)
-    counts = {"n_train": len(kept.train), "n_test": len(kept.test), "skipped": lost, "classes": len(classes.names)}
+    skipped = len(split.train) + len(split.test) - len(kept.train) - len(kept.test)
+    counts = {"n_train": len(kept.train), "n_test": len(kept.test), "skipped": skipped, "classes": len(classes.names)}
     return {"split": split.name, "classifier": kind, **accuracy(found_NK, wanted_N), "chance": chance, **counts}
 
 

@@ -65,10 +65,10 @@ def check_classes(classes: Classes, clips: Sequence[Clip], split: Split, where: 
     Raises:
         ProbeError: a class has no training clip; the message names it. LabelError: a label cannot be used.
     """
-    place = f"{where}, {split.name}"
-    if without := classes.check((clips[n] for n in split.train), place):
-        raise ProbeError(f"{place}, column {classes.column}: no training clip of the class {', '.join(without[:5])}")
-    return classes.check((clips[n] for n in split.test), place)
+    named = f"{where}, {split.name}"
+    if without := classes.check((clips[n] for n in split.train), named):
+        raise ProbeError(f"{named}, column {classes.column}: no training clip of the class {', '.join(without[:5])}")
+    return classes.check((clips[n] for n in split.test), named)
 
 
 def _folds(values: Sequence[str | None]) -> list[Split]:

@@ -231,13 +231,13 @@ def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConf
             raise TensorFlowError(f"input_shapes: frames of {found['size']} x {width} cannot be honoured; only squares")
     if shapes.get("text"):
         found["words"] = shapes["text"][1]
-    made = dataclasses.replace(default, **found)
+    clip_spec = dataclasses.replace(default, **found)
     if shapes.get("audio"):
-        seconds = shapes["audio"][1] / made.sample_rate
+        seconds = shapes["audio"][1] / clip_spec.sample_rate
         if "frames" not in found:
-            made.frames = max(1, round(seconds * default.fps))
-        made.fps = made.frames / seconds
-    return made
+            clip_spec.frames = max(1, round(seconds * default.fps))
+        clip_spec.fps = clip_spec.frames / seconds
+    return clip_spec
 
 
 def _one_of(what: str, value: Any, known: Mapping[str, str]) -> str:

@@ -95,22 +95,22 @@ def convert(prefix: str | Path, model: str, out: str | Path, overrides: Sequence
     bundle = Bundle(prefix)
     accounts = account(bundle.keys())
     config = choose(model, bundle, accounts, overrides)
-    made = _build(config)
-    wanted = variables(made)
+    network = _build(config)
+    wanted = variables(network)
     check_fit(config.name, describe(accounts.model), bundle, accounts.model, wanted)
-    converted = fill(made, bundle, accounts.model, wanted)
+    converted = fill(network, bundle, accounts.model, wanted)
     conversion = Conversion(
         model=config.name,
         files=[path.name for path in bundle.files()],
         folder=out,
-        parameters=sum(parameter.numel() for parameter in made.parameters()),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
         converted=converted,
         slots=accounts.slots,
         bookkeeping=accounts.bookkeeping,
         unused=accounts.unused,
     )
     with appearing_folder(out) as folder:
-        save_pretrained(made, folder)
+        save_pretrained(network, folder)
         (folder / ACCOUNT).write_text(json.dumps(conversion.to_json(), indent=1), encoding="utf-8")
     return conversion
 
