@@ -261,8 +261,7 @@ class Comparison:
         rows = []
         for origin, times in zip(self.origins.values(), (found.new, found.base), strict=True):
             timing = summarise(list(chain.from_iterable(times)), [0.0])
-            figures = dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, repeats=timing.repeats)
-            rows.append({**origin, **what, **figures})
+            rows.append({**origin, **what, **timing.figures, "host_ms": None})
         store.append(self.options.results, rows)
 
 
@@ -277,8 +276,9 @@ def _apart(name: str, limit: float, new: Mapping[str, torch.Tensor], base: Mappi
 def compare(options: argparse.Namespace, request: Request, selection: Selection) -> int:
     """Compares what is selected; of the providers ours, unless others are asked for by name."""
     subjects = [subject for subject in request.subjects(torch.device(options.device)) if selection.subject(subject)]
-    wanted = lambda subject, name: name == subject.ours if selection.providers == ("*",) else selection.provider(name)  # noqa: E731
-    work = [(subject, name) for subject in subjects for name in subject.providers if wanted(subject, name)]
+    only_ours = selection.providers == ("*",)
+    names = {s: [s.ours] if only_ours else filter(selection.provider, s.providers) for s in subjects}
+    work = [(subject, name) for subject, found in names.items() for name in found]
     if not work:
         raise UserError(f"--case {options.case!r} and --provider match nothing; see --list")
     settings = dict(device=options.device, threads=options.threads, request=asdict(request))

@@ -196,11 +196,6 @@ class Case(ABC):
         return list(want.values())
 
     @property
-    def parts(self) -> int:
-        """In how many slices of its items the plain backend runs, where its intermediates would not fit."""
-        return 1
-
-    @property
     def label(self) -> str:
         """The type without "torch."."""
         return str(self.dtype).removeprefix("torch.")

@@ -56,15 +56,13 @@ class Nce(Case):
         return call
 
     @property
-    def parts(self) -> int:
-        """A slice of the plain loss has a few matrices (items, 2 V C) in float32 or wider: at most about 2 GiB each."""
-        V = self.videos
-        return min(V, max(2, -(-V * 2 * V * self.candidates * 8 // 2**31)))
-
-    @property
     def slices(self) -> list[slice]:
-        step = -(-self.videos // self.parts)
-        return [slice(first, min(first + step, self.videos)) for first in range(0, self.videos, step)]
+        """Of the items of the plain loss, which has a few matrices (items, 2 V C) in float32 or wider: at most about 2
+        GiB each."""
+        V = self.videos
+        parts = min(V, max(2, -(-V * 2 * V * self.candidates * 8 // 2**31)))
+        step = -(-V // parts)
+        return [slice(first, min(first + step, V)) for first in range(0, V, step)]
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
         """Two products, videos against all texts and texts against all videos. With one rank they hold the same

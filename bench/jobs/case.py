@@ -76,8 +76,7 @@ def repeat(call: Callable[[], Any], seconds: float, fewest: int) -> list[float]:
 
 def figures(timing: Timing, items: int, unit: str, **rest: Any) -> Row:
     """The columns of a timing, and the rate of so many items a call."""
-    times = dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, repeats=timing.repeats, host_ms=timing.host)
-    return {**times, "rate": 1e3 * items / timing.median, "unit": unit, **rest}
+    return {**timing.figures, "rate": 1e3 * items / timing.median, "unit": unit, **rest}
 
 
 def config_of(model: str, drop: int, tiny: bool) -> VATTConfig:

@@ -216,7 +216,7 @@ class Session:
         needed, peaks, prepared = turn.prepared.costs[mode], self.peaks, turn.prepared
         bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
         row: Row = dict(subject.about, provider=turn.name, mode=mode, command=_command(subject, turn.name))
-        row |= dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, repeats=timing.repeats, host_ms=timing.host)
+        row |= timing.figures
         row["tflops"] = needed.flops / timing.median * 1e-9
         row["gbps"] = needed.bytes / timing.median * 1e-6 if needed.bytes else None
         row |= dict(roof_tflops=peaks.rate(subject.dtype) * 1e-12, roof_gbps=peaks.copy * 1e-9)

@@ -34,6 +34,12 @@ class Timing:
     host: float
     best: float
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The columns of a results file."""
+        times = dict(ms=self.median, ms_p20=self.p20, ms_p80=self.p80)
+        return times | dict(repeats=self.repeats, host_ms=self.host)
+
 
 class TooLong(Exception):
     """A call ran past its limit."""
