@@ -27,7 +27,7 @@ from bench.measure.peaks import EARLIER, DevicePeaks
 from bench.measure.session import Budget, Session, plan
 from bench.measure.timing import TooLong, limited
 from bench.subjects import Operation, Request
-from bench.sweep import candidates, entry, line, module, replaced, where
+from bench.sweep import COMMITTED, NO_TIME, candidates, entry, line, module, replaced, where
 from vatt.analysis.flops import forward_flops, tokens
 from vatt.presets import preset
 
@@ -109,6 +109,18 @@ def test_resume_keeps_rows_and_a_spent_budget_is_named(tmp_path):
     assert check.main([*arguments, "--resume"]) == 0
     assert (tmp_path / "correctness.csv").read_text() == before
     assert before.count("\n") > 10
+
+
+@interpreted
+def test_a_sweep_that_goes_on_tries_once_what_had_no_time(tmp_path):
+    arguments = ["--device", "cpu", "--tiny", "--only", "sweep", "--op", "norm", "--out", str(tmp_path)]
+    assert check.main([*arguments, "--seconds", "1e-9"]) == 0
+    assert [row["note"] for row in rows(tmp_path / "sweep.csv")] == ["", NO_TIME]
+    for _ in range(2):
+        assert check.main([*arguments, "--resume"]) == 0
+    tried = [row for row in rows(tmp_path / "sweep.csv") if row["candidate"] != COMMITTED]
+    assert [bool(row["ms"]) for row in tried] == [False, True]
+    assert tried[0]["candidate"] == tried[1]["candidate"]
 
 
 @interpreted
