@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.limits import HANG
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "headless_shell")
 OPTIONS = (
     *("--remote-debugging-pipe", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -41,7 +43,7 @@ class Browser:
         events: all that the page told of itself, in order: {"method": ..., "params": ...}.
     """
 
-    def __init__(self, program: str, profile: Path, timeout: float = 60.0) -> None:
+    def __init__(self, program: str, profile: Path, timeout: float = HANG) -> None:
         self.timeout, self.events = timeout, list[dict[str, Any]]()
         self._rest, self._number, self._session = b"", 0, None
         theirs_in, self._out = _pipe()
@@ -164,7 +166,7 @@ class Browser:
         """Ends the browser with all its processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=HANG)
         for number in (self._in, self._out):
             with contextlib.suppress(OSError):
                 os.close(number)
