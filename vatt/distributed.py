@@ -1,7 +1,7 @@
 """Collectives with a gradient, and what they become in one process.
 
-Every rank computes its own loss; what is trained is their mean. So a tensor that was sent to all ranks receives the sum
-of the gradients of all ranks, and the averaging of gradients (DDP, DeepSpeed) makes the sum a mean.
+Every rank computes its own loss, and training minimises the mean over ranks. So a tensor that was sent to all ranks
+receives the sum of the gradients of all ranks, and the averaging of gradients (DDP, DeepSpeed) makes the sum a mean.
 
 Shapes must be equal on all ranks: given others, gloo aborts the process and NCCL hangs. On the CPU every gather is
 preceded by a comparison of the shapes. On a GPU that would make the host wait in the middle of a step, so there the
@@ -65,7 +65,7 @@ def gather_rows(x: Tensor, group: Group = None) -> Tensor:
     """Concatenates ``x`` (B, ...) of all ranks along axis 0, in rank order, with gradient to every rank.
 
     Raises:
-        UnequalRanks: on the CPU, on every rank: the shapes differ. On a GPU the caller must see to it that they do not.
+        UnequalRanks: on the CPU, on every rank: the shapes differ. On a GPU the caller must compare them.
     """
     if world_size(group) == 1:
         return x

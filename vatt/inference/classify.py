@@ -41,11 +41,11 @@ def classify_files(
     clips = [clip_of(items)] if isinstance(items, File) else [clip_of(item) for item in items]
     names = model.config.classes or [str(number) for number in range(model.config.num_classes)]
     logits = torch.empty(len(clips), model.config.num_classes)
-    usual = Views(4, 3 if model.config.modality == "video" else 1)  # the paper's
+    default = Views(4, 3 if model.config.modality == "video" else 1)  # the paper's
     for pictures in (False, True):
         numbers = [number for number, clip in enumerate(clips) if (clip.kind == "image") == pictures]
         if numbers:
-            chosen = views or (_PICTURE if pictures else usual)
+            chosen = views or (_PICTURE if pictures else default)
             logits[numbers] = _logits(model, clips, numbers, chosen, batch_size, workers)
     best = model.probabilities(logits).topk(min(top, len(names)))
     found = [

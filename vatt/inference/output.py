@@ -71,7 +71,7 @@ class Parts:
             self.done.update(part.numbers, (record["index"] for record in part.skipped))
 
     def write(self, batches: list[Embedded]) -> None:
-        """Writes batches as one part, whole or not at all. Those that were written before are passed over."""
+        """Writes batches as one part, whole or not at all. Batches that were written before are left out."""
         batches = [batch for batch in batches if not self.done.issuperset(_items(batch))]
         if not batches:
             return
@@ -106,7 +106,7 @@ def _read(path: Path) -> Embedded:
 
 @contextmanager
 def open_parts(folder: Path, settings: dict[str, Any]) -> Iterator[Parts]:
-    """The parts of a job with these settings, new or from a start before; one process at a time.
+    """The parts of a job with these settings, new or from an earlier start; one process at a time.
 
     Raises:
         EmbedError: the folder is that of a job with other settings, or another process is at work in it.
@@ -153,7 +153,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_output(path: Path) -> None:
-    """Refuses a result that could not be written, before the long work.
+    """Refuses, before the long work, a result that could not be written.
 
     Raises:
         EmbedError: neither .npy nor .parquet, or pyarrow is missing.
@@ -175,14 +175,14 @@ def write_output(
     settings: dict[str, Any],
     places: dict[str, str],
 ) -> tuple[int, int]:
-    """Puts the parts together, in the order of the items. Each file is there whole or not at all.
+    """Puts the parts together, in the order of the items. Each file appears whole or not at all.
 
     Beside ``path`` come FILE.faults.jsonl (a record {file, start, end, field, reason} of each item left out; only if
     there are any) and FILE.json: settings, counts and, for .npy, the ``rows`` {file, start, end[, text]} in order, one
     a line.
 
     Args:
-        skipped: records of files that were no item at all, such as those that a manifest names and that are not there.
+        skipped: records of files that are no items, such as those that a manifest names but that do not exist.
         settings: what the numbers depend on. places: paths of the source and the model, for people.
 
     Returns:
@@ -203,7 +203,7 @@ def write_output(
     order = sorted(set(numbers))
     rows = [items[number].row() for number in order]
     about = {"settings": settings, **places, "n": len(rows), "dimensions": width, "faults": len(faults)}
-    # the result comes last: a stop in between is gone on with
+    # the result comes last, so that a job which is stopped in between goes on
     if path.suffix == ".npy":
         with appearing(path) as partly:
             _gather(partly, parts.read(), order, width)

@@ -93,9 +93,9 @@ class ReluDenseBN(nn.Module):
 class FACHead(nn.Module):
     """Fine and coarse spaces: video and audio meet in ``d_va`` dimensions, video and text in ``d_vat``.
 
-    In the paper every projection is linear with a BN behind it. In the official code, which this follows, video goes
-    through two layers, the step from the first to the second space has a ReLU, and the projections of audio and text
-    have a bias and no BN.
+    In the paper, every projection is linear and followed by a BN. This follows the official code: video goes through
+    two layers, a ReLU stands between the first and the second space, and the projections of audio and text have a bias
+    and no BN.
     """
 
     def __init__(self, config: HeadConfig, d_video: int, d_audio: int, d_text: int) -> None:

@@ -58,8 +58,8 @@ class Positions(nn.Module):
 class SpectrogramPositions(Positions):
     """The spectrogram model's order of positions, which does not follow the order of its tokens.
 
-    Tokens lie time-slowest, but token i takes the temporal row i mod T and the spectral row i div T. The official code
-    was trained so; the natural order would not match its weights.
+    Tokens are ordered with time slowest, but token i takes the temporal row i mod T and the spectral row i div T. The
+    official code was trained so; the natural order would not match its weights.
     """
 
     def _sum(self, tables: list[Tensor]) -> Tensor:

@@ -54,7 +54,7 @@ class TextBackbone(nn.Module):
     t5: an aggregation token of the width of the word embeddings, a GELU projection without bias, T5 encoder.
     bert: projection, position table (16 buckets by default), the encoder's own aggregation token.
     bert_small: both aggregation tokens, post-norm; the first one gets a position, the second is the sentence. So the
-        words have one extra leading row. (An oddity of the official configuration, kept.)
+        words have one extra leading row. (As in the official configuration.)
     linear: a dense layer with ReLU of each word; the sentence is the maximum over all positions, padding included.
 
     The paper describes one learned matrix from one-hot words; the official code has a 300-wide table, frozen by

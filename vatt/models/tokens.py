@@ -19,9 +19,9 @@ from vatt.models.positions import Positions
 class DropToken:
     """Draws which patches a training step keeps (paper, section 3.3).
 
-    The number kept is int(patch_sampling_rate * number of configured position buckets), whatever the input's size: as
-    the official code does; the paper samples a portion of the tokens. The official code also has one permutation for
-    the whole batch, which is the default here; ``sample_per_item`` draws one an item. The official code refuses a rate
+    It keeps int(patch_sampling_rate * number of configured position buckets) patches, whatever the size of the input,
+    as the official code does; the paper samples a portion of the tokens. By default one permutation serves the whole
+    batch, also as in the official code; ``sample_per_item`` draws one for each item. The official code refuses a rate
     of 1; here it means that nothing is dropped.
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mix:
-    """How the items of a batch are mixed: item i with item ``permutation[i]``, keeping the share ``lam[i]``.
+    """Mixup of a batch: item i is mixed with item ``permutation[i]`` and keeps the share ``lam[i]``.
 
     ``permutation`` int64 (B,), one for the whole batch; ``lam`` float (B,).
     """

@@ -26,14 +26,14 @@ PAIRS: dict[str, tuple[str, str]] = {
 class ContrastiveLoss(nn.Module):
     """NCE between video and audio, MIL-NCE of both against text, with negatives from all ranks.
 
-    Differences of the official code from the paper, which this follows: the weighted sum of the pairs is divided by
-    the sum of their weights (equation 6 has no division); the asymmetric loss counts the positives twice in the
-    denominator (equations 4 and 5 once). A video mask has an effect in the symmetric loss only. The official code
-    replaces a NaN loss of an item by 0; here it stays, so that the training loop sees it.
+    It follows the official code where that differs from the paper: the weighted sum of the pairs is divided by the sum
+    of their weights (equation 6 does not divide), and the asymmetric loss counts the positives twice in the denominator
+    (equations 4 and 5 count them once). A video mask affects the symmetric loss only. Unlike the official code, which
+    replaces a NaN loss of an item by 0, it keeps the NaN, so that the training loop sees it.
 
     On several ranks the negatives are gathered with their gradient, while the mean over valid items counts the items
-    of this rank only: the mean loss over ranks equals the loss of the joined batch if all ranks have equally many
-    valid items, and else it does not (in the official code either).
+    of this rank only. So the mean loss over ranks equals the loss of the joined batch only if all ranks have equally
+    many valid items; the official code does the same.
     """
 
     def __init__(self, config: LossConfig, backend: str = "auto") -> None:

@@ -31,10 +31,11 @@ class LowRankConfig:
 
 
 class LowRank(nn.Module):
-    """logits = (x U) V + b, where in training only some of the R components are there.
+    """logits = (x U) V + b, where a training step uses only some of the R components.
 
-    The components of a step are drawn anew, alike for all of its samples, and scaled by R / (number drawn), as dropout
-    does, so that evaluation can use all of them. The others have no gradient in that step; Adam's moments move them.
+    Each step draws its components anew, the same for all of its samples, and scales them by R / (number drawn), as
+    dropout does, so that evaluation can use all of them. The others have no gradient in that step; Adam's moments still
+    move them.
     """
 
     def __init__(self, width: int, classes: int, config: LowRankConfig = LowRankConfig()) -> None:
