@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.report import data, words
-from bench.report.data import Case, Revision
+from bench.report.data import Measured, Revision
 from bench.store import Row, number
 from vatt import charts
 from vatt.charts import Bar, Line, Point
@@ -61,7 +61,7 @@ def tooltip(row: Row) -> str:
     return ", ".join([*parts, *([row["note"]] if row["note"] else ())])
 
 
-def roofline(cases: Sequence[Case]) -> str:
+def roofline(cases: Sequence[Measured]) -> str:
     """Operations a byte against the rate that was reached, under the device's peaks, as HTML with what it leaves out in
     words; words alone where no row has a place in it."""
     by_case = {case.key: list(_points(case)) for case in cases}
@@ -91,7 +91,7 @@ def roofline(cases: Sequence[Case]) -> str:
     return figure("", "", drawn) + paragraph(under, "soft") + (paragraph(left_out, "soft") if left_out else "")
 
 
-def _points(case: Case) -> Iterable[Point]:
+def _points(case: Measured) -> Iterable[Point]:
     for mode, of in case.modes.items():
         ours = data.primary(of)
         for name, row in of.items():

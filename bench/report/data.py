@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import store
 from bench.cases.base import AUTO, COMPILE, OURS
 from bench.measure.session import AGAIN
-from bench.store import Row, StoreError
+from bench.store import Row, StoreError, number
 
 Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
 COMPARED = ("ops", "steps")
@@ -103,8 +103,8 @@ def revisions(rows: Iterable[Row]) -> list[Revision]:
 
 
 @dataclass
-class Case:
-    """One case at one state of the code.
+class Measured:
+    """What was measured of one case at one state of the code.
 
     Attributes:
         modes: by mode, the newest row of each provider, in the order of measurement.
@@ -136,7 +136,7 @@ def case_key(row: Row) -> Key:
     return row["suite"], row["op"], row["case"], row["dtype"], row["dropout"]
 
 
-def newest(rows: Iterable[Row]) -> list[Case]:
+def newest(rows: Iterable[Row]) -> list[Measured]:
     """Each case of operations and steps as the newest state of the code had it that was measured with its baselines.
 
     ``rows``: of one machine, the older before the newer. All rows of a case are of one state of the code and one
@@ -150,10 +150,10 @@ def newest(rows: Iterable[Row]) -> list[Case]:
     return sorted(found, key=lambda case: COMPARED.index(case.key[0]))
 
 
-def _case(key: Key, rows: list[Row]) -> Case:
+def _case(key: Key, rows: list[Row]) -> Measured:
     # A comparison with another commit has our backend alone, without baselines and device peaks.
     whole = [row for row in rows if "--base" not in row["command"].split()] or rows
-    case = Case(key, revisions(whole)[-1])
+    case = Measured(key, revisions(whole)[-1])
     of_last = [row for row in whole if revision(row) == case.revision]
     reasons = set()
     for row in of_last:
@@ -208,13 +208,11 @@ def primary(names: Iterable[str]) -> str | None:
 def noise(rows: Mapping[str, Row]) -> float | None:
     """How far the second timing of ours lies from the first, relative. ``rows``: of one case and mode by provider."""
     ours = primary(rows)
-    again = rows.get(f"{ours}{AGAIN}")
-    if ours is None or again is None or not (again["ms"] and rows[ours]["ms"]):
-        return None
-    return abs(float(again["ms"]) / float(rows[ours]["ms"]) - 1)
+    first, again = (number(rows.get(name, {}), "ms") for name in (f"{ours}", f"{ours}{AGAIN}"))
+    return None if first is None or again is None else abs(again / first - 1)
 
 
-def largest_noise(cases: Iterable[Case]) -> float | None:
+def largest_noise(cases: Iterable[Measured]) -> float | None:
     """The most that two timings of the same call differ by, relative; None where none was timed twice."""
     found = (noise(of) for case in cases for of in case.modes.values())
     return max((value for value in found if value is not None), default=None)

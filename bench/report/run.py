@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import store
 from bench.report import data, words
 from bench.report.charts import bars, direction, history, roofline
-from bench.report.data import Case, Machine
+from bench.report.data import Machine, Measured
 from bench.report.summary import markdown, picture
 from bench.store import Row, StoreError, number
 from vatt.charts import bar_chart
@@ -103,7 +103,7 @@ def _machine(name: str, machine: Machine, rows: Sequence[Row]) -> str:
     return section(machine.name, *body, heading("History"), history(rows), name=name)
 
 
-def _how(cases: Sequence[Case]) -> str:
+def _how(cases: Sequence[Measured]) -> str:
     text = "The whiskers reach from the 20th to the 80th percentile. Full colour: ours; pale: ours otherwise (another "
     text += "backend, eager PyTorch, a second timing); grey: others. "
     most = data.largest_noise(cases)
@@ -112,7 +112,7 @@ def _how(cases: Sequence[Case]) -> str:
     return text + f"Two timings of the same call of ours differ by up to {words.share(most, 1)}: less means nothing."
 
 
-def _case(case: Case) -> str:
+def _case(case: Measured) -> str:
     """Bars of each mode, and what has no figure, each with its reason."""
     shape = words.listed(row["shape"] for row in case.rows)
     under = f"{shape}{'; ' if shape else ''}commit {case.revision.name}, {words.dates(case.rows)}"

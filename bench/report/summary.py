@@ -11,7 +11,7 @@ from bench.cases import SIZES
 from bench.cases.base import COMPILE
 from bench.report import data, words
 from bench.report.charts import bars, direction, unit
-from bench.report.data import Case, Machine
+from bench.report.data import Machine, Measured
 from bench.store import Row, StoreError, number
 from vatt.charts import BAR, Bar, draw_bars
 from vatt.html import svg, svg_rectangle, svg_text
@@ -24,10 +24,10 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Line:
+class Entry:
     """One case in the mode that training runs; rows are None where nothing was measured."""
 
-    case: Case
+    case: Measured
     mode: str
     ours: Row
     eager: Row | None
@@ -35,9 +35,9 @@ class Line:
     baseline: Row | None
 
 
-def lines(cases: Iterable[Case]) -> list[Line]:
+def lines(cases: Iterable[Measured]) -> list[Entry]:
     """One line a case where ours was measured, of the largest dropout, which is that of training."""
-    most: dict[tuple[str, ...], Case] = {}
+    most: dict[tuple[str, ...], Measured] = {}
     for case in cases:
         old = most.get(case.key[:4])
         if old is None or _dropout(case) > _dropout(old):
@@ -45,14 +45,14 @@ def lines(cases: Iterable[Case]) -> list[Line]:
     return [found for case in most.values() if (found := _line(case)) is not None]
 
 
-def _dropout(case: Case) -> float:
+def _dropout(case: Measured) -> float:
     try:
         return float(case.key[4] or 0)
     except ValueError:  # free text in that column
         return 0.0
 
 
-def _line(case: Case) -> Line | None:
+def _line(case: Measured) -> Entry | None:
     for mode in (*_MODES, *case.modes):
         of = {name: row for name, row in case.modes.get(mode, {}).items() if row["ms"]}
         ours = data.primary(of)
@@ -60,7 +60,7 @@ def _line(case: Case) -> Line | None:
             roles = ("eager",), ("compiled", "ours compiled"), ("baseline",)
             kinds = ([row for name, row in of.items() if data.role(name) in wanted] for wanted in roles)
             fastest = [min(rows, key=lambda row: float(row["ms"]), default=None) for rows in kinds]
-            return Line(case, mode, of[ours], *fastest)
+            return Entry(case, mode, of[ours], *fastest)
     return None
 
 
@@ -77,7 +77,7 @@ def markdown(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
     return "\n".join(parts)
 
 
-def _row(line: Line) -> str:
+def _row(line: Entry) -> str:
     def ms(row: Row | None, named: bool = False) -> str:
         if row is None:
             return ""
@@ -107,7 +107,7 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~#<>&])", lambda found: "\\" + found[0], text)
 
 
-def _under(machine: Machine, cases: Sequence[Case], found: Sequence[Line]) -> str:
+def _under(machine: Machine, cases: Sequence[Measured], found: Sequence[Entry]) -> str:
     """Device, versions, commits, dates, noise, failures, commands."""
     shown = [line.case for line in found]
     text = f"Device: {words.provenance(machine, shown)} "
@@ -132,7 +132,7 @@ text { fill: #1c2128; font-family: system-ui, sans-serif; } .note { fill: #57606
 .ours { fill: #0b5bd3; } text.ours { font-weight: 600; } .again { fill: #8db8f2; } .baseline { fill: #b3bcc6; }
 .whisker { stroke: #1c2128; stroke-width: 1.3; } .title { font-weight: 600; }
 """
-Panel = tuple[Line, list[Bar]]
+Panel = tuple[Entry, list[Bar]]
 
 
 def picture(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
@@ -147,7 +147,7 @@ def picture(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
     raise StoreError("--svg: no row of ours stands beside one of another provider, so there is nothing to draw")
 
 
-def _panels(cases: Sequence[Case]) -> list[Panel]:
+def _panels(cases: Sequence[Measured]) -> list[Panel]:
     """Of each operation the most important case, and of whole steps the longest: ours, then the others from the best
     on, as many as fit."""
     first: dict[str, Panel] = {}
@@ -162,7 +162,7 @@ def _panels(cases: Sequence[Case]) -> list[Panel]:
     return list(first.values())
 
 
-def _importance(line: Line) -> tuple[bool, int, float]:
+def _importance(line: Entry) -> tuple[bool, int, float]:
     """Shapes that have a target first, in the order of `bench.cases`; steps last; the longer before the shorter."""
     suite, op, case, *_ = line.case.key
     targets = [(shape.op, shape.name) for shape in (*SIZES["gpu"], *SIZES["cpu"]) if shape.priority == 1]

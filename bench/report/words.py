@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
-from bench.report.data import Case, Machine
+from bench.report.data import Machine, Measured
 from bench.store import Row, number
 
 NO_GPU = "No GPU speed has been measured: no row comes from a CUDA device."
@@ -56,7 +56,7 @@ def dates(rows: Sequence[Row]) -> str:
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
-def provenance(machine: Machine, cases: Sequence[Case]) -> str:
+def provenance(machine: Machine, cases: Sequence[Measured]) -> str:
     """Device, versions, commits and dates of these cases, as sentences."""
     rows = [row for case in cases for row in case.rows]
     commits = listed(case.revision.name for case in cases)
@@ -66,17 +66,8 @@ def provenance(machine: Machine, cases: Sequence[Case]) -> str:
 
 def command(rows: Sequence[Row]) -> str:
     """The words with which the commands of all rows begin, or empty where they share none."""
-    words = [_split(row["command"]) for row in rows if row["command"]]
-    shared: list[str] = []
-    for column in zip(*words, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(column[0])
-    return shlex.join(shared)
-
-
-def _split(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:  # no closing quotation mark: nobody could run it, but it is to be shown
-        return text.split()
+    columns = zip(*(row["command"].split() for row in rows if row["command"]), strict=False)
+    shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    while " ".join(shared).count("'") % 2:  # it would end within a quoted argument
+        shared.pop()
+    return " ".join(shared)
