@@ -34,6 +34,7 @@ def test_dimensions_are_those_of_the_model(name, head):
             assert out[output_name(config, modality, space)].shape == (1, width)
 
 
+@pytest.mark.slow
 def test_public_names_come_without_waiting_for_torch():
     code = (
         "import sys, vatt; assert 'torch' not in sys.modules; assert set(vatt.__all__) <= set(dir(vatt)); "
