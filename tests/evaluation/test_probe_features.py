@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from train.core.data import SAMPLE
 from train.core.ranks import RankContext
-from train.core.sample import SAMPLE
 from train.evaluation.cli import TASKS, parse
 from train.evaluation.task import use_sample
 from vatt.clip import InputConfig
@@ -172,9 +172,9 @@ def test_what_cannot_work_is_said_before_a_clip_is_decoded(clips, model, tmp_pat
 )
 def test_no_data_is_the_sample(arguments, file, label, monkeypatch, tmp_path):
     built = []
-    monkeypatch.setattr("train.core.sample.build", lambda folder, seed, say: built.append(folder))
-    monkeypatch.setattr("train.core.sample.build_pictures", built.append)
-    monkeypatch.setattr("train.core.sample.wait_for_all", lambda: None)
+    monkeypatch.setattr("train.core.data.build", lambda folder, seed, say: built.append(folder))
+    monkeypatch.setattr("train.core.data.build_pictures", built.append)
+    monkeypatch.setattr("train.core.data.wait_for_all", lambda: None)
     options = parse([*arguments, "--model", str(tmp_path)])
     use_sample(options, RankContext(0, 1, torch.device("cpu")))
     assert (options.data, options.label) == (str(SAMPLE / file), label)

@@ -120,7 +120,6 @@ class Trainer:
             {
                 "step": self.step,
                 **{name: means.get(name, float("nan")) for name in self.losses},
-                **{name: value for name, value in means.items() if name == "audtxt_loss"},
                 "lr": rate,
                 **figures,
                 "tflops": flops / 1e12,

@@ -62,7 +62,8 @@ class RunFolder:
         return folder
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        path.write_text(json.dumps(content, indent=1))
+        """Whole or not at all: a resumed run writes its configuration again, and may be killed amid that."""
+        write_text(path, json.dumps(content, indent=1))
 
     def forget_metrics_after(self, step: int) -> None:
         """Drops the records of steps that a resumed run will do again."""

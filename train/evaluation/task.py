@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from train.config.finetuning import SAMPLE_LABELS
+from train.core.data import sample_manifest
 from train.core.ranks import RankContext
-from train.core.sample import sample_manifest
 from vatt.data import Clip, ManifestError, hold_out, other_splits, read_clips
 from vatt.data.skipped import ENOUGH, Record, SkipLog
 from vatt.environment import environment

@@ -8,18 +8,21 @@ from functools import partial
 from train.config.finetuning import FinetuneConfig
 from train.core.build import build_trainer, open_run, seed_process
 from train.core.command import Job
+from train.core.data import Corpus, read_corpus, sample_manifest
 from train.core.loop import Trainer
 from train.core.ranks import RankContext
-from train.core.sample import sample_manifest
-from train.finetuning.data import read_labelled
 from train.finetuning.evaluate import ClassifierEvaluator
 from vatt.analysis.flops import classifier_flops
 from vatt.config import ConfigError
-from vatt.data import ClipLoader, LabelledReader
+from vatt.data import Classes, ClipLoader, LabelError, LabelledReader, find_classes, read_classes
+from vatt.data.labels import labels_of
 from vatt.models import Classifier, build_classifier
 from vatt.objectives.finetuning import Finetuning
 from vatt.weights.folder import load_pretrained
 from vatt.weights.restore import restore_backbone
+
+# Pictures have no sound, and sound files no picture.
+_UNUSABLE = {"audio": "image", "video": "audio", "image": "audio"}
 
 
 def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
@@ -32,7 +35,7 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     folder, reporter = open_run(job, f"{'sample-' if job.sample else ''}{config.model.name}", context)
     if job.sample:
         config.data.sources = [sample_manifest(context, reporter.say, pictures=config.task == "image")]
-    corpus, classes = read_labelled(config)
+    corpus, classes = _read_labelled(config)
     held_out, names = corpus.evaluation_clips(), list(classes.names)
     if job.resume and config.model.classes not in ([], names):
         raise ConfigError(f"--resume: {_changed(config, names)}")
@@ -41,11 +44,8 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     model, origin = _model(config, job.resume)
     first = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     has_accuracy = config.model.labels == "single" and not config.targets.mixup
-    parts = config.engine.gradient_accumulation
-    if config.model.labels == "multi" and parts > 1:
-        corpus.notes.insert(
-            0, "the loss weighs labels by their counts in each of the engine.gradient_accumulation parts alone"
-        )
+    if config.model.labels == "multi" and config.engine.gradient_accumulation > 1:
+        corpus.notes.append("the loss weighs labels by their counts in each engine.gradient_accumulation part alone")
     return build_trainer(
         job,
         context,
@@ -66,6 +66,41 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
         introduction=f"{origin}; {len(names)} classes of column {config.label} ({first}), "
         f"{sum(1 for _ in corpus.training_clips())} clips to train on, {len(held_out)} held out",
     )
+
+
+def _read_labelled(config: FinetuneConfig) -> tuple[Corpus, Classes]:
+    """Reads the data sets, finds or reads the classes, and looks at every label before anything is decoded.
+
+    Raises:
+        ManifestError: a data set cannot be used, or has no clip to train on. LabelError: a label that cannot be used.
+    """
+    corpus = read_corpus(config.data, {_UNUSABLE[config.task]: f"cannot be used for --task {config.task}"})
+    multi = config.model.labels == "multi"
+    clips = list(corpus.training_clips())
+    if config.classes is not None:
+        classes = read_classes(config.classes, config.label, multi)
+    else:
+        classes = find_classes(clips, ", ".join(config.data.sources), config.label, multi)
+    if multi and (bare := sum(not labels_of(clip, config.label) for clip in clips)):
+        corpus.notes.append(f"{bare} of {len(clips)} training clips have no label in column {config.label}: no loss")
+    without = set(classes.names)
+    for source in corpus.sources:
+        without &= set(classes.check(source.clips, f"{source.name}, split train"))
+    if len(without) == len(classes.names):
+        raise LabelError(f"{config.data.sources[0]}, column {config.label}: no training clip has any of the classes")
+    corpus.notes += _missing("train", without)
+    held_out = {name: clips for name, clips in sorted(corpus.held_out.items()) if clips}
+    if held_out:
+        checks = [set(classes.check(clips, f"{name}, held out")) for name, clips in held_out.items()]
+        corpus.notes += _missing("held out", set.intersection(*checks))
+    return corpus, classes
+
+
+def _missing(split: str, names: set[str]) -> list[str]:
+    if not names:
+        return []
+    first = ", ".join(sorted(names)[:5])
+    return [f"{len(names)} classes have no clip in the split {split}: {first}{', ...' if len(names) > 5 else ''}"]
 
 
 def _changed(config: FinetuneConfig, names: list[str]) -> str:

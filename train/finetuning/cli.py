@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         description="Fine-tune a pretrained backbone on labelled videos, sounds or pictures. Without --data: on the "
         "built-in sample.",
         epilog="Everything else: section.field=value, such as optim.lr=0.01 model.input.size=224 evaluation.clips=4. "
-        "All fields are in train/config/finetuning.py, and in the config.json of a run.",
+        "All of them are in docs/settings.md, and in the config.json of a run.",
     )
     add = made.add_argument
     add("--task", choices=tuple(PAPER), help="what is classified (default: video)")

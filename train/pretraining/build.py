@@ -11,11 +11,10 @@ import torch
 from train.config.pretraining import PretrainConfig
 from train.core.build import build_trainer, open_run, seed_process
 from train.core.command import Job
-from train.core.data import Corpus, read_corpus
+from train.core.data import SAMPLE, Corpus, read_corpus, sample_manifest
 from train.core.loop import Trainer
 from train.core.ranks import RankContext, wait_for_all
-from train.core.sample import SAMPLE, sample_manifest
-from train.pretraining.evaluate import Evaluator
+from train.pretraining.evaluate import RetrievalEvaluator
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.config import ConfigError
 from vatt.data import DataConfig, Tokenizer, TrainLoader, load_word_embeddings
@@ -49,6 +48,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     seed_process(config, context)
     module = _module(config)
     clips = list(corpus.training_clips())
+    pair = ["audtxt_loss"] if config.model.loss.aud_txt_weight else []
     captioned = sum(bool(clip.captions) for clip in clips)
     return build_trainer(
         job,
@@ -57,9 +57,11 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         reporter,
         module,
         make_loader=partial(TrainLoader, corpus.sources, tokenizer, config.model.input, config.data),
-        make_evaluator=lambda engine: Evaluator(config, context, folder, engine, reporter, held_out, tokenizer, oracle),
+        make_evaluator=lambda engine: RetrievalEvaluator(
+            config, context, folder, engine, reporter, held_out, tokenizer, oracle
+        ),
         flops_per_sample=train_flops_per_sample(config.model),
-        losses=("loss", "vidtxt_loss", "vidaud_loss"),
+        losses=("loss", "vidtxt_loss", "vidaud_loss", *pair),
         skipped=corpus.skipped,
         notes=corpus.notes,
         introduction=f"{len(clips)} clips to train on ({captioned} with captions), {len(held_out)} held out, "

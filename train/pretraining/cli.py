@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Pretrain VATT on videos. Without --data: on a built-in sample of a few hundred real .mp4 files.",
         epilog="Everything else: section.field=value, such as optim.lr=3e-4 data.workers=8 model.head.kind=joint. "
-        "All fields are in train/config/pretraining.py, and in the config.json of a run.",
+        "All of them are in docs/settings.md, and in the config.json of a run.",
     )
     add = made.add_argument
     add("--data", action="append", metavar="PATH", help="folder of videos, or manifest (.csv, .jsonl); may be repeated")

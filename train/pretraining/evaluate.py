@@ -23,7 +23,7 @@ _MEANINGFUL = 10  # held-out clips below which recall at 5 and 10 says nothing
 
 
 @dataclass
-class Evaluator:
+class RetrievalEvaluator:
     """Call it with the number of steps done, on all ranks."""
 
     config: PretrainConfig
