@@ -244,6 +244,7 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_the_message_of_a_bad_label_comes_before_anything_is_decoded(sample, models, tmp_path):
     manifest = sample / "typo.csv"
     manifest.write_text((sample / "manifest.csv").read_text().replace("bounce,val", "bouncy,val", 1))
