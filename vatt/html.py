@@ -267,7 +267,7 @@ def figure(title: str, under: str, *parts: str) -> str:
 
 def image(source: str, text: str) -> str:
     """A picture from a data URI, with its description."""
-    return f'<img src="{clean(source)}" alt="{clean(text)}">'
+    return f'<img src="{clean(source)}" alt="{clean(text)}"/>'
 
 
 def data_uri(kind: str, content: bytes) -> str:
