@@ -86,11 +86,11 @@ class Browser:
             raise BrowserError(f"{method}: {answer['error']['message']}")
         return answer["result"]
 
-    def _wait(self, method: str, before: int) -> None:
-        """Until there is an event of this name behind the first ``before``; it may have come with an answer."""
+    def wait(self, done: Callable[[], bool], what: str) -> None:
+        """Until the events so far make ``done`` true; they may have come with an answer. Raises BrowserError."""
         until = time.monotonic() + self.timeout
-        while not any(event["method"] == method for event in self.events[before:]):
-            self._keep(self._read(until, method))
+        while not done():
+            self._keep(self._read(until, what))
 
     def _keep(self, answer: dict[str, Any]) -> None:
         if "method" in answer:
@@ -114,7 +114,8 @@ class Browser:
         failed = self.ask("Page.navigate", url=url).get("errorText")
         if failed:
             raise BrowserError(f"{url}: {failed}")
-        self._wait("Page.loadEventFired", before)
+        loaded = "Page.loadEventFired"
+        self.wait(lambda: any(event["method"] == loaded for event in self.events[before:]), loaded)
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page. Raises BrowserError where the page throws."""

@@ -97,7 +97,7 @@ def _read(options: Options, config: VATTConfig, batch: int, workers: int, mode: 
     reader = TrainLoader([source], films.tokenizer, config.input, data, batch_size=batch)
     with threads(beside):
         try:
-            timing, waited = shared(reader, consume, options.budget, options.amount.fewest)
+            timing, waited = reading_pace(reader, consume, options.budget, options.amount.fewest)
         finally:
             reader.close()
     reads = "this process" if workers == 0 else f"{workers} process{'es' if workers > 1 else ''}"
@@ -105,7 +105,9 @@ def _read(options: Options, config: VATTConfig, batch: int, workers: int, mode: 
     return figures(timing, batch, "clips/s", wait_share=waited, note=note)
 
 
-def shared(reader: TrainLoader, consume: Callable[[Batch], Any], seconds: float, fewest: int) -> tuple[Timing, float]:
+def reading_pace(
+    reader: TrainLoader, consume: Callable[[Batch], Any], seconds: float, fewest: int
+) -> tuple[Timing, float]:
     """Gives batches to ``consume`` for about ``seconds``, at least ``fewest`` of them after the first. Of a batch: the
     time from one to the next; and which share of it went on waiting for the loader, 0 to 1."""
     batches: Iterator[Batch] = iter(reader)

@@ -19,7 +19,7 @@ from bench.__main__ import main as benchmark
 from bench.jobs.case import config_of, pace
 from bench.jobs.options import SIZES, JobError, Options, doubling, parse
 from bench.jobs.pretraining import Training, pretrain, read_records, summary
-from bench.jobs.reading import decode, embed, loader, shared
+from bench.jobs.reading import decode, embed, loader, reading_pace
 from bench.jobs.run import in_process, jobs, main
 from bench.measure.memory import MIB, held_mib, peak_mib
 from bench.measure.process import ProcessFailed
@@ -233,10 +233,10 @@ def reader(monkeypatch, clock, seconds):
 
 def test_waiting_is_the_share_of_the_time_that_reading_takes(monkeypatch):
     clock = Clock(monkeypatch)
-    timing, waited = shared(reader(monkeypatch, clock, 0.03), lambda _: clock.sleep(0.02), seconds=0.3, fewest=3)
+    timing, waited = reading_pace(reader(monkeypatch, clock, 0.03), lambda _: clock.sleep(0.02), seconds=0.3, fewest=3)
     assert (timing.median, waited) == pytest.approx((80, 0.75))
     assert timing.repeats == 4
-    timing, waited = shared(reader(monkeypatch, clock, 0.0), lambda _: clock.sleep(0.05), seconds=0.1, fewest=3)
+    timing, waited = reading_pace(reader(monkeypatch, clock, 0.0), lambda _: clock.sleep(0.05), seconds=0.1, fewest=3)
     assert (timing.median, waited, timing.repeats) == pytest.approx((50, 0, 3))
 
 
