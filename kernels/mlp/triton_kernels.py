@@ -64,7 +64,7 @@ def bias_gelu_backward(
     bias_ptr,  # (M,), or None without BIAS
     seed_ptr,  # (1,) int64, or None without DROPOUT
     grad_x_ptr,  # (R, M), written
-    grad_bias_ptr,  # (G, M) float32, written
+    grad_bias_ptr,  # (G, M) float32, written with BIAS
     R,
     M,
     threshold,
