@@ -55,8 +55,8 @@ def named(problem: Problem, call: Call, leaves: Leaves) -> Leaves:
 
 
 def _in_slices(problem: Problem, case: Nce, leaves: Leaves, dtype: torch.dtype) -> Leaves:
-    wide = torch.promote_types(dtype, torch.float32)
-    sums = {name: torch.zeros_like(leaf, dtype=wide) for name, leaf in leaves.items()}
+    sum_dtype = torch.promote_types(dtype, torch.float32)
+    sums = {name: torch.zeros_like(leaf, dtype=sum_dtype) for name, leaf in leaves.items()}
     (grad,) = problem.gradients((next(iter(leaves.values())).new_empty(case.videos),))
     outs = []
     for items in case.slices:
