@@ -1,1 +1,1 @@
-"""The configurations of the jobs, and the named recipes."""
+"""The configurations of the jobs with their named recipes; sections has what both share."""
