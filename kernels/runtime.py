@@ -27,7 +27,8 @@ Recorder = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Non
 _recorder: Recorder | None = None
 _recorded_arch: str | None = None
 
-# What does not change while a process runs. Plain dicts: torch.compile traces through functools.cache, and warns.
+# What does not change while a process runs. torch.compile traces what asks for it: it warns of functools.cache, and a
+# dict that the traced call fills is a guard that fails at the next call. So both are left alone while it traces.
 _installed: dict[str, bool] = {}  # by package
 _capabilities: dict[int, tuple[int, int]] = {}  # by index of the device
 
@@ -75,12 +76,18 @@ def triton_installed() -> bool:
 
 def installed(package: str) -> bool:
     """Whether ``package`` can be imported. Searches the disk, once a process."""
+    if torch.compiler.is_compiling():
+        return _search(package)
     if package not in _installed:
-        try:
-            _installed[package] = package in sys.modules or importlib.util.find_spec(package) is not None
-        except ModuleNotFoundError:  # the parent of a dotted name is missing
-            _installed[package] = False
+        _installed[package] = _search(package)
     return _installed[package]
+
+
+def _search(package: str) -> bool:
+    try:
+        return package in sys.modules or importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name is missing
+        return False
 
 
 def device_arch(device: torch.device) -> str:
@@ -94,6 +101,8 @@ def device_arch(device: torch.device) -> str:
 
 def _capability(device: torch.device) -> tuple[int, int]:
     index = torch.cuda.current_device() if device.index is None else device.index
+    if torch.compiler.is_compiling():
+        return torch.cuda.get_device_capability(index)
     if index not in _capabilities:
         _capabilities[index] = torch.cuda.get_device_capability(index)
     return _capabilities[index]

@@ -36,11 +36,11 @@ def test_norms(dtype, width):
         (layer_norm, layer_norm_formula, (weight, bias)),
         (rms_norm, rms_norm_formula, (weight,)),
     ):
-        wide = [p.double() for p in parameters]
-        torch.testing.assert_close(op(x, *parameters).double(), formula(x.double(), *wide), **tolerance)
+        exact = [p.double() for p in parameters]
+        torch.testing.assert_close(op(x, *parameters).double(), formula(x.double(), *exact), **tolerance)
         total, normed = op(x, *parameters, residual=residual)
         assert torch.equal(total, x + residual)
-        torch.testing.assert_close(normed.double(), formula(total.double(), *wide), **tolerance)
+        torch.testing.assert_close(normed.double(), formula(total.double(), *exact), **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -143,7 +143,7 @@ def test_nce_errors_name_the_argument():
         nce(first, Rows(first.local, first.all, torch.ones(2), torch.ones(3)), temperature=0.5)
 
 
-def test_the_contrastive_loss_is_wide_under_autocast():
+def test_the_contrastive_loss_runs_in_float32_under_autocast():
     first, second = (Rows(x, x) for x in (randn(6, 1, 16, dtype=torch.float32), randn(6, 1, 16, dtype=torch.float32)))
     near = Rows(second.local + 0.01, second.all + 0.01)
     wanted = nce(first, near, temperature=0.07)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.kernels.test_triton_refusals import calls
-from vatt.kernels import explain, operations, runtime
+from vatt.kernels import explain, mlp, operations, runtime
 
 
 @pytest.fixture
@@ -50,6 +50,22 @@ def test_a_package_that_is_missing_is_not_searched_again(searches):
     assert not runtime.installed("no_such_package_here.inside")  # its parent is missing
     assert not runtime.installed("no_such_package_here.inside")
     assert set(searches.values()) == {1}
+
+
+def test_a_compiled_operation_is_compiled_once(monkeypatch):
+    """What the first call finds out must not be a guard that fails at the second."""
+    pytest.importorskip("triton")
+    from torch._dynamo.testing import CompileCounter
+
+    monkeypatch.setattr(runtime, "_installed", {})
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(lambda *x: mlp(*x), fullgraph=True, backend=counter)
+    x = [torch.randn(shape) for shape in ((4, 8), (16, 8), (16,), (8, 16), (8,))]
+    compiled(*x)
+    mlp(*x)
+    compiled(*x)
+    assert counter.frame_count == 1
 
 
 @pytest.fixture
