@@ -221,6 +221,7 @@ def test_a_missing_package_is_named(monkeypatch, package):
         need("torch.nn", "Transformator")
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_early():
     code = "import sys, bench.cases, bench.baselines.models as w; from vatt.presets import preset\n"
     code += f"assert w.models(preset('vatt-tiny')); print(sorted(set({PACKAGES}) & set(sys.modules)))"

@@ -99,6 +99,7 @@ def test_the_other_files(out):
     assert "left out, no time" not in text
 
 
+@pytest.mark.slow
 @interpreted
 def test_resume_keeps_rows_and_a_spent_budget_is_named(tmp_path):
     arguments = ["--device", "cpu", "--tiny", "--only", "correctness", "--op", "norm", "--out", str(tmp_path)]
@@ -111,6 +112,7 @@ def test_resume_keeps_rows_and_a_spent_budget_is_named(tmp_path):
     assert before.count("\n") > 10
 
 
+@pytest.mark.slow
 @interpreted
 def test_a_sweep_that_goes_on_tries_once_what_had_no_time(tmp_path):
     arguments = ["--device", "cpu", "--tiny", "--only", "sweep", "--op", "norm", "--out", str(tmp_path)]
@@ -123,6 +125,7 @@ def test_a_sweep_that_goes_on_tries_once_what_had_no_time(tmp_path):
     assert tried[0]["candidate"] == tried[1]["candidate"]
 
 
+@pytest.mark.slow
 @interpreted
 @pytest.mark.parametrize("fault", ["scaled", "nan", "unsteady", "raises"])
 def test_a_wrong_kernel_is_reported(monkeypatch, tmp_path, fault):

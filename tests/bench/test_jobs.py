@@ -255,6 +255,7 @@ def test_reading_rows(job, cases):
             assert row["wait_share"] > 0.9  # nothing else is done
 
 
+@pytest.mark.slow
 def test_reading_beside_bare_decoding():
     (row,) = rows_of(decode(TINY))
     assert row["rate"] == pytest.approx(1e3 / row["ms"])

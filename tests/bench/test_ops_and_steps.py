@@ -137,6 +137,7 @@ def test_a_wrong_provider_has_a_large_error(monkeypatch):
     assert subject.prepare("torch").error > 0.1
 
 
+@pytest.mark.slow
 def test_resume_measures_what_is_missing(tmp_path, capsys, monkeypatch):
     from bench import store
 

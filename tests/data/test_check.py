@@ -47,6 +47,7 @@ def manifest(folder: Path, *rows: dict) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_faults_are_named_and_the_rest_is_written(media, tmp_path, capsys):
     source = manifest(
         media,
@@ -181,6 +182,7 @@ def behave(item: str) -> str:
     return item.upper()
 
 
+@pytest.mark.slow
 def test_a_crash_or_a_hang_costs_one_item_alone():
     items = ["a", "crash", "b", "hang", "leave", "raise", "c", "d"]
     found = dict(run_isolated(behave, items, workers=2, seconds=3))  # long enough for the others on a loaded machine

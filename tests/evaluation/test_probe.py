@@ -18,6 +18,7 @@ def blobs(count=60, classes=3, width=8, seed=0):
     return centres[label] + torch.randn(count, width, generator=g), label
 
 
+@pytest.mark.slow
 def test_the_low_rank_classifier_learns_and_is_repeatable():
     x, label = blobs()
     target = torch.nn.functional.one_hot(label, 3).float()

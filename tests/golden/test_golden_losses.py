@@ -82,6 +82,7 @@ def by_variant():
     return dict(zip(VARIANTS, zip(*run_on_ranks(on_rank, ranks), strict=True), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_several_ranks(name, variant, by_variant):
     golden, results = load(name), by_variant[name, variant]

@@ -63,6 +63,7 @@ def by_case():
     return dict(zip(cases, zip(*run_on_ranks(on_rank, RANKS, cases), strict=True), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "masks"), CASES)
 def test_two_ranks_equal_one_process(name, masks, by_case):
     """Without masks, and with equally many valid items a rank, mean loss and gradients are those of the joined batch.

@@ -58,6 +58,7 @@ def probe(*folders: Path, cwd: Path) -> Path:
     return Path(run(sys.executable, "-S", "-c", PROBE, libraries, *folders, cwd=cwd).strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_bare_checkout(checkout, tmp_path):
     # the checkout itself has a kernels/ folder on the path, so the probe for a stray top-level package is left out
     out = run(sys.executable, "-c", "import vatt.kernels; print(vatt.kernels.__file__)", cwd=checkout)

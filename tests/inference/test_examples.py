@@ -92,6 +92,7 @@ def test_a_wrong_model_is_one_line(run):
     assert err.strip().startswith("error: model: holds a VATT, which has no classes; fine-tune it first")
 
 
+@pytest.mark.slow
 def test_each_example_is_short_and_described():
     readme = (ROOT / "examples" / "README.md").read_text()
     assert len(EXAMPLES) == 4

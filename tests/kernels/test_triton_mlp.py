@@ -76,6 +76,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_memory(name):
     check_memory(*CASES[name])
@@ -165,6 +166,7 @@ def test_repeats_bit_by_bit(name):
     check_repeats(*CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "mlp, dropout", "own product, dropout", "dense_gelu"])
 def test_compiles_without_a_break(name):
     check_compiled(*CASES[name])

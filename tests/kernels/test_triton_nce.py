@@ -75,6 +75,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_memory(name):
     check_memory(CASES[name])
@@ -177,6 +178,7 @@ def test_repeats_bit_by_bit(name):
     check_repeats(CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["asymmetric", "symmetric, masks, ranks"])
 def test_compiles_without_a_break(name):
     check_compiled(CASES[name])

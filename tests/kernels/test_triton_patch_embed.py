@@ -90,6 +90,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_memory(name):
     check_memory(CASES[name])
@@ -196,6 +197,7 @@ def test_repeats_bit_by_bit(name):
     check_repeats(CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES)[:4])
 def test_compiles_without_a_break(name):
     check_compiled(CASES[name])

@@ -11,6 +11,8 @@ from vatt.distributed import UnequalRanks, check_equal, gather_rows
 from vatt.models.config import LossConfig
 from vatt.objectives.contrastive import ContrastiveLoss
 
+pytestmark = pytest.mark.slow
+
 
 def loss(batch, sentences, masked=False):
     """The loss of a batch of random embeddings, each clip with so many sentences."""

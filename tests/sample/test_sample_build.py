@@ -38,6 +38,7 @@ def test_files_are_real_video_with_sound(sample):
         assert 0.2 < np.abs(sound).max() <= 1
 
 
+@pytest.mark.slow
 def test_sound_is_in_step_with_the_picture(tmp_path):
     """A bounce is heard when the thing is lowest."""
     folder = build(tmp_path / "set", seed=5, train=40, val=0, workers=1).parent
@@ -62,6 +63,7 @@ def test_captions_are_timed_and_start_with_the_whole(sample):
         assert "00:00:03,200 --> 00:00:04,000" in cues[-1]
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_the_seed_alone(sample, tmp_path):
     again = build(tmp_path / "again", seed=3, train=12, val=6, workers=3).parent
     assert contents(again) == contents(sample)

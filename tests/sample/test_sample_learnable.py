@@ -14,6 +14,8 @@ from vatt.sample.scene import motion_of, scenes
 from vatt.sample.sound import waveform
 from vatt.sample.writing import FPS, RATE, SECONDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dealt():
