@@ -32,7 +32,7 @@ SUBCOMMANDS: dict[str, tuple[str, list[str]]] = {
     "check": ("bench.check", []),
     "sweep": ("bench.check", ["--only", "sweep"]),
     "compiled": ("bench.checks.compiled", []),
-    "lower-bounds": ("bench.lower_bounds", []),
+    "lower-bounds": ("bench.measure.peaks", []),
     "jobs": ("bench.jobs.run", []),
     "decode": ("bench.jobs.run", ["--only", "decode"]),
     "report": ("bench.report.run", []),

@@ -8,6 +8,7 @@ runs; 2: wrong results, or a bad request.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -26,7 +27,6 @@ import vatt
 from bench import ROOT, store
 from bench.checks import correctness
 from bench.measure.process import Message, Process, ProcessFailed, Send, running, worker
-from bench.measure.ratios import Ratio, ratio
 from bench.measure.session import Prepared, Selection, Subject
 from bench.measure.timing import reason, sample, summarise, tidy
 from bench.subjects import Operation, Request
@@ -36,6 +36,7 @@ from vatt.errors import UserError
 SAME = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 SLOWER, WRONG = 1, 2  # exit statuses
 LIMIT = 600.0  # seconds for one answer
+CONFIDENCE = 0.95
 LIBRARY = ("vatt", "kernels")
 
 
@@ -118,6 +119,49 @@ def serve(settings: Message, send: Send, requests: Iterator[Message]) -> None:
 
 
 # In the process that compares.
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of this tree over that of the base: the median over rounds, and the interval that holds it."""
+
+    median: float
+    low: float
+    high: float
+
+    def verdict(self, threshold: float) -> str:
+        """ "SLOWER" or "faster" if the whole interval lies beyond the threshold, "unclear" if only the median does."""
+        if self.low > 1 + threshold:
+            return "SLOWER"
+        if self.high < 1 / (1 + threshold):
+            return "faster"
+        beyond = self.median > 1 + threshold or self.median < 1 / (1 + threshold)
+        return "unclear" if beyond else "same"
+
+
+def least_rounds() -> int:
+    """With fewer, not even the smallest and the largest ratio hold the median with CONFIDENCE."""
+    return math.ceil(1 - math.log2(1 - CONFIDENCE))
+
+
+def ratio(new: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> Ratio:
+    """From the times of both sides, round by round.
+
+    The two medians of a round were taken next to each other, so a machine that grows slower divides out. The interval
+    is between two order statistics of the ratios: it assumes no distribution and holds the median with CONFIDENCE.
+
+    Raises:
+        ValueError: fewer rounds than `least_rounds`, or sides of different length.
+    """
+    found = sorted(statistics.median(a) / statistics.median(b) for a, b in zip(new, base, strict=True))
+    count = len(found)
+    if count < least_rounds():
+        raise ValueError(f"{count} rounds; at least {least_rounds()} are needed for {CONFIDENCE:.0%} confidence")
+    # Probability that the median lies below the smallest, then below the second smallest, ...
+    outside, cut = 0.5**count, 0
+    while 2 * (more := outside + math.comb(count, cut + 1) * 0.5**count) <= 1 - CONFIDENCE:
+        outside, cut = more, cut + 1
+    return Ratio(statistics.median(found), found[cut], found[-1 - cut])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ import torch
 
 from bench.cases import SIZES
 from bench.measure.session import MODES
+from bench.measure.timing import device_and_size
 from bench.subjects import Request
+from vatt.errors import UserError
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,11 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def selected(config: pytest.Config) -> tuple[torch.device, str]:
     """Device and size of this run."""
-    cuda = torch.cuda.is_available()
-    device = config.getoption("--bench-device") or ("cuda" if cuda else "cpu")
-    if device == "cuda" and not cuda:
-        raise pytest.UsageError("--bench-device cuda: PyTorch finds no CUDA device here")
-    return torch.device(device), config.getoption("--bench-size") or ("gpu" if device == "cuda" else "cpu")
+    try:
+        device, size = device_and_size(config.getoption("--bench-device"), config.getoption("--bench-size"))
+    except UserError as error:
+        raise pytest.UsageError(f"--bench-device: {error}") from error
+    return torch.device(device), size
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 
 from bench.cases import OPS, SIZES
-from bench.compare import compare
-from bench.measure.ratios import least_rounds
+from bench.compare import compare, least_rounds
 from bench.measure.session import MODES, ROUNDS, Budget, Selection, Session, plan
-from bench.measure.timing import DeviceLost
+from bench.measure.timing import DeviceLost, device_and_size
 from bench.measure.writer import SAME, Writer
 from bench.subjects import Request
 from vatt.config import nearest
@@ -64,11 +63,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Requ
     """Options with the defaults of the device, what they request, and what they select of it."""
     parser = _parser(name)
     options = parser.parse_args(arguments)
-    cuda = torch.cuda.is_available()
-    options.device = options.device or ("cuda" if cuda else "cpu")
-    options.size = options.size or ("gpu" if options.device == "cuda" else "cpu")
-    if options.device == "cuda" and not cuda:
-        parser.error("--device cuda: PyTorch finds no CUDA device here")
+    options.device, options.size = device_and_size(options.device, options.size)
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads: {options.threads} is not a number of threads")
     options.threads = options.threads or cores()

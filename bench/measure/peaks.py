@@ -1,11 +1,20 @@
-"""What a device can do at best: the rate of a large copy and of a large matrix product, measured in the same run."""
+"""What a device can do at best: the rate of a large copy and of a large matrix product, measured in the same run; and
+the lower bounds that follow for the operations.
+
+``python -m bench lower-bounds`` prints the least time of each operation at each real shape, as a table of Markdown: the
+larger of two times, the operations over the rate of a large matrix product and the bytes over the rate of a large copy.
+What was predicted from them stands in bench/LOG.md.
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bench.cases import SIZES
 from bench.measure.timing import Timing, measure
 
 
@@ -60,3 +69,22 @@ def measure_peaks(device: torch.device, size: str, seconds: float = 1.0) -> tupl
     copy = 2 * count / (timings["copy"].best * 1e-3)
     rates = [2 * side**3 / (timings[name].best * 1e-3) for name in timings if name != "copy"]
     return DevicePeaks(copy, *rates) if cuda else DevicePeaks(copy, *rates * 3), timings
+
+
+def lower_bounds() -> Iterator[str]:
+    """The lines of the table."""
+    yield "| op, shape | pass | GFLOP | MB | H100 data sheet | H100, earlier reading |"
+    yield "|---|---|---|---|---|---|"
+    for case in SIZES["gpu"]:
+        for backward in (False, True):
+            cost = case.cost(backward)
+            bounds = [peaks.lower_bound_ms(cost.flops, cost.bytes, case.dtype) for peaks in (DATASHEET, EARLIER)]
+            cells = [f"{case.op} {case.name}", "both" if backward else "forward"]
+            cells += [f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e6:.1f}", *(f"{bound:.3g} ms" for bound in bounds)]
+            yield "| " + " | ".join(cells) + " |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(prog="python -m bench lower-bounds", description=__doc__).parse_args(arguments)
+    print(*lower_bounds(), sep="\n")
+    return 0

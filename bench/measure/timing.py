@@ -1,4 +1,4 @@
-"""Times of a call on the device, from a cold cache, and a limit for calls that may hang."""
+"""The device: times of a call on it, from a cold cache; a limit for calls that may hang; what to do when it is lost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from vatt.errors import UserError
 
 # Bytes that flush a cache: more than the L2 of any GPU so far (50 MB on H100, 126 MB on B200), and more than the share
 # of the last cache that a few cores have.
@@ -60,13 +62,13 @@ def sample(
     """Milliseconds of the calls of about ``seconds``, and of issuing them. Before each call, and not timed, ``refresh``
     changes its inputs, and the caches are filled with something else. Without seconds it is only exercised."""
     if device.type != "cuda":
-        times: list[float] = []
-        fewest = 2 if seconds <= 0.1 else 1  # one slow call a round is enough
-        while len(times) < fewest or (len(times) < MOST and sum(times) < 1e3 * seconds):
+
+        def before() -> None:
             refresh()
             if seconds > 0:
-                _buffer(device).fill_(len(times))
-            times.append(_timed(call))
+                _buffer(device).fill_(1)
+
+        times = repeat(call, seconds, 2 if seconds <= 0.1 else 1, before=before)  # one slow call a round is enough
         return times, times
     host = []
     for _ in range(3):  # with an idle device, whose work is not waited for
@@ -76,6 +78,18 @@ def sample(
     once = _events(call, device, issue, 2, refresh)[0][1]
     repeats = max(FEWEST if once < 500 else 3, min(MOST, int(1e3 * seconds / max(once, 0.01))))
     return _events(call, device, issue, repeats, refresh)
+
+
+def repeat(
+    call: Callable[[], Any], seconds: float, fewest: int, most: int = MOST, before: Callable[[], Any] = lambda: None
+) -> list[float]:
+    """Milliseconds of each call by the host's clock, for about ``seconds``, and ``fewest`` to ``most`` of them.
+    ``before`` runs before each and is not timed."""
+    times: list[float] = []
+    while len(times) < fewest or (len(times) < most and sum(times) < 1e3 * seconds):
+        before()
+        times.append(_timed(call))
+    return times
 
 
 def _timed(call: Callable[[], Any]) -> float:
@@ -127,6 +141,15 @@ def limited(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def device_and_size(device: str | None, size: str | None) -> tuple[str, str]:
+    """What was asked for, or a GPU where there is one, and the size of cases for it. Raises UserError."""
+    cuda = torch.cuda.is_available()
+    device = device or ("cuda" if cuda else "cpu")
+    if device == "cuda" and not cuda:
+        raise UserError("device cuda: PyTorch finds none here")
+    return device, size or ("gpu" if device == "cuda" else "cpu")
 
 
 def synchronize(device: torch.device) -> None:

@@ -22,8 +22,7 @@ from bench.cases.base import COMPILE, OURS, TORCH, Problem
 from bench.cases.mlp import Mlp
 from bench.cases.norm import Norm
 from bench.checks.correctness import error, named, poisoned
-from bench.lower_bounds import table
-from bench.measure.peaks import EARLIER, DevicePeaks
+from bench.measure.peaks import EARLIER, DevicePeaks, lower_bounds
 from bench.measure.session import Budget, Session, plan
 from bench.measure.timing import TooLong, limited
 from bench.subjects import Operation, Request
@@ -236,7 +235,7 @@ def test_costs_and_lower_bounds():
     assert peaks.lower_bound_ms(mlp.flops, mlp.bytes, torch.float32) == 1e3 * 10 * 8 * 32 * 4 / 1e5
     nce = next(case for case in SIZES["gpu"] if case.op == "nce")
     assert nce.cost(False, provider="open_clip").flops == nce.cost(False).flops / 2  # one matrix of logits, not two
-    lines = list(table())
+    lines = list(lower_bounds())
     assert len(lines) == 2 + 2 * len(SIZES["gpu"])
     assert {line.count("|") for line in lines} == {7}
     assert EARLIER.matmul < 989e12

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.measure.ratios import least_rounds, ratio
+from bench.compare import least_rounds, ratio
 from bench.store import read
 
 ROOT = Path(__file__).resolve().parents[2]
