@@ -9,7 +9,6 @@ check     check         every operation on a GPU at real shapes, then speed and 
           compiled      registers, shared memory and spills for A100, H100 and B200, without a GPU
           sweep         launch parameters of the kernels
 read      report        the results as a page, a picture and a table
-          study         experiments of training and their tables
           lower-bounds  the least time of each operation, on an H100
 
 Options of each: ``python -m bench SUBCOMMAND --help``.
@@ -36,7 +35,6 @@ SUBCOMMANDS: dict[str, tuple[str, list[str]]] = {
     "jobs": ("bench.jobs.run", []),
     "decode": ("bench.jobs.run", ["--only", "decode"]),
     "report": ("bench.report.run", []),
-    "study": ("bench.study.run", []),
 }
 
 

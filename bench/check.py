@@ -34,6 +34,7 @@ from bench.report.summary import markdown
 from bench.subjects import operations
 from bench.sweep import FIELDS, Sweep, pool
 from vatt.errors import UserError
+from vatt.results import Row
 
 TIMES, MOST_TIMES = "BENCH_CHECK_RESUMED", 12
 STAGES = ("correctness", "speed", "sweep", "train")
@@ -136,7 +137,7 @@ class Check:
         return 1 if any(row["passed"] != "True" for row in self.checked.rows) else 0
 
 
-def judged(rows: Sequence[store.Row]) -> Iterator[str]:
+def judged(rows: Sequence[Row]) -> Iterator[str]:
     """Counts, the worst tensor of each operation (its error as a share of the bound), and what failed."""
     if not rows:
         return
@@ -153,9 +154,9 @@ def judged(rows: Sequence[store.Row]) -> Iterator[str]:
         yield f"  FAILED {row['op']} {row['case']} p={row['dropout']} {row['backend']} {row['tensor']}: {what}"
 
 
-def targets(rows: Sequence[store.Row]) -> Iterator[str]:
+def targets(rows: Sequence[Row]) -> Iterator[str]:
     """Each target of bench/LOG.md at each of its cases, forward and backward: met, missed, or not measured."""
-    of: dict[tuple[str, str, str], dict[str, store.Row]] = {}
+    of: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
         if row["ms"] and row["mode"] == BOTH:
             of.setdefault((row["op"], row["case"], row["dropout"]), {})[row["provider"]] = row
@@ -166,7 +167,7 @@ def targets(rows: Sequence[store.Row]) -> Iterator[str]:
                     yield f"target: {op} {key[1]} p={key[2]} {target.text}: {_verdict(target, by_provider)}"
 
 
-def _verdict(target: Target, of: dict[str, store.Row]) -> str:
+def _verdict(target: Target, of: dict[str, Row]) -> str:
     ours = store.number(of.get(target.ours, {}), target.measure)
     if target.measure == "floor_share":
         found, words = ours, f"{ours or 0:.0%}"

@@ -30,6 +30,7 @@ from bench.measure.process import Message, Process, ProcessFailed, Send, running
 from bench.measure.session import Prepared, Selection, Subject
 from bench.measure.timing import reason, sample, summarise, tidy
 from bench.subjects import Operation, Request
+from vatt import results
 from vatt.errors import UserError
 
 # How far the results of two commits may lie apart, relative: other sums, same numbers.
@@ -251,7 +252,7 @@ class Comparison:
         self.new, self.base, self.options = new, base, options
         self.failures: list[str] = []  # of this tree
         self.not_comparable: list[str] = []
-        here = store.origin(torch.device(options.device), aside=options.results)
+        here = results.origin(torch.device(options.device), aside=options.results)
         if options.device == "cpu":
             here["threads"] = str(options.threads)
         self.origins = {"new": here, "base": {**here, "commit": commit[:12], "dirty": "False"}}

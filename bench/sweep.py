@@ -29,6 +29,7 @@ from bench.cases.base import ARCH, DROPOUT, Case, Problem, SearchSpace
 from bench.checks.correctness import error, named
 from bench.measure.timing import DeviceLost, limited, measure, reason, synchronize, tidy
 from vatt.kernels.runtime import device_arch
+from vatt.results import text
 
 FIELDS = ("op", "kernel", "case", "dropout", "candidate", "ms", "ms_p20", "ms_p80", "faster", "note")
 COMMITTED = "committed"
@@ -216,7 +217,7 @@ class Sweep:
             return {}
         for index, value in enumerate(values):
             row = {**about, "candidate": repr(value)}
-            same = {name: store.text(row[name]) for name in ("op", "kernel", "case", "candidate")}
+            same = {name: text(row[name]) for name in ("op", "kernel", "case", "candidate")}
             rows = [old for old in self.table.rows if old["note"] != NO_TIME and same.items() <= old.items()]
             if rows:
                 found |= {index: float(rows[-1]["ms"])} if rows[-1]["ms"] else {}

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bench import ROOT, store
+from bench import ROOT
 from bench.cases import COMPILATIONS
 from bench.cases.base import ARCHITECTURES, Compilation
+from vatt import results
 from vatt.errors import UserError
 from vatt.kernels.runtime import interpreting, recording, triton_installed
 
@@ -225,8 +226,8 @@ def check(rows: Iterable[Row], cases: Iterable[Compilation] = COMPILATIONS) -> l
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a results file. Raises StoreError for another file."""
-    rows = store.read(path, COLUMNS)
+    """The rows of a results file. Raises ResultsError for another file."""
+    rows = results.read(path, COLUMNS)
     return [Row(**{name: int(value) if value.isdigit() else value for name, value in row.items()}) for row in rows]
 
 
@@ -239,7 +240,7 @@ def update(path: Path, rows: Sequence[Row], ops: Sequence[str], archs: Sequence[
     keyed = [((row.op, row.case, row.kernel, row.arch), row) for row in (*rows, *kept)]
     path.unlink(missing_ok=True)
     ranked = sorted((rank[key], number) for number, (key, _) in enumerate(keyed) if key in rank)
-    store.append(path, [vars(keyed[number][1]) for _, number in ranked], COLUMNS)
+    results.append(path, [vars(keyed[number][1]) for _, number in ranked], COLUMNS)
 
 
 def _task(number: int, arch: str) -> list[Row] | str:

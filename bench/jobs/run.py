@@ -29,7 +29,7 @@ WORK: dict[str, Callable[[Options], Iterator[Message]]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """0; 1 if nothing could be measured. Raises StoreError for a results file that is none."""
+    """0; 1 if nothing could be measured. Raises ResultsError for a results file that is none."""
     options, path = parse(argv, __doc__)
     if options.device == "cpu":
         torch.set_num_threads(options.cores)

@@ -10,6 +10,7 @@ import torch
 
 from bench import store
 from bench.measure.peaks import DevicePeaks, measure_peaks
+from vatt import results
 
 Row = dict[str, Any]
 WORDS = {
@@ -47,7 +48,7 @@ class Writer:
         """``resume``: `known` finds rows that ``path`` has already, of an origin that is the same in these columns.
         ``commit``: of a tree that is no clone, where git cannot tell."""
         self.path, self.device, self._same = path, device, same
-        self.origin = store.origin(device, aside=path)
+        self.origin = results.origin(device, aside=path)
         if commit is not None:
             self.origin["commit"] = commit[:12]
         self.rows: list[Row] = []
@@ -57,7 +58,7 @@ class Writer:
         self.rows.append(row)
         print(line(row), flush=True)
         if self.path is not None:
-            store.append(self.path, [{**self.origin, "time": store.now(), **row}])
+            store.append(self.path, [{**self.origin, "time": results.now(), **row}])
 
     def known(self, row: Row) -> bool:
         """Whether the file had this row before this run. Changes that are in no commit have no name, so nobody knows
@@ -67,7 +68,7 @@ class Writer:
             return False
         wanted = {name: self.origin[name] for name in self._same}
         wanted |= {"dirty": self.origin["dirty"] if named else "False"} if self._same else {}
-        wanted |= {name: store.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
+        wanted |= {name: results.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
         return any(all(old[name] == value for name, value in wanted.items()) for old in self.before)
 
     def peaks(self, size: str) -> DevicePeaks:

@@ -1,1 +1,1 @@
-"""A page, a picture and a table of measured rows: ``python -m bench.report``."""
+"""A page, a picture and a table of measured rows: ``python -m bench report``."""

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.report import data, words
 from bench.report.data import Measured, Revision
-from bench.store import Row, number
+from bench.store import number
 from vatt import charts
 from vatt.charts import Bar, Line, Point
 from vatt.html import figure, paragraph, plots
+from vatt.results import Row
 
 
 def bars(rows: Mapping[str, Row]) -> list[Bar]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from bench import store
 from bench.cases.base import AUTO, COMPILE, OURS
 from bench.measure.session import AGAIN
-from bench.store import Row, StoreError, number
+from bench.store import number
+from vatt.results import ResultsError, Row
 
 Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
 COMPARED = ("ops", "steps")
@@ -19,13 +20,13 @@ def load(paths: Sequence[Path]) -> list[Row]:
     """All rows of all files, the older before the newer.
 
     Raises:
-        StoreError: a file that cannot be read or has no row; the message names it.
+        ResultsError: a file that cannot be read or has no row; the message names it.
     """
     found = []
     for path in paths:
         rows = store.read(path)
         if not rows:
-            raise StoreError(f"{path}: has a header but no rows, so there is nothing to report")
+            raise ResultsError(f"{path}: has a header but no rows, so there is nothing to report")
         found += rows
     return sorted(found, key=lambda row: row["time"])  # stable: rows of one second stay as they stand in the file
 

@@ -17,10 +17,11 @@ from bench.report import data, words
 from bench.report.charts import bars, direction, history, roofline
 from bench.report.data import Machine, Measured
 from bench.report.summary import markdown, picture
-from bench.store import Row, StoreError, number
+from bench.store import number
 from vatt.charts import bar_chart
 from vatt.files import appearing
 from vatt.html import Cell, cards, clean, figure, heading, links, page, paragraph, plots, section, table
+from vatt.results import ResultsError, Row
 
 PAGE = Path("bench-report.html")
 _SUITES = {"ops": "Operations", "steps": "Whole steps"}
@@ -169,7 +170,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises StoreError."""
+    """Raises ResultsError."""
     options = parse(argv)
     rows = data.load(options.files)
     files = {} if options.out is None else {options.out: document(rows)}
@@ -181,7 +182,7 @@ def main(argv: Sequence[str]) -> int:
             for path, text in files.items():
                 stack.enter_context(appearing(path)).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StoreError(str(error)) from error
+        raise ResultsError(str(error)) from error
     for path in files:
         print(f"{path}: {len(rows)} rows", file=sys.stderr)
     print(shown, end="")

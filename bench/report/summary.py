@@ -12,9 +12,10 @@ from bench.cases.base import COMPILE
 from bench.report import data, words
 from bench.report.charts import bars, direction, unit
 from bench.report.data import Machine, Measured
-from bench.store import Row, StoreError, number
+from bench.store import number
 from vatt.charts import BAR, Bar, draw_bars
 from vatt.html import svg, svg_rectangle, svg_text
+from vatt.results import ResultsError, Row
 
 _MODES = ("step", "forward+backward", "forward")  # what training runs, before its parts
 _COLUMNS = (
@@ -139,12 +140,12 @@ def picture(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
     """A whole SVG file, of the first machine (a GPU where there is one) with something to compare.
 
     Raises:
-        StoreError: no machine has a time of ours beside one of anything else.
+        ResultsError: no machine has a time of ours beside one of anything else.
     """
     for machine, rows in by_machine.items():
         if panels := _panels(data.newest(rows)):
             return _drawn(machine, panels)
-    raise StoreError("--svg: no row of ours stands beside one of another provider, so there is nothing to draw")
+    raise ResultsError("--svg: no row of ours stands beside one of another provider, so there is nothing to draw")
 
 
 def _panels(cases: Sequence[Measured]) -> list[Panel]:

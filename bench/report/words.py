@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from bench.report.data import Machine, Measured
-from bench.store import Row, number
+from bench.store import number
+from vatt.results import Row
 
 NO_GPU = "No GPU speed has been measured: no row comes from a CUDA device."
 

@@ -28,6 +28,7 @@ from vatt.analysis.flops import tokens, train_flops_per_sample
 from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, Source, Tokenizer, TrainLoader
 from vatt.data.samples import PretrainReader
+from vatt.results import ORIGIN
 
 CPU = torch.device("cpu")
 TINY = Options("cpu", "tiny")
@@ -63,7 +64,7 @@ def test_pretraining_rows_are_consistent(pretrained, tmp_path):
         assert row["mfu"] == pytest.approx(row["tflops"] / row["roof_tflops"])
         assert row["mfu"] > 0
         assert "measured before" in row["note"]  # no data sheet of a CPU
-        assert not set(row) & set(store.ORIGIN)
+        assert not set(row) & set(ORIGIN)
         assert set(row) <= set(store.FIELDS)
         again = row["command"].split()
         assert again[:4] == ["python", "-m", "bench", "jobs"]

@@ -139,9 +139,7 @@ def test_a_wrong_provider_has_a_large_error(monkeypatch):
 
 @pytest.mark.slow
 def test_resume_measures_what_is_missing(tmp_path, capsys, monkeypatch):
-    from bench import store
-
-    monkeypatch.setattr(store, "origin", lambda device, aside: {**_origin(device), "dirty": "False"})
+    monkeypatch.setattr("vatt.results.origin", lambda device, aside: {**_origin(device), "dirty": "False"})
     path = tmp_path / "results.csv"
     words = ["--size", "tiny", "--device", "cpu", "--op", "norm", "--case", "norm/rms", "--threads", "1"]
     words += ["--results", str(path), "--provider", "torch"]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bench import store
-from bench.store import FIELDS, StoreError, append, origin, read
+from bench.store import FIELDS, append, read
 from tests.limits import HANG
+from vatt.results import ORIGIN, ResultsError, origin
 
 
 def row(**values):
@@ -52,7 +53,7 @@ def test_columns_may_stand_in_another_order(tmp_path):
 def test_a_bad_file_is_named_with_line_and_column(tmp_path, text, words):
     path = tmp_path / "results.csv"
     path.write_text(text)
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(ResultsError) as caught:
         read(path)
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
@@ -61,12 +62,12 @@ def test_a_bad_file_is_named_with_line_and_column(tmp_path, text, words):
 def test_a_file_of_another_kind_is_left_alone(tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("name,value\nx,1\n")
-    with pytest.raises(StoreError, match="left as it is"):
+    with pytest.raises(ResultsError, match="left as it is"):
         append(path, [row()])
     assert path.read_text() == "name,value\nx,1\n"
     with pytest.raises(ValueError, match="speed"):
         append(tmp_path / "new.csv", [row(speed=1)])
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(ResultsError, match="cannot be read"):
         read(tmp_path / "missing.csv")
 
 
@@ -86,7 +87,7 @@ def test_two_processes_append_whole_rows(tmp_path):
 
 def test_origin():
     found = origin(torch.device("cpu"))
-    assert set(found) == set(store.ORIGIN)
+    assert set(found) == set(ORIGIN)
     assert found["threads"] == str(torch.get_num_threads())
     assert "threads" not in found["device"]
     assert found["torch"] == torch.__version__
@@ -97,7 +98,7 @@ def test_a_last_line_that_was_cut_off_is_named_and_no_row_joins_it(tmp_path):
     append(path, [row(), row()])
     whole = path.read_text()
     path.write_text(whole[:-9])
-    with pytest.raises(StoreError, match=r"results.csv, line 3: is cut off"):
+    with pytest.raises(ResultsError, match=r"results.csv, line 3: is cut off"):
         append(path, [row()])
     assert path.read_text() == whole[:-9]
 

@@ -1,4 +1,4 @@
-"""What pretraining is good for, shown on the sample: ``python -m bench study``.
+"""What pretraining is good for, shown on the sample: ``python -m train.study``.
 
 Runs the commands of the study one after the other, adds a row a command to the results file, and writes the tables and
 the picture of docs/results.md. What was done before is not done again.
@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 
-from bench import ROOT, store
-from bench.store import Row
-from bench.study.experiments import SAMPLE, Experiment, figures, study
-from bench.study.tables import TABLES, draw
+from train.study.experiments import SAMPLE, Experiment, StudyError, figures, study
+from train.study.tables import TABLES, draw
+from vatt import results
+from vatt.errors import UserError
+from vatt.results import Row
 from vatt.sample import build, build_pictures
 
+ROOT = Path(__file__).resolve().parents[2]  # of the clone
 PAGE = ROOT / "docs" / "results.md"
 PICTURE = ROOT / "docs" / "results.svg"
 RESULTS = ROOT / "bench" / "results" / "downstream.csv"
@@ -34,24 +36,27 @@ FIELDS = (
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("python -m bench study", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 with a message for what the user can mend, and if a command of the study fails."""
+    parser = argparse.ArgumentParser("python -m train.study", description=__doc__)
     add = parser.add_argument
     add("--seeds", default="0,1,2", help="default: %(default)s")
     add("--out", type=Path, default=Path("runs/downstream"), help="folder of the runs (default: %(default)s)")
     add("--results", type=Path, default=RESULTS, metavar="FILE.csv")
     add("--list", action="store_true", help="print the commands alone")
     add("--page", action="store_true", help="write the tables and the picture of docs/results.md alone")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(arguments)
     found = study(options.out, [int(seed) for seed in options.seeds.split(",")])
     if options.list:
         print("\n".join(experiment.line for experiment in found))
         return 0
-    if not options.page and not run(found, options.results):
-        return 1
-    rows = store.read(options.results, FIELDS)
-    if not rows:
-        print(f"error: {options.results}: holds no row", file=sys.stderr)
+    try:
+        if not options.page:
+            run(found, options.results)
+        if not (rows := results.read(options.results, FIELDS)):
+            raise StudyError(f"{options.results}: holds no row")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
     draw(rows, PICTURE)
@@ -59,33 +64,32 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run(found: Sequence[Experiment], results: Path) -> bool:
-    """Runs what has no row yet. False if a command fails; what it printed is shown."""
+def run(found: Sequence[Experiment], path: Path) -> None:
+    """Runs what has no row yet. Raises StudyError if a command fails; what it printed is shown."""
     build(SAMPLE, seed=0, say=print)
     build_pictures(SAMPLE)
-    store.append(results, [], FIELDS)
-    known = {row["command"] for row in store.read(results, FIELDS)}
+    results.append(path, [], FIELDS)
+    known = {row["command"] for row in results.read(path, FIELDS)}
     for number, experiment in enumerate(found, start=1):
         if experiment.line in known:
             continue
         print(f"{number}/{len(found)} {experiment.line}", flush=True)
-        where = origin(results)
+        where = origin(path)
         if not experiment.result.is_file():
             if experiment.what["kind"] != "probe":  # the folder of a run that was stopped
                 shutil.rmtree(experiment.result.parent, ignore_errors=True)
             done = subprocess.run([sys.executable, *experiment.command], cwd=ROOT, capture_output=True, text=True)
             if done.returncode:
-                print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}\nerror: the command failed", file=sys.stderr)
-                return False
+                print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}", file=sys.stderr)
+                raise StudyError("the command failed")
         row = row_of(experiment, where)
-        store.append(results, [row], FIELDS)
+        results.append(path, [row], FIELDS)
         print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
-    return True
 
 
-def origin(results: Path) -> dict[str, Any]:
-    """Where a row that is made now comes from. That rows were added to ``results`` does not make the tree dirty."""
-    found = store.origin(torch.device("cuda" if torch.cuda.is_available() else "cpu"), aside=results)
+def origin(path: Path) -> dict[str, Any]:
+    """Where a row that is made now comes from. That rows were added to ``path`` does not make the tree dirty."""
+    found = results.origin(torch.device("cuda" if torch.cuda.is_available() else "cpu"), aside=path)
     return {name: found[name] for name in FIELDS if name in found} | {"deepspeed": version("deepspeed")}
 
 
@@ -104,4 +108,4 @@ def filled(page: str, rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import append, read
-from bench.study.experiments import StudyError, finetuning, pretraining, probe, study
-from bench.study.run import FIELDS, PAGE, PICTURE, RESULTS, filled, origin, row_of
-from bench.study.tables import TABLES, against_scratch, draw, newest
 from train.evaluation.cli import parse as parse_evaluation
 from train.finetuning.cli import parse as parse_finetuning
 from train.pretraining.cli import parse as parse_pretraining
+from train.study.__main__ import FIELDS, PAGE, PICTURE, RESULTS, filled, main, origin, row_of
+from train.study.experiments import StudyError, finetuning, pretraining, probe, study
+from train.study.tables import TABLES, against_scratch, draw, newest
 from vatt.models import VATT
 from vatt.presets import preset
+from vatt.results import append, read
 from vatt.weights.folder import save_pretrained
 
 
@@ -66,6 +66,16 @@ def test_rows_are_what_the_commands_left(tmp_path):
     assert [r["value"] for r in rows] == ["0.4", "0.5"]
     assert [r["value"] for r in newest(rows)] == ["0.5"]
     assert probe(tmp_path, "random", 2, "video", "shape").line.count("--random-init 2") == 1
+
+
+def test_what_cannot_be_used_is_named(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    assert main(["--page", "--results", str(path)]) == 1
+    append(path, [], FIELDS)
+    assert main(["--page", "--results", str(path)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"error: {path}: cannot be read")
+    assert told[1] == f"error: {path}: holds no row"
 
 
 def test_means_and_spreads():

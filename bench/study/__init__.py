@@ -1,1 +1,0 @@
-"""What pretraining is good for, shown on the sample: ``python -m bench study``."""

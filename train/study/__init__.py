@@ -1,0 +1,1 @@
+"""What pretraining is good for, shown on the sample: ``python -m train.study``."""

@@ -1,0 +1,134 @@
+"""Results files: CSV files that only grow, a row for each figure, each row with where it came from."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import math
+import os
+import platform
+import subprocess
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vatt.environment import cores, cpu_name, package_version
+from vatt.errors import UserError
+
+TREE = Path(__file__).resolve().parents[1]  # of the clone, where this is one
+# Where a row comes from. ``commit`` has 12 digits; ``dirty``: files that git follows had changes; ``threads`` of
+# PyTorch on a CPU; ``run`` is common to the rows of one call of a command.
+ORIGIN = ("time", "run", "commit", "dirty", "device", "threads", "python", "torch", "triton", "cuda")
+
+Row = dict[str, str]
+
+
+class ResultsError(UserError, ValueError):
+    """A results file that cannot be used; the message names file, line and column."""
+
+
+def read(path: Path, fields: Sequence[str]) -> list[Row]:
+    """All rows, each with all of ``fields`` as text.
+
+    Raises:
+        ResultsError: no such file, columns that are missing or unknown, a row of another length.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from error
+    if not lines:
+        raise ResultsError(f"{path}: is empty, not even a header")
+    header = lines[0]
+    if missing := [name for name in fields if name not in header]:
+        raise ResultsError(f"{path}, line 1: columns are missing: {', '.join(missing)}")
+    if unknown := [name for name in header if name not in fields]:
+        raise ResultsError(f"{path}, line 1: unknown columns: {', '.join(unknown)}")
+    for place, line in enumerate(lines[1:], 2):
+        if len(line) != len(header):
+            raise ResultsError(f"{path}, line {place}: {len(line)} columns where the header has {len(header)}")
+    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+def append(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> None:
+    """Adds rows; they are on disk when this returns, also beside another process that adds.
+
+    Raises:
+        ResultsError: the file is not such a file; nothing was written. ValueError: a row with an unknown column.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{name: text(value) for name, value in row.items()} for row in rows]
+    with path.open("a+", newline="", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        header = next(csv.reader(file), None)
+        if header is not None and set(header) != set(fields):
+            raise ResultsError(f"{path}, line 1: not the columns of a results file; it is left as it is")
+        file.seek(0)
+        if not (content := file.read()).endswith("\n") and content:
+            raise ResultsError(f"{path}, line {content.count(chr(10)) + 1}: is cut off; mend or remove it")
+        writer = csv.DictWriter(file, header or fields, lineterminator="\n")
+        if header is None:
+            writer.writeheader()
+        writer.writerows(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def text(value: Any) -> str:
+    """As it stands in the file: nothing for None, six digits for a float.
+
+    Raises:
+        ValueError: a float that is not finite.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no figure for a results file")
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def origin(device: torch.device, aside: Path | None = None) -> Row:
+    """ORIGIN of the rows that this process measures now. That rows were added to ``aside`` does not make the tree
+    dirty."""
+    cuda = device.type == "cuda"
+    status = git("status", "--porcelain", "--untracked-files=no")
+    if status is not None and aside is not None:
+        changed = (line.split(maxsplit=1)[-1] for line in status.splitlines())
+        status = "".join(name for name in changed if (TREE / name).resolve() != aside.resolve())
+    return {
+        "time": now(),
+        "run": uuid.uuid4().hex[:8],
+        "commit": (git("rev-parse", "HEAD") or "unknown")[:12],
+        "dirty": "unknown" if status is None else str(status != ""),
+        "device": torch.cuda.get_device_name(device) if cuda else f"{cpu_name()}, {cores()} cores",
+        "threads": "" if cuda else str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "triton": package_version("triton") or "none",
+        "cuda": torch.version.cuda or "none",
+    }
+
+
+def git(*words: str) -> str | None:
+    """What git says of the clone, or None where it says nothing (no git, or not a clone)."""
+    return output_of("git", "-C", str(TREE), *words)
+
+
+def output_of(*command: str) -> str | None:
+    """What a short command prints, or None where it is not installed, fails, or takes longer than 30 s."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
