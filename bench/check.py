@@ -16,12 +16,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from bench import store
-from bench.cases import OPS, SEARCH_SPACES, TARGETS, cases
+from bench.cases import OPS, TARGETS, cases
 from bench.cases.base import Target
 from bench.checks import correctness
 from bench.measure.peaks import DATASHEET
@@ -32,7 +33,7 @@ from bench.measure.writer import Writer
 from bench.report.data import load, machines
 from bench.report.summary import markdown
 from bench.subjects import operations
-from bench.sweep import FIELDS, Sweep, pool
+from bench.sweep import FIELDS, Sweep
 from vatt.errors import UserError
 from vatt.results import Row
 
@@ -90,17 +91,10 @@ class Check:
         self.left_out += [f"speed {words}" for words in session.left_out]
 
     def sweep(self) -> None:
-        workers = pool() if self.device.type == "cuda" else None
-        sweep = Sweep(self.swept, self.device, self.options.tiny, workers)
-        try:
+        with closing(Sweep(self.swept, self.device, self.options.tiny)) as sweep:
             for op in self.ops:
-                numbers = [number for number, space in enumerate(SEARCH_SPACES) if space.op == op]
-                for number in numbers[:1] if self.options.tiny else numbers:
-                    for line in sweep.run(number, self.options.seconds["sweep"] / len(numbers)):
-                        self.note(line)
-        finally:
-            if sweep.workers is not None:
-                sweep.workers.shutdown(wait=False, cancel_futures=True)
+                for line in sweep.run(op, self.options.seconds["sweep"]):
+                    self.note(line)
 
     def train(self) -> None:
         launcher = shutil.which("deepspeed", path=str(Path(sys.executable).parent))

@@ -15,11 +15,11 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -55,58 +55,34 @@ def candidates(space: SearchSpace) -> list[Any]:
     return [point[0] if len(space.grid) == 1 else module(space).LaunchConfig(*point) for point in points]
 
 
-def where(path: Sequence[Any], arch: str) -> tuple[Any, ...]:
-    """The path of an entry on a device of ``arch``."""
-    return tuple(where(p, arch) if isinstance(p, tuple) else arch if p == ARCH else p for p in path)
+def key_on(space: SearchSpace, arch: str) -> Any:
+    """The key of the entry on a device of ``arch``."""
+    if isinstance(space.key, tuple):
+        return tuple(arch if part == ARCH else part for part in space.key)
+    return arch if space.key == ARCH else space.key
 
 
-def entry(table: Any, path: Sequence[Any]) -> Any:
-    """The entry at a path of keys and indices. Raises KeyError or IndexError where there is none."""
-    for step in path:
-        table = table[step]
-    return table
-
-
-def with_entry(table: Any, path: Sequence[Any], value: Any) -> Any:
-    """A copy of nested dicts and tuples with one entry replaced. Raises KeyError or IndexError where there is none."""
-    if not path:
-        return value
-    inner = with_entry(table[path[0]], path[1:], value)
-    if isinstance(table, dict):
-        return {**table, path[0]: inner}
-    return tuple(inner if index == path[0] else item for index, item in enumerate(table))
-
-
-def line(space: SearchSpace, arch: str, value: Any) -> str:
-    """What to paste into the table."""
-    old, path = getattr(module(space), space.table), where(space.path, arch)
-    if callable(old):
-        return f"{space.table}() on {arch}: return {value!r}"
-    if not path:
-        return f"{space.table} = {value!r}"
-    return f"{space.table}: {path[0]!r}: {with_entry(old, path, value)[path[0]]!r},"
-
-
-@contextmanager
-def replaced(space: SearchSpace, arch: str, value: Any) -> Iterator[None]:
+def replaced(space: SearchSpace, arch: str, value: Any) -> AbstractContextManager[Any]:
     """Inside, the kernels are launched with ``value``.
 
     Raises:
         AttributeError, LookupError: the table has no such entry any more.
     """
-    owner, path = module(space), where(space.path, arch)
+    owner, key = module(space), key_on(space, arch)
     old = getattr(owner, space.table)
     if callable(old):
-        new: Any = lambda *_, **__: value  # noqa: E731
-    elif not isinstance(value, type(entry(old, path))):
-        raise LookupError(f"{space.table}: {path} is no {type(value).__name__}")
-    else:
-        new = with_entry(old, path, value)
-    setattr(owner, space.table, new)
-    try:
-        yield
-    finally:
-        setattr(owner, space.table, old)
+        return patch.object(owner, space.table, lambda *_, **__: value)
+    if not isinstance(value, type(old if key is None else old[key])):
+        raise LookupError(f"{space.table}: {key} is no {type(value).__name__}")
+    return patch.object(owner, space.table, value if key is None else {**old, key: value})
+
+
+def line(space: SearchSpace, arch: str, value: Any) -> str:
+    """What to paste into the table."""
+    if callable(getattr(module(space), space.table)):
+        return f"{space.table}() on {arch}: return {value!r}"
+    key = key_on(space, arch)
+    return f"{space.table} = {value!r}" if key is None else f"{space.table}: {key!r}: {value!r},"
 
 
 # Compiling ahead.
@@ -123,18 +99,13 @@ def pool() -> ProcessPoolExecutor:
 def _ahead(workers: ProcessPoolExecutor, tasks: Sequence[tuple[Any, ...]], until: float) -> dict[int, str | None]:
     """Runs `_once` on each. By the index of those that ended before ``until``: why one cannot run, or None. Empty if a
     worker died."""
-    found: dict[int, str | None] = {}
     try:
         futures = [workers.submit(_once, *task) for task in tasks]
-        for index, future in enumerate(futures):
-            try:
-                found[index] = future.result(timeout=max(0.0, until - time.monotonic()))
-            except FutureTimeout:
-                break
+        wait(futures, timeout=max(0.0, until - time.monotonic()))
         # What runs already cannot be stopped; it must not run beside a measurement.
         wait([future for future in futures if not future.cancel()], timeout=60)
-        ended = (index for index, future in enumerate(futures) if future.done() and not future.cancelled())
-        return found | {index: futures[index].result() for index in ended}
+        ended = [future.done() and not future.cancelled() for future in futures]
+        return {index: futures[index].result() for index, over in enumerate(ended) if over}
     except BrokenProcessPool:
         return {}
 
@@ -163,25 +134,33 @@ def _once(number: int, case: Case, value: Any, arch: str, dropout: float) -> str
 
 
 class Sweep:
-    """Sweeps into a table; ``workers`` compile ahead, or None."""
+    """Sweeps into a table."""
 
-    def __init__(
-        self, table: store.Table, device: torch.device, tiny: bool, workers: ProcessPoolExecutor | None
-    ) -> None:
-        self.table, self.device, self.tiny, self.workers = table, device, tiny, workers
+    def __init__(self, table: store.Table, device: torch.device, tiny: bool) -> None:
+        """``tiny``: one candidate at the first case, to exercise the code."""
+        self.table, self.device, self.tiny = table, device, tiny
         # A CPU has no entries of its own: its tiny run replaces, and restores, those of a GPU.
         self.arch = device_arch(device) if device.type == "cuda" else "sm90"
+        self.workers = pool() if device.type == "cuda" else None  # they compile ahead
 
-    def run(self, number: int, seconds: float) -> Iterator[str]:
-        """Sweeps `SEARCH_SPACES` [number] for about ``seconds``; yields what is worth printing."""
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.shutdown(wait=False, cancel_futures=True)
+
+    def run(self, op: str, seconds: float) -> Iterator[str]:
+        """Sweeps all kernels of an operation for about ``seconds``; yields what is worth printing."""
+        numbers = [number for number, space in enumerate(SEARCH_SPACES) if space.op == op]
+        for number in numbers[:1] if self.tiny else numbers:
+            yield from self._space(number, seconds / len(numbers))
+
+    def _space(self, number: int, seconds: float) -> Iterator[str]:
         space, until = SEARCH_SPACES[number], time.monotonic() + seconds
         head, values = f"{space.op} {space.kernel}", candidates(space)
         # In a random order, so that a sweep that runs out of time has seen all corners of the grid.
         random.Random(0).shuffle(values)
         values = values[:1] if self.tiny else values
         try:
-            with replaced(space, self.arch, values[0]):
-                pass
+            replaced(space, self.arch, values[0])
         except (AttributeError, LookupError) as failure:
             yield f"{head}: no entry in triton_launch.py any more ({reason(failure)})"
             return
@@ -201,12 +180,12 @@ class Sweep:
     def _case(self, number: int, case: Case, values: list[Any], until: float) -> Times:
         space, dropout = SEARCH_SPACES[number], DROPOUT if case.has_dropout else 0.0
         about = dict(op=space.op, kernel=space.kernel, case=case.name, dropout=dropout)
-        known: dict[int, str | None] = dict.fromkeys(range(len(values)))
+        faults: dict[int, str | None] = dict.fromkeys(range(len(values)))
         if self.workers is not None:
             tasks = [(number, case, value, self.arch, dropout) for value in values]
-            known = _ahead(self.workers, tasks, time.monotonic() + 0.6 * (until - time.monotonic()))
-            if not known:  # a worker died, and with it the pool
-                self.workers.shutdown(wait=False, cancel_futures=True)
+            faults = _ahead(self.workers, tasks, time.monotonic() + 0.6 * (until - time.monotonic()))
+            if not faults:  # a worker died, and with it the pool
+                self.close()
                 self.workers = pool()
         try:
             problem = Problem(case, self.device, SEED)
@@ -215,28 +194,28 @@ class Sweep:
         except Exception as failure:
             self.table.add({**about, "candidate": COMMITTED, "note": reason(failure)})
             return {}
+        before = [row for row in self.table.rows if row["note"] != NO_TIME]
         for index, value in enumerate(values):
             row = {**about, "candidate": repr(value)}
-            same = {name: text(row[name]) for name in ("op", "kernel", "case", "candidate")}
-            rows = [old for old in self.table.rows if old["note"] != NO_TIME and same.items() <= old.items()]
-            if rows:
-                found |= {index: float(rows[-1]["ms"])} if rows[-1]["ms"] else {}
-            elif index not in known or time.monotonic() > until:
-                self.table.add({**row, "note": NO_TIME})
-            elif known[index] is not None:
-                self.table.add({**row, "note": known[index]})
-            else:
-                try:
+            texts = {name: text(cell) for name, cell in row.items()}
+            if old := next((old for old in before if texts.items() <= old.items()), None):
+                found |= {index: float(old["ms"])} if old["ms"] else {}
+                continue
+            note = NO_TIME if index not in faults or time.monotonic() > until else faults[index]
+            try:
+                if note is None:
                     with limited(LIMIT), replaced(space, self.arch, value):
                         far = max(error(x, want[name]) for name, x in _results(problem, space, dropout).items())
                         if not far <= SAME:
                             raise ValueError(f"results differ from those of the committed parameters: {far:.1e}")
                         found[index] = self._time(problem, space, dropout, row, found[-1])
-                except DeviceLost:
-                    raise
-                except Exception as failure:
-                    self.table.add({**row, "note": reason(failure)})
-                    tidy(self.device)
+            except DeviceLost:
+                raise
+            except Exception as failure:
+                note = reason(failure)
+            if note is not None:
+                self.table.add({**row, "note": note})
+                tidy(self.device)
         return found
 
     def _time(

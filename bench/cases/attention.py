@@ -119,12 +119,12 @@ TARGETS = (
 _GRID = ((64, 128), (32, 64, 128), (4, 8), (2, 3))
 _SHORT_GRID, _TEXT = ((32, 64), (16, 32), (1, 2, 4), (1, 2)), ("text_17_h8",)
 SEARCH_SPACES = (
-    SearchSpace(OP, "forward", "LONG_CONFIGS", (("forward", ARCH), 0), _GRID, _LONG, backward=False),
-    SearchSpace(OP, "keys", "LONG_CONFIGS", (("keys", ARCH), 0), _GRID, _LONG),
-    SearchSpace(OP, "queries", "LONG_CONFIGS", (("queries", ARCH), 0), _GRID, _LONG),
-    SearchSpace(OP, "short forward", "SHORT_CONFIGS", ("forward",), _SHORT_GRID, _TEXT, backward=False),
-    SearchSpace(OP, "short keys", "SHORT_CONFIGS", ("keys",), _SHORT_GRID, _TEXT),
-    SearchSpace(OP, "short queries", "SHORT_CONFIGS", ("queries",), _SHORT_GRID, _TEXT),
+    SearchSpace(OP, "forward", "LONG_CONFIGS", ("forward", ARCH, 64), _GRID, _LONG, backward=False),
+    SearchSpace(OP, "keys", "LONG_CONFIGS", ("keys", ARCH, 64), _GRID, _LONG),
+    SearchSpace(OP, "queries", "LONG_CONFIGS", ("queries", ARCH, 64), _GRID, _LONG),
+    SearchSpace(OP, "short forward", "SHORT_CONFIGS", "forward", _SHORT_GRID, _TEXT, backward=False),
+    SearchSpace(OP, "short keys", "SHORT_CONFIGS", "keys", _SHORT_GRID, _TEXT),
+    SearchSpace(OP, "short queries", "SHORT_CONFIGS", "queries", _SHORT_GRID, _TEXT),
 )
 
 _EXPECT = {

@@ -73,15 +73,15 @@ class Target:
 class SearchSpace:
     """Launch parameters to sweep: an entry of a launch table of kernels/OP.
 
-    ``table`` names the table and ``path`` the entry in it, where ARCH stands for the architecture; an empty path is the
-    attribute itself, and of a function what it returns. ``grid``: values of each field of the entry, or of a number.
+    ``table`` names the table and ``key`` the entry in it, where ARCH stands for the architecture; None: the attribute
+    itself, and of a function what it returns. ``grid``: values of each field of the entry, or of a number.
     ``cases``: where, by name (tiny: the first of the operation). ``backend``: which one uses the entry.
     """
 
     op: str
     kernel: str
     table: str
-    path: tuple[Any, ...]
+    key: Any
     grid: tuple[Sequence[int], ...]
     cases: tuple[str, ...]
     backward: bool = True

@@ -152,8 +152,8 @@ TARGETS = (
 
 def _space(kernel: str, float32: bool, cases: tuple[str, ...], *grid: tuple[int, ...]) -> SearchSpace:
     """``grid``: rows that a program keeps, rows a step reads, depth, width of the gradient, warps, stages."""
-    name, path = f"{kernel} {'f32' if float32 else 'bf16'}", ((kernel, float32), ARCH)
-    return SearchSpace(OP, name, "CONFIGS", path, grid, cases, backward=kernel == "gradient")
+    name, key = f"{kernel} {'f32' if float32 else 'bf16'}", (kernel, float32, ARCH)
+    return SearchSpace(OP, name, "CONFIGS", key, grid, cases, backward=kernel == "gradient")
 
 
 _BF16_CASES, _F32_CASES = ("mil_4096x5_bf16",), ("mil_4096x5_f32", "va_4096_f32")
@@ -162,7 +162,7 @@ SEARCH_SPACES = (
     _space("forward", True, _F32_CASES, (64, 128), (32, 64, 128), (32, 64), (0,), (4, 8), (1, 2)),
     _space("gradient", False, _BF16_CASES, (64, 128), (32, 64), (32, 64), (128, 256), (4, 8), (1, 2)),
     _space("gradient", True, _F32_CASES, (32, 64, 128), (32, 64), (32,), (64, 128), (4, 8), (1, 2)),
-    SearchSpace(OP, "splits", "PROGRAMS", (ARCH,), base.PROGRAMS_GRID, ("mil_4096x5_f32",)),
+    SearchSpace(OP, "splits", "PROGRAMS", ARCH, base.PROGRAMS_GRID, ("mil_4096x5_f32",)),
 )
 
 

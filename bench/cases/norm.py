@@ -100,8 +100,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
 }
 SEARCH_SPACES = (
-    SearchSpace(OP, "forward", "forward_config", (), ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
-    SearchSpace(OP, "backward", "backward_config", (), ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),
+    SearchSpace(OP, "forward", "forward_config", None, ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
+    SearchSpace(OP, "backward", "backward_config", None, ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),
 )
 
 

@@ -187,9 +187,9 @@ TARGETS = (
 
 _WIDTHS = ("video_768", "video_1024")
 SEARCH_SPACES = (
-    SearchSpace(OP, "forward", "FORWARD_CONFIGS", (ARCH,), base.PRODUCT_GRID, _WIDTHS, backward=False),
-    SearchSpace(OP, "weight", "WEIGHT_CONFIGS", (ARCH,), base.PRODUCT_GRID, _WIDTHS),
-    SearchSpace(OP, "splits", "PROGRAMS", (ARCH,), base.PROGRAMS_GRID, _WIDTHS),
+    SearchSpace(OP, "forward", "FORWARD_CONFIGS", ARCH, base.PRODUCT_GRID, _WIDTHS, backward=False),
+    SearchSpace(OP, "weight", "WEIGHT_CONFIGS", ARCH, base.PRODUCT_GRID, _WIDTHS),
+    SearchSpace(OP, "splits", "PROGRAMS", ARCH, base.PROGRAMS_GRID, _WIDTHS),
 )
 
 # Indices of patches, 8 bytes, are read by every thread for its rows; position rows come in the layout of the product.

@@ -39,17 +39,26 @@ SHORT_CONFIGS = dict.fromkeys(("forward", "bias"), LaunchConfig(32, 32, 4, 1)) |
     ("queries", "keys"), LaunchConfig(32, 16, 8, 1)
 )
 
-# (kernel, arch): configs for head dims up to 64, and for larger ones up to 128. Not yet swept on a GPU.
-LONG_CONFIGS: dict[tuple[str, str], tuple[LaunchConfig, LaunchConfig]] = {
-    ("forward", "sm80"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(128, 32, 8, 3)),
-    ("forward", "sm90"): (LaunchConfig(128, 128, 8, 2), LaunchConfig(128, 64, 8, 2)),
-    ("forward", "sm100"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(128, 64, 8, 2)),
-    ("queries", "sm80"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(64, 64, 8, 2)),
-    ("queries", "sm90"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(128, 64, 8, 2)),
-    ("queries", "sm100"): (LaunchConfig(64, 64, 4, 2), LaunchConfig(64, 64, 4, 2)),
-    ("keys", "sm80"): (LaunchConfig(64, 32, 8, 2), LaunchConfig(64, 64, 8, 1)),
-    ("keys", "sm90"): (LaunchConfig(128, 64, 8, 2), LaunchConfig(64, 32, 8, 2)),
-    ("keys", "sm100"): (LaunchConfig(64, 64, 4, 2), LaunchConfig(64, 64, 4, 2)),
+# (kernel, arch, head dim up to): not yet swept on a GPU.
+LONG_CONFIGS = {
+    ("forward", "sm80", 64): LaunchConfig(128, 64, 8, 2),
+    ("forward", "sm80", 128): LaunchConfig(128, 32, 8, 3),
+    ("forward", "sm90", 64): LaunchConfig(128, 128, 8, 2),
+    ("forward", "sm90", 128): LaunchConfig(128, 64, 8, 2),
+    ("forward", "sm100", 64): LaunchConfig(128, 64, 8, 2),
+    ("forward", "sm100", 128): LaunchConfig(128, 64, 8, 2),
+    ("queries", "sm80", 64): LaunchConfig(128, 64, 8, 2),
+    ("queries", "sm80", 128): LaunchConfig(64, 64, 8, 2),
+    ("queries", "sm90", 64): LaunchConfig(128, 64, 8, 2),
+    ("queries", "sm90", 128): LaunchConfig(128, 64, 8, 2),
+    ("queries", "sm100", 64): LaunchConfig(64, 64, 4, 2),
+    ("queries", "sm100", 128): LaunchConfig(64, 64, 4, 2),
+    ("keys", "sm80", 64): LaunchConfig(64, 32, 8, 2),
+    ("keys", "sm80", 128): LaunchConfig(64, 64, 8, 1),
+    ("keys", "sm90", 64): LaunchConfig(128, 64, 8, 2),
+    ("keys", "sm90", 128): LaunchConfig(64, 32, 8, 2),
+    ("keys", "sm100", 64): LaunchConfig(64, 64, 4, 2),
+    ("keys", "sm100", 128): LaunchConfig(64, 64, 4, 2),
 }
 # Twice the bytes, and three products for each.
 FP32_CONFIGS = {
@@ -69,7 +78,7 @@ def launch_config(kernel: str, qkv: Tensor, length: int) -> LaunchConfig:
         return SHORT_CONFIGS[kernel]
     if qkv.dtype == torch.float32:
         return FP32_CONFIGS[kernel]
-    return LONG_CONFIGS[kernel, arch][qkv.shape[-1] > 64]
+    return LONG_CONFIGS[kernel, arch, 64 if qkv.shape[-1] <= 64 else 128]
 
 
 def _meta(

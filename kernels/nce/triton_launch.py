@@ -27,20 +27,20 @@ class LaunchConfig(NamedTuple):
     stages: int
 
 
-# (kernel, float32), arch: not yet swept on a GPU. A product of float32 is three of tf32.
+# (kernel, float32, arch): not yet swept on a GPU. A product of float32 is three of tf32.
 CONFIGS = {
-    ("forward", False): dict.fromkeys(("sm80", "sm90", "sm100"), LaunchConfig(128, 128, 64, 0, 8, 3)),
-    ("forward", True): dict.fromkeys(("sm80", "sm90", "sm100"), LaunchConfig(128, 64, 32, 0, 8, 2)),
-    ("gradient", False): {
-        "sm80": LaunchConfig(128, 64, 64, 128, 8, 2),
-        "sm90": LaunchConfig(64, 64, 64, 256, 8, 2),
-        "sm100": LaunchConfig(64, 64, 64, 128, 4, 2),
-    },
-    ("gradient", True): {
-        "sm80": LaunchConfig(32, 32, 32, 64, 4, 1),
-        "sm90": LaunchConfig(64, 32, 32, 128, 8, 1),
-        "sm100": LaunchConfig(64, 64, 32, 64, 4, 1),
-    },
+    ("forward", False, "sm80"): LaunchConfig(128, 128, 64, 0, 8, 3),
+    ("forward", False, "sm90"): LaunchConfig(128, 128, 64, 0, 8, 3),
+    ("forward", False, "sm100"): LaunchConfig(128, 128, 64, 0, 8, 3),
+    ("forward", True, "sm80"): LaunchConfig(128, 64, 32, 0, 8, 2),
+    ("forward", True, "sm90"): LaunchConfig(128, 64, 32, 0, 8, 2),
+    ("forward", True, "sm100"): LaunchConfig(128, 64, 32, 0, 8, 2),
+    ("gradient", False, "sm80"): LaunchConfig(128, 64, 64, 128, 8, 2),
+    ("gradient", False, "sm90"): LaunchConfig(64, 64, 64, 256, 8, 2),
+    ("gradient", False, "sm100"): LaunchConfig(64, 64, 64, 128, 4, 2),
+    ("gradient", True, "sm80"): LaunchConfig(32, 32, 32, 64, 4, 1),
+    ("gradient", True, "sm90"): LaunchConfig(64, 32, 32, 128, 8, 1),
+    ("gradient", True, "sm100"): LaunchConfig(64, 64, 32, 64, 4, 1),
 }
 PROGRAMS = {"interpreter": 3, "sm80": 216, "sm90": 264, "sm100": 296}
 
@@ -50,7 +50,7 @@ def launch_config(kernel: str, arch: str, fp32: bool, own: int, other: int, widt
     if arch == INTERPRETER:
         depth = interpreter_block(width)
         return LaunchConfig(interpreter_block(own), interpreter_block(other), depth, depth, 4, 1)
-    return CONFIGS[kernel, fp32][arch]
+    return CONFIGS[kernel, fp32, arch]
 
 
 def split_count(arch: str, tiles: int, steps: int) -> int:

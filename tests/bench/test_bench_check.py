@@ -26,7 +26,7 @@ from bench.measure.peaks import EARLIER, DevicePeaks, lower_bounds
 from bench.measure.session import Budget, Session, plan
 from bench.measure.timing import TooLong, limited
 from bench.subjects import Operation, Request
-from bench.sweep import COMMITTED, NO_TIME, candidates, entry, line, module, replaced, where
+from bench.sweep import COMMITTED, NO_TIME, candidates, key_on, line, module, replaced
 from vatt.analysis.flops import forward_flops, tokens
 from vatt.presets import preset
 
@@ -245,28 +245,23 @@ def test_costs_and_lower_bounds():
 @pytest.mark.parametrize("arch", ["sm80", "sm90", "sm100"])
 def test_search_spaces_are_entries_of_the_launch_tables(space, arch):
     """If this fails, a launch table of kernels/ has changed and bench/cases/ has not."""
-    owner, value, path = module(space), candidates(space)[-1], where(space.path, arch)
+    owner, value, key = module(space), candidates(space)[-1], key_on(space, arch)
     before = getattr(owner, space.table)
     assert set(space.cases) <= {case.name for case in SIZES["gpu"] if case.op == space.op}
     with replaced(space, arch, value):
         inside = getattr(owner, space.table)
-        assert (inside() if callable(inside) else entry(inside, path)) == value
+        assert (inside() if callable(inside) else inside if key is None else inside[key]) == value
     assert getattr(owner, space.table) is before
     if not callable(before):
-        assert [type(x) for x in _flat(value)] == [type(x) for x in _flat(entry(before, path))]
+        entry = before if key is None else before[key]
+        assert [type(x) for x in _flat(value)] == [type(x) for x in _flat(entry)]
         pasted = re.sub(r"^\w+( =|:) ", "", line(space, arch, value)).rstrip(",")
         scope = {type(value).__name__: type(value)}
-        assert value in _leaves(eval("{" + pasted + "}" if space.path else pasted, scope))
+        assert eval("{" + pasted + "}[key]" if key else pasted, {**scope, "key": key}) == value
 
 
 def _flat(value):
     return list(value) if isinstance(value, tuple) else [value]
-
-
-def _leaves(value):
-    if isinstance(value, dict):
-        return [leaf for inner in value.values() for leaf in _leaves(inner)]
-    return [value, *(value if isinstance(value, tuple) else ())]
 
 
 def test_targets():
