@@ -27,12 +27,12 @@ from bench.cases.base import Target
 from bench.checks import correctness
 from bench.measure.peaks import DATASHEET
 from bench.measure.process import ProcessFailed, running
-from bench.measure.session import BOTH, Budget, Session, plan
+from bench.measure.session import BOTH, Session, plan
 from bench.measure.timing import DeviceLost
 from bench.measure.writer import Writer
 from bench.report.data import load, machines
 from bench.report.summary import markdown
-from bench.subjects import operations
+from bench.subjects import subjects
 from bench.sweep import FIELDS, Sweep
 from vatt.errors import UserError
 from vatt.results import Row
@@ -83,9 +83,9 @@ class Check:
         rates = f"{peaks.copy / 1e12:.3f} TB/s, matmul {peaks.matmul / 1e12:.0f}, tf32 {peaks.tf32 / 1e12:.0f} TFLOP/s"
         share = f"{peaks.copy / DATASHEET.copy:.0%} and {peaks.matmul / DATASHEET.matmul:.0%}"
         self.note(f"device peaks: copy {rates} ({share} of an H100's data sheet)")
-        budget = Budget(0.0 if tiny else 0.35, until, rounds=1 if tiny else 3)
-        session = Session(writer, self.device, peaks, budget, known=writer.known)
-        for subject, heavy in plan(operations(self.size, self.ops, self.device, kernels=True)):
+        seconds, rounds = (0.0, 1) if tiny else (0.35, 3)
+        session = Session(writer, self.device, peaks, seconds, until, rounds, known=writer.known)
+        for subject, heavy in plan(subjects(self.device, self.size, self.ops, steps=(), kernels=True)):
             if not tiny or subject.rank == 0:  # each kind of provider once is enough
                 session.run(subject, heavy)
         self.left_out += [f"speed {words}" for words in session.left_out]

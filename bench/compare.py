@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,9 @@ import vatt
 from bench import ROOT, store
 from bench.checks import correctness
 from bench.measure.process import Message, Process, ProcessFailed, Send, running, worker
-from bench.measure.session import Prepared, Selection, Subject
+from bench.measure.session import Prepared, Subject
 from bench.measure.timing import reason, sample, summarise, tidy
-from bench.subjects import Operation, Request
-from vatt import results
+from bench.subjects import Operation, subjects
 from vatt.errors import UserError
 
 # How far the results of two commits may lie apart, relative: other sums, same numbers.
@@ -59,16 +59,31 @@ class SideFailed(UserError, RuntimeError):
 class _Worker:
     """Holds the subject and the calls that were prepared last. Its methods answer requests of their names."""
 
-    def __init__(self, device: str, threads: int, request: dict[str, Any]) -> None:
+    def __init__(self, device: str, threads: int, wanted: dict[str, Any]) -> None:
         self.device = torch.device(device)
         if device == "cpu":
             torch.set_num_threads(threads)
-        self.subjects = {subject.name: subject for subject in Request(**request).subjects(self.device)}
+        self.subjects = {subject.name: subject for subject in subjects(self.device, **wanted)}
         self.prepared: Prepared | None = None
         self.subject: Subject | None = None
 
     def hello(self) -> Message:
         return {"library": str(Path(vatt.__file__).resolve().parent)}
+
+    def results(self, case: str, path: str, check: bool) -> Message:
+        """Writes all outputs and gradients of our backend to a file, to compare them with those of the other side; and
+        says, with ``check``, what is wrong with them against a wider type."""
+        from safetensors.torch import save_file
+
+        operation = self.subjects[case]
+        assert isinstance(operation, Operation)
+        rows = correctness.check(operation.case, 0.0, self.device, [operation.ours]) if check else ()
+        wrong = [correctness.line(row) for row in rows if not row["passed"]]
+        operation.release()  # inputs as they are made, not as measuring left them
+        found = correctness.evaluate(operation.problem, operation.ours, operation.dtype)
+        save_file({name: value.detach().cpu().clone().contiguous() for name, value in found.items()}, path)
+        operation.release()
+        return {"wrong": wrong}
 
     def prepare(self, case: str, provider: str) -> Message:
         self.release()
@@ -79,27 +94,6 @@ class _Worker:
     def measure(self, mode: str, seconds: float) -> Message:
         assert self.prepared is not None
         return {"ms": sample(self.prepared.calls[mode], self.device, seconds, self.prepared.refresh)[0]}
-
-    def check(self, case: str, backends: list[str]) -> Message:
-        """What is wrong with the results of an operation, against a wider type."""
-        rows = list(correctness.check(self._operation(case).case, 0.0, self.device, backends))
-        return {"wrong": [correctness.line(row) for row in rows if not row["passed"]]}
-
-    def outputs(self, case: str, provider: str, path: str) -> Message:
-        """Writes all outputs and gradients of an operation to a file, for the other side to compare."""
-        from safetensors.torch import save_file
-
-        operation = self._operation(case)
-        operation.release()  # inputs as they are made, not as measuring left them
-        found = correctness.evaluate(operation.problem, provider, operation.dtype)
-        save_file({name: value.detach().cpu().clone().contiguous() for name, value in found.items()}, path)
-        operation.release()
-        return {}
-
-    def _operation(self, case: str) -> Operation:
-        subject = self.subjects[case]
-        assert isinstance(subject, Operation)
-        return subject
 
     def release(self) -> Message:
         self.prepared = None
@@ -195,23 +189,15 @@ def side(name: str, folder: Path, settings: Message) -> Iterator[Side]:
 
 @contextmanager
 def checkout(ref: str) -> Iterator[tuple[Path, str]]:
-    """A folder with the library of a commit and the bench/ of this tree (a git worktree with links to it, gone when the
-    block ends), and the full name of the commit. Raises TreeError."""
+    """A folder with the library of a commit and the bench/ of this tree, gone when the block ends, and the full name of
+    the commit. Raises TreeError."""
+    commit = _git(f"{ref!r} is no commit", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}").strip()
     with tempfile.TemporaryDirectory(prefix="vatt-bench-") as scratch:
-        tree, mixed = Path(scratch) / "tree", Path(scratch) / "mixed"
-        commit = _git(f"{ref!r} is no commit", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}").strip()
-        _git("no worktree", "worktree", "add", "--detach", "--force", str(tree), commit)
-        try:
-            mixed.mkdir()
-            for name in LIBRARY:
-                if not (tree / name).is_dir():
-                    raise TreeError(f"--base: {commit[:12]} has no folder {name}/")
-                (mixed / name).symlink_to(tree / name, target_is_directory=True)
-            (mixed / "bench").symlink_to(ROOT / "bench", target_is_directory=True)
-            yield mixed, commit
-        finally:
-            with suppress(TreeError):
-                _git("", "worktree", "remove", "--force", str(tree))
+        folder = Path(scratch)
+        _git(f"no library in {commit[:12]}", "archive", f"--output={folder / 'library.tar'}", commit, *LIBRARY)
+        shutil.unpack_archive(folder / "library.tar", folder, filter="data")
+        (folder / "bench").symlink_to(ROOT / "bench", target_is_directory=True)
+        yield folder, commit
 
 
 def _git(fault: str, *words: str) -> str:
@@ -252,22 +238,53 @@ class Comparison:
         self.new, self.base, self.options = new, base, options
         self.failures: list[str] = []  # of this tree
         self.not_comparable: list[str] = []
-        here = results.origin(torch.device(options.device), aside=options.results)
+        here = store.origin(torch.device(options.device), aside=options.results)
         if options.device == "cpu":
             here["threads"] = str(options.threads)
-        self.origins = {"new": here, "base": {**here, "commit": commit[:12], "dirty": "False"}}
+        self.origins = [here, {**here, "commit": commit[:12], "dirty": "False"}]
+
+    def run(self, work: Sequence[tuple[Subject, str]]) -> int:
+        """Compares the providers of subjects; the exit status."""
+        operations = [subject for subject, _ in work if isinstance(subject, Operation)]
+        gated = {f"{subject.name.rpartition('/p')[0]}/p0": subject for subject in operations}
+        if wrong := [text for name, operation in gated.items() for text in self.gate(name, operation)]:
+            print("wrong results; nothing was timed:", *wrong, sep="\n  ", file=sys.stderr)
+            return WRONG
+        print("verdict   this tree / base, 95% interval, and medians")
+        threshold = self.options.threshold
+        verdicts, slower = [], 0
+        for subject, provider in work:
+            for found in list(self.times(subject, provider, self.options.mode)):
+                print(found.line(threshold), flush=True)
+                verdicts.append(found.ratio.verdict(threshold))
+                if verdicts[-1] == "SLOWER":
+                    # Among many cases one looks slower by chance. It does not do so twice.
+                    for again in self.times(subject, provider, [found.mode]):
+                        print(again.line(threshold) + " (measured again)", flush=True)
+                        slower += again.ratio.verdict(threshold) == "SLOWER"
+        print(*(f"not comparable: {text}\n" for text in self.not_comparable), sep="", end="")
+        print(*(f"FAILED: {text}\n" for text in self.failures), sep="", end="")
+        if slower or self.failures:
+            print(f"{slower} slower by more than {threshold:.0%}, {len(self.failures)} no longer run")
+            return SLOWER
+        if not verdicts:
+            print("nothing could be compared")
+            return WRONG
+        unclear = verdicts.count("unclear")
+        open_ones = f", {unclear} of {len(verdicts)} are unclear" if unclear else ""
+        print(f"none is slower by more than {threshold:.0%}{open_ones}")
+        return 0
 
     def gate(self, name: str, operation: Operation) -> list[str]:
         """What is wrong with the results of our backend in this tree, without dropout; empty if nothing is."""
         from safetensors.torch import load_file
 
+        wrong: list[str] = []
         try:
-            wrong = list(self.new.ask("check", case=name, backends=[operation.ours])["wrong"])
             with tempfile.TemporaryDirectory() as folder:
-                request = dict(case=name, provider=operation.ours)
                 paths = [str(Path(folder) / part) for part in ("new", "base")]
-                self.new.ask("outputs", **request, path=paths[0])
-                self.base.ask("outputs", **request, path=paths[1])
+                wrong += self.new.ask("results", case=name, path=paths[0], check=True)["wrong"]
+                self.base.ask("results", case=name, path=paths[1], check=False)
                 return wrong + _apart(name, SAME[operation.dtype], *map(load_file, paths))
         except SideFailed as failure:
             if failure.side is self.new:
@@ -277,37 +294,32 @@ class Comparison:
 
     def times(self, subject: Subject, provider: str, modes: Sequence[str]) -> Iterator[Found]:
         """All modes of a case; each is added to the results file, if one is named."""
-        mode = ""
+        mode, sides = "", (self.new, self.base)
         try:
-            request = dict(case=subject.name, provider=provider)
-            known = self.new.ask("prepare", **request)["modes"]
-            self.base.ask("prepare", **request)
-            for mode in (mode for mode in known if mode in modes):
+            known = [side.ask("prepare", case=subject.name, provider=provider)["modes"] for side in sides]
+            for mode in (mode for mode in known[0] if mode in modes):
                 found = Found(subject, provider, mode, [], [])
-                sides = [(self.new, found.new), (self.base, found.base)]
+                turns = [(self.new, found.new), (self.base, found.base)]
                 seconds = self.options.seconds / self.options.rounds
                 for number in range(self.options.rounds):
-                    for one, times in sides if number % 2 else sides[::-1]:
-                        times.append(one.ask("measure", mode=mode, seconds=seconds)["ms"])
-                self._write(found)
+                    for side, times in turns if number % 2 else turns[::-1]:
+                        times.append(side.ask("measure", mode=mode, seconds=seconds)["ms"])
+                if self.options.results is not None:
+                    store.append(self.options.results, self._rows(found))
                 yield found
         except SideFailed as failure:
             lost = self.failures if failure.side is self.new else self.not_comparable
             lost.append(f"{' '.join(filter(None, (subject.name, mode, provider)))}: {failure}")
-        for one in (self.new, self.base):
+        for side in sides:
             with suppress(SideFailed):  # said above
-                one.ask("release")
+                side.ask("release")
 
-    def _write(self, found: Found) -> None:
-        if self.options.results is None:
-            return
+    def _rows(self, found: Found) -> Iterator[dict[str, Any]]:
         command = f"python -m bench compare --base {self.options.base} {found.subject.select}"
         what = dict(found.subject.about, provider=found.provider, mode=found.mode, command=command)
-        rows = []
-        for origin, times in zip(self.origins.values(), (found.new, found.base), strict=True):
+        for origin, times in zip(self.origins, (found.new, found.base), strict=True):
             timing = summarise(list(chain.from_iterable(times)), [0.0])
-            rows.append({**origin, **what, **timing.figures, "host_ms": None})
-        store.append(self.options.results, rows)
+            yield {**origin, **what, **timing.figures, "host_ms": None}
 
 
 def _apart(name: str, limit: float, new: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> list[str]:
@@ -318,15 +330,14 @@ def _apart(name: str, limit: float, new: Mapping[str, torch.Tensor], base: Mappi
     return [words.format(name, key, value, limit) for key, value in errors.items() if not value <= limit]
 
 
-def compare(options: argparse.Namespace, request: Request, selection: Selection) -> int:
+def compare(options: argparse.Namespace) -> int:
     """Compares what is selected; of the providers ours, unless others are asked for by name."""
-    subjects = [subject for subject in request.subjects(torch.device(options.device)) if selection.subject(subject)]
-    only_ours = selection.providers == ("*",)
-    names = {s: [s.ours] if only_ours else filter(selection.provider, s.providers) for s in subjects}
-    work = [(subject, name) for subject, found in names.items() for name in found]
+    selection, found = options.selection, subjects(torch.device(options.device), **options.wanted)
+    names = {s: [s.ours] if options.provider == ["*"] else filter(selection.provider, s.providers) for s in found}
+    work = [(subject, name) for subject in filter(selection.subject, found) for name in names[subject]]
     if not work:
         raise UserError(f"--case {options.case!r} and --provider match nothing; see --list")
-    settings = dict(device=options.device, threads=options.threads, request=asdict(request))
+    settings = dict(device=options.device, threads=options.threads, wanted=options.wanted)
     with (
         checkout(options.base) as (folder, commit),
         side("this tree", ROOT, settings) as new,
@@ -334,39 +345,4 @@ def compare(options: argparse.Namespace, request: Request, selection: Selection)
     ):
         head = f"this tree against {commit[:12]}, {options.rounds} rounds in turns, threshold {options.threshold:.0%}"
         print(head, flush=True)
-        return _compare(Comparison(new, base, options, commit), work)
-
-
-def _compare(comparison: Comparison, work: Sequence[tuple[Subject, str]]) -> int:
-    options = comparison.options
-    operations = [subject for subject, _ in work if isinstance(subject, Operation)]
-    gated = {f"{subject.name.rpartition('/p')[0]}/p0": subject for subject in operations}
-    if wrong := [text for name, subject in gated.items() for text in comparison.gate(name, subject)]:
-        print("wrong results; nothing was timed:", *wrong, sep="\n  ", file=sys.stderr)
-        return WRONG
-    verdicts: list[str] = []
-    slower = 0
-    print("verdict   this tree / base, 95% interval, and medians")
-    for subject, provider in work:
-        for found in list(comparison.times(subject, provider, options.mode)):
-            print(found.line(options.threshold), flush=True)
-            verdicts.append(found.ratio.verdict(options.threshold))
-            if verdicts[-1] == "SLOWER":
-                # Among many cases one looks slower by chance. It does not do so twice.
-                for again in comparison.times(subject, provider, [found.mode]):
-                    print(again.line(options.threshold) + " (measured again)", flush=True)
-                    slower += again.ratio.verdict(options.threshold) == "SLOWER"
-    for text in comparison.not_comparable:
-        print(f"not comparable: {text}")
-    for text in comparison.failures:
-        print(f"FAILED: {text}")
-    if slower or comparison.failures:
-        print(f"{slower} slower by more than {options.threshold:.0%}, {len(comparison.failures)} no longer run")
-        return SLOWER
-    if not verdicts:
-        print("nothing could be compared")
-        return WRONG
-    unclear = verdicts.count("unclear")
-    open_ones = f", {unclear} of {len(verdicts)} are unclear" if unclear else ""
-    print(f"none is slower by more than {options.threshold:.0%}{open_ones}")
-    return 0
+        return Comparison(new, base, options, commit).run(work)

@@ -8,7 +8,7 @@ import torch
 from bench.cases import SIZES
 from bench.measure.session import MODES
 from bench.measure.timing import device_and_size
-from bench.subjects import Request
+from bench.subjects import subjects
 from vatt.errors import UserError
 
 
@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "work" not in metafunc.fixturenames:
         return
     device, size = selected(metafunc.config)
-    found = Request(size).subjects(device)
+    found = subjects(device, size)
     modes = {"ops": MODES[:2], "steps": MODES}
     work = [(s, provider, mode) for s in found for provider in s.providers for mode in modes[s.about["suite"]]]
     metafunc.parametrize("work", work, ids=[f"{s.name} {provider} {mode}" for s, provider, mode in work])

@@ -16,10 +16,10 @@ import torch
 
 from bench.cases import OPS, SIZES
 from bench.compare import compare, least_rounds
-from bench.measure.session import MODES, ROUNDS, Budget, Selection, Session, plan
+from bench.measure.session import MODES, Selection, Session, plan
 from bench.measure.timing import DeviceLost, device_and_size
 from bench.measure.writer import SAME, Writer
-from bench.subjects import Request
+from bench.subjects import subjects
 from vatt.config import nearest
 from vatt.environment import cores
 from vatt.errors import UserError
@@ -59,8 +59,9 @@ def _parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Request, Selection]:
-    """Options with the defaults of the device, what they request, and what they select of it."""
+def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Options with the defaults of the device. ``wanted``: arguments of `bench.subjects.subjects` that JSON can hold,
+    and ``selection``: of what these give."""
     parser = _parser(name)
     options = parser.parse_args(arguments)
     options.device, options.size = device_and_size(options.device, options.size)
@@ -79,8 +80,10 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Requ
     ops, steps = getattr(options, "op", None), getattr(options, "step", None)
     only = options.only if name == "compare" else name
     only = "steps" if steps else only or ("ops" if ops else None)
-    request = Request(options.size, tuple(ops or OPS), only, steps and [_step(text, parser) for text in steps])
-    return options, request, Selection(options.case, tuple(options.provider), tuple(options.mode))
+    options.wanted = dict(size=options.size, ops=() if only == "steps" else ops or OPS)
+    options.wanted["steps"] = () if only == "ops" else steps and [_step(text, parser) for text in steps]
+    options.selection = Selection(options.case, options.provider, options.mode)
+    return options
 
 
 def _step(text: str, parser: argparse.ArgumentParser) -> tuple[str, int]:
@@ -95,24 +98,24 @@ def _step(text: str, parser: argparse.ArgumentParser) -> tuple[str, int]:
 def main(arguments: Sequence[str]) -> int:
     """The exit status of a sub-command, whose name is the first argument. Raises UserError."""
     name, *rest = arguments
-    options, request, selection = parse(name, rest)
+    options = parse(name, rest)
     device = torch.device(options.device)
     if device.type == "cpu":
         torch.set_num_threads(options.threads)
     if name == "compare":
-        return compare(options, request, selection)
-    todo = [subject for subject in request.subjects(device) if selection.subject(subject)]
+        return compare(options)
+    todo = [subject for subject in subjects(device, **options.wanted) if options.selection.subject(subject)]
     if not todo:
         raise UserError(f"--case {options.case!r} matches nothing; --list prints the names")
     if options.list:
         for subject in todo:
-            print(f"{subject.name}: {', '.join(filter(selection.provider, subject.providers))}")
+            print(f"{subject.name}: {', '.join(filter(options.selection.provider, subject.providers))}")
         return 0
     writer = Writer(options.results, device, options.resume, options.commit, SAME)
     print(f"{writer.origin['device']}, torch {writer.origin['torch']}, commit {writer.origin['commit']}", flush=True)
     until = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
-    budget = Budget(options.seconds, until, ROUNDS)
-    session = Session(writer, device, writer.peaks(options.size), budget, selection, writer.known)
+    peaks, selection = writer.peaks(options.size), options.selection
+    session = Session(writer, device, peaks, options.seconds, until, selection=selection, known=writer.known)
     try:
         for subject, heavy in plan(todo):
             session.run(subject, heavy)

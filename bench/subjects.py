@@ -1,21 +1,35 @@
-"""What is measured by name: operations, as subjects of a session, and the steps of `bench.steps`."""
+"""What is measured by name, as subjects of a session: operations, and whole training steps (ours with each kernel
+backend, and complete models that others would write)."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bench.baselines.models import models
 from bench.cases import OPS, cases
-from bench.cases.base import AUTO, OURS, TORCH, Case, Leaves, Problem
+from bench.cases.base import AUTO, OURS, TORCH, Case, Cost, Leaves, Problem
 from bench.checks.correctness import WIDER, evaluate, largest_error, rates
-from bench.measure.session import BOTH, FORWARD, Prepared, Subject
+from bench.jobs.case import config_of, dtype_of, random_batch
+from bench.jobs.options import DROPS
+from bench.measure.session import BOTH, FORWARD, STEP, Prepared, Subject
 from bench.measure.timing import reason, synchronize
-from bench.steps import step_subjects
+from vatt.analysis.flops import train_flops_per_sample
+from vatt.models.transformer import Encoder
+from vatt.objectives.pretraining import Pretraining
+
+# Preset and clips of a batch. The first GPU sizes are those of 64 clips a GPU, 32 GPUs: the paper's batch of 2048.
+STEPS: dict[str, tuple[tuple[str, int], ...]] = {
+    "tiny": (("vatt-tiny", 2),),
+    "cpu": (("vatt-tiny", 8), ("vatt-ma-tiny", 8)),
+    "gpu": (("vatt-base", 64), ("vatt-medium", 32), ("vatt-ma-medium", 32), ("vatt-large", 16)),
+}
+_COMPILED = "ours torch.compile"
 
 
 class Operation(Subject):
@@ -85,29 +99,94 @@ class Operation(Subject):
         torch._dynamo.reset()
 
 
-def operations(size: str, ops: Sequence[str], device: torch.device, kernels: bool) -> list[Operation]:
-    """The most important first: cases with a target as training runs them, then without dropout, then the others."""
-    found = [Operation(case, rate, device, kernels) for case in cases(size, ops) for rate in rates(case)]
-    return sorted(found, key=lambda subject: subject.rank)
+class Step(Subject):
+    """One preset at one batch, with DropToken and dropout as configured."""
+
+    heavy = frozenset({_COMPILED})
+
+    def __init__(self, model: str, batch: int, size: str, device: torch.device, kernels: bool) -> None:
+        self.config, self.batch, self.device = config_of(model, DROPS[0], size == "tiny"), batch, device
+        # Of a tiny model only the tracing is exercised: the C++ compiler would take a minute.
+        self.compiler = "aot_eager" if size == "tiny" else "inductor"
+        self.dtype = dtype_of(device)
+        spec, unified = self.config.input, self.config.backbone == "unified"
+        words = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
+        words += f"{spec.candidates} x {spec.words} words"
+        rate = (self.config.unified if unified else self.config.video).dropout_rate
+        self.about = dict(suite="steps", op="step", case=f"{model} b{batch}", shape=words)
+        self.about |= dict(dtype=str(self.dtype).removeprefix("torch."), dropout=rate)
+        self.select = f"--step {model}:{batch}"
+        self.ours = "ours triton" if kernels else "ours auto"
+        self.providers = (self.ours, "ours torch", *models(self.config), _COMPILED)
+
+    def prepare(self, provider: str) -> Prepared:
+        began = time.perf_counter()
+        torch.manual_seed(0)
+        inputs = random_batch(self.config, self.batch, self.device)
+        module = self._module(provider).to(self.device, self.dtype).train()
+        loss = _loss(module, inputs, provider.startswith("ours"))
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        adam = torch.optim.AdamW(parameters, lr=1e-4, fused=self.device.type == "cuda")
+
+        # Gradients are freed at the end, so that they count into the memory of the next call.
+        def both() -> None:
+            loss().backward()
+            adam.zero_grad()
+
+        def step() -> None:
+            loss().backward()
+            adam.step()
+            adam.zero_grad()
+
+        def refresh() -> None:
+            for x in inputs.values():
+                x.copy_(x.flip(0, 1))
+
+        calls: dict[str, Callable[[], Any]] = {FORWARD: loss, BOTH: both, STEP: step}
+        for _ in range(2 if provider in self.heavy else 1):
+            step()
+        synchronize(self.device)
+        work = train_flops_per_sample(self.config) * self.batch
+        costs = {mode: Cost(work / 3 if mode == FORWARD else work, 0.0) for mode in calls}
+        return Prepared(calls, costs, refresh, time.perf_counter() - began, samples=self.batch)
+
+    def _module(self, provider: str) -> nn.Module:
+        if not provider.startswith("ours"):
+            return models(self.config)[provider]()
+        if provider != _COMPILED:
+            return Pretraining(self.config, provider.removeprefix("ours "))
+        module = Pretraining(self.config, "torch")
+        for part in module.modules():
+            if isinstance(part, Encoder):  # around them DropToken draws from a new generator at each call
+                part.compile(backend=self.compiler, dynamic=False)
+        return module
+
+    def release(self) -> None:
+        torch._dynamo.reset()
 
 
-@dataclass(frozen=True)
-class Request:
-    """``size``: of `bench.cases.SIZES`; ``only``: "ops" or "steps", None for both; ``steps``: presets and clips of a
-    batch, None for those of the size."""
+def _loss(module: nn.Module, inputs: dict[str, Tensor], ours: bool) -> Callable[[], Tensor]:
+    if not ours:
+        return lambda: module(inputs["video"], inputs["audio"], inputs["text"])
+    seeds = iter(range(1 << 30))  # DropToken keeps other tokens at each call
+    return lambda: module(inputs, next(seeds))["loss"]
 
-    size: str
-    ops: Sequence[str] = OPS
-    only: str | None = None
-    steps: Sequence[Sequence] | None = None  # type: ignore[type-arg]
 
-    def subjects(self, device: torch.device, kernels: bool | None = None) -> list[Subject]:
-        """All that is requested, the most important first. ``kernels``: as of `Operation`; by default on a GPU."""
-        kernels = device.type == "cuda" if kernels is None else kernels
-        found: list[Subject] = []
-        if self.only in (None, "ops"):
-            found += operations(self.size, self.ops, device, kernels)
-        if self.only in (None, "steps"):
-            steps = None if self.steps is None else [(str(model), int(batch)) for model, batch in self.steps]
-            found += step_subjects(self.size, device, kernels, steps)
-        return found
+def subjects(
+    device: torch.device,
+    size: str,
+    ops: Sequence[str] = OPS,
+    steps: Sequence[tuple[str, int]] | None = None,
+    kernels: bool | None = None,
+) -> list[Subject]:
+    """Operations, the most important first (cases with a target as training runs them, then without dropout, then the
+    others), and steps.
+
+    ``size``: of `bench.cases.SIZES`; ``steps``: presets and clips of a batch, None for those of the size; ``kernels``:
+    as of `Operation`, by default on a GPU.
+    """
+    kernels = device.type == "cuda" if kernels is None else kernels
+    found: list[Subject] = [Operation(case, rate, device, kernels) for case in cases(size, ops) for rate in rates(case)]
+    found.sort(key=lambda subject: subject.rank)
+    chosen = STEPS[size] if steps is None else steps
+    return found + [Step(model, batch, size, device, kernels) for model, batch in chosen]

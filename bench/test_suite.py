@@ -12,24 +12,18 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-import torch
 
 from bench.conftest import selected
 from bench.measure.peaks import DevicePeaks, measure_peaks
-from bench.measure.session import Prepared, Subject
-from bench.measure.timing import reason, sample
+from bench.measure.session import Prepared, Subject, row_of
+from bench.measure.timing import reason, sample, summarise
 
 Work = tuple[Subject, str, str]
 
 
 @pytest.fixture(scope="module")
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return selected(request.config)[0]
-
-
-@pytest.fixture(scope="module")
-def peaks(request: pytest.FixtureRequest, device: torch.device) -> DevicePeaks:
-    return measure_peaks(device, selected(request.config)[1])[0]
+def peaks(pytestconfig: pytest.Config) -> DevicePeaks:
+    return measure_peaks(*selected(pytestconfig))[0]
 
 
 @lru_cache(maxsize=1)  # modes of a provider are neighbours
@@ -45,25 +39,18 @@ NOW = [0.0]  # a clock that only moves while a call runs, by the time that the d
 
 
 @pytest.mark.benchmark(timer=lambda: NOW[0])
-def test_speed(
-    work: Work, benchmark: Any, device: torch.device, peaks: DevicePeaks, pytestconfig: pytest.Config
-) -> None:
+def test_speed(work: Work, benchmark: Any, peaks: DevicePeaks, pytestconfig: pytest.Config) -> None:
     subject, provider, mode = work
     prepared = prepared_or_reason(subject, provider)
     if isinstance(prepared, str):
         pytest.skip(prepared)
 
     def run() -> None:
-        times, _ = sample(prepared.calls[mode], device, 1e-9, prepared.refresh)  # as few calls as give a time
+        times, _ = sample(prepared.calls[mode], subject.device, 1e-9, prepared.refresh)  # as few calls as give a time
         NOW[0] += 1e-3 * statistics.median(times)
 
     benchmark.group = f"{subject.name} {mode}"
     benchmark.pedantic(run, rounds=pytestconfig.getoption("--bench-rounds"))
-    if not benchmark.enabled:
-        return
-    times = sorted(1e3 * seconds for seconds in benchmark.stats.stats.data)
-    median, needed, fifth = statistics.median(times), prepared.costs[mode], len(times) // 5
-    about = {**subject.about, "provider": provider, "mode": mode, "ms_p20": times[fifth], "ms_p80": times[-1 - fifth]}
-    bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
-    about |= dict(tflops=needed.flops / median * 1e-9, floor_share=bound / median, error=prepared.error)
-    benchmark.extra_info.update(about, first_call_s=prepared.first_call_s)
+    if benchmark.enabled:
+        times = [1e3 * seconds for seconds in benchmark.stats.stats.data]
+        benchmark.extra_info.update(row_of(subject, provider, mode, prepared, summarise(times, times), peaks))

@@ -6,6 +6,7 @@ import fnmatch
 import shlex
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,7 @@ class Subject(ABC):
     Attributes:
         about: the columns suite, op, case, shape, dtype, dropout of its rows.
         dtype: of its products, for the device peak.
+        device: where it runs.
         ours: the provider that the others are compared with.
         select: the options of the sub-command ``suite`` that select it.
         heavy: the providers whose preparation is long (a compiler).
@@ -56,6 +58,7 @@ class Subject(ABC):
 
     about: dict[str, Any]
     dtype: torch.dtype
+    device: torch.device
     ours: str
     select: str
     providers: tuple[str, ...]
@@ -85,16 +88,6 @@ def plan(found: Sequence[Subject]) -> list[tuple[Subject, bool]]:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """``seconds``: for the calls of one mode of one provider; 0: each as few times as possible. What would begin after
-    ``until`` (`time.monotonic`) is left out."""
-
-    seconds: float
-    until: float = float("inf")
-    rounds: int = ROUNDS
-
-
-@dataclass(frozen=True)
 class Selection:
     """Patterns (as of a shell) of the names of subjects, providers and modes."""
 
@@ -112,31 +105,32 @@ class Selection:
 
 @dataclass
 class _Turn:
-    """A provider that is ready, and the times of its modes so far."""
+    """A provider that is ready; by mode its memory and, so far, milliseconds of its calls and of issuing them."""
 
     name: str
     prepared: Prepared
-    peaks: dict[str, float]
-    times: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    failed: bool = False
+    mib: dict[str, float]
+    times: dict[str, tuple[list[float], list[float]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
 
 
+@dataclass
 class Session:
-    """Measures into ``write``, which gets each row as soon as it is known."""
+    """Measures into ``write``, which gets each row as soon as it is known.
 
-    def __init__(
-        self,
-        write: Callable[[Row], None],
-        device: torch.device,
-        peaks: DevicePeaks,
-        budget: Budget,
-        selection: Selection = Selection(),
-        known: Callable[[Row], bool] = lambda _: False,
-    ) -> None:
-        """``known`` (a row without times) says whether a provider of a subject was measured before and is left out."""
-        self.write, self.device, self.peaks, self.budget, self.selection = write, device, peaks, budget, selection
-        self.known = known
-        self.left_out: list[str] = []
+    ``seconds``: for the calls of one mode of one provider; 0: each as few times as possible. What would begin after
+    ``until`` (`time.monotonic`) is named in ``left_out``. ``known``: whether there is a row with these columns already;
+    such a provider is not measured again.
+    """
+
+    write: Callable[[Row], None]
+    device: torch.device
+    peaks: DevicePeaks
+    seconds: float
+    until: float = float("inf")
+    rounds: int = ROUNDS
+    selection: Selection = Selection()
+    known: Callable[[Row], bool] = lambda row: False
+    left_out: list[str] = field(default_factory=list)
 
     def run(self, subject: Subject, heavy: bool) -> None:
         """Measures the selected providers of a subject, those that need a compiler (``heavy``) or the others.
@@ -149,87 +143,89 @@ class Session:
         names = [name for name in names if not self.known({**subject.about, "provider": name})]
         if not names or not self.selection.subject(subject):
             return
-        if time.monotonic() > self.budget.until:
+        if time.monotonic() > self.until:
             self.left_out.append(f"{subject.name}: {', '.join(names)}")
             return
         if ours not in names and wanted(ours):
             names.insert(0, ours)  # the ratio is to be taken in the same rounds
         turns: list[_Turn] = []
-        failed: set[str] = set()
         for name in names:
-            if name.removesuffix(" apart") in failed:
+            package = name.removesuffix(" apart")
+            if package != name and package in names and all(turn.name != package for turn in turns):
                 continue  # the same package, which has said why already
-            turn = self._prepare(subject, name, heavy)
-            failed |= {name} if turn is None else set()
-            turns += [] if turn is None else [turn]
+            turns += self._prepare(subject, name, heavy)
         if first := next((turn for turn in turns if turn.name == ours and not heavy), None):
-            turns.append(_Turn(ours + AGAIN, first.prepared, first.peaks))
-        for number in range(self.budget.rounds if turns else 0):
+            turns.append(_Turn(ours + AGAIN, first.prepared, first.mib))
+        for number in range(self.rounds):
             # Each round begins with another provider, so that none always follows the same one.
-            for turn in turns[number % len(turns) :] + turns[: number % len(turns)]:
-                self._measure(subject, turn)
+            start = number % max(1, len(turns))
+            for turn in turns[start:] + turns[:start]:
+                if not self._measure(subject, turn):
+                    turns.remove(turn)
         for turn in turns:
             if heavy and turn.name == ours:
                 turn.name += AGAIN  # its own row is of the other group, some time before
             for mode, times in turn.times.items():
-                if not turn.failed:
-                    self.write(self._row(subject, turn, mode, summarise(*times)))
+                row = row_of(subject, turn.name, mode, turn.prepared, summarise(*times), self.peaks)
+                self.write({**row, "peak_mib": turn.mib[mode]})
         subject.release()
         tidy(self.device)
 
-    def _prepare(self, subject: Subject, name: str, heavy: bool) -> _Turn | None:
-        left = max(10.0, self.budget.until + 10.0 - time.monotonic())
+    def _prepare(self, subject: Subject, name: str, heavy: bool) -> list[_Turn]:
+        """The provider, ready; none where it fails, which a row says."""
+        left = max(10.0, self.until + 10.0 - time.monotonic())
         limit = LIMIT_HEAVY if heavy else LIMIT
         try:
             with limited(min(left, limit)):
                 prepared = subject.prepare(name)
                 asked = {mode: call for mode, call in prepared.calls.items() if mode in self.selection.modes}
-                return _Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()})
+                return [_Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()})]
         except Exception as failure:  # refused, not installed, out of memory, does not compile: a row says so
             if isinstance(failure, TooLong) and left < limit:  # the end of the session, not a fault of the provider
                 self.left_out.append(f"{subject.name}: {name}")
             else:
                 self._fail(subject, name, failure)
-            return None
+            return []
 
-    def _measure(self, subject: Subject, turn: _Turn) -> None:
-        for mode in turn.peaks:
-            if turn.failed:
-                return
-            seconds = self.budget.seconds / self.budget.rounds
-            try:
+    def _measure(self, subject: Subject, turn: _Turn) -> bool:
+        """One round of a provider; False where it fails, which a row says."""
+        try:
+            for mode in turn.mib:
+                call, seconds = turn.prepared.calls[mode], self.seconds / self.rounds
                 with limited(LIMIT):
-                    found = sample(turn.prepared.calls[mode], self.device, seconds, turn.prepared.refresh)
-            except Exception as failure:
-                turn.failed = True
-                self._fail(subject, turn.name, failure)
-                return
-            before = turn.times.get(mode, ([], []))
-            turn.times[mode] = before[0] + found[0], before[1] + found[1]
+                    times, hosts = sample(call, self.device, seconds, turn.prepared.refresh)
+                turn.times[mode][0].extend(times)
+                turn.times[mode][1].extend(hosts)
+            return True
+        except Exception as failure:
+            self._fail(subject, turn.name, failure)
+            return False
 
     def _fail(self, subject: Subject, name: str, failure: Exception) -> None:
         """A row with the reason. Raises DeviceLost if the device is lost with it."""
         self.write({**subject.about, "provider": name, "note": reason(failure), "command": _command(subject, name)})
         tidy(self.device)
 
-    def _row(self, subject: Subject, turn: _Turn, mode: str, timing: Timing) -> Row:
-        needed, peaks, prepared = turn.prepared.costs[mode], self.peaks, turn.prepared
-        bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
-        row: Row = dict(subject.about, provider=turn.name, mode=mode, command=_command(subject, turn.name))
-        row |= timing.figures
-        row["tflops"] = needed.flops / timing.median * 1e-9
-        row["gbps"] = needed.bytes / timing.median * 1e-6 if needed.bytes else None
-        row |= dict(roof_tflops=peaks.rate(subject.dtype) * 1e-12, roof_gbps=peaks.copy * 1e-9)
-        row |= dict(floor_ms=bound, floor_share=bound / timing.median, peak_mib=turn.peaks[mode])
-        row |= dict(first_call_s=prepared.first_call_s, error=prepared.error)
-        row["note"] = "; ".join(filter(None, [package_version(turn.name), *prepared.notes]))
-        if prepared.samples:
-            # MFU: of the data sheet; where none is known, of what a large product reached in this run.
-            known = peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
-            peak = known if known and subject.dtype == torch.bfloat16 else peaks.rate(subject.dtype)
-            row |= dict(rate=1e3 * prepared.samples / timing.median, unit="samples/s")
-            row["mfu"] = needed.flops / timing.median * 1e3 / peak
-        return row
+
+def row_of(subject: Subject, provider: str, mode: str, prepared: Prepared, timing: Timing, peaks: DevicePeaks) -> Row:
+    """The columns of a results file for one mode of a provider, without its memory."""
+    needed = prepared.costs[mode]
+    bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
+    row: Row = dict(subject.about, provider=provider, mode=mode, command=_command(subject, provider))
+    row |= timing.figures
+    row["tflops"] = needed.flops / timing.median * 1e-9
+    row["gbps"] = needed.bytes / timing.median * 1e-6 if needed.bytes else None
+    row |= dict(roof_tflops=peaks.rate(subject.dtype) * 1e-12, roof_gbps=peaks.copy * 1e-9)
+    row |= dict(floor_ms=bound, floor_share=bound / timing.median)
+    row |= dict(first_call_s=prepared.first_call_s, error=prepared.error)
+    row["note"] = "; ".join(filter(None, [package_version(provider), *prepared.notes]))
+    if prepared.samples:
+        # MFU: of the data sheet; where none is known, of what a large product reached in this run.
+        known = peak_flops(torch.cuda.get_device_name(subject.device)) if subject.device.type == "cuda" else None
+        peak = known if known and subject.dtype == torch.bfloat16 else peaks.rate(subject.dtype)
+        row |= dict(rate=1e3 * prepared.samples / timing.median, unit="samples/s")
+        row["mfu"] = needed.flops / timing.median * 1e3 / peak
+    return row
 
 
 def _command(subject: Subject, provider: str) -> str:

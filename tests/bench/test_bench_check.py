@@ -23,9 +23,9 @@ from bench.cases.mlp import Mlp
 from bench.cases.norm import Norm
 from bench.checks.correctness import error, named, poisoned
 from bench.measure.peaks import EARLIER, DevicePeaks, lower_bounds
-from bench.measure.session import Budget, Session, plan
+from bench.measure.session import Session, plan
 from bench.measure.timing import TooLong, limited
-from bench.subjects import Operation, Request
+from bench.subjects import Operation, subjects
 from bench.sweep import COMMITTED, NO_TIME, candidates, key_on, line, module, replaced
 from vatt.analysis.flops import forward_flops, tokens
 from vatt.presets import preset
@@ -190,14 +190,14 @@ def test_a_provider_that_fails_is_a_row():
     subject = Broken(next(s for s in SIZES["tiny"] if s.op == "norm"), 0.0, CPU, kernels=False)
     subject.providers = ("auto", "torch")
     found = []
-    session = Session(found.append, CPU, DevicePeaks(1e9, 1e9, 1e9), Budget(0.0, rounds=1))
+    session = Session(found.append, CPU, DevicePeaks(1e9, 1e9, 1e9), 0.0, rounds=1)
     session.run(subject, heavy=False)
     by = {(row["provider"], row.get("mode")): row for row in found}
     assert by["torch", None]["note"] == "MemoryError: no room"
     assert "ms" not in by["torch", None]
     assert by["auto", "forward"]["ms"] > 0
     assert by["auto again", "forward+backward"]["ms"] > 0
-    late = Session(found.append, CPU, DevicePeaks(1e9, 1e9, 1e9), Budget(0.0, until=time.monotonic() - 1))
+    late = Session(found.append, CPU, DevicePeaks(1e9, 1e9, 1e9), 0.0, until=time.monotonic() - 1)
     late.run(subject, heavy=False)
     assert late.left_out == ["norm/layer/float32/p0: auto, torch"]
     with pytest.raises(TooLong), limited(0.05):
@@ -205,7 +205,7 @@ def test_a_provider_that_fails_is_a_row():
 
 
 def test_the_plan_begins_with_the_targets_and_reaches_everything():
-    work = plan(Request("gpu", only="ops").subjects(CPU, kernels=True))
+    work = plan(subjects(CPU, "gpu", steps=(), kernels=True))
     names = [(subject.name, heavy) for subject, heavy in work]
     assert len(set(names)) == len(names) == sum(4 if case.has_dropout else 2 for case in SIZES["gpu"])
     first = [number for number, (subject, _) in enumerate(work) if subject.case.priority == 1 and subject.dropout > 0]

@@ -16,10 +16,10 @@ from bench import run
 from bench.cases import OPS, SIZES
 from bench.checks.correctness import largest_error
 from bench.measure.peaks import DevicePeaks
-from bench.measure.session import Budget, Selection, Session
+from bench.measure.session import Selection, Session
 from bench.measure.timing import sample
 from bench.store import read
-from bench.subjects import Operation, Request
+from bench.subjects import Operation, subjects
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -171,7 +171,7 @@ def test_choice_of_cases_and_the_list(capsys):
 
 def test_names_are_unique_and_shapes_are_told():
     for size, found in SIZES.items():
-        names = [subject.name for subject in Request(size).subjects(CPU, kernels=True)]
+        names = [subject.name for subject in subjects(CPU, size, kernels=True)]
         assert len(set(names)) == len(names), size
         assert {shape.op for shape in found} == set(OPS)
     assert SIZES["tiny"][0].words == "signal (2, 4, 8, 8, 3), patch (2, 4, 4), kept 5, width 16"
@@ -200,7 +200,7 @@ def test_providers_take_turns():
 
     subject = Turns(LAYER, 0.0, CPU, kernels=False)
     subject.providers = ("auto", "torch")
-    Session(lambda row: None, CPU, DevicePeaks(1e9, 1e9, 1e9), Budget(0.0, rounds=3)).run(subject, heavy=False)
+    Session(lambda row: None, CPU, DevicePeaks(1e9, 1e9, 1e9), 0.0, rounds=3).run(subject, heavy=False)
     rounds = [name for name, _ in itertools.groupby(order)]
     assert rounds.count("torch") == 1 + 3  # once for its memory, then in each round
     assert rounds.count("auto") >= 1 + 3
