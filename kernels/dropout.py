@@ -2,8 +2,8 @@
 
 A counter-based hash decides: two rounds of multiply and xor-shift (the 32-bit mixer "lowbias32" of Chris Wellons'
 hash-prospector) on a key of seed and row, combined with the column. Philox, which PyTorch and `tl.rand` use, costs
-about 80 integer instructions a number, more than the arithmetic that it would sit in; this costs about 9. This file is
-the plain PyTorch twin of `triton_dropout.py`, and equal to it bit by bit.
+about 80 integer instructions per number, more than the arithmetic around it; this costs about 9. This file is the
+plain PyTorch twin of `triton_dropout.py`, and equal to it bit by bit.
 """
 
 from __future__ import annotations

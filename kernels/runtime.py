@@ -1,8 +1,8 @@
 """Where Triton kernels can run, why not elsewhere, and the one door through which every launch goes.
 
-Launches can be recorded: `bench.compiled` records what an operation launches at real shapes (on tensors without memory)
-and compiles exactly that, for several GPU generations, on a machine that has none. Nothing here is asked before an
-operation is called. What is asked at every call is cached, for an operation on the CPU takes a few microseconds.
+Launches can be recorded: `python -m bench compiled` records what an operation launches at real shapes (on tensors
+without memory) and compiles exactly that, for several GPU generations, on a machine that has none. Nothing here runs
+before an operation is called, and what every call asks is cached: on a CPU an operation takes only a few microseconds.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def triton_installed() -> bool:
 
 
 def installed(package: str) -> bool:
-    """Whether ``package`` can be imported. Searches the disk, once a process."""
+    """Whether ``package`` can be imported. Searches the disk, once per process."""
     if torch.compiler.is_compiling():
         return _search(package)
     if package not in _installed:
@@ -140,6 +140,6 @@ def recording(recorder: Recorder, arch: str) -> Iterator[None]:
 
 
 def interpreter_block(size: int, large: int = 64) -> int:
-    """A block for the interpreter, whose cost is a call an operation: small where a loop over two or three blocks is
-    cheap (and so is tested), ``large`` along long axes."""
+    """A block size for the interpreter, which pays per operation, not per element: small along short axes, so that
+    loops over several blocks are tested too, and ``large`` along long ones."""
     return 16 if size <= 64 else large

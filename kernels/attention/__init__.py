@@ -94,16 +94,16 @@ def packed_attention(
     dropout_p: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
-    """`attention` within each of several sequences that lie one behind the other in T rows.
+    """`attention` within each of several sequences, which are packed one after the other into T rows.
 
     Args:
         qkv_T3HE: (T, 3, H, E), queries, keys and values of all tokens.
         segments: ((count, length), ...), count sequences of length tokens each, in the order of the rows.
-        cu_seqlens: instead of segments, the boundaries (0, n_1, n_1 + n_2, ..., T) of the sequences. They shape the
-            launch on the host: a tensor on a GPU is waited for.
+        cu_seqlens: instead of segments, the boundaries (0, n_1, n_1 + n_2, ..., T) of the sequences. The host needs
+            them for the launch, so a tensor on a GPU makes it wait.
         mask: (T,), nonzero where a key may be seen.
-        masked: whether the mask hides anything, segment by segment; None where it may hide keys of all. It saves the
-            backends that have a call a segment the mask where there is none.
+        masked: for each segment, whether the mask hides anything in it; None if it may in all of them. The mask is not
+            read for the other segments.
         bias: (H, N, N), finite, where all sequences have the same length N.
         scale, dropout_p, backend: as in `attention`.
 

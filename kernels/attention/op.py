@@ -25,6 +25,7 @@ _BACKWARD = f"(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, {_COMMON}) -
 
 
 def refuse(call: Call) -> list[str]:
+    """The reasons why the Triton kernels cannot run ``call``."""
     reasons = refuse_triton(call)
     if call.facts.get("return_weights"):
         reasons.append("never has the attention weights in memory, so it cannot return them")
@@ -34,7 +35,7 @@ def refuse(call: Call) -> list[str]:
 
 
 @torch.library.custom_op("vatt_kernels::attention", mutates_args=(), schema=_FORWARD)
-def packed_attention(qkv, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def packed_attention(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
     from . import triton_launch
 
     segments = tuple(zip(counts, lengths, strict=True))
@@ -42,13 +43,13 @@ def packed_attention(qkv, counts, lengths, masked, mask, bias, seed, scale, p): 
 
 
 @packed_attention.register_fake
-def _(qkv, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def _(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
     T, _, H, E = qkv.shape
     return qkv.new_empty(T, H, E), qkv.new_empty(H, T, dtype=torch.float32)
 
 
 @torch.library.custom_op("vatt_kernels::attention_backward", mutates_args=(), schema=_BACKWARD)
-def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):
     from . import triton_launch
 
     segments = tuple(zip(counts, lengths, strict=True))
@@ -58,7 +59,7 @@ def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, masked, 
 
 
 @packed_attention_backward.register_fake
-def _(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):  # type: ignore[no-untyped-def]
+def _(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):
     return torch.empty_like(qkv), torch.empty_like(bias) if bias is not None else lse.new_empty(0)
 
 
@@ -109,7 +110,7 @@ def attention(
 ) -> Tensor:
     """A launch for the long sequences and one for the short ones, each with a mask where there is one."""
     seed = draw_seed(qkv_T3HE.device) if dropout_p > 0 else None
-    # A byte a key, whatever type the mask came in.
+    # One byte per key, whatever the type of the mask.
     mask_T = None if mask_T is None else (mask_T != 0).to(torch.uint8).contiguous()
     if bias_HNN is not None:
         bias_HNN = bias_HNN.contiguous()

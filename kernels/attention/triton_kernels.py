@@ -3,7 +3,8 @@
 Shapes: T tokens of all sequences, H heads, E head dim, N tokens of one sequence. Every tensor is contiguous. A program
 of a tiled kernel works on one block of tokens of one sequence and one head; ``tiles`` says which.
 
-Forward, for a row i, over blocks of keys j, with the scores s_ij = scale q_i . k_j + bias_ij in powers of two:
+Forward, for a row i, over blocks of keys j. Scores are in powers of two, s_ij = log2(e) (scale q_i . k_j + bias_ij), so
+that 2^s_ij, which a GPU computes in one instruction, is the exponential of the usual score:
 
     m_ij  = max(m_i, max_j s_ij)        the running maximum; it becomes m_i
     alpha = 2^(m_i - m_ij)              rescales what was summed under the maximum before
@@ -141,7 +142,7 @@ def attention_forward(
 
 
 # Backward. The scores are computed again, and with them the weights p_ij = 2^(s_ij - lse_i). From
-# out_i = sum_j c z_ij p_ij v_j, and the derivative of the softmax:
+# out_i = sum_j c z_ij p_ij v_j, and the derivative of the softmax (ds_ij is by the usual score, s_ij / log2(e)):
 #
 #     dv_j     = sum_i c z_ij p_ij dout_i
 #     dp_ij    = c z_ij (dout_i . v_j)

@@ -1,5 +1,5 @@
-"""Sequences of any lengths, packed one behind the other: the packing, which block of which sequence a program of the
-Triton kernels works on, and packed attention for backends that know dense batches only.
+"""Sequences of any length, packed one after the other: the packing itself, the map from a program of the Triton kernels
+to its block of a sequence, and packed attention for backends that only know dense batches.
 
 A packing is a tuple of segments (count, length): ``count`` sequences of ``length`` tokens each, in the order of the
 rows. A dense batch is one segment; video, audio and text of one batch are three; ragged sequences are one segment each.
@@ -24,7 +24,7 @@ _MOST_TILE_MAPS = 256  # beyond, the oldest is forgotten (ragged batches make a 
 
 
 def segments_of(cu_seqlens: Tensor | Sequence[int]) -> Segments:
-    """The packing with the boundaries ``cu_seqlens`` (0, n_1, n_1 + n_2, ...); a tensor on a GPU is waited for.
+    """The packing with the boundaries ``cu_seqlens`` (0, n_1, n_1 + n_2, ...); waits for a tensor on a GPU.
 
     Raises:
         ValueError: boundaries that do not begin at 0 or that decrease.
@@ -53,7 +53,7 @@ def longest(segments: Segments) -> int:
 
 
 def by_segment(dense: Dense) -> Callable[..., Tensor]:
-    """A packed attention made of calls of ``dense`` (q, k, v, mask, bias, scale, dropout_p): one a segment, without
+    """Packed attention from calls of ``dense`` (q, k, v, mask, bias, scale, dropout_p), one per segment, without
     padding. ``masked`` says which segments the mask concerns (None: all)."""
 
     def run(
@@ -81,7 +81,7 @@ def by_segment(dense: Dense) -> Callable[..., Tensor]:
 def groups(segments: Segments, masked: Sequence[bool]) -> list[tuple[bool, int, tuple[int, ...]]]:
     """Segments that one launch serves: (has a mask, longest sequence, indices of the segments).
 
-    Short sequences have blocks of their own, and only segments with a mask pay for reading it.
+    Short sequences have a launch config of their own, and only segments with a mask pay for reading it.
     """
     found: dict[tuple[bool, bool], list[int]] = {}
     for index, ((_, length), has_mask) in enumerate(zip(segments, masked, strict=True)):

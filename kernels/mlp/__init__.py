@@ -42,6 +42,7 @@ def mlp(
 
     Raises:
         ValueError: shapes that do not fit; the message names the argument.
+        BackendError: the backend cannot run this call.
     """
     M, D = weight_in.shape
     if x.shape[-1] != D:
@@ -65,6 +66,7 @@ def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str =
 
     Raises:
         ValueError: shapes that do not fit; the message names the argument.
+        BackendError: the backend cannot run this call.
     """
     if x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x: expected (..., {weight.shape[1]}), got {tuple(x.shape)}")

@@ -19,14 +19,14 @@ from ..dropout import draw_seed
     mutates_args=(),
     schema="(Tensor x, Tensor? bias, Tensor? seed, float p) -> Tensor",
 )
-def bias_gelu(x, bias, seed, p):  # type: ignore[no-untyped-def]
+def bias_gelu(x, bias, seed, p):
     from . import triton_launch
 
     return triton_launch.forward(x, bias, seed, p)
 
 
 @bias_gelu.register_fake
-def _(x, bias, seed, p):  # type: ignore[no-untyped-def]
+def _(x, bias, seed, p):
     return torch.empty_like(x)
 
 
@@ -35,7 +35,7 @@ def _(x, bias, seed, p):  # type: ignore[no-untyped-def]
     mutates_args=(),
     schema="(Tensor grad_out, Tensor x, Tensor? bias, Tensor? seed, float p) -> (Tensor, Tensor)",
 )
-def bias_gelu_backward(grad_out, x, bias, seed, p):  # type: ignore[no-untyped-def]
+def bias_gelu_backward(grad_out, x, bias, seed, p):
     from . import triton_launch
 
     grad_x, bias_GM = triton_launch.backward(grad_out, x, bias, seed, p)
@@ -43,7 +43,7 @@ def bias_gelu_backward(grad_out, x, bias, seed, p):  # type: ignore[no-untyped-d
 
 
 @bias_gelu_backward.register_fake
-def _(grad_out, x, bias, seed, p):  # type: ignore[no-untyped-def]
+def _(grad_out, x, bias, seed, p):
     return torch.empty_like(x), torch.empty_like(bias) if bias is not None else x.new_empty(0)
 
 
@@ -66,14 +66,14 @@ bias_gelu.register_autograd(_gradients, setup_context=_setup)
     mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? seed, float p) -> (Tensor, Tensor)",
 )
-def linear_gelu(x, weight, bias, seed, p):  # type: ignore[no-untyped-def]
+def linear_gelu(x, weight, bias, seed, p):
     from . import triton_launch
 
     return triton_launch.linear_forward(x, weight, bias, seed, p)
 
 
 @linear_gelu.register_fake
-def _(x, weight, bias, seed, p):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, seed, p):
     shape = x.shape[0], weight.shape[0]
     return x.new_empty(shape), x.new_empty(shape)
 

@@ -26,7 +26,7 @@ class LaunchConfig(NamedTuple):
     stages: int
 
 
-# Element by element: 8 numbers of 2 bytes a thread and row, 16-byte accesses.
+# Element by element: 8 numbers of 2 bytes per thread and row, in accesses of 16 bytes.
 ELEMENTWISE_CONFIG = LaunchConfig(8, 256, 0, 4, 1)
 
 # Not yet swept on a GPU.

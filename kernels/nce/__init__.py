@@ -27,7 +27,7 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
         temperature: divides the similarities.
         kind: "asymmetric": one softmax over [first i against all of second] and [all of first against second i],
             so the positives count twice in the denominator; the mask of ``first`` is not used. "symmetric": the sum of
-            two losses, one a direction. Both as in the official code (utils/train/objectives.py); the paper's
+            two losses, one per direction. Both as in the official code (utils/train/objectives.py); the paper's
             equations 4 and 5 count the positives once.
         backend: "auto", "triton" (streams over all rows; memory grows with the rows, not with the pairs) or "torch".
 
@@ -37,6 +37,7 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
 
     Raises:
         ValueError: shapes that do not fit, or an unknown ``kind``; the message names the argument.
+        BackendError: the backend cannot run this call.
     """
     for name, rows in (("first", first), ("second", second)):
         if rows.local.ndim != 3 or rows.all.shape[1:] != rows.local.shape[1:]:

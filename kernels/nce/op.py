@@ -23,7 +23,7 @@ LN2 = math.log(2)
     mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor? mask, float temperature) -> Tensor",
 )
-def similarity_lse(query, key, mask, temperature):  # type: ignore[no-untyped-def]
+def similarity_lse(query, key, mask, temperature):
     """log sum over keys of exp(query . key / temperature), (M,) in float32; masked keys (0 in (N,)) are lowered."""
     from . import triton_launch
 
@@ -31,7 +31,7 @@ def similarity_lse(query, key, mask, temperature):  # type: ignore[no-untyped-de
 
 
 @similarity_lse.register_fake
-def _(query, key, mask, temperature):  # type: ignore[no-untyped-def]
+def _(query, key, mask, temperature):
     return query.new_empty(query.shape[0], dtype=torch.float32)
 
 
@@ -43,7 +43,7 @@ def _(query, key, mask, temperature):  # type: ignore[no-untyped-def]
         " -> Tensor"
     ),
 )
-def similarity_lse_backward(grad_lse, query, key, mask, lse, temperature, queries):  # type: ignore[no-untyped-def]
+def similarity_lse_backward(grad_lse, query, key, mask, lse, temperature, queries):
     """Gradient of the queries (M, D) or, if not ``queries``, of the keys (N, D)."""
     from . import triton_launch
 
@@ -53,7 +53,7 @@ def similarity_lse_backward(grad_lse, query, key, mask, lse, temperature, querie
 
 
 @similarity_lse_backward.register_fake
-def _(grad_lse, query, key, mask, lse, temperature, queries):  # type: ignore[no-untyped-def]
+def _(grad_lse, query, key, mask, lse, temperature, queries):
     return torch.empty_like(query if queries else key)
 
 

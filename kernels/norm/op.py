@@ -23,14 +23,14 @@ _BACKWARD = (
 
 
 @torch.library.custom_op("vatt_kernels::norm", mutates_args=(), schema=_FORWARD)
-def norm(x, residual, weight, bias, seed, eps, p):  # type: ignore[no-untyped-def]
+def norm(x, residual, weight, bias, seed, eps, p):
     from . import triton_launch
 
     return triton_launch.forward(x, residual, weight, bias, seed, eps, p)
 
 
 @norm.register_fake
-def _(x, residual, weight, bias, seed, eps, p):  # type: ignore[no-untyped-def]
+def _(x, residual, weight, bias, seed, eps, p):
     R = x.shape[0]
     total = torch.empty_like(x) if residual is not None else x.new_empty(0)
     mean = x.new_empty(R if bias is not None else 0, dtype=torch.float32)
@@ -38,7 +38,7 @@ def _(x, residual, weight, bias, seed, eps, p):  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("vatt_kernels::norm_backward", mutates_args=(), schema=_BACKWARD)
-def norm_backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p):  # type: ignore[no-untyped-def]
+def norm_backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p):
     from . import triton_launch
 
     grads = triton_launch.backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p)
@@ -47,7 +47,7 @@ def norm_backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p): 
 
 
 @norm_backward.register_fake
-def _(grad_total, grad_normed, total, weight, mean, rstd, seed, p):  # type: ignore[no-untyped-def]
+def _(grad_total, grad_normed, total, weight, mean, rstd, seed, p):
     grad_x = torch.empty_like(total) if p > 0 else total.new_empty(0)
     return torch.empty_like(total), grad_x, torch.empty_like(weight), torch.empty_like(weight)
 

@@ -64,9 +64,10 @@ def norm_forward(
 
 
 # Backward. A row t (the total) has hat = (t - mean) rstd and out = hat w + b; RMS norm has no mean and no b. With
-# g = dout w and <.> the mean over the row, the derivatives of mean and rstd give
+# g = dout w, <.> the mean over the row, and dtotal the gradient that reaches the total as an output of its own, the
+# derivatives of mean and rstd give
 #
-#     dt = (g - hat <g hat> - <g>) rstd, and the gradient that reaches the total itself; RMS norm: without <g>
+#     dt = (g - hat <g hat> - <g>) rstd + dtotal; RMS norm: without <g>
 #     dresidual = dt
 #     dx = c z dt, where the dropout mask z is 0 or 1 and c = 1 / (1 - its rate)
 #     dw = sum over rows of dout hat
@@ -75,7 +76,7 @@ def norm_forward(
 
 @triton.jit
 def norm_backward(
-    grad_total_ptr,  # (R, D), of the total itself, or None without GRAD_TOTAL
+    grad_total_ptr,  # (R, D), dtotal, or None without GRAD_TOTAL
     grad_normed_ptr,  # (R, D), dout
     total_ptr,  # (R, D)
     weight_ptr,  # (D,)

@@ -26,6 +26,7 @@ _BACKWARD = (
 
 
 def refuse(call: Call) -> list[str]:
+    """The reasons why the Triton kernels cannot run ``call``."""
     reasons = refuse_triton(call)
     if call.facts.get("input_gradient"):
         reasons.append("gives no gradient of the input")
@@ -37,20 +38,20 @@ def refuse(call: Call) -> list[str]:
 
 
 @torch.library.custom_op("vatt_kernels::patch_embed", mutates_args=(), schema=_FORWARD)
-def tokens(x, weight, bias, patch, kept, positions, token, seed, p):  # type: ignore[no-untyped-def]
+def tokens(x, weight, bias, patch, kept, positions, token, seed, p):
     from . import triton_launch
 
     return triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
 
 
 @tokens.register_fake
-def _(x, weight, bias, patch, kept, positions, token, seed, p):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, patch, kept, positions, token, seed, p):
     K = _patches(x, patch) if kept is None else kept.shape[-1]
     return weight.new_empty(x.shape[0], K + (token is not None), weight.shape[0])
 
 
 @torch.library.custom_op("vatt_kernels::patch_embed_backward", mutates_args=(), schema=_BACKWARD)
-def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):  # type: ignore[no-untyped-def]
+def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):
     """Gradients of the weight (D, P), of the position rows (N, D), whose sum is the bias's, and of the token (D,)."""
     from . import triton_launch
 
@@ -62,7 +63,7 @@ def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):  # type:
 
 
 @tokens_backward.register_fake
-def _(grad_out, x, patch, kept, seed, p, patches, token):  # type: ignore[no-untyped-def]
+def _(grad_out, x, patch, kept, seed, p, patches, token):
     D = grad_out.shape[-1]
     channels = x.shape[-1] if x.ndim == 2 + len(patch) else 1
     weight = grad_out.new_empty(D, math.prod(patch) * channels)

@@ -207,7 +207,7 @@ def patch_embed_weight(
 
 @triton.jit
 def patch_embed_positions(
-    order_ptr,  # (K,) int64, (B K,) if PER_ITEM: the places in ``kept``, sorted by patch
+    order_ptr,  # (K,) int64, (B K,) if PER_ITEM: indices into ``kept``, sorted by patch
     bounds_ptr,  # (N + 1,) int64: where each patch begins in ``order``
     grad_out_ptr,  # (M, D), g
     grad_positions_ptr,  # (N, D) float32, written
@@ -230,8 +230,8 @@ def patch_embed_positions(
     for r0 in range(0, readers, BLOCK_B):
         r = r0 + tl.arange(0, BLOCK_B)
         if PER_ITEM:
-            place = tl.load(order_ptr + first + r, mask=r < readers, other=0)
-            b, k = place // K, place % K
+            index = tl.load(order_ptr + first + r, mask=r < readers, other=0)
+            b, k = index // K, index % K
         else:
             k = tl.load(order_ptr + first + r // B, mask=r < readers, other=0)
             b = (r % B).to(tl.int64)

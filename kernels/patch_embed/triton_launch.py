@@ -59,7 +59,7 @@ def _interpreter_config(rows: int, columns: int, depth: int) -> LaunchConfig:
 
 
 def elementwise_config(arch: str, rows: int, width: int) -> LaunchConfig:
-    """Element by element: 16 bytes a thread and row."""
+    """Element by element: 16 bytes per thread and row."""
     if arch == INTERPRETER:
         return LaunchConfig(4 if rows <= 32 else 32, interpreter_block(width, 256), 0, 4, 1)
     return LaunchConfig(8, 256, 0, 4, 1)
