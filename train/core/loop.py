@@ -83,6 +83,28 @@ class Trainer:
         self.save()
         return self.step >= run.steps
 
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """An interrupt or a termination ends the run after its step, with a checkpoint.
+
+        A second Ctrl-C ends it at once, if some seconds lie between: launchers pass on the Ctrl-C that the terminal has
+        already sent to every process, as a termination (deepspeed) or as another interrupt (torchrun).
+        """
+
+        def stop(number: int, frame: Any) -> None:
+            now = time.monotonic()
+            if self._stopped_at is None:
+                self._stopped_at = now  # no output here: a signal may come in the middle of a line
+            elif number == signal.SIGINT and now - self._stopped_at > _SAME_SIGNAL:
+                raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def _must_stop(self, batch: Batch) -> bool:
         """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up
         together when there are too many."""
@@ -130,6 +152,9 @@ class Trainer:
             }
         )
 
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
     def save(self) -> None:
         """Writes a checkpoint of the steps done so far. All ranks must call."""
         model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
@@ -138,35 +163,10 @@ class Trainer:
             checkpoint = Checkpoint(self.step, model, optimizer, states, self.counts, self.pending)
             save(self.folder.checkpoints, checkpoint, self.config.run.keep)
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
-
     def close(self) -> None:
         self.loader.close()
         self.engine.close()
         self.reporter.close()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """An interrupt or a termination ends the run after its step, with a checkpoint.
-
-        A second Ctrl-C ends it at once, if some seconds lie between: launchers pass on the Ctrl-C that the terminal has
-        already sent to every process, as a termination (deepspeed) or as another interrupt (torchrun).
-        """
-
-        def stop(number: int, frame: Any) -> None:
-            now = time.monotonic()
-            if self._stopped_at is None:
-                self._stopped_at = now  # no output here: a signal may come in the middle of a line
-            elif number == signal.SIGINT and now - self._stopped_at > _SAME_SIGNAL:
-                raise KeyboardInterrupt
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def learning_rate(optim: OptimConfig, steps: int, step: int) -> float:
