@@ -1,4 +1,4 @@
-"""The command ``vatt``, or ``python -m vatt``: one module a sub-command, imported only when it is asked for."""
+"""The command ``vatt``, or ``python -m vatt``: one module per sub-command, imported only when it runs."""
 
 from __future__ import annotations
 

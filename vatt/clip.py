@@ -17,7 +17,7 @@ class InputConfig:
     size: int = 224  # height and width in pixels
     sample_rate: int = 48000  # Hz, mono
     words: int = 16  # of a sentence; longer ones are cut, shorter ones padded
-    candidates: int = 5  # sentences a clip, for MIL-NCE
+    candidates: int = 5  # sentences of a clip, for MIL-NCE
 
     @property
     def seconds(self) -> float:
@@ -25,5 +25,5 @@ class InputConfig:
 
     @property
     def samples(self) -> int:
-        """Waveform samples a clip: 153,600 by default."""
+        """Waveform samples of a clip: 153,600 by default."""
         return round(self.seconds * self.sample_rate)

@@ -3,9 +3,9 @@
 Every rank computes its own loss, and training minimises the mean over ranks. So a tensor that was sent to all ranks
 receives the sum of the gradients of all ranks, and the averaging of gradients (DDP, DeepSpeed) makes the sum a mean.
 
-Shapes must be equal on all ranks: given others, gloo aborts the process and NCCL hangs. On the CPU every gather is
-preceded by a comparison of the shapes. On a GPU that would make the host wait in the middle of a step, so there the
-training loop compares the batches before the step (`check_equal`), where it waits for the other ranks anyway.
+Shapes must be equal on all ranks: otherwise gloo aborts the process and NCCL hangs. On the CPU every gather compares
+the shapes first (`check_equal`). On a GPU that would make the host wait in the middle of a step, so there the training
+loop compares the batches before the step (`train.core.ranks.agree`), where it waits for the other ranks anyway.
 """
 
 from __future__ import annotations

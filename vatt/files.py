@@ -1,4 +1,4 @@
-"""Files: the kinds of media and where they lie, files and folders that appear whole or not at all, JSON lines."""
+"""Files: the kinds of media and a walk to find them, files and folders that appear whole or not at all, JSON lines."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def _fail(error: OSError) -> None:  # by itself, os.walk skips unreadable folder
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write a file under; the file takes its own when the block ends, and goes if that fails.
+    """A temporary name beside ``path`` to write to: renamed to ``path`` when the block ends, removed if it fails.
 
     Readers see the old file or the whole new one, never a part. The name is the same each time, so that what a killed
-    process left is written over; only one process at a time may write a path.
+    process left is overwritten; only one process at a time may write a path.
     """
     partly = path.with_name(f".{path.name}.partly")
     try:
@@ -84,7 +84,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 @contextmanager
 def appearing_folder(path: Path, *, replace: bool = False, sync: bool = False) -> Iterator[Path]:
-    """A new folder beside ``path`` to fill; it takes its own name when the block ends, and goes if that fails.
+    """A new folder beside ``path`` to fill: renamed to ``path`` when the block ends, removed if it fails.
 
     Args:
         path: must not exist, or be an empty folder. The folders above it are created.

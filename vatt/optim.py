@@ -1,4 +1,9 @@
-"""Optimizers with the conventions of the official (Keras) ones."""
+"""Learning rate schedules and optimizers with the conventions of the official (Keras) ones.
+
+A schedule is a plain function from the step to the rate. The official ones are not clamped: beyond ``total_steps`` a
+cosine rises again, and the official pretraining schedule, whose last segment is empty, is NaN from there on (it never
+gets there). ``clamp=True``, the default, holds the last rate instead; ``clamp=False`` is the official function.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,6 @@ from typing import Any
 
 import torch
 from torch.optim.optimizer import ParamsT
-
-# Learning rates: plain functions from the step to the rate.
-#
-# The official ones are not clamped: beyond ``total_steps`` a cosine rises again, and the official pretraining schedule,
-# whose last segment is empty, is NaN from there on (it never gets there). ``clamp=True``, the default, holds the last
-# rate instead; ``clamp=False`` is the official function.
 
 
 def cosine(
@@ -157,7 +156,7 @@ class SGD(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update. ``closure`` computes the loss and its gradients again, and its value is returned."""
         loss = None
         if closure is not None:

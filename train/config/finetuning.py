@@ -23,7 +23,7 @@ SAMPLE_LABELS: dict[str, str] = {"video": "motion", "audio": "shape", "image": "
 
 @dataclass
 class ViewsConfig:
-    """How held-out clips are looked at; their logits are averaged. Sound has no crops."""
+    """The windows and crops of held-out clips, whose logits are averaged. Sound has no crops."""
 
     clips: int = 4  # windows, spread evenly over the clip
     crops: int = 3  # squares of each window, along its longer side
@@ -42,7 +42,7 @@ class FinetuneConfig:
     task: Task = "video"  # what is classified
     init: str | None = None  # folder of the pretrained model; None: from scratch
     label: str = "label"  # column of the manifest
-    classes: str | None = None  # text file, a class a line; None: those of the training clips, in order
+    classes: str | None = None  # text file, one class per line; None: those of the training clips, in order
     freeze_backbone: bool = False  # train the classification layer alone
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
@@ -73,7 +73,7 @@ def kinetics() -> FinetuneConfig:
 
 
 def audioset() -> FinetuneConfig:
-    """AudioSet (section 4.2): 6.4 s at 24 kHz, several labels a clip, mixup, samples weighted by rarity."""
+    """AudioSet (section 4.2): 6.4 s at 24 kHz, several labels per clip, mixup, samples weighted by rarity."""
     model = classifier_preset("wat-base")
     return FinetuneConfig(
         task="audio",

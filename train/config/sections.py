@@ -44,7 +44,7 @@ class EngineConfig:
     zero: int = 0  # ZeRO stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters; bf16: 0 runs as 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
-    activation_checkpointing: bool = False  # keep the inputs of layers alone, and compute the rest again backwards
+    activation_checkpointing: bool = False  # keep only the inputs of layers; the backward pass computes the rest again
     gradient_accumulation: int = 1  # negatives come from one part at a time
     kernels: str = "auto"  # backend of all operations: auto, triton, or torch for the plain-PyTorch references
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
@@ -66,8 +66,8 @@ class RunConfig:
     batch_size: int = 2048  # clips of a step, over all ranks
     seed: int = 0  # of weights, windows, augmentation and dropout
     log_every: int = 50  # steps between two lines of metrics.jsonl
-    eval_every: int = 10_000  # steps between two evaluations; 0: at the end alone
-    save_every: int = 10_000  # steps between two checkpoints; 0: at the end alone
+    eval_every: int = 10_000  # steps between two evaluations; 0: only at the end
+    save_every: int = 10_000  # steps between two checkpoints; 0: only at the end
     keep: int = 3  # checkpoints, the newest
     max_skipped_steps: int = 10  # steps in a row with a loss or gradient that is not finite
 

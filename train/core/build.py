@@ -30,7 +30,7 @@ from vatt.precision import type_of
 
 
 def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> tuple[RunFolder, Reporter]:
-    """The folder of the run, made or found by rank 0, and who speaks about it.
+    """The folder of the run, made or found by rank 0, and what reports on it.
 
     Args:
         name: of a new folder in runs/.

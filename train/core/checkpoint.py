@@ -35,7 +35,7 @@ class Checkpoint:
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    random: list[dict[str, str]]  # one entry a rank, see ``random_state``
+    random: list[dict[str, str]]  # one entry per rank, see ``random_state``
     counts: dict[str, int]
     pending: dict[str, list[float]] = field(default_factory=dict)  # losses since the last record
 

@@ -242,7 +242,7 @@ class Engine:
                         safe_set_full_optimizer_state(parameter, value, moment)
 
     def optimizer_names(self) -> set[str]:
-        """The names that ``optimizer_state`` gives once a step has been made."""
+        """The names that ``optimizer_state`` gives after the first step."""
         return {"step"} | {f"{name}.{moment}" for name, _ in self._trained() for moment in self._optimizer.moments}
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:

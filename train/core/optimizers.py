@@ -44,7 +44,7 @@ class Guarded(torch.optim.Optimizer):
                 _clip(gradients, group["clip_norm"], self.sharded)
             group["updates"] = group.get("updates", 0) + 1
             self.updates = max(self.updates, group["updates"])
-        return super().step(closure)  # type: ignore[safe-super]
+        return super().step(closure)
 
     def steps_done(self) -> int:
         """Updates of the whole run, also before a resume."""

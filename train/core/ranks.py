@@ -18,7 +18,7 @@ from vatt.config import ConfigError
 from vatt.distributed import UnequalRanks
 from vatt.precision import type_of
 
-# A group beside that of the gradients, on the CPU: who waits in it waits as long as the others live, however long
+# A second group beside that of the gradients, on the CPU: a rank waits in it as long as the others live, however long
 # one of them evaluates, and learns at once when one has gone. NCCL gives up after ten minutes.
 _patient: dist.ProcessGroup | None = None
 _LONG = timedelta(days=7)
@@ -122,7 +122,7 @@ def agree(flags: list[bool], clips: int | None = None) -> list[bool]:
 
 
 def gather(item: Any) -> list[Any]:
-    """The items of all ranks, in the order of ranks. Objects of our own processes alone; they stay on the CPU."""
+    """The items of all ranks, in rank order, on the CPU. They are pickled, which is safe among our own processes."""
     items: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item, group=_patient)
     return items

@@ -62,7 +62,7 @@ class RunFolder:
         return folder
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        """Whole or not at all: a resumed run writes its configuration again, and may be killed amid that."""
+        """Whole or not at all: a resumed run writes its configuration again, and may be killed while it does."""
         write_text(path, json.dumps(content, indent=1))
 
     def forget_metrics_after(self, step: int) -> None:

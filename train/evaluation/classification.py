@@ -21,7 +21,7 @@ VIEWS = {"video": (4, 3), "audio": (4, 1), "image": (1, 1)}  # windows and crops
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--classes", metavar="FILE", help="a class a line, for a model that does not know the names of its classes")
+    add("--classes", metavar="FILE", help="one class per line, for a model that does not know the names of its classes")
 
 
 def run(options: argparse.Namespace, context: RankContext) -> int:

@@ -20,7 +20,7 @@ from vatt.weights.folder import PretrainedError, model_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--vocabulary", metavar="FILE", help="a word a line, for a model folder without tokenizer.json")
+    add("--vocabulary", metavar="FILE", help="one word per line, for a model folder without tokenizer.json")
 
 
 def run(options: argparse.Namespace, context: RankContext) -> int:

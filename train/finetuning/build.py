@@ -69,7 +69,7 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
 
 
 def _read_labelled(config: FinetuneConfig) -> tuple[Corpus, Classes]:
-    """Reads the data sets, finds or reads the classes, and looks at every label before anything is decoded.
+    """Reads the data sets, finds or reads the classes, and checks every label before anything is decoded.
 
     Raises:
         ManifestError: a data set cannot be used, or has no clip to train on. LabelError: a label that cannot be used.

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--task", choices=tuple(PAPER), help="what is classified (default: video)")
     add("--data", metavar="MANIFEST", help="manifest (.csv, .jsonl) with a label column and the splits train and val")
     add("--label", metavar="COLUMN", help="column of the manifest with the label (default: label)")
-    add("--classes", metavar="FILE", help="a class a line, in the order of the model's outputs (default: all in train)")
+    add("--classes", metavar="FILE", help="one class per line, in the order of the outputs (default: all in train)")
     add("--init", metavar="DIR", help="pretrained model: a run, a converted one, a classifier (default: from scratch)")
     add("--model", metavar="NAME", help=f"from scratch: one of {', '.join((*CLASSIFIERS, *PRESETS))}")
     add("--config", metavar="NAME", help=f"{', '.join(NAMES)}, or a .json or .toml file (default: by the task)")
@@ -57,7 +57,7 @@ def parse(arguments: list[str]) -> Job[FinetuneConfig]:
     Raises:
         ConfigError: a key, name or value that is not valid. PretrainedError: --init holds no model that fits.
     """
-    options = parser().parse_intermixed_args(arguments)  # overrides may stand anywhere
+    options = parser().parse_intermixed_args(arguments)  # overrides may come anywhere
     for text in options.overrides:
         if (key := text.partition("=")[0].strip()) in _ELSEWHERE:
             raise ConfigError(f"{key}: {_ELSEWHERE[key]}")

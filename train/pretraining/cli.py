@@ -46,7 +46,7 @@ def parse(arguments: list[str], on_gpu: bool) -> Job[PretrainConfig]:
     Raises:
         ConfigError: a key, name or value that is not valid; the message holds the nearest valid one.
     """
-    options = parser().parse_intermixed_args(arguments)  # overrides may stand anywhere
+    options = parser().parse_intermixed_args(arguments)  # overrides may come anywhere
     if options.resume:
         config = _resumed(options)
     elif options.config is None:

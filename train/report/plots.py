@@ -44,7 +44,7 @@ def loss_plot(metrics: Metrics) -> bytes:
 
 
 def retrieval_plot(metrics: Metrics) -> bytes | None:
-    """Recall over the steps, one panel a direction, chance dashed, as PNG; None without an evaluation."""
+    """Recall over the steps, one panel per direction, chance dashed, as PNG; None without an evaluation."""
     directions = [name for name in NAMES if name != "chance" and any(name in e for e in metrics.evaluations)]
     if not directions:
         return None

@@ -3,9 +3,9 @@
 Convention: 2 operations per multiply-add, of the forward pass of one clip. Only matrix products are counted:
 
     patch                  patch or word projection, and the GELU projections before and after the encoder
-    attention_projections  query, key, value and output: 8 N D (H E) a layer
-    attention_products     scores and their product with the values: 2 N^2 (H E) each, so 4 N^2 (H E) a layer
-    mlp                    4 N D F a layer
+    attention_projections  query, key, value and output: 8 N D (H E) per layer
+    attention_products     scores and their product with the values: 2 N^2 (H E) each, so 4 N^2 (H E) per layer
+    mlp                    4 N D F per layer
     head                   projections to the common spaces
 
 for N tokens (with the aggregation token), width D, H heads of E dimensions, F inner dimensions of the MLP. The figures

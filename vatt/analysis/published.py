@@ -2,8 +2,8 @@
 
 Conventions of the published figures, found by comparison (all are met within 2%, parameters within 1%):
 
-- operations: 2 a multiply-add of the matrix products, but the two products of the attention together counted as one
-  (2 N^2 D a layer in place of 4 N^2 D), forward pass alone;
+- operations: 2 per multiply-add of the matrix products, but the two products of the attention counted as one
+  (2 N^2 D per layer instead of 4 N^2 D); forward pass only;
 - DropToken: every patch is projected, and then tokens are dropped, as the official code does. Ours projects only those
   that are kept, so our own counts (`vatt.analysis.flops.forward_flops`) are lower: by 6% at three quarters dropped;
 - inference: 4 clips x 3 crops of 32 x 320 x 320, of the video Transformer alone, with no classifier;

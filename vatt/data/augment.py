@@ -1,4 +1,4 @@
-"""The paper's augmentation: one crop, flip and colour change a clip, and noise on the sound.
+"""The paper's augmentation: one crop, flip and colour change per clip, and noise on the sound.
 
 Colours are changed by FFmpeg's filters while the pixels are scaled, which costs a tenth of the same change in numpy or
 PyTorch. It differs from the official pipeline (tf.image) in this: hue is turned in the chroma plane, not in HSV; and

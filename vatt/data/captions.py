@@ -81,7 +81,7 @@ def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
     """The captions of a file, and why single cues were skipped.
 
     .json holds a list of sentences, a list of {text or caption, start, end}, or {start: [], end: [], text: []} as
-    HowTo100M has it. .txt holds one caption a line, without times.
+    HowTo100M has it. .txt holds one caption per line, without times.
 
     Raises:
         CaptionError: the file cannot be read as a whole.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class AugmentConfig:
-    """One draw a clip, the same for all its frames. The defaults are the paper's (appendix; official dataset.py)."""
+    """One draw per clip, the same for all its frames. The defaults are the paper's (appendix; official dataset.py)."""
 
     enabled: bool = True  # false: the centre of the picture, no noise
     area_min: float = 0.08  # smallest crop, share of the picture
@@ -33,9 +33,9 @@ class DataConfig:
     decode_timeout: float = 30.0  # seconds for one clip, then it is skipped
     max_bad_share: float = 0.1  # of the clips that were tried; more stops the run
     eval_share: float = 0.05  # held out for evaluation where a data set names no split
-    vocabulary: str | None = None  # one word a line, or BERT's vocab.txt; None learns the words from the captions
+    vocabulary: str | None = None  # one word per line, or BERT's vocab.txt; None learns the words from the captions
     vocabulary_size: int = 2**16  # most words learned from the captions, if there is no vocabulary
-    word_embeddings: str | None = None  # .npy, one row a word
+    word_embeddings: str | None = None  # .npy, one row per word
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

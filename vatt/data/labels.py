@@ -67,7 +67,7 @@ class Classes:
         return out
 
     def check(self, clips: Iterable[Clip], where: str) -> list[str]:
-        """Looks at the labels of all clips before any is decoded; returns the classes that none of them has.
+        """Checks the labels of all clips before any is decoded; returns the classes that none of them has.
 
         Raises:
             LabelError: the first label that cannot be used; the message begins with ``where``.
@@ -109,7 +109,7 @@ def find_classes(clips: Sequence[Clip], where: str, column: str = "label", multi
 
 
 def read_classes(path: str | Path, column: str = "label", multi: bool = False) -> Classes:
-    """The classes in a text file, a name a line, in the order of the logits.
+    """The classes in a text file, one name per line, in the order of the logits.
 
     Raises:
         LabelError: it cannot be read, names a class twice, or names fewer than two; the message names the line.

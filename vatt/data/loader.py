@@ -135,7 +135,7 @@ def _collate(items: list[tuple[Sample, int, list[Record]]]) -> Batch:
 
 
 class _Steps:
-    """Sample numbers of one rank, a batch a step, from ``start`` on and without end."""
+    """Sample numbers of one rank, one batch per step, from ``start`` on and without end."""
 
     def __init__(self, start: int, batch_size: int, rank: int, world_size: int) -> None:
         self.start, self.batch_size, self.rank, self.world_size = start, batch_size, rank, world_size
@@ -156,7 +156,7 @@ class ClipLoader:
     Args:
         sources: the data sets; all must have clips.
         read: makes the sample of a clip, in a worker.
-        batch_size: samples a batch of this rank.
+        batch_size: samples of a batch on this rank.
         seed: of the order, the windows and the augmentation.
 
     Attributes:
@@ -181,7 +181,7 @@ class ClipLoader:
         self.waited = 0.0
         self._loader = DataLoader(
             _TrainSet(sources, read, seed),
-            batch_sampler=_Steps(start_step, batch_size, rank, world_size),  # type: ignore[arg-type]
+            batch_sampler=_Steps(start_step, batch_size, rank, world_size),
             collate_fn=_collate,
             generator=torch.Generator(),
             **worker_options(config),

@@ -1,6 +1,6 @@
 """Manifests: from a folder of videos, or a table of them, to the list of clips to train on; and writing such a table.
 
-A manifest (.csv or .jsonl) has a row a clip. The column video (or audio, or image) names its file.
+A manifest (.csv or .jsonl) has one row per clip. The column video (or audio, or image) names its file.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _from_manifest(path: Path) -> Clips:
         else:
             reason = f"no such file; {path}, {line}"
             found.skipped.append({"file": str(clip.video), "field": clip.kind, "reason": reason})
-    of_video: dict[Path, Sequence[Caption]] = {}  # one tuple a video, shared by its clips
+    of_video: dict[Path, Sequence[Caption]] = {}  # one tuple per video, shared by its clips
     for clip in clips:
         if clip.captions:  # in the row itself
             found.clips.append(clip)

@@ -103,7 +103,7 @@ class LabelledReader:
 
 @dataclass(frozen=True)
 class Views:
-    """How a clip is looked at in evaluation: ``clips`` windows spread evenly over it, ``crops`` squares of each.
+    """What evaluation reads of a clip: ``clips`` windows, spread evenly over it, and ``crops`` squares of each.
 
     The paper has 4 clips x 3 crops for video. Three crops lie at the start, in the middle and at the end of the longer
     side; sound has no crops, and a picture one window.

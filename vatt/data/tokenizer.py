@@ -1,6 +1,6 @@
 """Words to ids, on Hugging Face ``tokenizers`` and without any download.
 
-Three kinds: the official word vocabulary (one word a line), a BERT vocabulary, or words learned from the captions.
+Three kinds: the official word vocabulary (one word per line), a BERT vocabulary, or words learned from the captions.
 Always: lower case, id 0 is padding, no begin or end tokens (as the official loaders call their tokenizers).
 """
 
@@ -47,7 +47,7 @@ class Tokenizer:
 
     @classmethod
     def from_vocabulary(cls, path: str | Path) -> Tokenizer:
-        """The official layout: one word a line (its line is its id) or "id word"; has <pad> (id 0) and <unk>.
+        """The official layout: one word per line (its line is its id) or "id word"; has <pad> (id 0) and <unk>.
 
         Words are what is left between white space once ASCII punctuation is gone, as in the official word tokenizer.
 
@@ -72,7 +72,7 @@ class Tokenizer:
 
     @classmethod
     def from_bert(cls, path: str | Path) -> Tokenizer:
-        """A BERT ``vocab.txt`` (uncased WordPiece, one token a line), with [PAD] as id 0 and [UNK].
+        """A BERT ``vocab.txt`` (uncased WordPiece, one token per line), with [PAD] as id 0 and [UNK].
 
         Raises:
             TextError: not readable, empty, a token twice, [PAD] or [UNK] missing.

@@ -109,7 +109,7 @@ def classification_table(scores: Scores, clips: Sequence[Clip], classes: Classes
 
     Returns:
         "n" clips that were scored and "skipped" ones that could not be read; "classes", and "without" a clip among
-        those scored (by name). One label a clip: "top1", "top5" and "chance" (share of the largest class). Several:
+        those scored (by name). One label per clip: "top1", "top5" and "chance" (share of the largest class). Several:
         "mAP", "AUC", "d-prime" over the classes that some clips have and some have not; "left_out" names the others.
         "infinite" names those whose AUC is 0 or 1, and so whose d-prime is infinite: it is the mean over the others
         (None if there are none).
@@ -145,7 +145,7 @@ def classification_table(scores: Scores, clips: Sequence[Clip], classes: Classes
 
 
 def per_class(scores: Scores, clips: Sequence[Clip], classes: Classes) -> list[tuple[str, float, int]]:
-    """Of one label a clip: (class, share of its clips that score highest in it, clips), the best class first."""
+    """With one label per clip: (class, share of its clips that score highest in it, clips), the best class first."""
     wanted = torch.tensor([classes.numbers(clips[number])[0] for number in scores.numbers])
     hit = scores.logits_NK.argmax(1) == wanted
     found = []

@@ -221,7 +221,7 @@ def retrieval_tables(found: Embeddings, windows: int) -> dict[str, Table]:
 
 
 def _per_clip(x: Tensor, clips: int) -> Tensor:
-    """(N * windows, D) -> (N, windows, D); a sentence has one row a clip."""
+    """(N * windows, D) -> (N, windows, D); a sentence has one row per clip."""
     return x.unflatten(0, (clips, -1))
 
 

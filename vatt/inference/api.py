@@ -41,7 +41,7 @@ class VATT(models.VATT):
         """The model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
 
         Args:
-            vocabulary: the words, where the folder has no tokenizer.json: one a line, or BERT's ``vocab.txt``.
+            vocabulary: the words, if the folder has no tokenizer.json: one per line, or BERT's ``vocab.txt``.
 
         Raises:
             PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a classifier.
@@ -142,8 +142,8 @@ class Classifier(models.Classifier):
 
         Args:
             files: a path (or `Clip`), or a list of them.
-            views: how each is looked at; None: as in the evaluation, 4 windows of 3 crops of a video, 4 windows of a
-                sound, the middle of a picture. Their logits are averaged.
+            views: windows and crops, whose logits are averaged. None: as in the evaluation, 4 windows with 3 crops of a
+                video, 4 windows of a sound, the middle of a picture.
 
         Returns:
             A list for one file, a list of such lists for a list of files. A class without a name has its number.
@@ -190,7 +190,7 @@ def find_tokenizer(folder: Path, vocabulary: str | Path | None, config: VATTConf
 
     Args:
         folder: that of the model; its tokenizer.json is used where ``vocabulary`` is None.
-        vocabulary: one word a line, BERT's ``vocab.txt``, or a ``tokenizer.json``.
+        vocabulary: one word per line, BERT's ``vocab.txt``, or a ``tokenizer.json``.
 
     Returns:
         None if nothing is named and the folder has no tokenizer.json.

@@ -21,6 +21,7 @@ from vatt.data.decode import MediaError
 from vatt.data.evaluation_loader import view_batches
 from vatt.data.manifest import Clip
 from vatt.data.samples import Views
+from vatt.data.skipped import Record
 from vatt.data.tokenizer import TextError, Tokenizer
 from vatt.evaluation import evaluating
 from vatt.files import kind_of
@@ -28,7 +29,6 @@ from vatt.inference.spaces import FEATURES, output_name, width_of
 from vatt.models.vatt import VATT
 
 File = str | Path | Clip
-Record = dict[str, Any]  # {"file", "field", "reason", "index"}
 _LARGEST = 1.001  # of a value in [-1, 1], with room for rounding
 
 

@@ -1,6 +1,6 @@
 """``vatt embed``: all items of a folder, manifest or file of sentences through a model, in batches, to one file.
 
-A job that was stopped goes on where it was.
+A job that was stopped continues where it was.
 """
 
 from __future__ import annotations

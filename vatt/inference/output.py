@@ -1,4 +1,4 @@
-"""The files of ``vatt embed``: parts, so that a stopped job goes on; then .npy with a .json beside it, or .parquet.
+"""The files of ``vatt embed``: parts, so that a stopped job continues; then .npy with a .json beside it, or .parquet.
 
 Shapes: N items that were embedded, D width.
 """
@@ -203,7 +203,7 @@ def write_output(
     order = sorted(set(numbers))
     rows = [items[number].row() for number in order]
     about = {"settings": settings, **places, "n": len(rows), "dimensions": width, "faults": len(faults)}
-    # the result comes last, so that a job which is stopped in between goes on
+    # the result comes last, so that a job that is stopped in between continues
     if path.suffix == ".npy":
         with appearing(path) as partly:
             _gather(partly, parts.read(), order, width)

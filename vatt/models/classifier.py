@@ -20,7 +20,7 @@ from vatt.models.layers import Dense
 class Classifier(nn.Module):
     """Dropout and a dense layer on the pooled feature (official modeling/factory.py).
 
-    Official rates: 0.5 for video, 0 for audio. For audio (many labels a sample) the bias starts at
+    Official rates: 0.5 for video, 0 for audio. For audio (many labels per sample) the bias starts at
     -log(num_classes - 1), so that every class begins with the probability 1 / num_classes.
     """
 
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
         dropout: float = 0.0,
         labels: Literal["single", "multi"] = "single",
     ) -> None:
-        """``labels``: one class a sample (softmax), or any number (sigmoid)."""
+        """``labels``: one class per sample (softmax), or any number (sigmoid)."""
         super().__init__()
         self.backbone = backbone
         self.classifier = Dense(backbone.width, num_classes)
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 
         Args:
             x: (B * views, ...), the views of a sample next to each other.
-            views: clips a sample; their logits are averaged.
+            views: clips of one sample; their logits are averaged.
             generator: of DropToken.
         """
         pooled = self.backbone(x, generator=generator)["features_pooled"]

@@ -1,4 +1,4 @@
-"""Configuration of the VATT models: one dataclass a part, with the field names of the official configuration.
+"""Configuration of the VATT models: one dataclass per part, with the field names of the official configuration.
 
 The names (``d_kv``, ``max_temporal_buckets``, ``spectoral``, ...) are those of the official code
 (google-research/vatt/configs), so that its configurations and checkpoints map one to one.
@@ -34,7 +34,7 @@ class DropTokenConfig:
 
     random_patch_sampling: bool = True  # DropToken in training
     patch_sampling_rate: float = 0.5  # share of the patches that are kept
-    sample_per_item: bool = False  # one draw a clip; false: one draw a batch, as the official code does
+    sample_per_item: bool = False  # one draw per clip; false: one per batch, as the official code does
 
 
 @dataclass
@@ -109,7 +109,7 @@ class UnifiedConfig(TransformerConfig, DropTokenConfig):
     max_vid_spatial_buckets: int = 14  # learned positions of video, vertical and horizontal
     max_aud_temporal_buckets: int = 1200  # learned positions of audio
     max_txt_temporal_buckets: int = 16  # learned positions of words
-    d_post_proj: int = 1024  # width of the GELU projections behind the Transformer, one a modality
+    d_post_proj: int = 1024  # width of the GELU projections behind the Transformer, one per modality
 
 
 @dataclass
@@ -140,7 +140,7 @@ class VATTConfig:
     """A whole pretraining model. ``backbone`` says whether the sections video, audio, text or ``unified`` are used."""
 
     name: str = "vatt-base"  # of the model, in logs and folders
-    backbone: Literal["separate", "unified"] = "separate"  # a Transformer a modality, or one for all (VATT-MA)
+    backbone: Literal["separate", "unified"] = "separate"  # one Transformer per modality, or one for all (VATT-MA)
     audio_input: Literal["waveform", "spectrogram"] = "waveform"  # spectrogram: with separate backbones only
     input: InputConfig = field(default_factory=InputConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
@@ -166,7 +166,7 @@ class ClassifierConfig:
     waveform: WaveformConfig = field(default_factory=WaveformConfig)
     num_classes: int = 400  # logits
     classes: list[str] = field(default_factory=list)  # names in the order of the logits; empty: not known
-    labels: Literal["single", "multi"] = "single"  # one class a clip, or any number
+    labels: Literal["single", "multi"] = "single"  # one class per clip, or any number
     dropout: float = 0.5  # before the classification layer; official: 0.5 for video, 0 for audio
 
     def __post_init__(self) -> None:

@@ -94,7 +94,7 @@ class FACHead(nn.Module):
     """Fine and coarse spaces: video and audio meet in ``d_va`` dimensions, video and text in ``d_vat``.
 
     In the paper, every projection is linear and followed by a BN. This follows the official code: video goes through
-    two layers, a ReLU stands between the first and the second space, and the projections of audio and text have a bias
+    two layers, with a ReLU between the first and the second space, and the projections of audio and text have a bias
     and no BN.
     """
 

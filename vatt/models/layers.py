@@ -101,8 +101,8 @@ class RMSNorm(nn.Module):
 
 
 class Packing(NamedTuple):
-    """Sequences one behind the other in the token axis of a batch of 1: ``segments`` of (count, length), and which of
-    them the mask concerns (None: all)."""
+    """Sequences packed one after the other along the token axis of a batch of 1: ``segments`` of (count, length), and
+    which of them the mask concerns (None: all)."""
 
     segments: Segments
     masked: tuple[bool, ...] | None = None

@@ -1,4 +1,4 @@
-"""Factorised position tables: one learned table an axis, summed, then a layer norm of the sum.
+"""Factorised position tables: one learned table per axis, summed, then a layer norm of the sum.
 
 A table is resampled with a spline for an input of another size than it was made for.
 

@@ -138,7 +138,7 @@ class PatchTokens(nn.Module):
                 self.patch,
                 kept=kept,
                 backend=self.backend,
-                **rows,  # type: ignore[arg-type]
+                **rows,
             )
         projected = patch_embed(x, self.weight, self.bias, self.patch, kept=kept, backend=self.backend)
-        return add_positions(self.pre_projection(projected), kept=kept, **rows)  # type: ignore[arg-type]
+        return add_positions(self.pre_projection(projected), kept=kept, **rows)

@@ -110,7 +110,7 @@ class UnifiedBackbone(nn.Module):
     def forward_packed(
         self, inputs: Mapping[str, Tensor], *, generator: torch.Generator | None = None
     ) -> dict[str, dict[str, Tensor]]:
-        """`forward` of several modalities in one pass of the shared layers, their tokens packed one behind the other.
+        """`forward` of several modalities in one pass of the shared layers, their tokens packed one after the other.
 
         Args:
             inputs: modality -> signal, as in `forward`.

@@ -1,6 +1,6 @@
 """VATT: backbones of three modalities and the head that brings them into common spaces.
 
-Shapes: B clips, C candidate sentences a clip, W words, D width.
+Shapes: B clips, C candidate sentences of a clip, W words, D width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The contrastive pretraining loss (paper, section 3.5; official utils/train/objectives.py).
 
-Shapes: B clips on this rank, A clips on all ranks, C candidate sentences a clip, D width.
+Shapes: B clips on this rank, A clips on all ranks, C candidate sentences of a clip, D width.
 """
 
 from __future__ import annotations

@@ -32,12 +32,12 @@ class TargetConfig:
 class Finetuning(nn.Module):
     """A `Classifier` and its loss in one module, so that an engine wraps and casts both.
 
-    Official losses (modeling/factory.py): softmax cross entropy for one label a clip; for several, sigmoid cross
+    Official losses (modeling/factory.py): softmax cross entropy for one label per clip; for several, sigmoid cross
     entropy whose samples are weighted by the rarity of their labels in the batch of this rank.
     """
 
     def __init__(self, model: Classifier, targets: TargetConfig) -> None:
-        """Raises ValueError: label smoothing with several labels a clip."""
+        """Raises ValueError: label smoothing with several labels per clip."""
         super().__init__()
         if targets.smoothing and model.labels == "multi":
             raise ValueError("smoothing: is for one label a clip; the model takes several")

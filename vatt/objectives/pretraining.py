@@ -1,4 +1,4 @@
-"""The module that is trained: VATT and its contrastive loss, from a batch to losses."""
+"""The module that is pretrained: VATT and its contrastive loss, from a batch to losses."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from vatt.weights.folder import PretrainedError
 
 
 def backbone_config(config: VATTConfig | ClassifierConfig, modality: str) -> VideoConfig | WaveformConfig:
-    """The configuration of the backbone that reads ``modality`` ("video" or "audio"), standing by itself.
+    """The configuration of the backbone that reads ``modality`` ("video" or "audio"), on its own.
 
     Raises:
         PretrainedError: the model has no such backbone.

@@ -67,7 +67,7 @@ def state_collectives(count: Weights, zero: int, dtype: torch.dtype, sizes: Buck
     """Gradients and parameters.
 
     Stages 1 and 2 all-reduce, although each rank needs only a part: DeepSpeed's use_multi_rank_bucket_allreduce. Stage
-    3 gathers once a step if the parameters stay whole until the backward pass (see `vatt.analysis.plan.zero`), else
+    3 gathers once per step if the parameters stay whole until the backward pass (see `vatt.analysis.plan.zero`), else
     twice.
 
     Raises:
@@ -88,7 +88,7 @@ def state_collectives(count: Weights, zero: int, dtype: torch.dtype, sizes: Buck
 
 
 def loss_collectives(config: VATTConfig, batch: int, ranks: int) -> list[Collective]:
-    """Embeddings and batch norm statistics, for ``batch`` samples a rank.
+    """Embeddings and batch norm statistics, for ``batch`` samples per rank.
 
     The embeddings of all ranks are gathered and their gradients all-reduced (gloo has no reduce-scatter). Batch norms
     all-reduce sums and squares, and in the backward pass the gradients of both.

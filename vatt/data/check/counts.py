@@ -48,7 +48,7 @@ class Counts:
         return found
 
     def lines(self, most: int) -> list[str]:
-        """For people: clips and classes of each split; a line a class if there are not more than ``most``."""
+        """For people: clips and classes of each split, and a line for each class if there are at most ``most``."""
         found = []
         for (column, split), total in sorted(self.totals.items()):
             having = self.clips.get((column, split), Counter())

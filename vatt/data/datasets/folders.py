@@ -56,7 +56,7 @@ def folder(annotations: Sequence[Path], videos: Path, *, kind: str | None = None
 
 
 def imagenet(annotations: Sequence[Path], videos: Path) -> DatasetRows:
-    """ImageNet: a row a picture, below train/ and val/ of the folder.
+    """ImageNet: one row per picture, below train/ and val/ of the folder.
 
     The label is the wnid of the class, since two names (crane, maillot) are those of two classes each; sorted wnids are
     the usual order of the 1000 classes. The name is in the column ``name`` where a file says it. Pictures of val that
@@ -122,9 +122,9 @@ class ImageNetLabels:
 
 def read_imagenet_labels(paths: Sequence[Path]) -> ImageNetLabels:
     """Reads any of: LOC_synset_mapping.txt (``n01440764 tench, Tinca tinca``), imagenet_class_index.json,
-    LOC_val_solution.csv, ILSVRC2012_validation_ground_truth.txt (a number a line), and the mapping that these numbers
-    refer to: map_clsloc.txt (``n02119789 1 kit_fox``) or meta.mat of the development kit, or imagenet_2012_validation_
-    synset_labels.txt (a wnid a line).
+    LOC_val_solution.csv, ILSVRC2012_validation_ground_truth.txt (one number per line), and the mapping that they refer
+    to: map_clsloc.txt (``n02119789 1 kit_fox``) or meta.mat of the development kit, or imagenet_2012_validation_
+    synset_labels.txt (one wnid per line).
 
     The numbers of the ground truth are ILSVRC2012_IDs, which are not in the order of the sorted wnids.
 

@@ -118,7 +118,7 @@ def json_items(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 class _Text:
-    """The part of a file that is being looked at: ``text`` from ``at`` on."""
+    """A file that is read in chunks: of the chunk in memory, ``text`` from ``at`` on is still to be parsed."""
 
     def __init__(self, file: TextIO) -> None:
         self.file, self.text, self.at = file, "", 0

@@ -68,7 +68,7 @@ def _split_of_file(path: Path) -> str | None:
 
 
 def esc50(annotations: Sequence[Path], videos: Path) -> DatasetRows:
-    """ESC-50: ``filename,fold,target,category,esc10,src_file,take``, a row a sound; the label is the category.
+    """ESC-50: ``filename,fold,target,category,esc10,src_file,take``, one row per sound; the label is the category.
 
     The column fold is 1 to 5; target, esc10, src_file and take are kept.
 

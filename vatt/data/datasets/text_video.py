@@ -15,7 +15,7 @@ from vatt.data.manifest import ManifestError, media_row
 
 
 def howto100m(annotations: Sequence[Path], videos: Path) -> DatasetRows:
-    """HowTo100M: ``caption.json`` ({video id: {start: [], end: [], text: []}}), a row a video with all its sentences.
+    """HowTo100M: ``caption.json`` ({video id: {start: [], end: [], text: []}}), one row per video with its sentences.
 
     The file is read a video at a time, and the sentences (136 million) are kept packed.
 
@@ -81,12 +81,12 @@ def msrvtt(annotations: Sequence[Path], videos: Path) -> DatasetRows:
     """MSR-VTT: clips named video0.mp4 with 20 sentences each.
 
     Of the .json files ({videos: [{video_id, split, category}], sentences: [{video_id, sen_id, caption}]}), a clip for
-    training gives a row a sentence. A held-out clip gives one row, with the sentence of the lowest sen_id: rows of one
-    video are its narration, and a clip is searched for with one query.
+    training gives one row per sentence. A held-out clip gives one row, with the sentence of the lowest sen_id: rows of
+    one video are its narration, and a clip is searched for with one query.
 
-    The test file of the split 1k-A (``key,vid_key,video_id,sentence``) gives a row a line, with split test. All clips
-    of the .json files that it does not name are for training then (the usual "9k"), or those that a list (a .csv with
-    the column video_id, as MSRVTT_train.7k.csv) names.
+    The test file of the split 1k-A (``key,vid_key,video_id,sentence``) gives one row per line, with split test. All
+    clips of the .json files that it does not name are for training then (the usual "9k"), or those that a list (a .csv
+    with the column video_id, as MSRVTT_train.7k.csv) names.
 
     Raises:
         ManifestError: a file cannot be read or has another layout, a sentence of an unknown video, or a video that the
@@ -186,8 +186,9 @@ def _text(item: Any, key: str, where: str) -> str:
 def youcook2(annotations: Sequence[Path], videos: Path) -> DatasetRows:
     """YouCook2: {database: {video id: {subset, recipe_type, annotations: [{segment, id, sentence}]}}}.
 
-    A row a segment: its range, its sentence as caption, the split, and the recipe as label: the number of its type, or
-    the name where label_foodtype.csv (``113,grilled cheese``) is given, too. Files are whole videos, named by the id.
+    One row per segment: its range, its sentence as caption, the split, and the recipe as label: the number of its type,
+    or the name where label_foodtype.csv (``113,grilled cheese``) is given, too. Files are whole videos, named by the
+    id.
 
     Raises:
         ManifestError: a file cannot be read or has another layout, or an unknown recipe; names the file and the video.

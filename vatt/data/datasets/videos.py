@@ -199,7 +199,7 @@ _Parts = dict[tuple[str, str], dict[str, str]]  # (class, video) -> its part (tr
 
 
 def _rows_of_splits(parts: _Parts, videos: Path) -> DatasetRows:
-    """A row a video, with a column for each of the official splits."""
+    """One row per video, with a column for each of the official splits."""
     splits = sorted({split for of_video in parts.values() for split in of_video})
     found, files = DatasetRows(), MediaFiles(videos)
     for (label, video), of_video in sorted(parts.items()):

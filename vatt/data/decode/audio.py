@@ -54,7 +54,7 @@ def decode_sound(
 
 def _sound_length(container: InputContainer) -> tuple[float, bool]:
     """Seconds of sound, and whether that is sure. Beside a picture, sound may end before the file does: its own length
-    counts, and where it has none (.webm, .mkv) nobody knows it."""
+    counts, and where it has none (.webm, .mkv) it is not known."""
     whole, stream = duration_of(container), container.streams.audio[0]
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     if not container.streams.video:

@@ -93,7 +93,7 @@ def frames_from(container: InputContainer, kind: str, start: float, limit: TimeL
     A packet that does not decode is skipped: the times of the frames tell what the holes mean.
     """
     stream: Any = container.streams.get({kind: 0})[0]  # PyAV's stubs do not tell the kinds of streams apart
-    stream.thread_count = 1  # the loader has a process a core; threads inside would fight with it
+    stream.thread_count = 1  # the loader has one process per core; threads inside would compete with it
     if start > 0 and stream.time_base:
         container.seek(int((start + origin_of(container)) / stream.time_base), stream=stream, backward=True)
     elif kind == "audio":

@@ -31,7 +31,7 @@ class Box:
 
 
 class View(Protocol):
-    """How a clip is looked at: one choice for all of its frames."""
+    """A crop and a change of colours: one choice for all frames of a clip."""
 
     def box(self, height: int, width: int) -> Box:
         """The part of the picture to keep."""

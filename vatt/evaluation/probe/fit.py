@@ -37,7 +37,7 @@ def fit_split(
     *,
     standardise: bool = True,
 ) -> Row:
-    """Trains a classifier on the training clips of a split and tests it; one label a clip.
+    """Trains a classifier on the training clips of a split and tests it; one label per clip.
 
     Each view of a training clip is a sample of the low-rank classifier; the SVM takes their mean. The scores of a test
     clip are the mean over its views.

@@ -61,7 +61,7 @@ def fit_low_rank(
 
     Args:
         x_ND: float32, standardised by the caller.
-        target_NK: 0 and 1, one class a sample or, with ``multi``, any number.
+        target_NK: 0 and 1, one class per sample or, with ``multi``, any number.
     """
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):

@@ -60,7 +60,7 @@ def splits_of(clips: Sequence[Clip], where: str) -> list[Split]:
 
 
 def check_classes(classes: Classes, clips: Sequence[Clip], split: Split, where: str) -> list[str]:
-    """Looks at the labels of a split before any clip is decoded; returns the classes without a test clip.
+    """Checks the labels of a split before any clip is decoded; returns the classes without a test clip.
 
     Raises:
         ProbeError: a class has no training clip; the message names it. LabelError: a label cannot be used.

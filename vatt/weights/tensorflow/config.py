@@ -143,7 +143,7 @@ def fill(cls: type[Section], official: Mapping[str, Any], **ours: Any) -> Sectio
         if key in known and value is not None:
             values[key] = value
         elif key in known or key in _ELSEWHERE or key in _FOLLOWS or key in _BY_KIND:
-            continue  # None: our default; the others are looked at below
+            continue  # None: our default; the others are checked below
         elif value not in _FIXED.get(key, ()):
             raise _refused(cls, key, value, _FIXED.get(key))
     section = dataclasses.replace(update(cls(), values), **ours)  # type: ignore[type-var]

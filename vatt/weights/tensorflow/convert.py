@@ -76,8 +76,8 @@ class Conversion:
 def convert(prefix: str | Path, model: str, out: str | Path, overrides: Sequence[str] = ()) -> Conversion:
     """Converts a TensorFlow checkpoint to ``out``: model.safetensors, config.json and conversion.json.
 
-    Every variable must fit and be finite; optimizer slots are not read. Until all is written, nothing stands at
-    ``out``. Memory: the model, and one variable.
+    Every variable must fit and be finite; optimizer slots are not read. ``out`` appears once all is written.
+    Memory: the model, and one variable.
 
     Args:
         prefix: see `Bundle`.

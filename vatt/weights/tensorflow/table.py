@@ -98,7 +98,7 @@ def _keys_and_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """The unsigned number at ``at``, seven bits a byte, lowest first; and where it ends.
+    """The unsigned number at ``at``, seven bits per byte, lowest first; and where it ends.
 
     Raises:
         ValueError: the data end inside it, or it has more than 64 bits.

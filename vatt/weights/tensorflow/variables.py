@@ -186,7 +186,7 @@ def _dense(name: str, module: Dense) -> Items:
     return _kernel(name, module.weight, module.bias)
 
 
-def _norm(name: str, module: nn.Module, rms: bool = False) -> Items:
+def _norm(name: str, module: nn.Module) -> Items:
     weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
     yield from _plain(f"{name}/weight" if bias is None else f"{name}/gamma", weight)
     yield from _plain(f"{name}/beta", bias)
