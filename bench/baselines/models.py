@@ -27,9 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.baselines.packages import need
-from bench.cases.patch_embed import channels_first, patch_dropout_rate
+from bench.cases.block import timm_block, torch_layer
+from bench.cases.nce import clip_style
+from bench.cases.patch_embed import ConvTokens, channels_first, patch_dropout
 from vatt.analysis.flops import tokens
 from vatt.models.config import TextConfig, TransformerConfig, VATTConfig
+
+Encoders = tuple[nn.Module, nn.Module, nn.Module]  # of video, sound and text
 
 
 def models(config: VATTConfig) -> dict[str, Callable[[], nn.Module]]:
@@ -41,8 +45,8 @@ def models(config: VATTConfig) -> dict[str, Callable[[], nn.Module]]:
     """
     if missing(config):
         return {}
-    made = {"plain PyTorch": _plain, "timm": _timm, "transformers": _transformers}
-    return {name: partial(make, config) for name, make in made.items()}
+    encoders = {"plain PyTorch": _plain, "timm": _timm, "transformers": _transformers}
+    return {name: partial(Pretrained, config, made) for name, made in encoders.items()}
 
 
 def missing(config: VATTConfig) -> str | None:
@@ -66,57 +70,51 @@ def missing(config: VATTConfig) -> str | None:
 
 @dataclass(frozen=True)
 class Signal:
-    """Video or sound: channels, patch, encoder, number of patches and of those that DropToken keeps."""
+    """Video or sound: patch, encoder, number of patches and of those that DropToken keeps."""
 
-    channels: int
     patch: tuple[int, ...]
     encoder: TransformerConfig
     total: int
     kept: int
+
+    def draw(self, device: torch.device) -> Tensor:
+        """Indices of the kept patches (K,), one draw a batch."""
+        return torch.randperm(self.total, device=device)[: self.kept]
 
 
 def _signals(config: VATTConfig) -> tuple[Signal, Signal]:
     video, audio, counts = config.video, config.waveform, tokens(config)
     patch = (video.temporal_patch_size, video.spatial_patch_size, video.spatial_patch_size)
     return (
-        Signal(3, patch, video, counts["video"].total, counts["video"].kept),
-        Signal(1, (audio.temporal_patch_size,), audio, counts["audio"].total, counts["audio"].kept),
+        Signal(patch, video, counts["video"].total, counts["video"].kept),
+        Signal((audio.temporal_patch_size,), audio, counts["audio"].total, counts["audio"].kept),
     )
 
 
-class ConvTokens(nn.Module):
-    """Conv3d or Conv1d, learned positions, the kept patches (one draw a batch, in training), dropout, CLS token."""
+class SignalEncoder(nn.Module):
+    """Video (B, T, H, W, 3) or sound (B, L) -> (B, D): `ConvTokens` through ``layers`` and a final norm; the CLS token.
 
-    def __init__(self, signal: Signal) -> None:
+    ``drop``: drops tokens in training; by default all clips keep the patches of one draw.
+    """
+
+    def __init__(self, signal: Signal, layers: nn.Module, drop: nn.Module | None = None) -> None:
         super().__init__()
-        D = signal.encoder.d_model
-        conv = nn.Conv3d if len(signal.patch) == 3 else nn.Conv1d
-        self.embed = conv(signal.channels, D, signal.patch, signal.patch)  # type: ignore[arg-type]
-        self.positions = nn.Parameter(0.02 * torch.randn(signal.total, D))
-        self.token = nn.Parameter(0.02 * torch.randn(D))
-        self.dropout = nn.Dropout(signal.encoder.position_dropout_rate)
-        self.kept = signal.kept
+        part = signal.encoder
+        self.signal, self.draws = signal, drop is None and signal.kept < signal.total
+        self.tokens = ConvTokens(signal.patch, signal.total, part.d_model, part.position_dropout_rate, drop)
+        self.layers, self.norm = layers, nn.LayerNorm(part.d_model, part.layer_norm_epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, H, W, 3) uint8 or (B, L) -> (B, 1 + K, D)."""
-        x = self.embedded(x)
-        if self.training and self.kept < x.shape[1]:
-            x = x[:, torch.randperm(x.shape[1], device=x.device)[: self.kept]]
-        return self.with_token(self.dropout(x))
-
-    def embedded(self, x: Tensor) -> Tensor:
-        """All patches with their positions, (B, N, D)."""
-        x = channels_first(x, self.token.dtype)
-        return self.embed(x).flatten(2).transpose(1, 2) + self.positions
-
-    def with_token(self, x: Tensor) -> Tensor:
-        return torch.cat([self.token.expand(len(x), 1, -1), x], dim=1)
+        kept = self.signal.draw(x.device) if self.training and self.draws else None
+        x = self.layers(self.tokens(x, kept))
+        return self.norm(getattr(x, "last_hidden_state", x))[:, 0]  # as layers of transformers return it
 
 
-class Words(nn.Module):
-    """Word vectors as wide as ours, frozen if ours are, a GELU projection, and optionally positions and CLS token."""
+class Sentences(nn.Module):
+    """(R, W) word ids -> (R, D): word vectors as wide as ours, frozen if ours are, a GELU projection, a CLS token, and
+    ``encoder``: T5's, or with learned positions of ``words`` words PyTorch's."""
 
-    def __init__(self, config: TextConfig, words: int) -> None:
+    def __init__(self, config: TextConfig, encoder: nn.Module, words: int = 0) -> None:
         super().__init__()
         D = config.d_model
         self.table = nn.Embedding(config.vocab_size, config.d_embedding)
@@ -124,23 +122,26 @@ class Words(nn.Module):
         self.project = nn.Linear(config.d_embedding, D)
         self.token = nn.Parameter(0.02 * torch.randn(D))
         self.positions = nn.Parameter(0.02 * torch.randn(words, D)) if words else None
+        self.dropout, self.encoder = nn.Dropout(config.dropout_rate), encoder
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, W) integers -> (R, 1 + W, D), and a bool mask (R, 1 + W), True where there is a word."""
+    def forward(self, ids: Tensor) -> Tensor:
         x = F.gelu(self.project(self.table(ids)))
         if self.positions is not None:
             x = x + self.positions
         x = torch.cat([self.token.expand(len(x), 1, -1), x], dim=1)
-        return x, F.pad(ids != 0, (1, 0), value=True)
+        present = F.pad(ids != 0, (1, 0), value=True)  # (R, 1 + W)
+        if self.positions is not None:
+            return self.encoder(self.dropout(x), src_key_padding_mask=~present)[:, 0]
+        return self.encoder(inputs_embeds=x, attention_mask=present.long()).last_hidden_state[:, 0]
 
 
 class Pretrained(nn.Module):
     """Three encoders, the spaces of our head (`vatt.models.heads.FACHead`) by plain MLPs, and two losses, all logits in
     memory."""
 
-    def __init__(self, config: VATTConfig, video: nn.Module, audio: nn.Module, text: nn.Module) -> None:
+    def __init__(self, config: VATTConfig, encoders: Callable[[VATTConfig], Encoders]) -> None:
         super().__init__()
-        self.video, self.audio, self.text = video, audio, text
+        self.video, self.audio, self.text = encoders(config)
         va, vat = config.head.d_va, config.head.d_vat
         self.video_to_va = nn.Sequential(nn.Linear(config.video.d_model, va), nn.GELU(), nn.Linear(va, va))
         self.va_to_vat = nn.Sequential(nn.GELU(), nn.Linear(va, vat))
@@ -162,13 +163,6 @@ def _unit(x: Tensor) -> Tensor:
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
-def clip_style(video: Tensor, audio: Tensor, temperature: float) -> Tensor:
-    """A cross-entropy each way, of unit rows (B, D): the loss of CLIP."""
-    logits = video @ audio.T / temperature
-    labels = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-
-
 def mil_nce(video: Tensor, text: Tensor, temperature: float) -> Tensor:
     """MIL-NCE (Miech et al., CVPR 2020) of unit rows (B, D) and (B * C, D): all candidates of a clip are its positives.
     As its authors' code, it counts them in the denominator for rows and columns."""
@@ -180,68 +174,33 @@ def mil_nce(video: Tensor, text: Tensor, temperature: float) -> Tensor:
     return (both.logsumexp(1) - positive).mean()
 
 
-def _encoder(part: TransformerConfig | TextConfig) -> nn.TransformerEncoder:
-    """PyTorch's encoder, pre-norm, with a final norm; (B, N, D) to (B, N, D)."""
-    options: dict[str, Any] = dict(layer_norm_eps=part.layer_norm_epsilon, batch_first=True, norm_first=True)
-    sizes = (part.d_model, part.num_heads, part.d_ff, part.dropout_rate)
-    layer = nn.TransformerEncoderLayer(*sizes, activation="gelu", **options)
-    norm = nn.LayerNorm(part.d_model, part.layer_norm_epsilon)
-    return nn.TransformerEncoder(layer, part.num_layers, norm, enable_nested_tensor=False)
+def _sizes(part: TransformerConfig | TextConfig) -> tuple[int, int, int, float, float]:
+    """Of a layer."""
+    return part.d_model, part.num_heads, part.d_ff, part.dropout_rate, part.layer_norm_epsilon
 
 
-class PlainText(nn.Module):
-    """(R, W) word ids -> (R, D), by nn.TransformerEncoder."""
-
-    def __init__(self, config: VATTConfig) -> None:
-        super().__init__()
-        self.words = Words(config.text, config.input.words)
-        self.dropout = nn.Dropout(config.text.dropout_rate)
-        self.encoder = _encoder(config.text)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x, present = self.words(ids)
-        return self.encoder(self.dropout(x), src_key_padding_mask=~present)[:, 0]
+def _torch_encoder(part: TransformerConfig | TextConfig, norm: nn.Module | None = None) -> nn.TransformerEncoder:
+    return nn.TransformerEncoder(torch_layer(*_sizes(part)), part.num_layers, norm, enable_nested_tensor=False)
 
 
-class PlainSignal(nn.Sequential):
-    """Video or sound -> (B, D), by nn.TransformerEncoder."""
-
-    def __init__(self, signal: Signal) -> None:
-        super().__init__(ConvTokens(signal), _encoder(signal.encoder))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[:, 0]
+def _torch_text(config: VATTConfig) -> Sentences:
+    part = config.text
+    encoder = _torch_encoder(part, nn.LayerNorm(part.d_model, part.layer_norm_epsilon))
+    return Sentences(part, encoder, config.input.words)
 
 
-def _plain(config: VATTConfig) -> Pretrained:
-    video, audio = _signals(config)
-    return Pretrained(config, PlainSignal(video), PlainSignal(audio), PlainText(config))
+def _plain(config: VATTConfig) -> Encoders:
+    video, audio = (SignalEncoder(signal, _torch_encoder(signal.encoder)) for signal in _signals(config))
+    return video, audio, _torch_text(config)
 
 
-class TimmSignal(nn.Module):
-    """Video or sound -> (B, D), by timm's blocks."""
+def _timm(config: VATTConfig) -> Encoders:
+    def encoder(signal: Signal) -> SignalEncoder:
+        drop, part = patch_dropout(signal.kept, signal.total), signal.encoder
+        return SignalEncoder(signal, nn.Sequential(*(timm_block(*_sizes(part)) for _ in range(part.num_layers))), drop)
 
-    def __init__(self, signal: Signal) -> None:
-        super().__init__()
-        part = signal.encoder
-        self.tokens = ConvTokens(signal)
-        rate = patch_dropout_rate(signal.kept, signal.total)
-        self.drop = need("timm.layers", "PatchDropout")(rate, num_prefix_tokens=1)
-        norm = partial(nn.LayerNorm, eps=part.layer_norm_epsilon)
-        block = need("timm.models.vision_transformer", "Block")
-        options = dict(mlp_ratio=part.d_ff / part.d_model, qkv_bias=True, norm_layer=norm)
-        options |= dict(proj_drop=part.dropout_rate, attn_drop=part.dropout_rate)
-        layers = (block(part.d_model, part.num_heads, **options) for _ in range(part.num_layers))
-        self.blocks, self.norm = nn.Sequential(*layers), norm(part.d_model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.tokens.with_token(self.tokens.dropout(self.tokens.embedded(x)))
-        return self.norm(self.blocks(self.drop(x)))[:, 0]
-
-
-def _timm(config: VATTConfig) -> Pretrained:
-    video, audio = _signals(config)
-    return Pretrained(config, TimmSignal(video), TimmSignal(audio), PlainText(config))
+    video, audio = map(encoder, _signals(config))
+    return video, audio, _torch_text(config)
 
 
 def _videomae(part: TransformerConfig, **sizes: int) -> Any:
@@ -270,56 +229,35 @@ class MaskedVideo(nn.Module):
         sizes = dict(image_size=spec.size, patch_size=part.spatial_patch_size)
         sizes |= dict(num_frames=spec.frames, tubelet_size=part.temporal_patch_size)
         self.model = need("transformers", "VideoMAEModel")(_videomae(part, **sizes))
-        self.total, self.kept = signal.total, signal.kept
+        self.signal = signal
 
     def forward(self, video: Tensor) -> Tensor:
         dtype = next(self.model.parameters()).dtype
         frames = channels_first(video, dtype).transpose(1, 2)  # (B, T, 3, H, W)
-        mask = None  # (B, N), True for the patches that are left out; one draw a batch
-        if self.training and self.kept < self.total:
-            mask = torch.ones(self.total, dtype=torch.bool, device=video.device)
-            mask[torch.randperm(self.total, device=video.device)[: self.kept]] = False
+        mask = None  # (B, N), True for the patches that are left out
+        if self.training and self.signal.kept < self.signal.total:
+            mask = torch.ones(self.signal.total, dtype=torch.bool, device=video.device)
+            mask[self.signal.draw(video.device)] = False
             mask = mask.expand(len(video), -1)
         return self.model(frames, bool_masked_pos=mask).last_hidden_state.mean(1)
 
 
-class Sound(nn.Module):
-    """Patches of the waveform through the encoder layers of VideoMAE, those of a ViT: (B, L) -> (B, D)."""
-
-    def __init__(self, signal: Signal) -> None:
-        super().__init__()
-        part = signal.encoder
-        self.tokens = ConvTokens(signal)
-        self.encoder = need("transformers.models.videomae.modeling_videomae", "VideoMAEEncoder")(_videomae(part))
-        self.norm = nn.LayerNorm(part.d_model, part.layer_norm_epsilon)
-
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.norm(self.encoder(self.tokens(audio)).last_hidden_state)[:, 0]
-
-
-class Sentences(nn.Module):
-    """T5EncoderModel on word vectors as wide as ours: (R, W) word ids -> (R, D)."""
-
-    def __init__(self, part: TextConfig) -> None:
-        super().__init__()
-        self.words = Words(part, 0)
-        same = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate", "layer_norm_epsilon")
-        options = need("transformers", "T5Config")(
-            vocab_size=2,  # its own table is not used
-            **{name: getattr(part, name) for name in same},
-            relative_attention_num_buckets=part.num_relative_buckets,
-            relative_attention_max_distance=part.max_relative_distance,
-            feed_forward_proj="gelu",
-            attn_implementation="sdpa",
-        )
-        self.model = need("transformers", "T5EncoderModel")(options)
-        self.model.get_input_embeddings().weight.requires_grad_(False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x, present = self.words(ids)
-        return self.model(inputs_embeds=x, attention_mask=present.long()).last_hidden_state[:, 0]
+def _t5(part: TextConfig) -> Any:
+    same = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate", "layer_norm_epsilon")
+    options = need("transformers", "T5Config")(
+        vocab_size=2,  # its own table is not used
+        **{name: getattr(part, name) for name in same},
+        relative_attention_num_buckets=part.num_relative_buckets,
+        relative_attention_max_distance=part.max_relative_distance,
+        feed_forward_proj="gelu",
+        attn_implementation="sdpa",
+    )
+    model = need("transformers", "T5EncoderModel")(options)
+    model.get_input_embeddings().weight.requires_grad_(False)
+    return model
 
 
-def _transformers(config: VATTConfig) -> Pretrained:
+def _transformers(config: VATTConfig) -> Encoders:
     video, audio = _signals(config)
-    return Pretrained(config, MaskedVideo(config, video), Sound(audio), Sentences(config.text))
+    layers = need("transformers.models.videomae.modeling_videomae", "VideoMAEEncoder")(_videomae(audio.encoder))
+    return MaskedVideo(config, video), SignalEncoder(audio, layers), Sentences(config.text, _t5(config.text))

@@ -7,13 +7,14 @@ gradients into one: kinder to it than the models are, which project all three at
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.cases import base
-from bench.cases.base import ARCH, TORCH, Baseline, Call, Case, Cost, Draw, Expect, Leaves, Problem, SearchSpace, meta
+from bench.cases.base import ARCH, OURS, TORCH, Baseline, Call, Cost, Draw, Expect, Leaves, Problem, SearchSpace, meta
 from vatt.kernels import attention, packed_attention
 from vatt.kernels.attention.varlen import Segments, tokens
 from vatt.kernels.registry import backends
@@ -22,7 +23,7 @@ OP = "attention"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention(Case):
+class Attention(base.Case):
     """``batch`` sequences of one length. ``text``: with a key mask and T5's bias, and scores that are not scaled."""
 
     op = OP
@@ -36,21 +37,20 @@ class Attention(Case):
     def scale(self) -> float:
         return 1.0 if self.text else self.head_dim**-0.5
 
-    def inputs(self, draw: Draw) -> base.Inputs:
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
         B, N, H, E = self.batch, self.length, self.heads, self.head_dim
         # Queries and keys of a size that gives scores of variance 1 before the bias, whatever the scale.
         sizes = torch.tensor([(E**-0.5 / self.scale) ** 0.5] * 2 + [1.0], device=draw.device)[None, :, None, None]
-        leaves = {"qkv": (draw.raw(B * N, 3, H, E) * sizes).to(draw.dtype).requires_grad_()}
-        mask = None
+        found = {"qkv": (draw.raw(B * N, 3, H, E) * sizes).to(draw.dtype).requires_grad_()}
         if self.text:
-            leaves["bias"] = draw.leaf(H, N, N, std=0.5)
-            mask = (torch.arange(N, device=draw.device) < draw.integers(1, N + 1, B, 1)).flatten()
-        return leaves, {"mask": mask}
+            found["bias"] = draw.leaf(H, N, N, std=0.5)
+            found["mask"] = (torch.arange(N, device=draw.device) < draw.integers(1, N + 1, B, 1)).flatten()
+        return found
 
-    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
-        options = dict(mask=fixed["mask"], bias=leaves.get("bias"), scale=self.scale, dropout_p=dropout)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
+        options = dict(mask=inputs.get("mask"), bias=inputs.get("bias"), scale=self.scale, dropout_p=dropout)
         segments = ((self.batch, self.length),)
-        return lambda: (packed_attention(leaves["qkv"], segments, backend=backend, **options),)  # type: ignore
+        return lambda: (packed_attention(inputs["qkv"], segments, backend=backend, **options),)  # type: ignore
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
         B, N, inner, s = self.batch, self.length, self.heads * self.head_dim, self.dtype.itemsize
@@ -60,38 +60,23 @@ class Attention(Case):
 
     def baselines(self) -> dict[str, Baseline]:
         # Compiled from the call that can be traced whole.
-        found = super().baselines() | {base.COMPILE: base.compiled(_apart(TORCH))}
-        known = {
-            op: [name for name in backends(op) if name not in (base.OURS, TORCH)] for op in ("packed_attention", OP)
-        }
-        found |= {name: Baseline(base.ours(name), "kernels") for name in known["packed_attention"]}
-        return found | {f"{name} apart": Baseline(_apart(name), "kernels") for name in known[OP]}
+        found = super().baselines() | {base.COMPILE: base.compiled(partial(self._apart, TORCH))}
+        packed, dense = ([x for x in backends(op) if x not in (OURS, TORCH)] for op in ("packed_attention", OP))
+        found |= {name: Baseline(base.ours(name), "kernels") for name in packed}
+        return found | {f"{name} apart": Baseline(partial(self._apart, name), "kernels") for name in dense}
 
-
-def _apart(name: str) -> base.Make:
-    def make(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-        case, mask = problem.case, problem.fixed["mask"]
-        assert isinstance(case, Attention)
-        shape = case.batch, case.length
+    def _apart(self, backend: str, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        shape, mask = (self.batch, self.length), problem.fixed.get("mask")
         parts = problem.leaves["qkv"].detach().unflatten(0, shape).unbind(2)
         leaves = {part: x.contiguous().requires_grad_() for part, x in zip("qkv", parts, strict=True)}
-        if "bias" in problem.leaves:
-            leaves["bias"] = problem.leaves["bias"]
-        rows = None if mask is None else mask.view(shape)
-        options: dict[str, Any] = dict(mask=rows, scale=case.scale, dropout_p=dropout, backend=name)
-
-        def call() -> tuple[Tensor, ...]:
-            out = attention(*(leaves[part] for part in "qkv"), bias=leaves.get("bias"), **options)
-            assert isinstance(out, Tensor)
-            return (out,)
-
-        return call, leaves
-
-    return make
+        leaves |= {name: x for name, x in problem.leaves.items() if name == "bias"}
+        options: dict[str, Any] = dict(scale=self.scale, dropout_p=dropout, backend=backend)
+        options["mask"] = None if mask is None else mask.view(shape)
+        call = partial(attention, **options)
+        return lambda: (call(*(leaves[part] for part in "qkv"), bias=leaves.get("bias")),), leaves  # type: ignore
 
 
-_TINY: dict[str, Any] = dict(heads=1, head_dim=16, **base.TINY)
-CASES: dict[str, tuple[Case, ...]] = {
+CASES = {
     "gpu": (
         Attention(name="video_785_h12", priority=1, batch=64, length=785, heads=12),
         Attention(name="audio_601_h12", priority=1, batch=64, length=601, heads=12),
@@ -103,18 +88,16 @@ CASES: dict[str, tuple[Case, ...]] = {
         Attention(name="video_785_h8", batch=64, length=785, heads=8),
     ),
     "cpu": (
-        Attention(name="video_785_h12", priority=1, batch=1, length=785, heads=12, **base.F32),
-        Attention(name="text_17_h8", batch=40, length=17, heads=8, text=True, **base.F32),
+        Attention(name="video_785_h12", priority=1, batch=1, length=785, heads=12),
+        Attention(name="text_17_h8", batch=40, length=17, heads=8, text=True),
     ),
     "tiny": (
-        Attention(name="video", priority=1, batch=1, length=18, **_TINY),
-        Attention(name="text", batch=2, length=7, text=True, **_TINY),
+        Attention(name="video", priority=1, batch=1, length=18, heads=1, head_dim=16),
+        Attention(name="text", batch=2, length=7, heads=1, head_dim=16, text=True),
     ),
 }
 _LONG = ("video_785_h12", "audio_601_h12", "finetune_3201_h12")
-TARGETS = (
-    base.Target("at least the best baseline", _LONG, 1.0, ("*",), but=(f"{base.OURS}*", TORCH, f"{base.COMPILE}*")),
-)
+TARGETS = (base.Target("at least the best baseline", _LONG, 1.0, ("*",), but=(f"{OURS}*", TORCH, f"{base.COMPILE}*")),)
 
 _GRID = ((64, 128), (32, 64, 128), (4, 8), (2, 3))
 _SHORT_GRID, _TEXT = ((32, 64), (16, 32), (1, 2, 4), (1, 2)), ("text_17_h8",)
@@ -137,30 +120,29 @@ _EXPECT = {
 _EXPECT_SHORT = dict.fromkeys((*_EXPECT, "attention_backward_bias"), Expect(base.MMA, wide=0))
 
 
-def _compile(
-    name: str, segments: Segments, heads: int = 12, head_dim: int = 64, p: float = 0.1, masked: bool = False
-) -> base.Compilation:
-    text = name == "sentences"
+def _launch(
+    segments: Segments, heads: int = 12, head_dim: int = 64, p: float = 0.1, masked: bool = False, biased: bool = False
+) -> None:
+    from vatt.kernels.attention import triton_launch
 
-    def run() -> None:
-        from vatt.kernels.attention import triton_launch
-
-        T, N = tokens(segments), segments[0][1]
-        qkv, seed, scale = meta(T, 3, heads, head_dim), base.meta_seed(p), head_dim**-0.5
-        mask = meta(T, dtype=torch.uint8) if masked else None
-        bias = meta(heads, N, N) if text else None
-        flags = [masked] * len(segments)
-        out, lse = triton_launch.forward(qkv, segments, flags, mask, bias, seed, scale, p)
-        triton_launch.backward(meta(T, heads, head_dim), qkv, out, lse, segments, flags, mask, bias, seed, scale, p)
-
-    return base.Compilation(OP, name, run, _EXPECT_SHORT if text else _EXPECT)
+    T, N = tokens(segments), segments[0][1]
+    qkv, seed, scale = meta(T, 3, heads, head_dim), base.META_SEED if p > 0 else None, head_dim**-0.5
+    mask = meta(T, dtype=torch.uint8) if masked else None
+    bias = meta(heads, N, N) if biased else None
+    flags = [masked] * len(segments)
+    out, lse = triton_launch.forward(qkv, segments, flags, mask, bias, seed, scale, p)
+    triton_launch.backward(meta(T, heads, head_dim), qkv, out, lse, segments, flags, mask, bias, seed, scale, p)
 
 
+_LAUNCHES = {
+    "video_785_p0.1": partial(_launch, ((64, 785),)),
+    "video_785_p0.0": partial(_launch, ((64, 785),), p=0.0),
+    "audio_601": partial(_launch, ((64, 601),)),
+    "finetuning_3201": partial(_launch, ((8, 3201),), heads=16),
+    "ragged_masked": partial(_launch, ((9, 785), (3, 601)), heads=16, masked=True),
+    "head_dim_128": partial(_launch, ((64, 785),), heads=8, head_dim=128),
+}
 COMPILATIONS = (
-    *(_compile(f"video_785_p{p}", ((64, 785),), p=p) for p in (0.1, 0.0)),
-    _compile("audio_601", ((64, 601),)),
-    _compile("finetuning_3201", ((8, 3201),), heads=16),
-    _compile("ragged_masked", ((9, 785), (3, 601)), heads=16, masked=True),
-    _compile("head_dim_128", ((64, 785),), heads=8, head_dim=128),
-    _compile("sentences", ((320, 17),), heads=8, masked=True),
+    *(base.Compilation(OP, name, launch, _EXPECT) for name, launch in _LAUNCHES.items()),
+    base.Compilation(OP, "sentences", partial(_launch, ((320, 17),), heads=8, masked=True, biased=True), _EXPECT_SHORT),
 )

@@ -16,15 +16,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 OURS, AUTO, TORCH, COMPILE = "triton", "auto", "torch", "torch.compile"
 DROPOUT = 0.1  # of the official configurations
-F32: dict[str, Any] = dict(dtype=torch.float32)
-TINY: dict[str, Any] = dict(tiny=True, **F32)
 
 Leaves = dict[str, Tensor]
-Inputs = tuple[Leaves, dict[str, Any]]
 Call = Callable[[], tuple[Tensor, ...]]
 Make = Callable[["Problem", float], tuple[Call, Leaves]]
 
@@ -126,13 +123,11 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def meta_seed(p: float) -> Tensor | None:
-    """The seed of dropout, where there is any."""
-    return meta(1, dtype=torch.int64) if p > 0 else None
+META_SEED = meta(1, dtype=torch.int64)  # of dropout
 
 
 class Draw:
-    """Random tensors on one device, never zeros; leaves are of one type."""
+    """Random tensors on one device, never zeros; leaves are of one type, and parameters, as modules hold them."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, seed: int) -> None:
         self.device, self.dtype = device, dtype
@@ -142,7 +137,7 @@ class Draw:
         return torch.randn(shape, generator=self.generator, device=self.device) * std + mean
 
     def leaf(self, *shape: int, std: float = 1.0, mean: float = 0.0) -> Tensor:
-        return self.raw(*shape, std=std, mean=mean).to(self.dtype).requires_grad_()
+        return nn.Parameter(self.raw(*shape, std=std, mean=mean).to(self.dtype))
 
     def integers(self, low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.randint(low, high, shape, generator=self.generator, device=self.device, dtype=dtype)
@@ -162,11 +157,11 @@ class Case(ABC):
     tiny: bool = False
 
     @abstractmethod
-    def inputs(self, draw: Draw) -> Inputs:
-        """The differentiable inputs by name, and the others."""
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
+        """By name; the differentiable ones are leaves."""
 
     @abstractmethod
-    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
         """The call of the operation; it returns what ``outputs`` names."""
 
     @abstractmethod
@@ -210,7 +205,8 @@ class Case(ABC):
 
 @dataclass
 class Problem:
-    """The inputs of a case on a device. ``notes``: what a reader of a row must know."""
+    """The inputs of a case on a device: ``leaves``, and those that are ``fixed``. ``notes``: what a reader of a row
+    must know."""
 
     case: Case
     device: torch.device
@@ -218,15 +214,17 @@ class Problem:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.leaves, self.fixed = self.case.inputs(Draw(self.device, self.case.dtype, self.seed))
+        inputs = self.case.inputs(Draw(self.device, self.case.dtype, self.seed))
+        self.leaves: Leaves = {name: x for name, x in inputs.items() if x.requires_grad}
+        self.fixed = {name: x for name, x in inputs.items() if not x.requires_grad}
 
     def copy(self, dtype: torch.dtype) -> Leaves:
         """The leaves in another type, with the same (rounded) numbers."""
-        return {name: leaf.detach().to(dtype).requires_grad_() for name, leaf in self.leaves.items()}
+        return {name: nn.Parameter(leaf.detach().to(dtype)) for name, leaf in self.leaves.items()}
 
     def call(self, backend: str, dropout: float = 0.0, leaves: Leaves | None = None, **options: Any) -> Call:
         """The operation on ``leaves``, by default on the problem's own."""
-        return self.case.bind(leaves or self.leaves, self.fixed, backend, dropout, **options)
+        return self.case.bind(self.fixed | (leaves or self.leaves), backend, dropout, **options)
 
     def refresh(self, leaves: Leaves) -> None:
         """New numbers into ``leaves`` and the signal, in place and of the same distribution: their rows change places.

@@ -8,7 +8,7 @@ goes out.) They get the parameters of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -47,20 +47,21 @@ class Block(Case):
             layer.attention.backend = attention
         return layer
 
-    def inputs(self, draw: Draw) -> base.Inputs:
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
         B, N, D = self.batch, self.length, self.width
-        leaves = {"stream": draw.leaf(B, N, D), "update": draw.leaf(B, N, D)}
+        found = {"stream": draw.leaf(B, N, D), "update": draw.leaf(B, N, D)}
         for name, x in self.layer(TORCH, 0.0).named_parameters():  # like a trained layer, so biases are not zeros
             std = x.shape[1] ** -0.5 if x.ndim == 2 else 0.1
-            leaves[name] = draw.leaf(*x.shape, std=std, mean=float("norm.weight" in name))
-        return leaves, {}
+            found[name] = draw.leaf(*x.shape, std=std, mean=float("norm.weight" in name))
+        return found
 
-    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
         layer = self.layer(backend, dropout)
-        _adopt(layer, {name: leaves[name] for name, _ in layer.named_parameters()})
+        # The leaves themselves become the parameters, so that gradients are asked of the leaves.
+        layer.load_state_dict({name: x for name, x in inputs.items() if "." in name}, assign=True)
 
         def call() -> tuple[Tensor, ...]:
-            stream, update, _ = layer(leaves["stream"], leaves["update"])
+            stream, update, _ = layer(inputs["stream"], inputs["update"])
             assert update is not None
             return stream, update
 
@@ -79,27 +80,25 @@ class Block(Case):
         # The same attention on both sides leaves norms and MLP as the difference.
         found = super().baselines()
         found |= {name: Baseline(ours(name), "kernels") for name in (f"{OURS}+sdpa", f"{TORCH}+sdpa")}
-        found |= {
-            TIMM: Baseline(partial(_foreign, _timm_block, 1)),
-            LAYER: Baseline(partial(_foreign, _torch_layer, 2)),
-        }
+        found |= {TIMM: Baseline(partial(self._foreign, timm_block, 1))}
+        found |= {LAYER: Baseline(partial(self._foreign, torch_layer, 2))}
         return found | {f"{COMPILE}+sdpa": base.compiled(ours(f"{TORCH}+sdpa"))}
 
     def expected(self, outputs: tuple[Tensor, ...], want: Leaves) -> list[Tensor]:
         return [want["stream"] + want["update"]] if len(outputs) == 1 else list(want.values())
 
-
-def _adopt(layer: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-    """Puts tensors in the place of parameters: the leaves themselves, so that gradients are asked of the leaves."""
-    for name, value in parameters.items():
-        owner, _, last = name.rpartition(".")
-        own = layer.get_submodule(owner)._parameters
-        if own[last] is None or own[last].shape != value.shape:  # type: ignore[union-attr]
-            raise ValueError(f"{type(layer).__name__}.{name}: is not of the shape {tuple(value.shape)}")
-        own[last] = value  # type: ignore[assignment]
-    if left := [name for name, parameter in layer.named_parameters() if parameter.is_meta]:
-        raise ValueError(f"{type(layer).__name__}: no numbers for {', '.join(left)}")
-    layer.train()
+    def _foreign(
+        self, make: Callable[..., nn.Module], column: int, problem: Problem, dropout: float
+    ) -> tuple[Call, Leaves]:
+        """A layer of others; its leaf "x" is the sum of stream and update, and it returns such a sum."""
+        given = problem.leaves
+        with torch.device("meta"):
+            layer = make(self.width, self.heads, 4 * self.width, dropout, EPSILON)
+        leaves: Leaves = {"x": (given["stream"] + given["update"]).detach().requires_grad_()}
+        names = {row[0] + kind: row[column] + kind for row in _NAMES for kind in ("weight", "bias")}
+        leaves |= {mine: given[mine] for mine in names}
+        layer.load_state_dict({theirs: given[mine] for mine, theirs in names.items()}, assign=True)
+        return lambda: (layer(leaves["x"]),), leaves
 
 
 # Names of weight and bias: ours, timm's, PyTorch's.
@@ -113,41 +112,28 @@ _NAMES = (
 )
 
 
-def _timm_block(case: Block, dropout: float) -> nn.Module:
-    norm = partial(nn.LayerNorm, eps=EPSILON)
-    options = dict(mlp_ratio=4.0, qkv_bias=True, proj_drop=dropout, attn_drop=dropout, norm_layer=norm)
-    layer: nn.Module = need("timm.models.vision_transformer", "Block")(case.width, case.heads, **options)
+def timm_block(width: int, heads: int, inner: int, dropout: float, epsilon: float) -> nn.Module:
+    """timm's Block of a vision transformer; (B, N, D) to (B, N, D)."""
+    options = dict(mlp_ratio=inner / width, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=epsilon))
+    options |= dict(proj_drop=dropout, attn_drop=dropout)
+    layer: nn.Module = need("timm.models.vision_transformer", "Block")(width, heads, **options)
     return layer
 
 
-def _torch_layer(case: Block, dropout: float) -> nn.Module:
-    options: dict[str, Any] = dict(activation="gelu", layer_norm_eps=EPSILON, batch_first=True, norm_first=True)
-    return nn.TransformerEncoderLayer(case.width, case.heads, 4 * case.width, dropout, **options)
+def torch_layer(width: int, heads: int, inner: int, dropout: float, epsilon: float) -> nn.TransformerEncoderLayer:
+    """PyTorch's encoder layer, pre-norm; (B, N, D) to (B, N, D)."""
+    options: dict[str, Any] = dict(activation="gelu", layer_norm_eps=epsilon, batch_first=True, norm_first=True)
+    return nn.TransformerEncoderLayer(width, heads, inner, dropout, **options)
 
 
-def _foreign(
-    make: Callable[[Block, float], nn.Module], column: int, problem: Problem, dropout: float
-) -> tuple[Call, Leaves]:
-    """A layer of others; its leaf "x" is the sum of stream and update, and it returns such a sum."""
-    case, given = problem.case, problem.leaves
-    assert isinstance(case, Block)
-    with torch.device("meta"):
-        layer = make(case, dropout)
-    leaves: Leaves = {"x": (given["stream"] + given["update"]).detach().requires_grad_()}
-    names = {row[0] + kind: row[column] + kind for row in _NAMES for kind in ("weight", "bias")}
-    leaves |= {mine: given[mine] for mine in names}
-    _adopt(layer, {theirs: given[mine] for mine, theirs in names.items()})
-    return lambda: (layer(leaves["x"]),), leaves
-
-
-CASES: dict[str, tuple[Case, ...]] = {
+CASES = {
     "gpu": (
         Block(name="video_785_768", priority=1, batch=64, length=785, width=768, heads=12),
         Block(name="video_785_1024", batch=64, length=785, width=1024, heads=16),
         Block(name="audio_601_768", batch=64, length=601, width=768, heads=12),
     ),
-    "cpu": (Block(name="video_785_768", priority=1, batch=1, length=785, width=768, heads=12, **base.F32),),
-    "tiny": (Block(name="video", priority=1, batch=1, length=5, width=16, heads=1, **base.TINY),),
+    "cpu": (Block(name="video_785_768", priority=1, batch=1, length=785, width=768, heads=12),),
+    "tiny": (Block(name="video", priority=1, batch=1, length=5, width=16, heads=1),),
 }
 _VIDEO, _SDPA = ("video_785_768",), f"{OURS}+sdpa"
 TARGETS = (

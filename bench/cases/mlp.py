@@ -6,10 +6,12 @@ No other package has it: Liger's perceptrons are gated, and its GELU is the tanh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+
+from torch import Tensor
 
 from bench.cases import base
-from bench.cases.base import ARCH, OURS, Call, Case, Compilation, Cost, Draw, Expect, Leaves, SearchSpace, meta
+from bench.cases.base import ARCH, OURS, Call, Case, Compilation, Cost, Draw, Expect, SearchSpace, meta
 from vatt.kernels import mlp
 
 OP = "mlp"
@@ -25,19 +27,18 @@ class Mlp(Case):
     rows: int
     width: int
 
-    def inputs(self, draw: Draw) -> base.Inputs:
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
         R, D, M = self.rows, self.width, 4 * self.width
-        leaves = {
+        return {
             "x": draw.leaf(R, D),
             "weight_in": draw.leaf(M, D, std=D**-0.5),
             "bias_in": draw.leaf(M, std=0.2),
             "weight_out": draw.leaf(D, M, std=M**-0.5),
             "bias_out": draw.leaf(D, std=0.2),
         }
-        return leaves, {}
 
-    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
-        return lambda: (mlp(*leaves.values(), dropout_p=dropout, backend=backend),)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
+        return lambda: (mlp(*inputs.values(), dropout_p=dropout, backend=backend),)
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
         R, D, M, s = self.rows, self.width, 4 * self.width, self.dtype.itemsize
@@ -46,14 +47,14 @@ class Mlp(Case):
         return Cost(flops, 2 * rows + weights + vectors), Cost(2 * flops, 3 * rows + 2 * weights + 2 * vectors)
 
 
-CASES: dict[str, tuple[Case, ...]] = {
+CASES = {
     "gpu": (
         Mlp(name="video_768", priority=1, rows=64 * 785, width=768),
         Mlp(name="video_1024", rows=64 * 785, width=1024),
         Mlp(name="text_512", rows=320 * 17, width=512),
     ),
-    "cpu": (Mlp(name="video_768", priority=1, rows=785, width=768, **base.F32),),
-    "tiny": (Mlp(name="video", priority=1, rows=7, width=16, **base.TINY),),
+    "cpu": (Mlp(name="video_768", priority=1, rows=785, width=768),),
+    "tiny": (Mlp(name="video", priority=1, rows=7, width=16),),
 }
 _ELEMENTS_GRID = ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,))
 SEARCH_SPACES = (
@@ -65,18 +66,19 @@ SEARCH_SPACES = (
 )
 
 
-def _compile(width: int) -> Compilation:
-    def run() -> None:
-        from vatt.kernels.mlp import triton_launch
+def _launch(width: int) -> None:
+    from vatt.kernels.mlp import triton_launch
 
-        rows, inner, p = 64 * 785, 4 * width, 0.1
-        x, bias, seed = meta(rows, inner), meta(inner), base.meta_seed(p)
-        triton_launch.forward(x, bias, seed, p)
-        triton_launch.backward(x, x, bias, seed, p)
-        triton_launch.linear_forward(meta(rows, width), meta(inner, width), bias, seed, p)
-
-    elements = {"bias_gelu_forward": Expect(), "bias_gelu_backward": Expect()}
-    return Compilation(OP, f"video_{width}", run, elements | {"linear_gelu_forward": Expect(base.TENSOR_CORES)})
+    rows, inner, seed, p = 64 * 785, 4 * width, base.META_SEED, 0.1
+    x, bias = meta(rows, inner), meta(inner)
+    triton_launch.forward(x, bias, seed, p)
+    triton_launch.backward(x, x, bias, seed, p)
+    triton_launch.linear_forward(meta(rows, width), meta(inner, width), bias, seed, p)
 
 
-COMPILATIONS = tuple(_compile(width) for width in (768, 1024))
+_EXPECT = {
+    "bias_gelu_forward": Expect(),
+    "bias_gelu_backward": Expect(),
+    "linear_gelu_forward": Expect(base.TENSOR_CORES),
+}
+COMPILATIONS = tuple(Compilation(OP, f"video_{width}", partial(_launch, width), _EXPECT) for width in (768, 1024))

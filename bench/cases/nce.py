@@ -7,7 +7,7 @@ candidates are the negatives. But it makes the same products.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.baselines.packages import need
 from bench.cases import base
-from bench.cases.base import ARCH, OURS, Baseline, Call, Case, Cost, Draw, Leaves, Problem, SearchSpace, Target, meta
+from bench.cases.base import ARCH, OURS, Baseline, Call, Cost, Draw, Leaves, Problem, SearchSpace, Target, meta
 from vatt.kernels.nce import Rows, nce
 
 OP = "nce"
@@ -24,7 +24,7 @@ OPEN_CLIP, SLICES, CLIP = "open_clip", "torch in slices", "open_clip package"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nce(Case):
+class Nce(base.Case):
     """``videos`` against ``candidates`` texts (or one sound) each, on one rank: local rows are all rows."""
 
     op = OP
@@ -35,23 +35,19 @@ class Nce(Case):
     width: int
     temperature: float = 0.07
 
-    def inputs(self, draw: Draw) -> base.Inputs:
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
         """Texts lie near their video, so that the loss is neither chance nor zero. Local and gathered rows are leaves
         of their own, as they are on several ranks."""
         V, C, D = self.videos, self.candidates, self.width
         video = draw.raw(V, 1, D)
         rows = {"first": F.normalize(video, dim=-1), "second": F.normalize(0.3 * video + draw.raw(V, C, D), dim=-1)}
         names = {f"{name}_{part}": x for name, x in rows.items() for part in ("local", "all")}
-        return {name: x.to(draw.dtype).clone().requires_grad_() for name, x in names.items()}, {}
+        return {name: x.to(draw.dtype).clone().requires_grad_() for name, x in names.items()}
 
-    def bind(
-        self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float, items: slice = slice(None)
-    ) -> Call:
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, items: slice = slice(None)) -> Call:
         def call() -> tuple[Tensor, ...]:
-            first, second = (
-                Rows(leaves[f"{name}_local"][items], leaves[f"{name}_all"]) for name in ("first", "second")
-            )
-            return (nce(first, second, temperature=self.temperature, backend=backend),)
+            pair = (Rows(inputs[f"{name}_local"][items], inputs[f"{name}_all"]) for name in ("first", "second"))
+            return (nce(*pair, temperature=self.temperature, backend=backend),)
 
         return call
 
@@ -79,68 +75,66 @@ class Nce(Case):
         return Cost((3 if backward else 1) * 2 * self.videos**2 * self.candidates * self.width, needed.bytes)
 
     def baselines(self) -> dict[str, Baseline]:
-        found = super().baselines() | {OPEN_CLIP: Baseline(_open_clip, same=False), SLICES: Baseline(_in_slices)}
-        found[CLIP] = Baseline(_package, same=False)
-        return found | {f"{base.COMPILE} of open_clip": base.compiled(_open_clip, same=False)}
+        found = super().baselines()
+        found |= {OPEN_CLIP: Baseline(self._open_clip, same=False), SLICES: Baseline(self._in_slices)}
+        found[CLIP] = Baseline(self._package, same=False)
+        return found | {f"{base.COMPILE} of open_clip": base.compiled(self._open_clip, same=False)}
+
+    def _open_clip(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        leaves = _gathered(problem)
+
+        def call() -> tuple[Tensor, ...]:
+            video, text = (x.flatten(0, 1) for x in leaves.values())
+            return (clip_style(video, text, self.temperature),)
+
+        return call, leaves
+
+    def _package(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        """open_clip's own ClipLoss, the mean over the candidates, since it takes one text a video."""
+        if dropout > 0:
+            raise ValueError(f"open_clip's loss has no dropout, {dropout:g} was asked for")
+        loss, leaves = need("open_clip.loss", "ClipLoss")(), _gathered(problem)
+
+        def call() -> tuple[Tensor, ...]:
+            video, texts = leaves["first_all"].squeeze(1), leaves["second_all"].unbind(1)
+            return (torch.stack([loss(video, text, 1 / self.temperature) for text in texts]).mean(),)
+
+        return call, leaves
+
+    def _in_slices(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        """Plain PyTorch where the whole matrix does not fit: slices of the items, computed again in the backward
+        pass."""
+        calls = [problem.call(base.TORCH, items=items) for items in self.slices]
+        return lambda: (torch.cat([checkpoint(call, use_reentrant=False)[0] for call in calls]),), problem.leaves
 
 
-def _gathered(problem: Problem) -> tuple[Nce, Leaves]:
-    case = problem.case
-    assert isinstance(case, Nce)
-    return case, {name: problem.leaves[name].detach().clone().requires_grad_() for name in ("first_all", "second_all")}
+def _gathered(problem: Problem) -> Leaves:
+    return {name: problem.leaves[name].detach().clone().requires_grad_() for name in ("first_all", "second_all")}
 
 
-def _open_clip(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-    """As open_clip writes it, for several texts a video: the first candidate is the positive, no positive counts
-    twice."""
-    case, leaves = _gathered(problem)
-    V, C = case.videos, case.candidates
-    texts = torch.arange(V * C, device=problem.device)
-
-    def call() -> tuple[Tensor, ...]:
-        # The temperature divides the rows, not the logits, which saves a matrix.
-        logits = (leaves["first_all"].view(V, -1) / case.temperature) @ leaves["second_all"].view(V * C, -1).T
-        there, back = F.cross_entropy(logits, texts[: V * C : C]), F.cross_entropy(logits.T, texts // C)
-        return ((there + back) / 2,)
-
-    return call, leaves
-
-
-def _package(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-    """open_clip's own ClipLoss, the mean over the candidates, since it takes one text a video."""
-    if dropout > 0:
-        raise ValueError(f"open_clip's loss has no dropout, {dropout:g} was asked for")
-    loss, (case, leaves) = need("open_clip.loss", "ClipLoss")(), _gathered(problem)
-
-    def call() -> tuple[Tensor, ...]:
-        video = leaves["first_all"].view(case.videos, -1)
-        losses = [loss(video, text, 1 / case.temperature) for text in leaves["second_all"].unbind(1)]
-        return (torch.stack(losses).mean(),)
-
-    return call, leaves
-
-
-def _in_slices(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-    """Plain PyTorch where the whole matrix does not fit: slices of the items, computed again in the backward pass."""
-    case = problem.case
-    assert isinstance(case, Nce)
-    calls = [problem.call(base.TORCH, items=items) for items in case.slices]
-    return lambda: (torch.cat([checkpoint(call, use_reentrant=False)[0] for call in calls]),), problem.leaves
+def clip_style(video: Tensor, text: Tensor, temperature: float) -> Tensor:
+    """The loss of CLIP as open_clip writes it, of unit rows (V, D) and (V * C, D): a cross-entropy each way. Of several
+    texts a video the first is the positive, and no positive counts twice."""
+    # The temperature divides the rows, not the logits, which saves a matrix.
+    logits = (video / temperature) @ text.T
+    texts, C = torch.arange(len(text), device=text.device), len(text) // len(video)
+    return (F.cross_entropy(logits, texts[::C]) + F.cross_entropy(logits.T, texts // C)) / 2
 
 
 # The loss casts its rows to float32 (vatt/objectives/contrastive.py), so float32 is what training runs; bfloat16 is
 # what it could run.
-CASES: dict[str, tuple[Case, ...]] = {
+_F32 = torch.float32
+CASES = {
     "gpu": (
-        Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, **base.F32),
+        Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, dtype=_F32),
         Nce(name="mil_32768x5_bf16", priority=1, videos=32768, candidates=5, width=256),
-        Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, **base.F32),
+        Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, dtype=_F32),
         Nce(name="mil_4096x5_bf16", videos=4096, candidates=5, width=256),
-        Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, **base.F32),
-        Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, **base.F32),
+        Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, dtype=_F32),
+        Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, dtype=_F32),
     ),
-    "cpu": (Nce(name="mil_512x5", priority=1, videos=512, candidates=5, width=256, **base.F32),),
-    "tiny": (Nce(name="mil", priority=1, videos=6, candidates=3, width=16, **base.TINY),),
+    "cpu": (Nce(name="mil_512x5", priority=1, videos=512, candidates=5, width=256),),
+    "tiny": (Nce(name="mil", priority=1, videos=6, candidates=3, width=16),),
 }
 _MIL = ("mil_32768x5_f32", "mil_32768x5_bf16", "mil_4096x5_f32", "mil_4096x5_bf16")
 TARGETS = (
@@ -166,31 +160,28 @@ SEARCH_SPACES = (
 )
 
 
-def _compile(
-    name: str, queries: int, keys: int, width: int, masked: bool, dtype: torch.dtype, of: str = ""
-) -> base.Compilation:
+def _launch(queries: int, keys: int, width: int, masked: bool, dtype: torch.dtype, of: str) -> None:
     """The forward kernel, or that of the gradient ``of`` queries or keys."""
+    from vatt.kernels.nce import triton_launch
 
-    def run() -> None:
-        from vatt.kernels.nce import triton_launch
-
-        rows = meta(queries, width, dtype=dtype), meta(keys, width, dtype=dtype)
-        mask, lse = meta(keys, dtype=torch.uint8) if masked else None, meta(queries, dtype=torch.float32)
-        if not of:
-            triton_launch.forward(*rows, mask, 0.07)
-            return
+    rows = meta(queries, width, dtype=dtype), meta(keys, width, dtype=dtype)
+    mask, lse = meta(keys, dtype=torch.uint8) if masked else None, meta(queries, dtype=torch.float32)
+    if of:
         own, other = rows if of == "queries" else reversed(rows)
         triton_launch.gradient(own, other, mask, lse, lse, 0.07, of == "queries")
-
-    label = f"{name}_{str(dtype).removeprefix('torch.')}"
-    kernel = f"similarity_lse_{'gradient' if of else 'forward'}"
-    return base.Compilation(OP, f"{label}_{of}" if of else label, run, {kernel: base.Expect(base.TENSOR_CORES)})
+    else:
+        triton_launch.forward(*rows, mask, 0.07)
 
 
 # Single precision is what the loss runs in: the embeddings are normalised in it.
 COMPILATIONS = tuple(
-    _compile(name, *sizes, dtype, of)
+    base.Compilation(
+        OP,
+        f"{name}_{dtype}{of and '_'}{of}",
+        partial(_launch, *sizes, getattr(torch, dtype), of),
+        {f"similarity_lse_{kernel}": base.Expect(base.TENSOR_CORES)},
+    )
     for name, sizes in {"text": (32768, 163840, 256, True), "audio": (256, 2048, 512, False)}.items()
-    for dtype in (torch.float32, torch.bfloat16)
-    for of in ("", "queries", "keys")
+    for dtype in ("float32", "bfloat16")
+    for of, kernel in {"": "forward", "queries": "gradient", "keys": "gradient"}.items()
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -29,19 +30,17 @@ class Norm(Case):
     width: int
     centred: bool = True
 
-    def inputs(self, draw: Draw) -> base.Inputs:
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
         R, D = self.rows, self.width
-        leaves = {"x": draw.leaf(R, D), "residual": draw.leaf(R, D, mean=0.2)}
-        leaves["weight"] = draw.leaf(D, std=0.2, mean=1.0)
-        if self.centred:
-            leaves["bias"] = draw.leaf(D, std=0.2)
-        return leaves, {}
+        x, residual = draw.leaf(R, D), draw.leaf(R, D, mean=0.2)
+        found = {"x": x, "residual": residual, "weight": draw.leaf(D, std=0.2, mean=1.0)}
+        return found | ({"bias": draw.leaf(D, std=0.2)} if self.centred else {})
 
-    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
-        options: dict[str, Any] = dict(residual=leaves["residual"], dropout_p=dropout, backend=backend)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
+        options: dict[str, Any] = dict(residual=inputs["residual"], dropout_p=dropout, backend=backend)
         if self.centred:
-            return lambda: layer_norm(leaves["x"], leaves["weight"], leaves["bias"], **options)  # type: ignore
-        return lambda: rms_norm(leaves["x"], leaves["weight"], **options)  # type: ignore
+            return lambda: layer_norm(inputs["x"], inputs["weight"], inputs["bias"], **options)  # type: ignore
+        return lambda: rms_norm(inputs["x"], inputs["weight"], **options)  # type: ignore
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
         """x, residual -> sum, normed; both gradients, sum -> gradients of x and residual, equal without dropout."""
@@ -51,9 +50,8 @@ class Norm(Case):
 
     def baselines(self) -> dict[str, Baseline]:
         found = super().baselines() | {LIGER: Baseline(_liger, "cuda")}
-        if not self.centred:  # Liger fuses the residual sum with its RMS norm only
-            found[LIGER_SUM] = Baseline(_liger_sum, "cuda")
-        return found
+        # Liger fuses the residual sum with its RMS norm only.
+        return found if self.centred else found | {LIGER_SUM: Baseline(_liger_sum, "cuda")}
 
 
 def _liger(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
@@ -86,17 +84,17 @@ def _liger_sum(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
     return call, leaves
 
 
-CASES: dict[str, tuple[Case, ...]] = {
+CASES = {
     "gpu": (
         Norm(name="layer_768", priority=1, rows=64 * 785, width=768),
         Norm(name="layer_1024", rows=64 * 785, width=1024),
         Norm(name="layer_512", rows=64 * 785, width=512),
         Norm(name="rms_512", rows=320 * 17, width=512, centred=False),
     ),
-    "cpu": (Norm(name="layer_768", priority=1, rows=4 * 785, width=768, **base.F32),),
+    "cpu": (Norm(name="layer_768", priority=1, rows=4 * 785, width=768),),
     "tiny": (
-        Norm(name="layer", priority=1, rows=7, width=24, **base.TINY),
-        Norm(name="rms", rows=5, width=16, centred=False, **base.TINY),
+        Norm(name="layer", priority=1, rows=7, width=24),
+        Norm(name="rms", rows=5, width=16, centred=False),
     ),
 }
 SEARCH_SPACES = (
@@ -105,17 +103,15 @@ SEARCH_SPACES = (
 )
 
 
-def _compile(rows: int, width: int, centred: bool) -> Compilation:
-    def run() -> None:
-        from vatt.kernels.norm import triton_launch
+def _launch(rows: int, width: int, centred: bool) -> None:
+    from vatt.kernels.norm import triton_launch
 
-        x, residual, weight, seed = (meta(rows, width), meta(rows, width), meta(width), base.meta_seed(0.1))
-        bias = meta(width) if centred else None
-        total, normed, mean, rstd = triton_launch.forward(x, residual, weight, bias, seed, 1e-6, 0.1)
-        triton_launch.backward(total, normed, total, weight, mean if centred else None, rstd, seed, 0.1)
-
-    name = f"{'layer' if centred else 'rms'}_{width}"
-    return Compilation(OP, name, run, {"norm_forward": Expect(), "norm_backward": Expect()})
+    x, weight, seed = meta(rows, width), meta(width), base.META_SEED
+    total, normed, mean, rstd = triton_launch.forward(x, x, weight, weight if centred else None, seed, EPSILON, 0.1)
+    triton_launch.backward(total, normed, total, weight, mean if centred else None, rstd, seed, 0.1)
 
 
-COMPILATIONS = (*(_compile(64 * 785, width, True) for width in (512, 768, 1024)), _compile(320 * 17, 512, False))
+_SHAPES = {f"layer_{width}": (64 * 785, width, True) for width in (512, 768, 1024)}
+_SHAPES["rms_512"] = (320 * 17, 512, False)
+_EXPECT = {"norm_forward": Expect(), "norm_backward": Expect()}
+COMPILATIONS = tuple(Compilation(OP, name, partial(_launch, *shape), _EXPECT) for name, shape in _SHAPES.items())

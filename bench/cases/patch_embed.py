@@ -8,17 +8,17 @@ all patches, after which most of the work is thrown away. The convolution holds 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.baselines.packages import need
 from bench.cases import base
-from bench.cases.base import ARCH, Baseline, Call, Case, Cost, Draw, Expect, Leaves, Problem, SearchSpace, Target, meta
+from bench.cases.base import ARCH, Baseline, Call, Cost, Draw, Expect, Leaves, Problem, SearchSpace, Target, meta
 from vatt.kernels import patch_embed
 from vatt.kernels.patch_embed.reference import normalise_uint8
 
@@ -27,7 +27,7 @@ GATHER, CONV, TIMM = "gather + cuBLAS", "conv, then drop", "timm"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchEmbed(Case):
+class PatchEmbed(base.Case):
     """``signal`` is (B, T, H, W, 3) in uint8 or (B, L) in floating point; ``kept`` of its patches become tokens."""
 
     op = OP
@@ -46,25 +46,26 @@ class PatchEmbed(Case):
         N = math.prod(size // side for size, side in zip(self.signal[1:], self.patch, strict=False))
         return N, math.prod(self.patch) * (3 if self.pixels else 1)
 
-    def inputs(self, draw: Draw) -> base.Inputs:
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
         (N, P), D = self.sizes, self.width
         if self.pixels:
             x = draw.integers(0, 256, *self.signal, dtype=torch.uint8)
         else:  # a waveform arrives in float32; rounded here, so that all backends see the same numbers
             x = draw.raw(*self.signal, std=0.3).to(draw.dtype).float()
         kept = torch.randperm(N, generator=draw.generator, device=draw.device)[: self.kept]
-        leaves = {
+        return {
+            "x": x,
+            "kept": kept,
             "weight": draw.leaf(D, P, std=P**-0.5),
             "bias": draw.leaf(D, std=0.1),
             "positions": draw.leaf(N, D, std=0.1),
             "token": draw.leaf(D, std=0.1),
         }
-        return leaves, {"x": x, "kept": kept}
 
-    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
-        rest: dict[str, Any] = {name: leaves[name] for name in ("positions", "token")}
-        rest |= dict(kept=fixed["kept"], dropout_p=dropout, backend=backend)
-        return lambda: (patch_embed(fixed["x"], leaves["weight"], leaves["bias"], self.patch, **rest),)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
+        rest: dict[str, Any] = {name: inputs[name] for name in ("kept", "positions", "token")}
+        rest |= dict(dropout_p=dropout, backend=backend)
+        return lambda: (patch_embed(inputs["x"], inputs["weight"], inputs["bias"], self.patch, **rest),)
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
         """Only kept patches are read, and the backward pass has no gradient of the input."""
@@ -76,17 +77,49 @@ class PatchEmbed(Case):
         return forward, Cost(flops, signal + index + tokens + weight + (N + 2) * D * s)
 
     def baselines(self) -> dict[str, Baseline]:
-        found = super().baselines() | {GATHER: Baseline(_gather), CONV: Baseline(_conv_then_drop)}
-        found[TIMM] = Baseline(_timm, same=False)  # it chooses its own patches
-        return found | {f"{base.COMPILE} of gather": base.compiled(_gather)}
+        found = super().baselines() | {GATHER: Baseline(self._gather), CONV: Baseline(self._conv_then_drop)}
+        found[TIMM] = Baseline(self._timm, same=False)  # it chooses its own patches
+        return found | {f"{base.COMPILE} of gather": base.compiled(self._gather)}
 
+    def _gather(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        """Gathers the kept patches, normalises them in bfloat16, and leaves the rest to cuBLAS: the plain way to skip
+        what DropToken drops. Written for speed: positions and bias are added to the product in one pass, in place of
+        two."""
+        leaves, x, kept = problem.leaves, problem.fixed["x"], problem.fixed["kept"]
 
-def _with_token(tokens: Tensor, token: Tensor) -> Tensor:
-    return torch.cat([token.expand(tokens.shape[0], 1, -1), tokens], dim=1)
+        def call() -> tuple[Tensor, ...]:
+            patches, weight = _gather_patches(x, self.patch, kept), leaves["weight"]
+            patches = normalise_uint8(patches, weight.dtype) if self.pixels else patches.to(weight.dtype)
+            tokens = F.linear(patches, weight) + (leaves["positions"][kept] + leaves["bias"])
+            return (_with_token(F.dropout(tokens, dropout), leaves["token"]),)
+
+        return call, leaves
+
+    def _conv_then_drop(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        """All patches, positions, the kept ones by index, dropout, token. The same numbers as ours."""
+        leaves, tokens = self._convolution(problem, dropout)
+        return lambda: (tokens(problem.fixed["x"], problem.fixed["kept"]),), leaves
+
+    def _timm(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        """As timm's VisionTransformer does it: convolution, positions, dropout, token, then timm's PatchDropout, which
+        keeps as many patches as ours but draws them itself, other ones for each item and call."""
+        leaves, tokens = self._convolution(problem, dropout, patch_dropout(self.kept, self.sizes[0]))
+        return lambda: (tokens(problem.fixed["x"]),), leaves
+
+    def _convolution(
+        self, problem: Problem, dropout: float, drop: nn.Module | None = None
+    ) -> tuple[Leaves, ConvTokens]:
+        leaves: Leaves = {name: problem.leaves[name] for name in ("bias", "positions", "token")}
+        leaves["kernel"] = nn.Parameter(native(problem.leaves["weight"].detach(), self).contiguous())
+        with torch.device("meta"):
+            tokens = ConvTokens(self.patch, self.sizes[0], self.width, dropout, drop)
+        names = {"kernel": "embed.weight", "bias": "embed.bias"}
+        tokens.load_state_dict({names.get(name, name): x for name, x in leaves.items()}, assign=True)
+        return leaves, tokens
 
 
 def _gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor) -> Tensor:
-    """Kept patches (B, K, P) of a video or a waveform, in one copy. As the reference, but traceable."""
+    """Kept patches (B, K, P) of a video or a waveform, in one copy. As the reference, but all on the device."""
     if x.ndim == 2:
         return x[:, : x.shape[1] // patch[0] * patch[0]].unflatten(1, (-1, *patch))[:, kept]
     T, H, W = (size // side for size, side in zip(x.shape[1:], patch, strict=False))
@@ -94,58 +127,35 @@ def _gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor) -> Tensor:
     return blocks[:, kept // (H * W), kept // W % H, kept % W].flatten(2)
 
 
-def _gather(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-    """Gathers the kept patches, normalises them in bfloat16, and leaves the rest to cuBLAS: the plain way to skip what
-    DropToken drops. Written for speed: positions and bias are added to the product in one pass, in place of two."""
-    case, leaves, x, kept = problem.case, problem.leaves, problem.fixed["x"], problem.fixed["kept"]
-    assert isinstance(case, PatchEmbed)
-    patch, pixels = case.patch, case.pixels
-
-    def call() -> tuple[Tensor, ...]:
-        patches, weight = _gather_patches(x, patch, kept), leaves["weight"]
-        patches = normalise_uint8(patches, weight.dtype) if pixels else patches.to(weight.dtype)
-        tokens = F.linear(patches, weight) + (leaves["positions"][kept] + leaves["bias"])
-        return (_with_token(F.dropout(tokens, dropout), leaves["token"]),)
-
-    return call, leaves
+def _with_token(tokens: Tensor, token: Tensor) -> Tensor:
+    return torch.cat([token.expand(len(tokens), 1, -1), tokens], dim=1)
 
 
 def native(weight: Tensor, case: PatchEmbed) -> Tensor:
     """Our weight (D, P) in the layout of a convolution."""
-    if not case.pixels:
-        return weight[:, None, :]
-    return weight.unflatten(1, (*case.patch, 3)).movedim(-1, 1)
+    return weight.unflatten(1, (*case.patch, 3)).movedim(-1, 1) if case.pixels else weight[:, None, :]
 
 
-def _convolved(problem: Problem) -> tuple[Leaves, Callable[[], Tensor]]:
-    """Leaves, and a function that gives all embedded patches with their positions, (B, N, D)."""
-    case, given, x = problem.case, problem.leaves, problem.fixed["x"]
-    assert isinstance(case, PatchEmbed)
-    leaves = {"kernel": native(given["weight"].detach(), case).contiguous().requires_grad_()}
-    leaves |= {name: given[name] for name in ("bias", "positions", "token")}
-    conv, patch = F.conv3d if case.pixels else F.conv1d, case.patch
+class ConvTokens(nn.Module):
+    """Tokens of all ``patches`` (N) by Conv3d or Conv1d, with learned positions, dropout, and a token in front.
 
-    def embed() -> Tensor:
-        signal = channels_first(x, leaves["kernel"].dtype)
-        tokens = conv(signal, leaves["kernel"], leaves["bias"], stride=patch)  # type: ignore[operator]
-        return tokens.flatten(2).transpose(1, 2) + leaves["positions"]
+    ``drop``, behind it all: tokens (B, 1 + N, D) -> (B, 1 + K, D), such as `patch_dropout`.
+    """
 
-    return leaves, embed
+    def __init__(
+        self, patch: tuple[int, ...], patches: int, width: int, dropout: float, drop: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        conv, channels = (nn.Conv3d, 3) if len(patch) == 3 else (nn.Conv1d, 1)
+        self.embed = conv(channels, width, patch, patch)  # type: ignore[arg-type]
+        self.positions = nn.Parameter(0.02 * torch.randn(patches, width))
+        self.token = nn.Parameter(0.02 * torch.randn(width))
+        self.dropout, self.drop = nn.Dropout(dropout), drop or nn.Identity()
 
-
-def _conv_then_drop(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-    """All patches by Conv3d or Conv1d, positions, the kept ones by index, dropout, token. The same numbers as ours."""
-    (leaves, embed), kept = _convolved(problem), problem.fixed["kept"]
-    return lambda: (_with_token(F.dropout(embed()[:, kept], dropout), leaves["token"]),), leaves
-
-
-def _timm(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-    """As timm's VisionTransformer does it: convolution, positions, dropout, token, then timm's PatchDropout, which
-    keeps as many patches as ours but draws them itself, other ones for each item and call."""
-    leaves, embed = _convolved(problem)
-    rate = patch_dropout_rate(problem.fixed["kept"].shape[-1], leaves["positions"].shape[0])
-    drop = need("timm.layers", "PatchDropout")(rate, num_prefix_tokens=1).train()
-    return lambda: (drop(_with_token(F.dropout(embed(), dropout), leaves["token"])),), leaves
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """(B, T, H, W, 3) uint8 or (B, L) -> (B, 1 + K, D); ``kept`` (K,): indices, by default of all patches."""
+        x = self.embed(channels_first(x, self.token.dtype)).flatten(2).transpose(1, 2) + self.positions
+        return self.drop(_with_token(self.dropout(x if kept is None else x[:, kept]), self.token))
 
 
 def channels_first(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -161,21 +171,27 @@ def patch_dropout_rate(kept: int, total: int) -> float:
     return 1 - (kept + 0.5) / total if kept < total else 0.0
 
 
+def patch_dropout(kept: int, total: int) -> nn.Module:
+    """timm's, behind a token in front."""
+    drop: nn.Module = need("timm.layers", "PatchDropout")(patch_dropout_rate(kept, total), num_prefix_tokens=1)
+    return drop
+
+
 _VIDEO: dict[str, Any] = dict(signal=(64, 32, 224, 224, 3), patch=(4, 16, 16), kept=784)
 _AUDIO: dict[str, Any] = dict(signal=(64, 153600), patch=(128,), kept=600)
-CASES: dict[str, tuple[Case, ...]] = {
+CASES = {
     "gpu": (
         PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO),
         PatchEmbed(name="audio_768", width=768, **_AUDIO),
         PatchEmbed(name="video_1024", width=1024, **_VIDEO),
     ),
     "cpu": (
-        PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO | base.F32 | dict(signal=(2, 32, 224, 224, 3))),
-        PatchEmbed(name="audio_768", width=768, **_AUDIO | base.F32 | dict(signal=(4, 153600))),
+        PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO | dict(signal=(2, 32, 224, 224, 3))),
+        PatchEmbed(name="audio_768", width=768, **_AUDIO | dict(signal=(4, 153600))),
     ),
     "tiny": (
-        PatchEmbed(name="video", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=16, **base.TINY),
-        PatchEmbed(name="audio", signal=(2, 70), patch=(8,), kept=4, width=32, **base.TINY),
+        PatchEmbed(name="video", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=16),
+        PatchEmbed(name="audio", signal=(2, 70), patch=(8,), kept=4, width=32),
     ),
 }
 TARGETS = (
@@ -201,28 +217,21 @@ _EXPECT = {
 }
 
 
-def _compile(name: str, case: Case, per_item: bool = False) -> base.Compilation:
+def _launch(case: PatchEmbed, per_item: bool = False) -> None:
     """``per_item``: each item of the batch keeps other patches."""
-    assert isinstance(case, PatchEmbed)
+    from vatt.kernels.patch_embed import triton_launch
 
-    def run() -> None:
-        from vatt.kernels.patch_embed import triton_launch
-
-        (N, P), B, K, D, patch, p = case.sizes, case.signal[0], case.kept, case.width, list(case.patch), 0.1
-        x = meta(*case.signal, dtype=torch.uint8 if case.pixels else torch.float32)
-        kept = meta(*((B, K) if per_item else (K,)), dtype=torch.int64)
-        weight, bias, positions, token, seed = (meta(D, P), meta(D), meta(N, D), meta(D), base.meta_seed(p))
-        out = triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
-        grad = triton_launch.dropped(out, 1, seed, p)
-        triton_launch.weight_gradient(grad, x, patch, kept, 1)
-        triton_launch.positions_gradient(grad, N, kept, 1)
-
-    return base.Compilation(OP, name, run, _EXPECT)
+    (N, P), B, K, D, patch, p = case.sizes, case.signal[0], case.kept, case.width, list(case.patch), 0.1
+    x = meta(*case.signal, dtype=torch.uint8 if case.pixels else torch.float32)
+    kept = meta(*((B, K) if per_item else (K,)), dtype=torch.int64)
+    weight, bias, positions, token, seed = meta(D, P), meta(D), meta(N, D), meta(D), base.META_SEED
+    out = triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
+    grad = triton_launch.dropped(out, 1, seed, p)
+    triton_launch.weight_gradient(grad, x, patch, kept, 1)
+    triton_launch.positions_gradient(grad, N, kept, 1)
 
 
-_GPU = {case.name: case for case in CASES["gpu"]}
-COMPILATIONS = (
-    *(_compile(name, _GPU[name]) for name in _WIDTHS),
-    _compile("video_per_item", _GPU["video_768"], per_item=True),
-    _compile("audio_768", _GPU["audio_768"]),
-)
+_GPU = {case.name: partial(_launch, case) for case in CASES["gpu"]}
+_LAUNCHES = {name: _GPU[name] for name in _WIDTHS}
+_LAUNCHES |= {"video_per_item": partial(_GPU["video_768"], per_item=True), "audio_768": _GPU["audio_768"]}
+COMPILATIONS = tuple(base.Compilation(OP, name, launch, _EXPECT) for name, launch in _LAUNCHES.items())

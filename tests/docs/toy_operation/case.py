@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
-import torch
+from torch import Tensor
 
-from bench.cases.base import Call, Case, Compilation, Cost, Draw, Expect, Leaves, SearchSpace, Target, meta
+from bench.cases.base import Call, Case, Compilation, Cost, Draw, Expect, meta
 from vatt.kernels import squared_relu
 
 OP = "squared_relu"
@@ -17,16 +16,16 @@ OP = "squared_relu"
 class SquaredRelu(Case):
     """``rows`` of ``width``."""
 
-    op: ClassVar[str] = OP
-    has_dropout: ClassVar[bool] = False
+    op = OP
+    has_dropout = False
     rows: int
     width: int
 
-    def inputs(self, draw: Draw) -> tuple[Leaves, dict[str, Any]]:
-        return {"x": draw.leaf(self.rows, self.width)}, {}
+    def inputs(self, draw: Draw) -> dict[str, Tensor]:
+        return {"x": draw.leaf(self.rows, self.width)}
 
-    def bind(self, leaves: Leaves, fixed: dict[str, Any], backend: str, dropout: float) -> Call:
-        return lambda: (squared_relu(leaves["x"], backend=backend),)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
+        return lambda: (squared_relu(inputs["x"], backend=backend),)
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
         """x -> out; x and the gradient of out -> that of x."""
@@ -34,17 +33,14 @@ class SquaredRelu(Case):
         return Cost(0, 2 * rows), Cost(0, 3 * rows)
 
 
-_F32: dict[str, Any] = dict(dtype=torch.float32)
-CASES: dict[str, tuple[Case, ...]] = {
+CASES = {
     "gpu": (SquaredRelu(name="video", rows=64 * 785, width=3072),),
-    "cpu": (SquaredRelu(name="video", rows=785, width=3072, **_F32),),
-    "tiny": (SquaredRelu(name="video", rows=7, width=24, tiny=True, **_F32),),
+    "cpu": (SquaredRelu(name="video", rows=785, width=3072),),
+    "tiny": (SquaredRelu(name="video", rows=7, width=24),),
 }
-TARGETS: tuple[Target, ...] = ()
-SEARCH_SPACES: tuple[SearchSpace, ...] = ()
 
 
-def _compile() -> None:
+def _launch() -> None:
     from vatt.kernels.squared_relu import triton_launch
 
     x = meta(64 * 785, 3072)
@@ -52,5 +48,5 @@ def _compile() -> None:
 
 
 COMPILATIONS = (
-    Compilation(OP, "video", _compile, {"squared_relu_forward": Expect(), "squared_relu_backward": Expect()}),
+    Compilation(OP, "video", _launch, {"squared_relu_forward": Expect(), "squared_relu_backward": Expect()}),
 )
