@@ -78,7 +78,7 @@ class Check:
         tiny, path, until = self.options.tiny, self.out / "speed.csv", time.monotonic() + self.options.seconds["speed"]
         if not self.options.resume:
             path.unlink(missing_ok=True)
-        writer = Writer(path, self.device, self.options.resume, self.options.commit, same=())
+        writer = Writer(path, self.device, self.options.resume, self.options.commit, any_origin=True)
         peaks = writer.peaks(self.size)
         rates = f"{peaks.copy / 1e12:.3f} TB/s, matmul {peaks.matmul / 1e12:.0f}, tf32 {peaks.tf32 / 1e12:.0f} TFLOP/s"
         share = f"{peaks.copy / DATASHEET.copy:.0%} and {peaks.matmul / DATASHEET.matmul:.0%}"

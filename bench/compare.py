@@ -38,19 +38,12 @@ SAME = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 SLOWER, WRONG = 1, 2  # exit statuses
 LIMIT = 600.0  # seconds for one answer
 CONFIDENCE = 0.95
+Rounds = list[list[float]]  # milliseconds of the calls of each round
 LIBRARY = ("vatt", "kernels")
 
 
 class TreeError(UserError, ValueError):
     """A commit that cannot be checked out; the message says why."""
-
-
-class SideFailed(UserError, RuntimeError):
-    """A request that failed on one side, or a worker that died or was too slow. The message names the side."""
-
-    def __init__(self, side: Side, message: object) -> None:
-        super().__init__(f"{side.name}: {message}")
-        self.side = side
 
 
 # In the process of a side.
@@ -159,32 +152,21 @@ def ratio(new: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> Ra
     return Ratio(statistics.median(found), found[cut], found[-1 - cut])
 
 
-@dataclass(frozen=True)
-class Side:
-    """A worker with the library of one tree."""
-
-    name: str
-    process: Process
-
-    def ask(self, do: str, **request: Any) -> Message:
-        """The answer to a request. Raises SideFailed."""
-        try:
-            return self.process.ask({"do": do, **request}, LIMIT)
-        except ProcessFailed as failure:
-            raise SideFailed(self, failure) from failure
-
-
 @contextmanager
-def side(name: str, folder: Path, settings: Message) -> Iterator[Side]:
-    """The side whose library is in ``folder``. Raises SideFailed if it imports another (an installed one, say)."""
+def side(name: str, folder: Path, settings: Message) -> Iterator[Process]:
+    """A worker with the library in ``folder``. Raises ProcessFailed if it imports another (an installed one, say)."""
     paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"PYTHONPATH": paths, "PYTHONSAFEPATH": ""}
-    with running(worker("bench.compare:serve", settings), folder=folder, environment=environment) as process:
-        found = Side(name, process)
-        library = Path(found.ask("hello")["library"])
+    with running(worker("bench.compare:serve", settings), folder=folder, environment=environment, name=name) as found:
+        library = Path(ask(found, "hello")["library"])
         if library != (folder / "vatt").resolve():
-            raise SideFailed(found, f"imports the library in {library}, not that of {folder}")
+            raise ProcessFailed(f"imports the library in {library}, not that of {folder}", found)
         yield found
+
+
+def ask(side: Process, do: str, **request: Any) -> Message:
+    """The answer of a side. Raises ProcessFailed, whose message names it."""
+    return side.ask({"do": do, **request}, LIMIT)
 
 
 @contextmanager
@@ -210,31 +192,10 @@ def _git(fault: str, *words: str) -> str:
         raise TreeError(f"--base: git does not run: {error}") from error
 
 
-@dataclass(frozen=True)
-class Found:
-    """One mode of one case, compared: milliseconds of both sides by round."""
-
-    subject: Subject
-    provider: str
-    mode: str
-    new: list[list[float]]
-    base: list[list[float]]
-
-    @property
-    def ratio(self) -> Ratio:
-        return ratio(self.new, self.base)
-
-    def line(self, threshold: float) -> str:
-        base, new = (statistics.median(chain.from_iterable(times)) for times in (self.base, self.new))
-        found = self.ratio
-        head = f"{found.verdict(threshold):>8}  {found.median:6.3f}x [{found.low:.3f}, {found.high:.3f}]"
-        return f"{head}  {base:10.4g} -> {new:10.4g} ms  {self.subject.name} {self.mode} {self.provider}"
-
-
 class Comparison:
     """Two sides and what is asked of both."""
 
-    def __init__(self, new: Side, base: Side, options: argparse.Namespace, commit: str) -> None:
+    def __init__(self, new: Process, base: Process, options: argparse.Namespace, commit: str) -> None:
         self.new, self.base, self.options = new, base, options
         self.failures: list[str] = []  # of this tree
         self.not_comparable: list[str] = []
@@ -251,19 +212,20 @@ class Comparison:
             print("wrong results; nothing was timed:", *wrong, sep="\n  ", file=sys.stderr)
             return WRONG
         print("verdict   this tree / base, 95% interval, and medians")
-        threshold = self.options.threshold
-        verdicts, slower = [], 0
+        verdicts: list[str] = []
+        slower = 0
         for subject, provider in work:
-            for found in list(self.times(subject, provider, self.options.mode)):
-                print(found.line(threshold), flush=True)
-                verdicts.append(found.ratio.verdict(threshold))
-                if verdicts[-1] == "SLOWER":
+            for mode, verdict in self.times(subject, provider, self.options.mode).items():
+                verdicts.append(verdict)
+                if verdict == "SLOWER":
                     # Among many cases one looks slower by chance. It does not do so twice.
-                    for again in self.times(subject, provider, [found.mode]):
-                        print(again.line(threshold) + " (measured again)", flush=True)
-                        slower += again.ratio.verdict(threshold) == "SLOWER"
-        print(*(f"not comparable: {text}\n" for text in self.not_comparable), sep="", end="")
-        print(*(f"FAILED: {text}\n" for text in self.failures), sep="", end="")
+                    again = self.times(subject, provider, [mode], " (measured again)")
+                    slower += "SLOWER" in again.values()
+        for text in self.not_comparable:
+            print(f"not comparable: {text}")
+        for text in self.failures:
+            print(f"FAILED: {text}")
+        threshold = self.options.threshold
         if slower or self.failures:
             print(f"{slower} slower by more than {threshold:.0%}, {len(self.failures)} no longer run")
             return SLOWER
@@ -283,43 +245,49 @@ class Comparison:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 paths = [str(Path(folder) / part) for part in ("new", "base")]
-                wrong += self.new.ask("results", case=name, path=paths[0], check=True)["wrong"]
-                self.base.ask("results", case=name, path=paths[1], check=False)
+                wrong += ask(self.new, "results", case=name, path=paths[0], check=True)["wrong"]
+                ask(self.base, "results", case=name, path=paths[1], check=False)
                 return wrong + _apart(name, SAME[operation.dtype], *map(load_file, paths))
-        except SideFailed as failure:
-            if failure.side is self.new:
+        except ProcessFailed as failure:
+            if failure.process is self.new:
                 return [f"{name}: {failure}"]
             self.not_comparable.append(f"results of {name}: {failure}")
             return wrong
 
-    def times(self, subject: Subject, provider: str, modes: Sequence[str]) -> Iterator[Found]:
-        """All modes of a case; each is added to the results file, if one is named."""
-        mode, sides = "", (self.new, self.base)
+    def times(self, subject: Subject, provider: str, modes: Sequence[str], words: str = "") -> dict[str, str]:
+        """Verdicts by mode; each is measured in turns and printed, with ``words``. Modes that fail have none."""
+        mode, sides, verdicts = "", (self.new, self.base), {}
         try:
-            known = [side.ask("prepare", case=subject.name, provider=provider)["modes"] for side in sides]
+            known = [ask(side, "prepare", case=subject.name, provider=provider)["modes"] for side in sides]
             for mode in (mode for mode in known[0] if mode in modes):
-                found = Found(subject, provider, mode, [], [])
-                turns = [(self.new, found.new), (self.base, found.base)]
-                seconds = self.options.seconds / self.options.rounds
+                times: tuple[Rounds, Rounds] = ([], [])
+                request = dict(mode=mode, seconds=self.options.seconds / self.options.rounds)
                 for number in range(self.options.rounds):
-                    for side, times in turns if number % 2 else turns[::-1]:
-                        times.append(side.ask("measure", mode=mode, seconds=seconds)["ms"])
-                if self.options.results is not None:
-                    store.append(self.options.results, self._rows(found))
-                yield found
-        except SideFailed as failure:
-            lost = self.failures if failure.side is self.new else self.not_comparable
+                    for index in (0, 1) if number % 2 else (1, 0):
+                        times[index].append(ask(sides[index], "measure", **request)["ms"])
+                found = ratio(*times)
+                verdicts[mode] = found.verdict(self.options.threshold)
+                head = f"{verdicts[mode]:>8}  {found.median:6.3f}x [{found.low:.3f}, {found.high:.3f}]"
+                new, base = self._record(subject, provider, mode, times)
+                print(f"{head}  {base:10.4g} -> {new:10.4g} ms  {subject.name} {mode} {provider}{words}", flush=True)
+        except ProcessFailed as failure:
+            lost = self.failures if failure.process is self.new else self.not_comparable
             lost.append(f"{' '.join(filter(None, (subject.name, mode, provider)))}: {failure}")
         for side in sides:
-            with suppress(SideFailed):  # said above
-                side.ask("release")
+            with suppress(ProcessFailed):  # said above
+                ask(side, "release")
+        return verdicts
 
-    def _rows(self, found: Found) -> Iterator[dict[str, Any]]:
-        command = f"python -m bench compare --base {self.options.base} {found.subject.select}"
-        what = dict(found.subject.about, provider=found.provider, mode=found.mode, command=command)
-        for origin, times in zip(self.origins, (found.new, found.base), strict=True):
-            timing = summarise(list(chain.from_iterable(times)), [0.0])
-            yield {**origin, **what, **timing.figures, "host_ms": None}
+    def _record(self, subject: Subject, provider: str, mode: str, times: tuple[Rounds, Rounds]) -> list[float]:
+        """The medians of both sides; their rows go to the results file, if one is named."""
+        timings = [summarise(list(chain.from_iterable(rounds)), [0.0]) for rounds in times]
+        command = f"python -m bench compare --base {self.options.base} {subject.select}"
+        what = dict(subject.about, provider=provider, mode=mode, command=command)
+        rows = [{**what, **timing.figures, "host_ms": None} for timing in timings]
+        if self.options.results is not None:
+            pairs = zip(self.origins, rows, strict=True)
+            store.append(self.options.results, [{**origin, **row} for origin, row in pairs])
+        return [timing.median for timing in timings]
 
 
 def _apart(name: str, limit: float, new: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> list[str]:

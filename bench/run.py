@@ -18,7 +18,7 @@ from bench.cases import OPS, SIZES
 from bench.compare import compare, least_rounds
 from bench.measure.session import MODES, Selection, Session, plan
 from bench.measure.timing import DeviceLost, device_and_size
-from bench.measure.writer import SAME, Writer
+from bench.measure.writer import Writer
 from bench.subjects import subjects
 from vatt.config import nearest
 from vatt.environment import cores
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
         for subject in todo:
             print(f"{subject.name}: {', '.join(filter(options.selection.provider, subject.providers))}")
         return 0
-    writer = Writer(options.results, device, options.resume, options.commit, SAME)
+    writer = Writer(options.results, device, options.resume, options.commit)
     print(f"{writer.origin['device']}, torch {writer.origin['torch']}, commit {writer.origin['commit']}", flush=True)
     until = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
     peaks, selection = writer.peaks(options.size), options.selection

@@ -91,17 +91,15 @@ def largest_error(case: Case, outputs: tuple[Tensor, ...], want: Leaves) -> floa
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Inside, new memory is filled with NaN, so that what a kernel does not write shows."""
+    """Inside, new memory is filled with NaN, so that what a kernel does not write shows: PyTorch does so where it is to
+    be deterministic (`torch.utils.deterministic.fill_uninitialized_memory` is on by itself)."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def rates(case: Case) -> tuple[float, ...]:

@@ -28,7 +28,11 @@ Send = Callable[[Message], None]
 
 
 class ProcessFailed(UserError, RuntimeError):
-    """A process that did not do its work; the message says why."""
+    """A process that did not do its work; the message says why. ``process``: which one, where it was asked."""
+
+    def __init__(self, message: str, process: Process | None = None) -> None:
+        super().__init__(f"{process.name}: {message}" if process is not None and process.name else message)
+        self.process = process
 
 
 def worker(function: str, settings: Mapping[str, Any]) -> list[str]:
@@ -46,9 +50,11 @@ def running(
     limit: float | None = None,
     folder: Path = ROOT,
     environment: Mapping[str, str] | None = None,
+    name: str = "",
 ) -> Iterator[Process]:
     """Runs a command in ``folder``, for ``limit`` seconds at most. It and all it started are gone when the block ends,
-    with the temporary files that a killed process leaves. ``environment``: variables besides those of this process."""
+    with the temporary files that a killed process leaves. ``environment``: variables besides those of this process;
+    ``name``: what its failures begin with."""
     # Without Triton's interpreter, whose times say nothing of the kernels.
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with (
@@ -58,7 +64,7 @@ def running(
         options: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
         options |= dict(cwd=folder, env=inherited | {"TMPDIR": scratch} | dict(environment or {}))
         process = subprocess.Popen(command, start_new_session=True, **options)
-        found = Process(process, errors)
+        found = Process(process, errors, name)
         try:
             with found.limited(limit):
                 yield found
@@ -73,10 +79,10 @@ def running(
 class Process:
     """A running process, the messages from and to it, and why it ended."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str], name: str = "") -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        self.stdin, self.stdout = process.stdin, process.stdout
+        self.name, self.stdin, self.stdout = name, process.stdin, process.stdout
         self.expired: float | None = None  # the limit that ended it
         self._process, self._errors = process, errors
 
@@ -116,9 +122,9 @@ class Process:
                 self.stdin.flush()
             answer = next(self.messages(), None)
         if answer is None:
-            raise ProcessFailed(self.why() or "ended without an answer")
+            raise ProcessFailed(self.why() or "ended without an answer", self)
         if "failed" in answer:
-            raise ProcessFailed(answer["failed"])
+            raise ProcessFailed(answer["failed"], self)
         return answer
 
     def finish(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ WORDS = {
     "peak_mib": "{:.0f} MiB",
     "error": "error {:.1e}",
 }
-SAME = ("commit", "device", "torch", "triton", "threads")
+SAME = ("commit", "dirty", "device", "torch", "triton", "threads")  # of the same origin
 
 
 def line(row: Row) -> str:
@@ -43,12 +42,12 @@ class Writer:
         device: torch.device,
         resume: bool = False,
         commit: str | None = None,
-        same: Sequence[str] = SAME,
+        any_origin: bool = False,
     ) -> None:
-        """``resume``: `known` finds rows that ``path`` has already, of an origin that is the same in these columns.
+        """``resume``: `known` finds rows that ``path`` has already, of this commit and device unless of ``any_origin``.
         ``commit``: of a tree that is no clone, where git cannot tell."""
-        self.path, self.device, self._same = path, device, same
-        self.origin = results.origin(device, aside=path)
+        self.path, self.device, self.any_origin = path, device, any_origin
+        self.origin = store.origin(device, aside=path)
         if commit is not None:
             self.origin["commit"] = commit[:12]
         self.rows: list[Row] = []
@@ -64,10 +63,9 @@ class Writer:
         """Whether the file had this row before this run. Changes that are in no commit have no name, so nobody knows
         whether two rows with them are of the same code."""
         named = self.origin["dirty"] == "unknown" and self.origin["commit"] != "unknown"  # --commit says what it is
-        if "commit" in self._same and self.origin["dirty"] != "False" and not named:
+        if not (self.any_origin or named or self.origin["dirty"] == "False"):
             return False
-        wanted = {name: self.origin[name] for name in self._same}
-        wanted |= {"dirty": self.origin["dirty"] if named else "False"} if self._same else {}
+        wanted = {} if self.any_origin else {name: self.origin[name] for name in SAME}
         wanted |= {name: results.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
         return any(all(old[name] == value for name, value in wanted.items()) for old in self.before)
 
