@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import resource
 import shlex
-import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +18,9 @@ from torch import Tensor
 from bench.jobs.options import GIB, Options
 from bench.measure.peaks import measure_peaks
 from bench.measure.process import Message
-from bench.measure.timing import Timing, reason, summarise, tidy
+from bench.measure.timing import Timing, reason, repeat, summarise, tidy
 from vatt.analysis.flops import peak_flops
+from vatt.config import update
 from vatt.models.config import VATTConfig
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
@@ -42,16 +41,21 @@ def case(options: Options, job: str, name: str, *, mode: str, provider: str, sel
     return {**about, **rest, "command": shlex.join(words)}
 
 
-def attempt(about: Row, device: torch.device, measure: Callable[[], Row]) -> Generator[Message, None, bool]:
-    """Measures a case: its row, or a row that says why there are no figures. Returns False if it failed."""
+def attempt(
+    about: Row, device: torch.device, measure: Callable[..., Row], *given: Any
+) -> Generator[Message, None, bool]:
+    """Measures a case: the row of ``measure(*given)``, or one that says why there are no figures. Returns False if it
+    failed. PyTorch has as many threads after it as before."""
     yield {"begin": about}
+    threads = torch.get_num_threads()
     try:
-        found, done = measure(), True
+        found, done = measure(*given), True
     except Exception as failure:  # refused, not installed, out of memory: a row says so
         size = resource.getrlimit(resource.RLIMIT_DATA)[0]
         limit = "" if size == resource.RLIM_INFINITY else f" (this process may hold {size / GIB:.1f} GiB)"
         memory = f"out of memory{limit}: " if _out_of_memory(failure) else ""
         found, done = {"note": memory + reason(failure)}, False
+    torch.set_num_threads(threads)
     yield {"done": {**about, **found}}
     tidy(device)  # not before: the exception held the tensors of the frames that it came through
     return done
@@ -64,16 +68,6 @@ def _out_of_memory(failure: BaseException) -> bool:
     return any(words in str(failure) for words in ("can't allocate memory", "Cannot allocate memory", "out of memory"))
 
 
-def repeat(call: Callable[[], Any], seconds: float, fewest: int) -> list[float]:
-    """Milliseconds of each call, for about ``seconds`` and at least ``fewest`` of them."""
-    found: list[float] = []
-    while len(found) < fewest or (sum(found) < 1e3 * seconds and len(found) < MOST):
-        began = time.perf_counter()
-        call()
-        found.append(1e3 * (time.perf_counter() - began))
-    return found
-
-
 def figures(timing: Timing, items: int, unit: str, **rest: Any) -> Row:
     """The columns of a timing, and the rate of so many items a call."""
     return {**timing.figures, "rate": 1e3 * items / timing.median, "unit": unit, **rest}
@@ -81,12 +75,9 @@ def figures(timing: Timing, items: int, unit: str, **rest: Any) -> Row:
 
 def config_of(model: str, drop: int, tiny: bool) -> VATTConfig:
     """A preset whose DropToken drops ``drop`` % of the patches of video and sound. ``tiny``: with one layer."""
-    config = preset(model)
-    rate: dict[str, Any] = dict(random_patch_sampling=drop > 0, patch_sampling_rate=1 - drop / 100)
-    cut: dict[str, Any] = dict(num_layers=1) if tiny else {}
-    parts: dict[str, Any] = {name: replace(getattr(config, name), **cut, **rate) for name in ("video", "waveform")}
-    parts["unified"] = replace(config.unified, **cut, **rate)
-    return replace(config, **parts, text=replace(config.text, **cut))
+    rate = dict(random_patch_sampling=drop > 0, patch_sampling_rate=1 - drop / 100)
+    cut = dict(num_layers=1) if tiny else {}
+    return update(preset(model), {**dict.fromkeys(("video", "waveform", "unified"), cut | rate), "text": cut})
 
 
 def dtype_of(device: torch.device) -> torch.dtype:
@@ -135,20 +126,16 @@ class Training:
     def __init__(self, config: VATTConfig, device: torch.device, backend: str = "auto") -> None:
         torch.manual_seed(0)
         self.module = Pretraining(config, backend).to(device, dtype_of(device)).train()
-        self._trained = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self._trained, lr=1e-4, fused=device.type == "cuda")
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=device.type == "cuda")
         self._steps = 0
 
     def step(self, batch: Mapping[str, Any]) -> None:
         """Forward pass, backward pass and update; on a GPU it returns before they are done."""
-        self.drop_gradients()
+        self.optimizer.zero_grad()
         self._steps += 1
         self.module(batch, self._steps)["loss"].backward()
         self.optimizer.step()
-
-    def drop_gradients(self) -> None:
-        for parameter in self._trained:
-            parameter.grad = None
 
 
 def pace(step: Callable[[], Any], device: torch.device, seconds: float, fewest: int) -> Timing:
@@ -158,7 +145,7 @@ def pace(step: Callable[[], Any], device: torch.device, seconds: float, fewest: 
     ``step`` ran before. About ``seconds``, and at least ``fewest`` steps.
     """
     if device.type != "cuda":
-        times = repeat(step, seconds, fewest)
+        times = repeat(step, seconds, fewest, MOST)
         return summarise(times, times)
     once = _between(step, 1)[0][0]
     return summarise(*_between(step, max(fewest, min(MOST, int(1e3 * seconds / max(once, 0.01))))))
@@ -168,13 +155,11 @@ def _between(step: Callable[[], Any], count: int) -> tuple[list[float], list[flo
     """Milliseconds from the end of a step to the end of the next, and of issuing each. One more step runs first, so
     that the GPU has work when the first time begins."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
-    hosts = []
+    hosts: list[float] = []
     step()
     events[0].record()
     for event in events[1:]:
-        began = time.perf_counter()
-        step()
-        hosts.append(1e3 * (time.perf_counter() - began))
+        hosts += repeat(step, 0, 1)
         event.record()
     torch.cuda.synchronize()
     return [a.elapsed_time(b) for a, b in pairwise(events)], hosts

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.measure.timing import device_and_size
 from vatt.config import nearest
 from vatt.environment import cores
 from vatt.errors import UserError
@@ -182,7 +181,7 @@ class Options:
 
 
 def parse(argv: Sequence[str], doc: str | None = None) -> tuple[Options, Path | None]:
-    """Options and results file. A bad value ends the program with a message."""
+    """Options and results file. Raises UserError for a value that cannot be."""
     parser = argparse.ArgumentParser(
         "python -m bench jobs",
         description=f"{doc}\n\n" + "\n".join(f"{name:<12} {words}" for name, words in JOBS.items()),
@@ -194,17 +193,11 @@ def parse(argv: Sequence[str], doc: str | None = None) -> tuple[Options, Path | 
         parser.add_argument(argument.pop("flag", f"--{option.name.replace('_', '-')}"), dest=option.name, **argument)
     parser.add_argument("--results", type=Path, metavar="FILE.csv", help="append the rows; default: print only")
     given = vars(parser.parse_args(argv))
-    results, cuda = given.pop("results", None), torch.cuda.is_available()
-    device = given.setdefault("device", "cuda" if cuda else "cpu")
-    if device == "cuda" and not cuda:
-        parser.error("--device cuda: PyTorch finds no CUDA device here")
-    given.setdefault("size", "gpu" if device == "cuda" else "cpu")
-    if device == "cpu":
+    results = given.pop("results", None)
+    given["device"], given["size"] = device_and_size(given.get("device"), given.get("size"))
+    if given["device"] == "cpu":
         given.setdefault("memory_gib", available_gib())
-    try:
-        return Options.of(given), results
-    except JobError as error:
-        parser.error(str(error))
+    return Options.of(given), results
 
 
 def available_gib(share: float = 0.6) -> float | None:

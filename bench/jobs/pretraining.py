@@ -19,23 +19,12 @@ import torch
 
 from bench.cases.base import Problem
 from bench.cases.nce import Nce
-from bench.jobs.case import (
-    Row,
-    Training,
-    attempt,
-    case,
-    config_of,
-    figures,
-    model_case,
-    pace,
-    peak_of,
-    random_batch,
-)
+from bench.jobs.case import Row, Training, attempt, case, config_of, figures, model_case, pace, peak_of, random_batch
 from bench.jobs.options import DROPS, Options, doubling
 from bench.jobs.reading import Films, sample_films
 from bench.measure.memory import MIB, held_mib, peak_mib
 from bench.measure.process import Message, ProcessFailed, running
-from bench.measure.timing import summarise, tidy
+from bench.measure.timing import summarise, synchronize, tidy
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.kernels.registry import backends
 from vatt.models.config import VATTConfig
@@ -54,14 +43,10 @@ def pretrain(options: Options) -> Iterator[Message]:
             config = config_of(sweep.model, drop, options.tiny)
             built = cache(partial(Training, config, device, options.backend))  # once for all batches
             for batch in batches:
-                about = model_case(
-                    options,
-                    *("pretrain", sweep.model, batch, config, f" drop {drop}%"),
-                    mode="step",
-                    more=f", DropToken {drop}%",
-                    select=dict(model=sweep.model, batch=batch, drop=drop),
-                )
-                if not (yield from attempt(about, device, partial(_steps, options, config, built, batch, peak))):
+                select = dict(model=sweep.model, batch=batch, drop=drop)
+                rest: Row = dict(mode="step", more=f", DropToken {drop}%", select=select)
+                about = model_case(options, "pretrain", sweep.model, batch, config, f" drop {drop}%", **rest)
+                if not (yield from attempt(about, device, _steps, options, config, built, batch, peak)):
                     break
             del built
             tidy(device)  # the model of one rate is gone before that of the next is built
@@ -81,25 +66,16 @@ def _steps(
     inputs = random_batch(config, batch, device)
     step = partial(training.step, inputs)
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     first = time.perf_counter() - began
-    training.drop_gradients()  # the step that is watched makes them anew
+    training.optimizer.zero_grad()  # the step that is watched makes them anew
     held = held_mib(training.module, training.optimizer, inputs.values())
     beyond = peak_mib(step, device)
     timing = pace(step, device, options.budget, options.amount.fewest)
     flops = train_flops_per_sample(config) * batch / timing.median * 1e3
-    return figures(
-        timing,
-        batch,
-        "samples/s",
-        tflops=flops * 1e-12,
-        roof_tflops=peak[0] * 1e-12,
-        mfu=flops / peak[0],
-        peak_mib=held + beyond,
-        first_call_s=first,
-        note=f"{peak[1]}; peak of all tensors, {held:.0f} MiB of them before the step",
-    )
+    rates = dict(tflops=flops * 1e-12, roof_tflops=peak[0] * 1e-12, mfu=flops / peak[0])
+    note = f"{peak[1]}; peak of all tensors, {held:.0f} MiB of them before the step"
+    return figures(timing, batch, "samples/s", **rates, peak_mib=held + beyond, first_call_s=first, note=note)
 
 
 def train(options: Options) -> Iterator[Message]:
@@ -108,7 +84,7 @@ def train(options: Options) -> Iterator[Message]:
     for model, batch in options.reading():
         config = config_of(model, DROPS[0], options.tiny)
         about = model_case(options, "train", model, batch, config, "", mode="deepspeed train/pretrain.py")
-        yield from attempt(about, torch.device("cpu"), partial(_run, options, model, batch))
+        yield from attempt(about, torch.device("cpu"), _run, options, model, batch)
 
 
 def _run(options: Options, model: str, batch: int) -> Row:
@@ -193,18 +169,10 @@ def loss_memory(options: Options) -> Iterator[Message]:
     for provider in (*backends("nce"), "open_clip"):
         for videos in options.batches or doubling(*options.amount.losses):
             shape = Nce(name=f"b{videos}", videos=videos, candidates=CANDIDATES, width=WIDTH, dtype=torch.float32)
-            about = case(
-                options,
-                "loss_memory",
-                f"b{videos} x{CANDIDATES} d{WIDTH}",
-                mode="forward+backward",
-                provider=provider,
-                shape=shape.words,
-                dtype="float32",
-                dropout=0.0,
-                select=dict(batch=videos),
-            )
-            if not (yield from attempt(about, device, partial(_loss, options, shape, provider))):
+            rest: Row = dict(shape=shape.words, dtype=shape.label, dropout=0.0, select=dict(batch=videos))
+            name = f"b{videos} x{CANDIDATES} d{WIDTH}"
+            about = case(options, "loss_memory", name, mode="forward+backward", provider=provider, **rest)
+            if not (yield from attempt(about, device, _loss, options, shape, provider)):
                 break
 
 

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.jobs.case import Row, Training, attempt, case, config_of, dtype_of, figures, model_case, repeat
+from bench.jobs.case import MOST, Row, Training, attempt, case, config_of, dtype_of, figures, model_case
 from bench.jobs.options import DROPS, Options
 from bench.measure.process import Message
-from bench.measure.timing import Timing, summarise
+from bench.measure.timing import Timing, repeat, summarise, synchronize
 from vatt.clip import InputConfig
 from vatt.data import Batch, Clip, DataConfig, Source, Tokenizer, TrainLoader, eval_batches, read_clips
 from vatt.data.captions import Caption
@@ -59,17 +59,6 @@ def sample_films(count: int) -> Iterator[Films]:
         yield Films(manifest, clips, Tokenizer.train(sentences))
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many threads of PyTorch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def loader(options: Options) -> Iterator[Message]:
     """Reading alone and reading beside steps, for each preset and number of reading processes."""
     device = torch.device(options.device)
@@ -79,11 +68,9 @@ def loader(options: Options) -> Iterator[Message]:
             for workers in sorted({0, 1, max(1, options.cores - 1)}):
                 for mode in (READ, STEP):
                     alone = dict(provider="ours", dtype="uint8", dropout=0.0) if mode == READ else {}
-                    name = f" workers {workers}"
-                    about = model_case(
-                        options, "loader", model, batch, config, name, mode=mode, more=films.words, **alone
-                    )
-                    yield from attempt(about, device, partial(_read, options, config, batch, workers, mode, films))
+                    rest: Row = dict(mode=mode, more=films.words) | alone
+                    about = model_case(options, "loader", model, batch, config, f" workers {workers}", **rest)
+                    yield from attempt(about, device, _read, options, config, batch, workers, mode, films)
 
 
 def _read(options: Options, config: VATTConfig, batch: int, workers: int, mode: str, films: Films) -> Row:
@@ -95,11 +82,9 @@ def _read(options: Options, config: VATTConfig, batch: int, workers: int, mode: 
     beside = max(1, options.cores - workers) if mode == STEP else 1
     source, data = Source("sample", films.clips), DataConfig(workers=workers)
     reader = TrainLoader([source], films.tokenizer, config.input, data, batch_size=batch)
-    with threads(beside):
-        try:
-            timing, waited = reading_pace(reader, consume, options.budget, options.amount.fewest)
-        finally:
-            reader.close()
+    torch.set_num_threads(beside)
+    with closing(reader):
+        timing, waited = reading_pace(reader, consume, options.budget, options.amount.fewest)
     reads = "this process" if workers == 0 else f"{workers} process{'es' if workers > 1 else ''}"
     note = f"{reads} with one thread each read; {beside} thread{'s' if beside > 1 else ''} of PyTorch beside"
     return figures(timing, batch, "clips/s", wait_share=waited, note=note)
@@ -113,15 +98,14 @@ def reading_pace(
     batches: Iterator[Batch] = iter(reader)
     consume(next(batches))
     before = reader.waited
-    found = repeat(lambda: consume(next(batches)), seconds, fewest)
+    found = repeat(lambda: consume(next(batches)), seconds, fewest, MOST)
     return summarise(found, [0.0]), min(1.0, 1e3 * (reader.waited - before) / sum(found))
 
 
 def _step(training: Training, device: torch.device, batch: Batch) -> None:
     """One update, waited for: training reads the losses of each step."""
     training.step({name: x.to(device, non_blocking=True) for name, x in batch.items() if isinstance(x, Tensor)})
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
 
 
 def embed(options: Options) -> Iterator[Message]:
@@ -131,14 +115,9 @@ def embed(options: Options) -> Iterator[Message]:
         for model, batch in options.reading():
             config = config_of(model, 0, options.tiny)
             for workers in sorted({0, max(1, options.cores - 1)}):
-                about = model_case(
-                    options,
-                    *("embed", model, batch, config, f" workers {workers}"),
-                    mode="embed",
-                    more=films.words,
-                    dropout=0.0,
-                )
-                yield from attempt(about, device, partial(_embed, options, config, batch, workers, films))
+                rest: Row = dict(mode="embed", more=films.words, dropout=0.0)
+                about = model_case(options, "embed", model, batch, config, f" workers {workers}", **rest)
+                yield from attempt(about, device, _embed, options, config, batch, workers, films)
 
 
 def _embed(options: Options, config: VATTConfig, batch: int, workers: int, films: Films) -> Row:
@@ -152,32 +131,26 @@ def _embed(options: Options, config: VATTConfig, batch: int, workers: int, films
         batches = eval_batches(films.clips, films.tokenizer, config.input, data, batch_size=batch)
         extract(model, _clocked(batches, waits), device)
 
-    with threads(max(1, options.cores - workers)):
-        once()  # compiles
-        waits.clear()
-        found = repeat(once, options.budget, options.amount.fewest)
-    clips = len(films.clips)
-    return figures(
-        summarise([ms * batch / clips for ms in found], [0.0]),
-        batch,
-        "clips/s",
-        wait_share=min(1.0, 1e3 * sum(waits) / sum(found)),
-        note=f"ms of a batch, from passes over {clips} clips, the start of reading processes among them",
-    )
+    torch.set_num_threads(max(1, options.cores - workers))
+    once()  # compiles
+    waits.clear()
+    found = repeat(once, options.budget, options.amount.fewest, MOST)
+    clips, waited = len(films.clips), min(1.0, 1e3 * sum(waits) / sum(found))
+    note = f"ms of a batch, from passes over {clips} clips, the start of reading processes among them"
+    timing = summarise([ms * batch / clips for ms in found], [0.0])
+    return figures(timing, batch, "clips/s", wait_share=waited, note=note)
 
 
 def _clocked(batches: Iterable[Batch], waits: list[float]) -> Iterator[Batch]:
     """Adds the seconds of waiting for each batch. Raises ValueError if a clip could not be read."""
-    source = iter(batches)
-    while True:
-        began = time.perf_counter()
-        batch = next(source, None)
+    began = time.perf_counter()
+    for batch in batches:
         waits.append(time.perf_counter() - began)
-        if batch is None:
-            return
         if batch["skipped"]:
             raise ValueError(f"a clip could not be read: {batch['skipped'][0]}")
         yield batch
+        began = time.perf_counter()
+    waits.append(time.perf_counter() - began)  # the reading processes end
 
 
 # Of decode: width, height, frames a second of the file, side of the model's picture; and seconds, keyframes, sound.
@@ -193,46 +166,40 @@ def decode(options: Options) -> Iterator[Message]:
     noise and the words. The ratio says what our part costs. Both are timed in turns, in one process.
     """
     for width, height, fps, side in FILMS[-1:] if options.tiny else FILMS:
-        about = case(
-            options,
-            *("decode", f"{width}x{height}@{fps} to {side}"),
-            mode=READ,
-            provider="ours",
-            shape=f"{LENGTH:g} s of {width} x {height} at {fps} frames/s, with sound",
-            dtype="uint8",
-            select={},
-        )
-        yield from attempt(about, torch.device("cpu"), partial(_decode, options, width, height, fps, side))
+        name, shape = f"{width}x{height}@{fps} to {side}", f"{LENGTH:g} s of {width} x {height} at {fps} frames/s"
+        rest: Row = dict(shape=f"{shape}, with sound", dtype="uint8", select={})
+        about = case(options, "decode", name, mode=READ, provider="ours", **rest)
+        yield from attempt(about, torch.device("cpu"), _decode, options, width, height, fps, side)
 
 
 def _decode(options: Options, width: int, height: int, fps: int, side: int) -> Row:
     spec, count, words = InputConfig(size=side), options.amount.clips // 2, "a rising tone over waves"
     read = PretrainReader(Tokenizer.train([words]), spec, DataConfig())
     starts = np.random.default_rng(0).uniform(0, LENGTH - spec.seconds, count)
-    rounds: list[tuple[float, float]] = []  # milliseconds of a clip, ours and bare
-    with tempfile.TemporaryDirectory(prefix="vatt-bench-") as folder, threads(1):
+    plain: list[float] = []
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="vatt-bench-") as folder:
         path = Path(folder) / "film.mp4"
         make_video(path, width, height, fps)
         clip = Clip(path, captions=(Caption(words, 0.0, LENGTH),))
 
-        def both() -> None:
-            began = time.perf_counter()
+        def ours() -> None:
             for number in range(count):
                 read(clip, np.random.default_rng(number))
-            between = time.perf_counter()
-            for start in starts:
-                bare(path, float(start), spec)
-            ended = time.perf_counter()
-            rounds.append((1e3 * (between - began) / count, 1e3 * (ended - between) / count))
 
-        both()  # opens what is opened once
-        rounds.clear()
-        repeat(both, options.budget, options.amount.fewest)
-    ours, plain = zip(*rounds, strict=True)
-    ratio = statistics.median(b / a for a, b in rounds)
-    note = f"{ratio:.3f} of bare decoding, which reads {1e3 / statistics.median(plain):.1f} clips/s; "
-    note += f"medians of {len(rounds)} rounds of {count} clips in turns, one thread"
-    return figures(summarise(list(ours), [0.0]), 1, "clips/s", note=note)
+        def bare() -> None:
+            for start in starts:
+                decode_bare(path, float(start), spec)
+
+        ours()  # opens what is opened once
+        bare()
+        before = lambda: plain.extend(repeat(bare, 0, 1))  # noqa: E731
+        found = repeat(ours, options.budget / 2, options.amount.fewest, MOST, before)
+    timing, each = summarise([ms / count for ms in found], [0.0]), 1e3 * count / statistics.median(plain)
+    ratio = statistics.median(b / a for a, b in zip(found, plain, strict=True))
+    note = f"{ratio:.3f} of bare decoding, which reads {each:.1f} clips/s; "
+    note += f"medians of {len(found)} rounds of {count} clips in turns, one thread"
+    return figures(timing, 1, "clips/s", note=note)
 
 
 def make_video(path: Path, width: int, height: int, fps: int) -> None:
@@ -250,7 +217,7 @@ def make_video(path: Path, width: int, height: int, fps: int) -> None:
     write_mp4(path, frames, fps, sound.astype(np.float32), RATE, GOP)
 
 
-def bare(path: Path, start: float, spec: InputConfig) -> None:
+def decode_bare(path: Path, start: float, spec: InputConfig) -> None:
     """Decodes the frames and the sound of one window and drops them."""
     for kind in ("video", "audio"):
         with av.open(str(path)) as container:

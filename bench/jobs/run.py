@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 
@@ -18,14 +18,7 @@ from bench.jobs.reading import decode, embed, loader
 from bench.measure.process import Message, Send, running, worker
 from bench.measure.writer import Writer
 
-WORK: dict[str, Callable[[Options], Iterator[Message]]] = {
-    "pretrain": pretrain,
-    "train": train,
-    "loader": loader,
-    "embed": embed,
-    "loss_memory": loss_memory,
-    "decode": decode,
-}
+WORK = {work.__name__: work for work in (pretrain, train, loader, embed, loss_memory, decode)}
 
 
 def main(argv: Sequence[str]) -> int:
