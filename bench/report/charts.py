@@ -106,13 +106,12 @@ def _points(case: Measured) -> Iterable[Point]:
 def history(rows: Sequence[Row]) -> str:
     """Ours and eager PyTorch over the commits that were measured on one machine: small line charts as HTML, or words
     where there is nothing to compare."""
-    groups: dict[tuple[data.Key, str, str], list[Row]] = {}
-    for row in rows:
-        if row["suite"] in data.COMPARED and row["ms"]:
-            groups.setdefault((data.case_key(row), row["mode"], row["torch"]), []).append(row)
+    compared = [row for row in rows if row["suite"] in data.COMPARED]
+    timed = (row for row in compared if row["ms"])
+    groups = data.grouped(timed, lambda row: (data.case_key(row), row["mode"], row["torch"]))
     found = [chart for group, of in groups.items() if (chart := _over_time(*group, of))]
     if not found:
-        commits = len({row["commit"] for row in rows if row["suite"] in data.COMPARED})
+        commits = len({row["commit"] for row in compared})
         if commits < 2:
             return paragraph("One commit only was measured here, so there is no history.", "soft")
         return paragraph(f"{commits} commits were measured, but no case at two of them with the same torch.", "soft")
@@ -134,8 +133,8 @@ def _over_time(key: data.Key, mode: str, torch: str, rows: Sequence[Row]) -> str
     for series, kind, size in ((eager, "baseline", 3), (ours, "ours", 4.5)):
         points = []
         for place, state in enumerate(states):
-            if state in series:
-                ms, row = float(series[state]["ms"]), series[state]
+            if row := series.get(state):
+                ms = float(row["ms"])
                 title = f"{state.name}: {row['provider']} {words.short(ms)} ms, {row['time']}"
                 points.append(Point((place, ms), f"{kind} hollow" if state.dirty else kind, title))
         lines.append(Line(points, kind, size=size))

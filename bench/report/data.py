@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
 from bench import store
 from bench.cases.base import AUTO, COMPILE, OURS
@@ -14,6 +17,7 @@ from vatt.results import ResultsError, Row
 
 Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
 COMPARED = ("ops", "steps")
+K = TypeVar("K", bound=Hashable)
 
 
 def load(paths: Sequence[Path]) -> list[Row]:
@@ -57,12 +61,18 @@ def machine(row: Row) -> Machine:
     return Machine(row["device"], row["threads"], cuda)
 
 
+def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """Rows by key, in the order in which the keys first come."""
+    found: dict[K, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
 def machines(rows: Iterable[Row]) -> dict[Machine, list[Row]]:
     """Rows by machine: GPUs first, then the one measured last."""
-    found: dict[Machine, list[Row]] = {}
-    for row in rows:
-        found.setdefault(machine(row), []).append(row)
-    return dict(sorted(found.items(), key=lambda pair: (pair[0].cuda, pair[1][-1]["time"]), reverse=True))
+    found = grouped(rows, machine).items()
+    return dict(sorted(found, key=lambda pair: (pair[0].cuda, pair[1][-1]["time"]), reverse=True))
 
 
 @dataclass(frozen=True)
@@ -92,15 +102,8 @@ def revisions(rows: Iterable[Row]) -> list[Revision]:
     first: dict[Revision, str] = {}
     for row in rows:
         first.setdefault(revision(row), row["run"])
-    found: list[list[Revision]] = []
-    before = None
-    for state, run in first.items():
-        if run and run == before:
-            found[-1].insert(0, state)
-        else:
-            found.append([state])
-        before = run
-    return [state for group in found for state in group]
+    runs = ((run, list(states)) for run, states in groupby(first, first.__getitem__))
+    return [state for run, states in runs for state in (reversed(states) if run else states)]
 
 
 @dataclass
@@ -143,12 +146,8 @@ def newest(rows: Iterable[Row]) -> list[Measured]:
     ``rows``: of one machine, the older before the newer. All rows of a case are of one state of the code and one
     version of PyTorch. Cases come in the order of their first measurement, which is that of their importance.
     """
-    by_key: dict[Key, list[Row]] = {}
-    for row in rows:
-        if row["suite"] in COMPARED:
-            by_key.setdefault(case_key(row), []).append(row)
-    found = [_case(key, of) for key, of in by_key.items()]
-    return sorted(found, key=lambda case: COMPARED.index(case.key[0]))
+    of_cases = grouped((row for row in rows if row["suite"] in COMPARED), case_key)
+    return sorted((_case(*found) for found in of_cases.items()), key=lambda case: COMPARED.index(case.key[0]))
 
 
 def _case(key: Key, rows: list[Row]) -> Measured:
@@ -156,16 +155,14 @@ def _case(key: Key, rows: list[Row]) -> Measured:
     whole = [row for row in rows if "--base" not in row["command"].split()] or rows
     case = Measured(key, revisions(whole)[-1])
     of_last = [row for row in whole if revision(row) == case.revision]
-    reasons = set()
-    for row in of_last:
-        why = row["provider"], row["mode"], row["note"]
-        if any(row[name] != of_last[-1][name] for name in ("torch", "triton")):
-            continue
+    versions = itemgetter("torch", "triton")
+    failures: dict[tuple[str, ...], Row] = {}
+    for row in (row for row in of_last if versions(row) == versions(of_last[-1])):
         if timed(row):
             case.modes.setdefault(row["mode"], {})[row["provider"]] = row
-        elif why not in reasons:
-            reasons.add(why)
-            case.failures.append(row)
+        else:
+            failures.setdefault((row["provider"], row["mode"], row["note"]), row)
+    case.failures += failures.values()
     return case
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -140,17 +140,14 @@ def _rows(rows: Iterable[Row], names: Sequence[str], name: str = "", label: str 
 
 
 def _cell(row: Row, name: str) -> Cell:
-    special: dict[str, Callable[[Row], str]] = {
-        "device": lambda row: data.machine(row).name,
-        "commit": lambda row: data.revision(row).name,
-    }
-    if name in special:
-        return Cell(special[name](row))
+    if name == "device":
+        return Cell(data.machine(row).name)
+    if name == "commit":
+        return Cell(data.revision(row).name)
     if name in (*_SHARES, *_FIGURES):
         value = number(row, name)
-        if value is None:
-            return Cell("", kind="n")
-        return Cell(words.share(value, 1) if name in _SHARES else words.short(value, 4), row[name], "n")
+        figure = "" if value is None else words.share(value, 1) if name in _SHARES else words.short(value, 4)
+        return Cell(figure, row[name], "n")
     return Cell(row[name], kind="long" if name == "note" and len(row[name]) > 30 else "")
 
 
@@ -158,12 +155,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m bench report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE.csv", help="default: bench/results/results.csv")
+    files = dict(nargs="*", type=Path, default=[store.RESULTS], metavar="FILE.csv")
+    parser.add_argument("files", **files, help="default: bench/results/results.csv")
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help=f"where the page goes; default: {PAGE}")
     parser.add_argument("--svg", type=Path, metavar="PICTURE.svg", help="write a picture of bars for a README")
     parser.add_argument("--markdown", action="store_true", help="print a table for a README")
     options = parser.parse_intermixed_args(argv)  # files before or behind the options
-    options.files = options.files or [store.RESULTS]
     if options.out is None and options.svg is None and not options.markdown:
         options.out = PAGE
     return options
