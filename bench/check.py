@@ -120,7 +120,7 @@ class Check:
         facts, path = self.facts, self.out / "speed.csv"
         timed = load([path]) if path.exists() else []
         head = f"{facts['device']}, driver {facts['driver']}, torch {facts['torch']}, triton {facts['triton']}, "
-        lines = [f"{head}commit {facts['commit'][:12]}{' with changes' if facts['dirty'] is True else ''}"]
+        lines = [f"{head}commit {facts['commit'][:12]}{' with changes' if facts['dirty'] == 'True' else ''}"]
         if self.device.type != "cuda":
             lines.append("on a CPU: the times below say nothing about the kernels")
         lines += markdown(machines(timed)).splitlines() if timed else []

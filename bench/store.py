@@ -17,7 +17,7 @@ import torch
 from bench import ROOT
 from vatt import results
 from vatt.environment import environment
-from vatt.results import ORIGIN, ResultsError, Row, git, origin, output_of, text
+from vatt.results import ORIGIN, ResultsError, Row, origin, output_of, text
 
 RESULTS = ROOT / "bench" / "results" / "results.csv"
 
@@ -98,16 +98,10 @@ def _any_text(value: Any) -> str:
 
 def write_environment(
     path: Path, device: torch.device, command: Sequence[str], commit: str | None = None
-) -> dict[str, Any]:
-    """Device, driver, versions, and which commit this was (``commit`` where git cannot tell), as JSON."""
-    cuda, found = device.type == "cuda", origin(device)
-    facts: dict[str, Any] = dict(environment())
-    facts["device"] = found["device"] if cuda else "cpu"
-    driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else "none"
-    facts["driver"] = driver or "unknown"
-    facts["cuda"] = found["cuda"]
-    facts["commit"] = commit or git("rev-parse", "HEAD") or "unknown"
-    facts["dirty"] = {"True": True, "False": False}.get(found["dirty"], "unknown")
-    facts["command"] = " ".join(command)
+) -> dict[str, str]:
+    """Versions, ORIGIN (``commit`` where git cannot tell), driver and command, as JSON."""
+    driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "unknown"
+    facts = {**environment(), **origin(device), "driver": driver if device.type == "cuda" else "none"}
+    facts |= {"command": " ".join(command)} | ({"commit": commit} if commit else {})
     path.write_text(json.dumps(facts, indent=2) + "\n")
     return facts

@@ -15,7 +15,7 @@ from bench.baselines.models import models
 from bench.cases import OPS, cases
 from bench.cases.base import AUTO, OURS, TORCH, Case, Cost, Leaves, Problem
 from bench.checks.correctness import WIDER, evaluate, largest_error, rates
-from bench.jobs.case import config_of, dtype_of, random_batch
+from bench.jobs.case import columns_of, config_of, dtype_of, random_batch
 from bench.jobs.options import DROPS
 from bench.measure.session import BOTH, FORWARD, STEP, Prepared, Subject
 from bench.measure.timing import reason, synchronize
@@ -109,12 +109,8 @@ class Step(Subject):
         # Of a tiny model only the tracing is exercised: the C++ compiler would take a minute.
         self.compiler = "aot_eager" if size == "tiny" else "inductor"
         self.dtype = dtype_of(device)
-        spec, unified = self.config.input, self.config.backbone == "unified"
-        words = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
-        words += f"{spec.candidates} x {spec.words} words"
-        rate = (self.config.unified if unified else self.config.video).dropout_rate
-        self.about = dict(suite="steps", op="step", case=f"{model} b{batch}", shape=words)
-        self.about |= dict(dtype=str(self.dtype).removeprefix("torch."), dropout=rate)
+        self.about = dict(suite="steps", op="step", case=f"{model} b{batch}")
+        self.about |= columns_of(self.config, batch, device)
         self.select = f"--step {model}:{batch}"
         self.ours = "ours triton" if kernels else "ours auto"
         self.providers = (self.ours, "ours torch", *models(self.config), _COMPILED)

@@ -85,20 +85,21 @@ def dtype_of(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def columns_of(config: VATTConfig, batch: int, device: torch.device) -> Row:
+    """Of a model: its inputs as the shape, dtype and dropout."""
+    spec, backbone = config.input, config.unified if config.backbone == "unified" else config.video
+    shape = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
+    shape += f"{spec.candidates} x {spec.words} words"
+    return dict(shape=shape, dtype=str(dtype_of(device)).removeprefix("torch."), dropout=backbone.dropout_rate)
+
+
 def model_case(
     options: Options, job: str, model: str, batch: int, config: VATTConfig, name: str, *, more: str = "", **rest: Any
 ) -> Row:
-    """The columns of a case that runs a preset: its inputs and ``more`` are the shape. ``rest`` goes before."""
-    spec, backbone = config.input, config.unified if config.backbone == "unified" else config.video
-    shape = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
-    known: Row = dict(
-        provider=f"ours {options.backend}",
-        shape=f"{shape}{spec.candidates} x {spec.words} words{more}",
-        dtype=str(dtype_of(torch.device(options.device))).removeprefix("torch."),
-        dropout=backbone.dropout_rate,
-        select=dict(model=model, batch=batch),
-    )
-    return case(options, job, f"{model} b{batch}{name}", **known | rest)
+    """The columns of a case that runs a preset; ``more`` is added to the shape. ``rest`` goes before."""
+    known = columns_of(config, batch, torch.device(options.device))
+    known |= dict(provider=f"ours {options.backend}", select=dict(model=model, batch=batch))
+    return case(options, job, f"{model} b{batch}{name}", **known | dict(shape=known["shape"] + more) | rest)
 
 
 def random_batch(config: VATTConfig, batch: int, device: torch.device) -> dict[str, Tensor]:

@@ -133,8 +133,8 @@ def _over_time(key: data.Key, mode: str, torch: str, rows: Sequence[Row]) -> str
     for series, kind, size in ((eager, "baseline", 3), (ours, "ours", 4.5)):
         points = []
         for place, state in enumerate(states):
-            if row := series.get(state):
-                ms = float(row["ms"])
+            if state in series:
+                ms, row = float(series[state]["ms"]), series[state]
                 title = f"{state.name}: {row['provider']} {words.short(ms)} ms, {row['time']}"
                 points.append(Point((place, ms), f"{kind} hollow" if state.dirty else kind, title))
         lines.append(Line(points, kind, size=size))

@@ -18,6 +18,7 @@ from vatt.results import ResultsError, Row
 Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
 COMPARED = ("ops", "steps")
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 
 def load(paths: Sequence[Path]) -> list[Row]:
@@ -61,11 +62,11 @@ def machine(row: Row) -> Machine:
     return Machine(row["device"], row["threads"], cuda)
 
 
-def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
-    """Rows by key, in the order in which the keys first come."""
-    found: dict[K, list[Row]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
+def grouped(values: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Values by key, in the order in which the keys first come."""
+    found: dict[K, list[T]] = {}
+    for value in values:
+        found.setdefault(key(value), []).append(value)
     return found
 
 

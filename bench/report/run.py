@@ -155,11 +155,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m bench report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    files = dict(nargs="*", type=Path, default=[store.RESULTS], metavar="FILE.csv")
-    parser.add_argument("files", **files, help="default: bench/results/results.csv")
-    parser.add_argument("--out", type=Path, metavar="PAGE.html", help=f"where the page goes; default: {PAGE}")
-    parser.add_argument("--svg", type=Path, metavar="PICTURE.svg", help="write a picture of bars for a README")
-    parser.add_argument("--markdown", action="store_true", help="print a table for a README")
+    add, usual = parser.add_argument, [store.RESULTS]
+    add("files", nargs="*", type=Path, default=usual, metavar="FILE.csv", help="default: bench/results/results.csv")
+    add("--out", type=Path, metavar="PAGE.html", help=f"where the page goes; default: {PAGE}")
+    add("--svg", type=Path, metavar="PICTURE.svg", help="write a picture of bars for a README")
+    add("--markdown", action="store_true", help="print a table for a README")
     options = parser.parse_intermixed_args(argv)  # files before or behind the options
     if options.out is None and options.svg is None and not options.markdown:
         options.out = PAGE

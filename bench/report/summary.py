@@ -38,12 +38,8 @@ class Entry:
 
 def lines(cases: Iterable[Measured]) -> list[Entry]:
     """One line a case where ours was measured, of the largest dropout, which is that of training."""
-    most: dict[tuple[str, ...], Measured] = {}
-    for case in cases:
-        old = most.get(case.key[:4])
-        if old is None or _dropout(case) > _dropout(old):
-            most[case.key[:4]] = case
-    return [found for case in most.values() if (found := _line(case)) is not None]
+    alike = data.grouped(cases, lambda case: case.key[:4])
+    return [line for of in alike.values() if (line := _line(max(of, key=_dropout))) is not None]
 
 
 def _dropout(case: Measured) -> float:
