@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.limits import HANG
 from tests.train.engine_job import small_model
 from tests.train.ranks import run_ranks
 from train.config.sections import EngineConfig, OptimConfig
@@ -59,9 +58,7 @@ def allocated(tmp_path_factory):
             model = "vatt-ma-tiny" if number % 2 else "vatt-tiny"
             group.append(dict(zero=zero, precision=precision, model=model, buckets=as_settings(sizes), **files))
         groups.append({"ranks": ranks, "jobs": group})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # more ranks than a machine has GPUs
-        run_ranks(1, JOB, json.dumps(groups), timeout=HANG)
+    run_ranks(1, JOB, json.dumps(groups), CUDA_VISIBLE_DEVICES="")  # more ranks than a machine has GPUs
     return {
         (group["ranks"], number): (job, json.loads(Path(job["out"]).read_text()))
         for group in groups
