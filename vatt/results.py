@@ -31,8 +31,11 @@ class ResultsError(UserError, ValueError):
     """A results file that cannot be used; the message names file, line and column."""
 
 
-def read(path: Path, fields: Sequence[str]) -> list[Row]:
+def read(path: Path, fields: Sequence[str], others: bool = False) -> list[Row]:
     """All rows, each with all of ``fields`` as text.
+
+    Args:
+        others: whether the file may have other columns, too.
 
     Raises:
         ResultsError: no such file, columns that are missing or unknown, a row of another length.
@@ -47,7 +50,7 @@ def read(path: Path, fields: Sequence[str]) -> list[Row]:
     header = lines[0]
     if missing := [name for name in fields if name not in header]:
         raise ResultsError(f"{path}, line 1: columns are missing: {', '.join(missing)}")
-    if unknown := [name for name in header if name not in fields]:
+    if not others and (unknown := [name for name in header if name not in fields]):
         raise ResultsError(f"{path}, line 1: unknown columns: {', '.join(unknown)}")
     for place, line in enumerate(lines[1:], 2):
         if len(line) != len(header):

@@ -15,10 +15,11 @@ from train.core.engine import deepspeed_json
 from vatt.__main__ import main
 from vatt.analysis.plan import Request, predict
 from vatt.analysis.plan.communication import ONCE, TWICE, Links, loss_collectives, state_collectives
-from vatt.analysis.plan.compute import COLUMNS, RESULTS, ResultsError, read_results, same_gpu
+from vatt.analysis.plan.compute import COLUMNS, RESULTS, read_results, same_gpu
 from vatt.analysis.plan.predict import GIB
 from vatt.analysis.plan.zero import Buckets, Weights, state_bytes, weights
 from vatt.presets import preset
+from vatt.results import ResultsError
 
 JOB = str(Path(__file__).with_name("plan_ranks.py"))
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from vatt.analysis.flops import peak_flops
-from vatt.analysis.plan.compute import OURS, RESULTS, ResultsError
+from vatt.analysis.plan.compute import OURS, RESULTS
 from vatt.analysis.plan.predict import GIB, Plan, predict
 from vatt.analysis.plan.request import TYPES, Request
 from vatt.analysis.plan.zero import STAGES
 from vatt.config import ConfigError
 from vatt.presets import PRESETS, preset
+from vatt.results import ResultsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from dataclasses import dataclass
@@ -10,23 +9,17 @@ from pathlib import Path
 
 from vatt.analysis.flops import peak_flops, train_flops_per_sample
 from vatt.analysis.plan.request import ASSUMED, CONFIGURATION, DATA_SHEET, Assumption, Request
-from vatt.errors import UserError
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
+from vatt.results import TREE, ResultsError, Row, read
 
 # The committed measurements, in a checkout; an installed package has none.
-RESULTS = Path(__file__).resolve().parents[3] / "bench" / "results" / "results.csv"
+RESULTS = TREE / "bench" / "results" / "results.csv"
 COLUMNS = ("time", "commit", "dirty", "device", "suite", "op", "case", "dtype", "mode", "provider", "rate", "unit")
 
 RECOMPUTED = 4 / 3  # a second forward pass beside a forward and a backward pass of twice the work
 OURS = {"triton": ("ours auto", "ours triton"), "torch": ("ours torch",)}
 NAMES = {"bf16": "bfloat16", "fp32": "float32"}
-
-Row = dict[str, str]
-
-
-class ResultsError(UserError, ValueError):
-    """A results file that cannot be read. The message names file, line and column."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +102,10 @@ def read_results(path: Path) -> list[Row]:
         ResultsError: no such file, columns that are missing, a row of another length, a rate that is not a
             finite number above zero.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from error
-    if not lines:
-        raise ResultsError(f"{path}: is empty, not even a header")
-    header = lines[0]
-    if missing := [name for name in COLUMNS if name not in header]:
-        raise ResultsError(f"{path}, line 1: columns are missing: {', '.join(missing)}")
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
-        if len(line) != len(header):
-            raise ResultsError(f"{path}, line {number}: {len(line)} columns where the header has {len(header)}")
-        row = dict(zip(header, line, strict=True))
+    rows = read(path, COLUMNS, others=True)
+    for number, row in enumerate(rows, 2):
         if row["rate"] and not _is_rate(row["rate"]):
             raise ResultsError(f"{path}, line {number}: rate is {row['rate']!r}, not a finite number above zero")
-        rows.append(row)
     return rows
 
 
