@@ -1,4 +1,4 @@
-"""Results files: CSV files that only grow, a row for each figure, each row with where it came from."""
+"""Results files: CSV files that only grow, one row per figure, each with its origin."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str])
 
 
 def text(value: Any) -> str:
-    """As it stands in the file: nothing for None, six digits for a float.
+    """A value as the file holds it: nothing for None, six digits for a float.
 
     Raises:
         ValueError: a float that is not finite.

@@ -18,7 +18,7 @@ from vatt.clip import InputConfig
 from vatt.data import DataConfig, Views, read_clips
 from vatt.evaluation.probe import Features, ProbeError, extract
 from vatt.inference import VATT
-from vatt.models import build_classifier
+from vatt.models import Classifier
 from vatt.models.config import ClassifierConfig, VideoConfig
 from vatt.presets import preset
 from vatt.sample import build
@@ -84,7 +84,7 @@ def test_uneven_shares_give_the_features_of_one_rank_in_order(clips, model):
 def test_a_classifier_of_the_other_modality_is_refused(clips):
     config = ClassifierConfig(num_classes=2, classes=["a", "b"], video=VideoConfig(**TINY))
     with pytest.raises(ProbeError, match="the model reads video, not audio"):
-        extract(build_classifier(config), read_clips(clips).clips, "audio", Views(1, 1), READ)
+        extract(Classifier.from_config(config), read_clips(clips).clips, "audio", Views(1, 1), READ)
 
 
 def test_features_that_are_not_finite_name_the_clip(clips, model):

@@ -10,7 +10,7 @@ import torch
 
 from tests.golden.golden import REFERENCE, assert_close
 from vatt.inference import VATT
-from vatt.models import build_classifier
+from vatt.models import Classifier
 from vatt.weights.restore import backbone_config, restore_backbone
 from vatt.weights.tensorflow.config import classifier_config
 from vatt.weights.tensorflow.convert import convert
@@ -35,7 +35,7 @@ def test_a_converted_checkpoint_restores_as_the_official_code_does(name, tmp_pat
     source = source_of(set(keys.values()))
     convert(source / "ckpt-1", str(source / "config.json"), tmp_path / "model")
     pretrained = VATT.from_pretrained(tmp_path / "model")
-    target = build_classifier(classifier_config(json.loads((REFERENCE / name / "config.json").read_text())))
+    target = Classifier.from_config(classifier_config(json.loads((REFERENCE / name / "config.json").read_text())))
     modality = target.config.modality
     section = backbone_config(pretrained.config, modality)
     assert (section.pre_projection, section.post_projection) == (True, True)

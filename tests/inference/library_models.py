@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.data.media import write
 from vatt.data import Tokenizer
-from vatt.models import VATT, ClassifierConfig, build_classifier
+from vatt.models import VATT, Classifier, ClassifierConfig
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 from vatt.weights.folder import save_pretrained
@@ -70,7 +70,7 @@ def save_classifier(folder: Path, modality: str = "video", labels: str = "single
     )
     setattr(config, "video" if modality == "video" else "waveform", backbone_config(source, modality))
     torch.manual_seed(0)
-    save_pretrained(lively(build_classifier(config)), folder)
+    save_pretrained(lively(Classifier.from_config(config)), folder)
     return folder
 
 

@@ -20,7 +20,7 @@ from train.core.engine import Engine
 from train.core.ranks import RankContext, start_distributed, stop_distributed, wait_for_all
 from vatt.clip import InputConfig
 from vatt.config import from_dict, override
-from vatt.models import build_classifier
+from vatt.models import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
 from vatt.objectives.finetuning import Finetuning, TargetConfig
 from vatt.objectives.pretraining import Pretraining
@@ -62,7 +62,7 @@ def small_classifier(frozen: bool = False) -> Finetuning:
     video.max_vertical_buckets = video.max_horizontal_buckets = 2
     video.random_patch_sampling = False
     config = ClassifierConfig("small", "video", InputConfig(8, size=32), video, num_classes=CLASSES, dropout=0.0)
-    module = Finetuning(build_classifier(config), TargetConfig(smoothing=0.1))
+    module = Finetuning(Classifier.from_config(config), TargetConfig(smoothing=0.1))
     module.model.backbone.requires_grad_(not frozen)
     return module
 

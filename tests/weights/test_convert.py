@@ -15,7 +15,6 @@ from tests.weights.bundle_writer import write_bundle
 from vatt.__main__ import main
 from vatt.config import ConfigError, to_dict
 from vatt.models import VATT, Classifier
-from vatt.models.classifier import build_classifier
 from vatt.weights.folder import load_pretrained
 from vatt.weights.tensorflow import Bundle, TensorFlowError
 from vatt.weights.tensorflow.choose import account
@@ -187,7 +186,7 @@ def test_weights_that_are_no_floats_are_refused(tmp_path):
 def test_a_tensor_that_no_variable_fills_is_named():
     """Weights left at random would be worse than an error."""
     bundle = Bundle(REFERENCE / SMALL)
-    model = build_classifier(official_config(CONFIGS[SMALL]))
+    model = Classifier.from_config(official_config(CONFIGS[SMALL]))
     wanted = variables(model)
     wanted.pop("_base/tx/layers/0/mha/k/kernel")
     with pytest.raises(

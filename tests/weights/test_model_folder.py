@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from vatt.clip import InputConfig
 from vatt.inference import VATT, Classifier, load_pretrained, save_pretrained
-from vatt.models import ClassifierConfig, build_classifier
+from vatt.models import ClassifierConfig
 from vatt.presets import CLASSIFIERS, classifier_preset, preset
 from vatt.weights.folder import PretrainedError
 from vatt.weights.restore import backbone_config, fit_positions, restore_backbone
@@ -29,7 +29,7 @@ def classifier_of(config, modality, spec=None):
     section = backbone_config(config, modality)
     fit_positions(section, made.input)
     setattr(made, "video" if modality == "video" else "waveform", section)
-    return build_classifier(made)
+    return Classifier.from_config(made)
 
 
 def inputs(spec, modality):

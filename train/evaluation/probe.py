@@ -27,7 +27,7 @@ from vatt.evaluation.probe import (
     summary,
 )
 from vatt.evaluation.probe.features import fingerprint
-from vatt.models import VATT, Classifier, build_classifier
+from vatt.models import VATT, Classifier
 from vatt.precision import type_of
 from vatt.weights.folder import WEIGHTS, load_pretrained, model_folder
 
@@ -137,7 +137,7 @@ def _forget(model: VATT | Classifier, seed: int) -> VATT | Classifier:
         if isinstance(model, VATT):
             return VATT(model.config).eval()
         assert model.config is not None
-        return build_classifier(model.config).eval()
+        return Classifier.from_config(model.config).eval()
 
 
 def _print(context: RankContext, rows: list[Row], timings: dict[str, float], options: argparse.Namespace) -> None:

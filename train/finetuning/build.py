@@ -16,7 +16,7 @@ from vatt.analysis.flops import classifier_flops
 from vatt.config import ConfigError
 from vatt.data import Classes, ClipLoader, LabelError, LabelledReader, find_classes, read_classes
 from vatt.data.labels import labels_of
-from vatt.models import Classifier, build_classifier
+from vatt.models import Classifier
 from vatt.objectives.finetuning import Finetuning
 from vatt.weights.folder import load_pretrained
 from vatt.weights.restore import restore_backbone
@@ -115,7 +115,7 @@ def _changed(config: FinetuneConfig, names: list[str]) -> str:
 def _model(config: FinetuneConfig, resume: bool) -> tuple[Classifier, str]:
     """The classifier, and in words where its weights come from."""
     try:
-        model = build_classifier(config.model, config.engine.kernels)
+        model = Classifier.from_config(config.model, config.engine.kernels)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
     if config.init is None:

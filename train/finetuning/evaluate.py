@@ -15,7 +15,7 @@ from train.core.run_folder import RunFolder
 from train.evaluation.classification import describe_table, score_on_all_ranks
 from vatt.data import Classes, Clip, Views
 from vatt.evaluation.classification import ScoreError, Scores, Table, classification_table
-from vatt.models import build_classifier
+from vatt.models import Classifier
 
 
 @dataclass
@@ -38,7 +38,7 @@ class ClassifierEvaluator:
         options, config = self.config.evaluation, self.config
         state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has sharded
         model = plain_copy(
-            self.engine, state, lambda: build_classifier(config.model, config.engine.kernels), prefix="model."
+            self.engine, state, lambda: Classifier.from_config(config.model, config.engine.kernels), prefix="model."
         )
         clips = evenly(self.clips, options.max_clips)
         views = Views(options.clips, options.crops)

@@ -1,6 +1,6 @@
 """What pretraining is good for, shown on the sample: ``python -m train.study``.
 
-Runs the commands of the study one after the other, adds a row a command to the results file, and writes the tables and
+Runs the commands of the study one after the other, adds one row per command to the results file, and writes the tables and
 the picture of docs/results.md. What was done before is not done again.
 """
 

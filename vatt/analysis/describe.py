@@ -23,7 +23,7 @@ from vatt.environment import environment
 from vatt.inference.spaces import spaces_of
 from vatt.kernels import explain, operations
 from vatt.models import VATT
-from vatt.models.classifier import build_classifier
+from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.models.text import WordEmbedding
 from vatt.presets import preset
@@ -117,7 +117,7 @@ def _pretrained(config: VATTConfig, folder: Path) -> dict[str, Any]:
 
 def _classifier(config: ClassifierConfig) -> dict[str, Any]:
     with torch.device("meta"):
-        model = build_classifier(config)
+        model = Classifier.from_config(config)
     whole = VATTConfig(input=config.input, video=config.video, waveform=config.waveform)
     return {
         "kind": f"classifier of {config.modality}, {'one label' if config.labels == 'single' else 'any labels'} a clip",

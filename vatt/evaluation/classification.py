@@ -76,7 +76,7 @@ def score_clips(
     """Scores clips in evaluation mode, and puts the mode back.
 
     Args:
-        model: made by `build_classifier`, on ``device``.
+        model: made by `Classifier.from_config`, on ``device``.
         batch_size: clips of a batch, each with all of its views.
         numbers: which of the clips; None for all. A rank of several takes its own share.
         on_batch: called with the number of clips done.
@@ -84,7 +84,7 @@ def score_clips(
     Raises:
         ScoreError: a logit is not finite; the message names the clip.
     """
-    assert model.config is not None, "the model has no configuration; make it with build_classifier"
+    assert model.config is not None, "the model has no configuration; make it with Classifier.from_config"
     modality, spec = model.config.modality, model.config.input
     numbers = range(len(clips)) if numbers is None else numbers
     found = Scores([], torch.empty(0, model.config.num_classes))

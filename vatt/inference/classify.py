@@ -31,12 +31,12 @@ def classify_files(
 
     Raises:
         MediaError: a file cannot be decoded. ScoreError: a logit is not finite.
-        ValueError: ``top`` is below 1, or a model that `build_classifier` did not make.
+        ValueError: ``top`` is below 1, or a model that `Classifier.from_config` did not make.
     """
     if top < 1:
         raise ValueError(f"top: must be 1 or more, got {top}")
     if model.config is None:
-        raise ValueError("model: has no configuration; make it with build_classifier")
+        raise ValueError("model: has no configuration; make it with Classifier.from_config")
     single = isinstance(items, File)
     clips = [clip_of(items)] if isinstance(items, File) else [clip_of(item) for item in items]
     names = model.config.classes or [str(number) for number in range(model.config.num_classes)]

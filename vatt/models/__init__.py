@@ -1,7 +1,7 @@
 """The models: backbones, heads, and the whole of VATT."""
 
 from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
-from vatt.models.classifier import Classifier, build_classifier
+from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.models.text import TextBackbone
 from vatt.models.unified import UnifiedBackbone
@@ -18,5 +18,4 @@ __all__ = [
     "VATTConfig",
     "VideoBackbone",
     "WaveformBackbone",
-    "build_classifier",
 ]

@@ -79,11 +79,6 @@ class Classifier(nn.Module):
         return logits.softmax(-1) if self.labels == "single" else logits.sigmoid()
 
 
-def build_classifier(config: ClassifierConfig, backend: str = "auto") -> Classifier:
-    """`Classifier.from_config`."""
-    return Classifier.from_config(config, backend)
-
-
 def average_views(logits: Tensor, views: int) -> Tensor:
     """(B * views, K) -> (B, K), the view index fastest.
 

@@ -20,7 +20,7 @@ from vatt.config import ConfigError, from_dict, to_dict
 from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
 from vatt.files import appearing
-from vatt.models.classifier import Classifier, build_classifier
+from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig
 from vatt.models.vatt import VATT
 
@@ -47,7 +47,7 @@ def save_pretrained(
         ValueError: a classifier whose configuration is not known, since `Classifier.from_config` did not make it.
     """
     if model.config is None:
-        raise ValueError("model: has no configuration; make it with build_classifier")
+        raise ValueError("model: has no configuration; make it with Classifier.from_config")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
@@ -62,7 +62,7 @@ def save_pretrained(
 
 def build_model(config: VATTConfig | ClassifierConfig, backend: str = "auto") -> VATT | Classifier:
     """The module of a configuration, with random weights. Raises ValueError: it cannot be built."""
-    return VATT(config, backend) if isinstance(config, VATTConfig) else build_classifier(config, backend)
+    return VATT(config, backend) if isinstance(config, VATTConfig) else Classifier.from_config(config, backend)
 
 
 def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classifier:
