@@ -1,7 +1,7 @@
 """What pretraining is good for, shown on the sample: ``python -m train.study``.
 
-Runs the commands of the study one after the other, adds one row per command to the results file, and writes the tables and
-the picture of docs/results.md. What was done before is not done again.
+Runs the commands of the study one after the other, adds one row per command to the results file, and writes the tables
+and the picture of docs/results.md. What was done before is not done again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from train.study.experiments import SAMPLE, Experiment, StudyError, figures, stu
 from train.study.tables import TABLES, draw
 from vatt import results
 from vatt.errors import UserError
-from vatt.results import Row
+from vatt.results import TREE, Row
 from vatt.sample import build, build_pictures
 
-ROOT = Path(__file__).resolve().parents[2]  # of the clone
-PAGE = ROOT / "docs" / "results.md"
-PICTURE = ROOT / "docs" / "results.svg"
-RESULTS = ROOT / "bench" / "results" / "downstream.csv"
+PAGE = TREE / "docs" / "results.md"
+PICTURE = TREE / "docs" / "results.svg"
+RESULTS = TREE / "bench" / "results" / "downstream.csv"
 FIELDS = (
     *("time", "commit", "dirty", "device", "python", "torch", "deepspeed"),
     *("kind", "task", "label", "init", "dropped", "seed"),
@@ -43,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seeds", default="0,1,2", help="default: %(default)s")
     add("--out", type=Path, default=Path("runs/downstream"), help="folder of the runs (default: %(default)s)")
     add("--results", type=Path, default=RESULTS, metavar="FILE.csv")
-    add("--list", action="store_true", help="print the commands alone")
-    add("--page", action="store_true", help="write the tables and the picture of docs/results.md alone")
+    add("--list", action="store_true", help="only print the commands")
+    add("--page", action="store_true", help="only write the tables and the picture of docs/results.md")
     options = parser.parse_args(arguments)
     found = study(options.out, [int(seed) for seed in options.seeds.split(",")])
     if options.list:
@@ -78,7 +77,7 @@ def run(found: Sequence[Experiment], path: Path) -> None:
         if not experiment.result.is_file():
             if experiment.what["kind"] != "probe":  # the folder of a run that was stopped
                 shutil.rmtree(experiment.result.parent, ignore_errors=True)
-            done = subprocess.run([sys.executable, *experiment.command], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run([sys.executable, *experiment.command], cwd=TREE, capture_output=True, text=True)
             if done.returncode:
                 print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}", file=sys.stderr)
                 raise StudyError("the command failed")

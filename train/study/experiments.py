@@ -1,7 +1,7 @@
 """The experiments on the sample: commands of the project, each with where its result is found.
 
 Every experiment is a command that a user could type; the folder or file that it writes under the study's folder is its
-result, so a study that was stopped goes on where it was.
+result, so a study that was stopped continues where it was.
 """
 
 from __future__ import annotations

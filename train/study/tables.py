@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from vatt.results import Row
+from vatt.results import TREE, Row
 
 # Rows of the benchmarks: the pace and the memory of a training step, measured by themselves.
-STEPS = Path(__file__).resolve().parents[2] / "bench" / "results" / "results.csv"
+STEPS = TREE / "bench" / "results" / "results.csv"
 NAMES = {
     ("video", "motion"): "motion, from video",
     ("video", "shape"): "shape, from video",
@@ -68,7 +68,7 @@ def against_scratch(rows: Sequence[Row]) -> str:
         found = _where(rows, task=task, label=label)
         tuned, probed = _where(found, kind="finetune", steps=steps), _where(found, kind="probe")
         if name not in NAMES.values():
-            probed = []  # they stand in the line of the recipe's steps
+            probed = []  # they are in the line of the recipe's steps
         cells = [spread(_where(some, init=init)) for some in (tuned, probed) for init in ("pretrained", "random")]
         lines.append([name, *cells, spread(found[:1], "chance")])
     head = ["", "fine-tuned", "from scratch", "probe", "probe of random weights", "largest class"]
