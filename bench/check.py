@@ -10,7 +10,6 @@ cpu --tiny`` runs the same code on a CPU, the Triton kernels in its interpreter 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import os
 import shutil
 import sys
@@ -27,9 +26,8 @@ from bench.cases.base import Target
 from bench.checks import correctness
 from bench.measure.peaks import DATASHEET
 from bench.measure.process import ProcessFailed, running
-from bench.measure.session import BOTH, Session, plan
+from bench.measure.session import BOTH, Session, Writer, matches, plan
 from bench.measure.timing import DeviceLost
-from bench.measure.writer import Writer
 from bench.report.data import load, machines
 from bench.report.summary import markdown
 from bench.subjects import subjects
@@ -166,16 +164,12 @@ def _verdict(target: Target, of: dict[str, Row]) -> str:
     if target.measure == "floor_share":
         found, words = ours, f"{ours or 0:.0%}"
     else:
-        figures = {name: store.number(row, target.measure) for name, row in of.items() if _against(target, name)}
+        others = [name for name in of if matches(name, target.against) and not matches(name, target.but)]
+        figures = {name: store.number(of[name], target.measure) for name in others}
         theirs = min(((value, name) for name, value in figures.items() if value), default=None)
         found = theirs[0] / ours if theirs and ours else None
         words = f"{found or 0:.2f}x of {theirs[1] if theirs else ''}"
     return "not measured" if found is None else f"{'met' if found >= target.least else 'MISSED'} ({words})"
-
-
-def _against(target: Target, name: str) -> bool:
-    yes, no = (any(fnmatch.fnmatchcase(name, p) for p in patterns) for patterns in (target.against, target.but))
-    return yes and not no
 
 
 def say(text: str) -> None:

@@ -16,9 +16,8 @@ import torch
 
 from bench.cases import OPS, SIZES
 from bench.compare import compare, least_rounds
-from bench.measure.session import MODES, Selection, Session, plan
+from bench.measure.session import MODES, Selection, Session, Writer, plan
 from bench.measure.timing import DeviceLost, device_and_size
-from bench.measure.writer import Writer
 from bench.subjects import subjects
 from vatt.config import nearest
 from vatt.environment import cores

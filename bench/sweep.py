@@ -13,10 +13,11 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import product
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +28,7 @@ from bench import store
 from bench.cases import SEARCH_SPACES, cases
 from bench.cases.base import ARCH, DROPOUT, Case, Problem, SearchSpace
 from bench.checks.correctness import error, named
-from bench.measure.timing import DeviceLost, limited, measure, reason, synchronize, tidy
+from bench.measure.timing import DeviceLost, guarded, measure, reason, synchronize, tidy
 from vatt.kernels.runtime import device_arch
 from vatt.results import text
 
@@ -120,9 +121,7 @@ def _once(number: int, case: Case, value: Any, arch: str, dropout: float) -> str
     problem = _problems[case]
     try:
         with replaced(space, arch, value):
-            outputs = problem.call(space.backend, dropout)()
-            if space.backward:
-                torch.autograd.grad(outputs, list(problem.leaves.values()), problem.gradients(outputs))
+            _call(problem, space, dropout)()
             synchronize(device)
     except Exception as failure:  # the compiler's or the driver's word is the result
         try:
@@ -187,51 +186,55 @@ class Sweep:
             if not faults:  # a worker died, and with it the pool
                 self.close()
                 self.workers = pool()
-        try:
+        found: Times = {}
+        committed = {**about, "candidate": COMMITTED}
+        with guarded(LIMIT, self.device, partial(self._skip, committed)):
             problem = Problem(case, self.device, SEED)
             want = _results(problem, space, dropout)
-            found: Times = {-1: self._time(problem, space, dropout, {**about, "candidate": COMMITTED}, None)}
-        except Exception as failure:
-            self.table.add({**about, "candidate": COMMITTED, "note": reason(failure)})
-            return {}
+            found[-1] = self._time(problem, space, dropout, committed, None)
+        if not found:
+            return found
         before = [row for row in self.table.rows if row["note"] != NO_TIME]
         for index, value in enumerate(values):
             row = {**about, "candidate": repr(value)}
             texts = {name: text(cell) for name, cell in row.items()}
             if old := next((old for old in before if texts.items() <= old.items()), None):
                 found |= {index: float(old["ms"])} if old["ms"] else {}
-                continue
-            note = NO_TIME if index not in faults or time.monotonic() > until else faults[index]
-            try:
-                if note is None:
-                    with limited(LIMIT), replaced(space, self.arch, value):
-                        far = max(error(x, want[name]) for name, x in _results(problem, space, dropout).items())
-                        if not far <= SAME:
-                            raise ValueError(f"results differ from those of the committed parameters: {far:.1e}")
-                        found[index] = self._time(problem, space, dropout, row, found[-1])
-            except DeviceLost:
-                raise
-            except Exception as failure:
-                note = reason(failure)
-            if note is not None:
-                self.table.add({**row, "note": note})
-                tidy(self.device)
+            elif index not in faults or time.monotonic() > until:
+                self._skip(row, NO_TIME)
+            elif fault := faults[index]:
+                self._skip(row, fault)
+            else:
+                with guarded(LIMIT, self.device, partial(self._skip, row)), replaced(space, self.arch, value):
+                    far = max(error(x, want[name]) for name, x in _results(problem, space, dropout).items())
+                    if not far <= SAME:
+                        raise ValueError(f"results differ from those of the committed parameters: {far:.1e}")
+                    found[index] = self._time(problem, space, dropout, row, found[-1])
         return found
+
+    def _skip(self, row: dict[str, Any], why: str | Exception) -> None:
+        self.table.add({**row, "note": why if isinstance(why, str) else reason(why)})
 
     def _time(
         self, problem: Problem, space: SearchSpace, dropout: float, row: dict[str, Any], committed: float | None
     ) -> float:
-        call: Any = problem.call(space.backend, dropout)
-        if space.backward:
-            outputs, leaves = call(), list(problem.leaves.values())
-            grads = problem.gradients(outputs)
-            call = lambda: torch.autograd.grad(outputs, leaves, grads, retain_graph=True)  # noqa: E731
+        call = _call(problem, space, dropout)
         call()
         timing = measure(call, self.device, 0.0 if self.tiny else 0.15)
         faster = None if committed is None else committed / timing.median
         figures = dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, faster=faster)
         self.table.add(row | figures)
         return timing.median
+
+
+def _call(problem: Problem, space: SearchSpace, dropout: float) -> Callable[[], Any]:
+    """What is timed: the forward pass, or of a backward kernel the backward pass alone."""
+    call = problem.call(space.backend, dropout)
+    if not space.backward:
+        return call
+    outputs, leaves = call(), list(problem.leaves.values())
+    grads = problem.gradients(outputs)
+    return lambda: torch.autograd.grad(outputs, leaves, grads, retain_graph=True)
 
 
 def _results(problem: Problem, space: SearchSpace, dropout: float) -> dict[str, torch.Tensor]:

@@ -59,6 +59,7 @@ _COLUMNS = (
     "num_stages threads matrix wgmma_serialized widest_access wide_accesses accesses occupancy_warps triton launch"
 )
 COLUMNS = tuple(_COLUMNS.split())
+FILE_ONLY = ("shared_limit", "tensor_memory", "wgmma_serialized", "widest_access", "wide_accesses", "triton")
 
 
 class Row(SimpleNamespace):
@@ -265,12 +266,10 @@ def compile_all(tasks: Sequence[tuple[int, str]]) -> tuple[list[Row], list[str]]
 
 def show(rows: Iterable[Row]) -> None:
     """Prints the rows as a table, without the columns that only the file has."""
-    names = "case", "kernel", "arch", "regs", "spills", "stack", "shared", "warps", "stages", "threads", "matrix"
-    table = Table(*names, "accesses", "occupancy", "launch")
+    names = [name for name in COLUMNS if name not in FILE_ONLY]
+    table = Table(*names)
     for row in rows:
-        cells = [f"{row.op} {row.case}", row.kernel, row.arch, row.registers, f"{row.spill_stores}+{row.spill_loads}"]
-        cells += [row.stack, f"{row.shared}/{row.shared_limit}", row.num_warps, row.num_stages, row.threads, row.matrix]
-        table.add_row(*map(str, cells), row.accesses, f"{row.occupancy_warps}/64", row.launch)
+        table.add_row(*(str(getattr(row, name)) for name in names))
     console = Console()
     (console if console.is_terminal else Console(width=240)).print(table)
 

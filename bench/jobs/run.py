@@ -16,7 +16,7 @@ from bench.jobs.options import GIB, Options, parse
 from bench.jobs.pretraining import loss_memory, pretrain, train
 from bench.jobs.reading import decode, embed, loader
 from bench.measure.process import Message, Send, running, worker
-from bench.measure.writer import Writer
+from bench.measure.session import Writer
 
 WORK = {work.__name__: work for work in (pretrain, train, loader, embed, loss_memory, decode)}
 

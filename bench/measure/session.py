@@ -1,4 +1,5 @@
-"""Measures subjects: all providers of one in turns, several rounds, so that a drift of the machine meets them alike."""
+"""Measures subjects: all providers of one in turns, several rounds, so that a drift of the machine meets them alike;
+and writes the rows, to the screen and to a results file."""
 
 from __future__ import annotations
 
@@ -7,25 +8,40 @@ import shlex
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench import store
 from bench.baselines.packages import package_version
 from bench.cases.base import Cost
 from bench.measure.memory import peak_mib
-from bench.measure.peaks import DevicePeaks
-from bench.measure.timing import Timing, TooLong, limited, reason, sample, summarise, tidy
-from bench.measure.writer import Row
+from bench.measure.peaks import DevicePeaks, measure_peaks
+from bench.measure.timing import Timing, TooLong, guarded, reason, sample, summarise, tidy
+from vatt import results
 from vatt.analysis.flops import peak_flops
 
+Row = dict[str, Any]
 FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
 MODES = (FORWARD, BOTH, STEP)
 ROUNDS = 3
 LIMIT, LIMIT_HEAVY = 60.0, 240.0  # seconds to prepare a provider
 AGAIN = " again"  # ours a second time: what differs between the two is noise
+
+
+WORDS = {
+    "floor_share": "{:.0%} of the device peak",
+    "rate": "{:.4g} {unit}",
+    "mfu": "MFU {:.1%}",
+    "wait_share": "waiting {:.0%}",
+    "peak_mib": "{:.0f} MiB",
+    "error": "error {:.1e}",
+}
+SAME = ("commit", "dirty", "device", "torch", "triton", "threads")  # of the same origin
 
 
 @dataclass
@@ -97,13 +113,75 @@ class Selection:
 
     def subject(self, subject: Subject) -> bool:
         """Whether it is selected; a pattern without all four parts of a name matches what begins with it."""
-        return any(fnmatch.fnmatchcase(subject.name, self.case + rest) for rest in ("", "/*"))
+        return matches(subject.name, (self.case, f"{self.case}/*"))
 
     def provider(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.providers)
+        return matches(name, self.providers)
 
 
-@dataclass
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns (as of a shell) fits."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def line(row: Row) -> str:
+    """A row as one short line of text."""
+    head = f"{row['op']} {row['case']} p={row.get('dropout', 0):g} {row.get('mode', '')} {row['provider']}"
+    if row.get("ms") is None:
+        return f"{head}: {row['note']}"
+    parts = [f"{row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})"]
+    parts += [words.format(row[name], **row) for name, words in WORDS.items() if row.get(name) is not None]
+    return f"{head}: {', '.join(parts)}{' (' + row['note'] + ')' if row.get('note') else ''}"
+
+
+class Writer:
+    """Prints rows and appends them to a results file."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        device: torch.device,
+        resume: bool = False,
+        commit: str | None = None,
+        any_origin: bool = False,
+    ) -> None:
+        """``resume``: `known` finds rows that ``path`` has already, of this commit and device unless of ``any_origin``.
+        ``commit``: of a tree that is no clone, where git cannot tell."""
+        self.path, self.device, self.any_origin = path, device, any_origin
+        self.origin = store.origin(device, aside=path)
+        if commit is not None:
+            self.origin["commit"] = commit[:12]
+        self.rows: list[Row] = []
+        self.before = store.read(path) if resume and path is not None and path.exists() else []
+
+    def __call__(self, row: Row) -> None:
+        self.rows.append(row)
+        print(line(row), flush=True)
+        if self.path is not None:
+            store.append(self.path, [{**self.origin, "time": results.now(), **row}])
+
+    def known(self, row: Row) -> bool:
+        """Whether the file had this row before this run. Changes that are in no commit have no name, so nobody knows
+        whether two rows with them are of the same code."""
+        named = self.origin["dirty"] == "unknown" and self.origin["commit"] != "unknown"  # --commit says what it is
+        if not (self.any_origin or named or self.origin["dirty"] == "False"):
+            return False
+        wanted = {} if self.any_origin else {name: self.origin[name] for name in SAME}
+        wanted |= {name: results.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
+        return any(all(old[name] == value for name, value in wanted.items()) for old in self.before)
+
+    def peaks(self, size: str) -> DevicePeaks:
+        """Measures the peaks of the device and adds their rows."""
+        found, timings = measure_peaks(self.device, size)
+        for name, timing in timings.items():
+            rate = {"gbps": found.copy * 1e-9} if name == "copy" else {"tflops": getattr(found, name) * 1e-12}
+            row = dict(suite="roof", op="roof", case=name, provider="torch", ms=timing.best, ms_p20=timing.p20)
+            row |= dict(ms_p80=timing.p80, repeats=timing.repeats, floor_share=1.0, command="python -m bench ops")
+            self(row | rate)
+        return found
+
+
+@dataclass(eq=False)
 class _Turn:
     """A provider that is ready; by mode its memory and, so far, milliseconds of its calls and of issuing them."""
 
@@ -111,6 +189,11 @@ class _Turn:
     prepared: Prepared
     mib: dict[str, float]
     times: dict[str, tuple[list[float], list[float]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
+
+    def measure(self, mode: str, device: torch.device, seconds: float) -> None:
+        times, hosts = sample(self.prepared.calls[mode], device, seconds, self.prepared.refresh)
+        self.times[mode][0].extend(times)
+        self.times[mode][1].extend(hosts)
 
 
 @dataclass
@@ -153,15 +236,23 @@ class Session:
             package = name.removesuffix(" apart")
             if package != name and package in names and all(turn.name != package for turn in turns):
                 continue  # the same package, which has said why already
-            turns += self._prepare(subject, name, heavy)
+            left = max(10.0, self.until + 10.0 - time.monotonic())
+            with self._attempt(subject, name, min(left, LIMIT_HEAVY if heavy else LIMIT)):
+                prepared = subject.prepare(name)
+                asked = {mode: call for mode, call in prepared.calls.items() if mode in self.selection.modes}
+                turns.append(_Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()}))
         if first := next((turn for turn in turns if turn.name == ours and not heavy), None):
             turns.append(_Turn(ours + AGAIN, first.prepared, first.mib))
         for number in range(self.rounds):
             # Each round begins with another provider, so that none always follows the same one.
             start = number % max(1, len(turns))
             for turn in turns[start:] + turns[:start]:
-                if not self._measure(subject, turn):
-                    turns.remove(turn)
+                for mode in turn.mib:
+                    with self._attempt(subject, turn.name, LIMIT):
+                        turn.measure(mode, self.device, self.seconds / self.rounds)
+                        continue
+                    turns.remove(turn)  # it failed
+                    break
         for turn in turns:
             if heavy and turn.name == ours:
                 turn.name += AGAIN  # its own row is of the other group, some time before
@@ -171,40 +262,17 @@ class Session:
         subject.release()
         tidy(self.device)
 
-    def _prepare(self, subject: Subject, name: str, heavy: bool) -> list[_Turn]:
-        """The provider, ready; none where it fails, which a row says."""
-        left = max(10.0, self.until + 10.0 - time.monotonic())
-        limit = LIMIT_HEAVY if heavy else LIMIT
-        try:
-            with limited(min(left, limit)):
-                prepared = subject.prepare(name)
-                asked = {mode: call for mode, call in prepared.calls.items() if mode in self.selection.modes}
-                return [_Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()})]
-        except Exception as failure:  # refused, not installed, out of memory, does not compile: a row says so
-            if isinstance(failure, TooLong) and left < limit:  # the end of the session, not a fault of the provider
+    def _attempt(self, subject: Subject, name: str, seconds: float) -> AbstractContextManager[None]:
+        """Inside, a failure of a provider is a row; where the time of the session ended, it is left out."""
+
+        def failed(failure: Exception) -> None:
+            if isinstance(failure, TooLong) and time.monotonic() > self.until:
                 self.left_out.append(f"{subject.name}: {name}")
             else:
-                self._fail(subject, name, failure)
-            return []
+                row = {"provider": name, "note": reason(failure), "command": _command(subject, name)}
+                self.write(subject.about | row)
 
-    def _measure(self, subject: Subject, turn: _Turn) -> bool:
-        """One round of a provider; False where it fails, which a row says."""
-        try:
-            for mode in turn.mib:
-                call, seconds = turn.prepared.calls[mode], self.seconds / self.rounds
-                with limited(LIMIT):
-                    times, hosts = sample(call, self.device, seconds, turn.prepared.refresh)
-                turn.times[mode][0].extend(times)
-                turn.times[mode][1].extend(hosts)
-            return True
-        except Exception as failure:
-            self._fail(subject, turn.name, failure)
-            return False
-
-    def _fail(self, subject: Subject, name: str, failure: Exception) -> None:
-        """A row with the reason. Raises DeviceLost if the device is lost with it."""
-        self.write({**subject.about, "provider": name, "note": reason(failure), "command": _command(subject, name)})
-        tidy(self.device)
+        return guarded(seconds, self.device, failed)
 
 
 def row_of(subject: Subject, provider: str, mode: str, prepared: Prepared, timing: Timing, peaks: DevicePeaks) -> Row:

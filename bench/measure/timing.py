@@ -143,6 +143,21 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextmanager
+def guarded(seconds: float, device: torch.device, failed: Callable[[Exception], Any]) -> Iterator[None]:
+    """A failure inside (refused, not installed, out of memory, does not compile, takes longer than ``seconds``) is told
+    to ``failed``, and what it held is given back. Raises DeviceLost where the device is lost with it."""
+    try:
+        with limited(seconds):
+            yield
+        return
+    except DeviceLost:
+        raise
+    except Exception as failure:  # whatever a compiler, a driver or a missing package raises
+        failed(failure)
+    tidy(device)  # not before: the exception held the tensors of the frames that it came through
+
+
 def device_and_size(device: str | None, size: str | None) -> tuple[str, str]:
     """What was asked for, or a GPU where there is one, and the size of cases for it. Raises UserError."""
     cuda = torch.cuda.is_available()
