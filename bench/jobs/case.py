@@ -27,6 +27,8 @@ from vatt.presets import preset
 
 Row = dict[str, Any]
 MOST = 200  # calls of one case
+# What PyTorch and the system say where memory ends: the GPU's, or that which this process may have.
+NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory")
 
 
 def case(options: Options, job: str, name: str, *, mode: str, provider: str, select: Row, **rest: Any) -> Row:
@@ -53,19 +55,13 @@ def attempt(
     except Exception as failure:  # refused, not installed, out of memory: a row says so
         size = resource.getrlimit(resource.RLIMIT_DATA)[0]
         limit = "" if size == resource.RLIM_INFINITY else f" (this process may hold {size / GIB:.1f} GiB)"
-        memory = f"out of memory{limit}: " if _out_of_memory(failure) else ""
+        told = isinstance(failure, torch.OutOfMemoryError | MemoryError)
+        memory = f"out of memory{limit}: " if told or any(words in str(failure) for words in NO_MEMORY) else ""
         found, done = {"note": memory + reason(failure)}, False
     torch.set_num_threads(threads)
     yield {"done": {**about, **found}}
     tidy(device)  # not before: the exception held the tensors of the frames that it came through
     return done
-
-
-def _out_of_memory(failure: BaseException) -> bool:
-    """Whether memory ended: the GPU's, or that which this process may have."""
-    if isinstance(failure, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(failure) for words in ("can't allocate memory", "Cannot allocate memory", "out of memory"))
 
 
 def figures(timing: Timing, items: int, unit: str, **rest: Any) -> Row:

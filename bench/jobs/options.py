@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,7 @@ class Options:
         if self.models is None:
             return self.amount.sweeps
         known = {sweep.model: sweep for sweep in self.amount.sweeps}
-        like = self.amount.sweeps[0]
-        return tuple(known.get(name, Sweep(name, like.first, like.last, like.full)) for name in self.models)
+        return tuple(known.get(name, replace(self.amount.sweeps[0], model=name)) for name in self.models)
 
     def cases(self, sweep: Sweep) -> list[tuple[int, tuple[int, ...]]]:
         """(drop in %, batches in rising order), in the order of measuring."""

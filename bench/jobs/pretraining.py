@@ -148,18 +148,11 @@ def summary(records: list[dict[str, Any]], batch: int, device: str, peak: float 
     notes = [words, f"peak: {memory}", f"{len(kept)} records; first_call_s is the whole command"]
     if skipped := kept[-1]["skipped_steps"]:
         notes.append(f"{skipped} steps were skipped: loss or gradient not finite")
-    return figures(
-        timing,
-        batch,
-        "samples/s",
-        host_ms=None,
-        tflops=tflops,
-        roof_tflops=None if peak is None else peak * 1e-12,
-        mfu=known if peak is None else tflops * 1e12 / peak,
-        wait_share=statistics.fmean(record["data_wait"] for record in kept),
-        peak_mib=kept[-1]["memory_gb"] * 1e9 / MIB,
-        note="; ".join(notes),
-    )
+    rest: Row = dict(tflops=tflops, mfu=known, host_ms=None, note="; ".join(notes))
+    if peak is not None:
+        rest |= dict(roof_tflops=peak * 1e-12, mfu=tflops * 1e12 / peak)
+    rest["wait_share"] = statistics.fmean(record["data_wait"] for record in kept)
+    return figures(timing, batch, "samples/s", peak_mib=kept[-1]["memory_gb"] * 1e9 / MIB, **rest)
 
 
 def loss_memory(options: Options) -> Iterator[Message]:

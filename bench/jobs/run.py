@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -84,7 +83,3 @@ def work(asked: Message, send: Send, requests: Iterator[Message]) -> None:
             resource.setrlimit(resource.RLIMIT_DATA, (int(options.memory_gib * GIB),) * 2)
     for message in WORK[asked["job"]](options):
         send(message)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -47,17 +47,12 @@ def document(rows: Sequence[Row]) -> str:
     """The page of these rows, the older before the newer."""
     by_machine = data.machines(rows)
     jobs = [row for row in reversed(rows) if row["suite"] == "jobs"]
+    of_jobs = _rows(jobs, (*_JOBS, "time", "note"), label="Jobs")
     parts = [
         "<h1>What was measured</h1>",
         _head(by_machine),
         *(_machine(f"device-{place}", *found) for place, found in enumerate(by_machine.items(), 1)),
-        section(
-            "Whole jobs",
-            _rows(jobs, (*_JOBS, "time", "note"), label="Jobs")
-            if jobs
-            else paragraph("No whole job was measured.", "soft"),
-            name="jobs",
-        ),
+        section("Whole jobs", of_jobs if jobs else paragraph("No whole job was measured.", "soft"), name="jobs"),
         section("All rows", _rows(rows, _ALL, name="rows", label="All rows"), name="all"),
     ]
     return page("VATT benchmarks", parts, script=True)

@@ -52,9 +52,7 @@ def versions(rows: Sequence[Row]) -> str:
 def dates(rows: Sequence[Row]) -> str:
     """The first and the last day, UTC."""
     days = sorted({row["time"][:10] for row in rows if row["time"]})
-    if not days:
-        return "no date"
-    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "no date"
 
 
 def provenance(machine: Machine, cases: Sequence[Measured]) -> str:

@@ -1,112 +1,57 @@
-"""The results file: what is written comes back, and nothing else is accepted."""
+"""The results file of the benchmarks: its columns, figures that are figures, and tables of sessions."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 
 import pytest
 import torch
 
 from bench import store
-from bench.store import FIELDS, append, read
-from tests.limits import HANG
-from vatt.results import ORIGIN, ResultsError, origin
+from bench.store import FIELDS, Table, append, number, read
+from vatt.results import ORIGIN, ResultsError
 
 
 def row(**values):
     return dict(suite="ops", op="norm", case="layer", provider="torch", ms=1.5, **values)
 
 
-def test_rows_come_back_and_the_file_only_grows(tmp_path):
-    path = tmp_path / "folder" / "results.csv"
-    append(path, [row(note='a "quoted", text', peak_mib=None)])
-    first = path.read_bytes()
-    append(path, [row(ms_p20=1 / 3), row(dirty=True)])
-    assert path.read_bytes().startswith(first)
-    found = read(path)
-    assert [set(r) for r in found] == [set(FIELDS)] * 3
-    assert found[0]["note"] == 'a "quoted", text'
-    assert (found[0]["peak_mib"], found[1]["ms_p20"], found[2]["dirty"]) == ("", "0.333333", "True")
-    assert store.number(found[0], "ms") == 1.5
-    assert store.number(found[0], "peak_mib") is None
-
-
-def test_columns_may_stand_in_another_order(tmp_path):
+def test_rows_come_back_with_their_numbers(tmp_path):
     path = tmp_path / "results.csv"
-    path.write_text(",".join(reversed(FIELDS)) + "\n")
+    append(path, [row(peak_mib=None)])
+    (found,) = read(path)
+    assert set(found) == set(FIELDS)
+    assert number(found, "ms") == 1.5
+    assert number(found, "peak_mib") is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("ms", "nan"), ("ms", "0"), ("rate", "fast"), ("error", "-1")])
+def test_a_figure_that_is_none_is_named_with_its_line(tmp_path, name, value):
+    path = tmp_path / "results.csv"
     append(path, [row()])
-    assert read(path)[0]["op"] == "norm"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "is empty"),
-        ("a,b\n", "line 1: columns are missing: time, run"),
-        (",".join((*FIELDS, "extra")) + "\n", "unknown columns: extra"),
-        (",".join(FIELDS) + "\nx,y\n", "line 2: 2 columns where the header has"),
-        (",".join(FIELDS) + "\n" + ",".join("nan" if f == "ms" else "" for f in FIELDS) + "\n", "line 2: ms is 'nan'"),
-        (",".join(FIELDS) + "\n" + ",".join("fast" if f == "rate" else "" for f in FIELDS) + "\n", "rate is 'fast'"),
-    ],
-)
-def test_a_bad_file_is_named_with_line_and_column(tmp_path, text, words):
-    path = tmp_path / "results.csv"
-    path.write_text(text)
-    with pytest.raises(ResultsError) as caught:
+    with path.open("a") as file:
+        file.write(",".join(value if field == name else "" for field in FIELDS) + "\n")
+    with pytest.raises(ResultsError, match=f"results.csv, line 3: {name} is '{value}', not a"):
         read(path)
-    assert str(path) in str(caught.value)
-    assert words in str(caught.value)
 
 
-def test_a_file_of_another_kind_is_left_alone(tmp_path):
-    path = tmp_path / "other.csv"
-    path.write_text("name,value\nx,1\n")
-    with pytest.raises(ResultsError, match="left as it is"):
-        append(path, [row()])
-    assert path.read_text() == "name,value\nx,1\n"
+def test_a_table_keeps_its_rows_when_it_is_resumed(tmp_path):
+    path = tmp_path / "table.csv"
+    table = Table(path, ("op", "error"), resume=False)
+    table.add({"op": "norm", "error": float("nan")})
+    table.add({"op": "mlp", "error": 0.5})
+    again = Table(path, ("op", "error"), resume=True)
+    assert again.rows == table.rows == [{"op": "norm", "error": "nan"}, {"op": "mlp", "error": "0.5"}]
+    assert again.find(error=0.5) == {"op": "mlp", "error": "0.5"}
+    assert again.find(op="nce") is None
     with pytest.raises(ValueError, match="speed"):
-        append(tmp_path / "new.csv", [row(speed=1)])
-    with pytest.raises(ResultsError, match="cannot be read"):
-        read(tmp_path / "missing.csv")
+        table.add({"speed": 1})
+    assert Table(path, ("op", "error"), resume=False).rows == []
 
 
-@pytest.mark.slow
-def test_two_processes_append_whole_rows(tmp_path):
-    path = tmp_path / "results.csv"
-    code = (
-        "import sys; from pathlib import Path; from bench.store import append\n"
-        "for n in range(60): append(Path(sys.argv[1]), [dict(op=sys.argv[2] * 500, repeats=n)])"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", code, str(path), letter]) for letter in "ab"]
-    assert [process.wait(HANG) for process in running] == [0, 0]
-    found = read(path)
-    assert sorted((r["op"][0], int(r["repeats"])) for r in found) == [(x, n) for x in "ab" for n in range(60)]
-    assert {len(r["op"]) for r in found} == {500}
-
-
-def test_origin():
-    found = origin(torch.device("cpu"))
-    assert set(found) == set(ORIGIN)
-    assert found["threads"] == str(torch.get_num_threads())
-    assert "threads" not in found["device"]
-    assert found["torch"] == torch.__version__
-
-
-def test_a_last_line_that_was_cut_off_is_named_and_no_row_joins_it(tmp_path):
-    path = tmp_path / "results.csv"
-    append(path, [row(), row()])
-    whole = path.read_text()
-    path.write_text(whole[:-9])
-    with pytest.raises(ResultsError, match=r"results.csv, line 3: is cut off"):
-        append(path, [row()])
-    assert path.read_text() == whole[:-9]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_figure_is_not_written(tmp_path, value):
-    path = tmp_path / "results.csv"
-    append(path, [row()])
-    with pytest.raises(ValueError, match="is no figure for a results file"):
-        append(path, [row(), row(error=value)])
-    assert len(read(path)) == 1
+def test_the_environment_names_origin_driver_and_command(tmp_path):
+    path = tmp_path / "environment.json"
+    facts = store.write_environment(path, torch.device("cpu"), ["bench", "check"], "0123456789abcdef")
+    assert json.loads(path.read_text()) == facts
+    assert set(ORIGIN) | {"driver", "command", "vatt-torch"} <= set(facts)
+    assert (facts["driver"], facts["command"], facts["commit"]) == ("none", "bench check", "0123456789abcdef")
