@@ -33,7 +33,7 @@ from bench.report.summary import markdown
 from bench.subjects import subjects
 from bench.sweep import FIELDS, Sweep
 from vatt.errors import UserError
-from vatt.results import Row
+from vatt.results import Row, Table, number
 
 TIMES, MOST_TIMES = "BENCH_CHECK_RESUMED", 12
 STAGES = ("correctness", "speed", "sweep", "train")
@@ -49,8 +49,8 @@ class Check:
         self.left_out: list[str] = []
         self.notes: list[str] = []
         self.out.mkdir(parents=True, exist_ok=True)
-        self.checked = store.Table(self.out / "correctness.csv", correctness.FIELDS, options.resume)
-        self.swept = store.Table(self.out / "sweep.csv", FIELDS, options.resume)
+        self.checked = Table(self.out / "correctness.csv", correctness.FIELDS, options.resume)
+        self.swept = Table(self.out / "sweep.csv", FIELDS, options.resume)
         self.facts = store.write_environment(self.out / "environment.json", self.device, arguments, options.commit)
 
     def note(self, text: str) -> None:
@@ -160,12 +160,12 @@ def targets(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _verdict(target: Target, of: dict[str, Row]) -> str:
-    ours = store.number(of.get(target.ours, {}), target.measure)
+    ours = number(of.get(target.ours, {}), target.measure)
     if target.measure == "floor_share":
         found, words = ours, f"{ours or 0:.0%}"
     else:
         others = [name for name in of if matches(name, target.against) and not matches(name, target.but)]
-        figures = {name: store.number(of[name], target.measure) for name in others}
+        figures = {name: number(of[name], target.measure) for name in others}
         theirs = min(((value, name) for name, value in figures.items() if value), default=None)
         found = theirs[0] / ours if theirs and ours else None
         words = f"{found or 0:.2f}x of {theirs[1] if theirs else ''}"

@@ -1,4 +1,4 @@
-"""The results file of the project, with the columns FIELDS, and tables of sessions with columns of their own.
+"""The results file of the project, with the columns FIELDS.
 
 Rows of other machines and other commits stand side by side; readers select by column. A row without ``ms`` and without
 ``rate`` is a refusal or a failure; its ``note`` says why.
@@ -17,7 +17,7 @@ import torch
 from bench import ROOT
 from vatt import results
 from vatt.environment import environment
-from vatt.results import ORIGIN, ResultsError, Row, origin, output_of, text
+from vatt.results import ORIGIN, ResultsError, Row, origin, output_of
 
 RESULTS = ROOT / "bench" / "results" / "results.csv"
 
@@ -61,39 +61,6 @@ def _wanted(text: str, above_zero: bool) -> str:
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows with columns of FIELDS. Raises as `vatt.results.append`."""
     results.append(path, rows, FIELDS)
-
-
-def number(row: Mapping[str, str], name: str) -> float | None:
-    """A column as a number, or None where it is empty."""
-    return float(row[name]) if row.get(name) else None
-
-
-class Table:
-    """A results file with columns of its own and its rows. A row is on disk when `add` returns, so that a killed run
-    keeps what it had."""
-
-    def __init__(self, path: Path, fields: Sequence[str], resume: bool) -> None:
-        """With ``resume`` the rows of the file are kept, else it begins anew."""
-        self.path, self.fields = path, tuple(fields)
-        if not resume:
-            path.unlink(missing_ok=True)
-        results.append(path, [], self.fields)
-        self.rows = results.read(path, self.fields)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Raises ValueError for a column that the file does not have. What is not finite stands as "nan" or "inf"."""
-        texts = {name: _any_text(value) for name, value in row.items()}
-        results.append(self.path, [texts], self.fields)
-        self.rows.append({name: texts.get(name, "") for name in self.fields})
-
-    def find(self, **wanted: Any) -> Row | None:
-        """The first row with these values."""
-        texts = {name: _any_text(value) for name, value in wanted.items()}
-        return next((row for row in self.rows if texts.items() <= row.items()), None)
-
-
-def _any_text(value: Any) -> str:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else text(value)
 
 
 def write_environment(

@@ -24,13 +24,12 @@ from unittest.mock import patch
 
 import torch
 
-from bench import store
 from bench.cases import SEARCH_SPACES, cases
 from bench.cases.base import ARCH, DROPOUT, Case, Problem, SearchSpace
 from bench.checks.correctness import error, named
 from bench.measure.timing import DeviceLost, guarded, measure, reason, synchronize, tidy
 from vatt.kernels.runtime import device_arch
-from vatt.results import text
+from vatt.results import Table, text
 
 FIELDS = ("op", "kernel", "case", "dropout", "candidate", "ms", "ms_p20", "ms_p80", "faster", "note")
 COMMITTED = "committed"
@@ -135,7 +134,7 @@ def _once(number: int, case: Case, value: Any, arch: str, dropout: float) -> str
 class Sweep:
     """Sweeps into a table."""
 
-    def __init__(self, table: store.Table, device: torch.device, tiny: bool) -> None:
+    def __init__(self, table: Table, device: torch.device, tiny: bool) -> None:
         """``tiny``: one candidate at the first case, to exercise the code."""
         self.table, self.device, self.tiny = table, device, tiny
         # A CPU has no entries of its own: its tiny run replaces, and restores, those of a GPU.

@@ -96,6 +96,39 @@ def text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def number(row: Mapping[str, str], name: str) -> float | None:
+    """A column as a number, or None where it is empty."""
+    return float(row[name]) if row.get(name) else None
+
+
+class Table:
+    """A results file with columns of its own and its rows. A row is on disk when `add` returns, so that a killed run
+    keeps what it had."""
+
+    def __init__(self, path: Path, fields: Sequence[str], resume: bool) -> None:
+        """With ``resume`` the rows of the file are kept, else it begins anew."""
+        self.path, self.fields = path, tuple(fields)
+        if not resume:
+            path.unlink(missing_ok=True)
+        append(path, [], self.fields)
+        self.rows = read(path, self.fields)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Raises ValueError for a column that the file does not have. What is not finite stands as "nan" or "inf"."""
+        texts = {name: _any_text(value) for name, value in row.items()}
+        append(self.path, [texts], self.fields)
+        self.rows.append({name: texts.get(name, "") for name in self.fields})
+
+    def find(self, **wanted: Any) -> Row | None:
+        """The first row with these values."""
+        texts = {name: _any_text(value) for name, value in wanted.items()}
+        return next((row for row in self.rows if texts.items() <= row.items()), None)
+
+
+def _any_text(value: Any) -> str:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else text(value)
+
+
 def origin(device: torch.device, aside: Path | None = None) -> Row:
     """ORIGIN of the rows that this process measures now. That rows were added to ``aside`` does not make the tree
     dirty."""

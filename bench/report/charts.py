@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.report import data, words
 from bench.report.data import Measured, Revision
-from bench.store import number
 from vatt import charts
 from vatt.charts import Bar, Line, Point
 from vatt.html import figure, paragraph, plots
-from vatt.results import Row
+from vatt.results import Row, number
 
 
 def bars(rows: Mapping[str, Row]) -> list[Bar]:

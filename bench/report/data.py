@@ -12,8 +12,7 @@ from typing import TypeVar
 from bench import store
 from bench.cases.base import AUTO, COMPILE, OURS
 from bench.measure.session import AGAIN
-from bench.store import number
-from vatt.results import ResultsError, Row
+from vatt.results import ResultsError, Row, number
 
 Key = tuple[str, str, str, str, str]  # suite, op, case, dtype, dropout
 COMPARED = ("ops", "steps")

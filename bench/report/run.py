@@ -17,11 +17,10 @@ from bench.report import data, words
 from bench.report.charts import bars, direction, history, roofline
 from bench.report.data import Machine, Measured
 from bench.report.summary import markdown, picture
-from bench.store import number
 from vatt.charts import bar_chart
 from vatt.files import appearing
 from vatt.html import Cell, cards, clean, figure, heading, links, page, paragraph, plots, section, table
-from vatt.results import ResultsError, Row
+from vatt.results import ResultsError, Row, number
 
 PAGE = Path("bench-report.html")
 _SUITES = {"ops": "Operations", "steps": "Whole steps"}

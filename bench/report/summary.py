@@ -12,10 +12,9 @@ from bench.cases.base import COMPILE
 from bench.report import data, words
 from bench.report.charts import bars, direction, unit
 from bench.report.data import Machine, Measured
-from bench.store import number
 from vatt.charts import BAR, Bar, draw_bars
 from vatt.html import svg, svg_rectangle, svg_text
-from vatt.results import ResultsError, Row
+from vatt.results import ResultsError, Row, number
 
 _MODES = ("step", "forward+backward", "forward")  # what training runs, before its parts
 _COLUMNS = (

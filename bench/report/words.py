@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from bench.report.data import Machine, Measured
-from bench.store import number
-from vatt.results import Row
+from vatt.results import Row, number
 
 NO_GPU = "No GPU speed has been measured: no row comes from a CUDA device."
 

@@ -1,4 +1,4 @@
-"""The results file of the benchmarks: its columns, figures that are figures, and tables of sessions."""
+"""The results file of the benchmarks: its columns, figures that are figures, and the environment."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bench import store
-from bench.store import FIELDS, Table, append, number, read
-from vatt.results import ORIGIN, ResultsError
+from bench.store import FIELDS, append, read
+from vatt.results import ORIGIN, ResultsError, number
 
 
 def row(**values):
@@ -33,20 +33,6 @@ def test_a_figure_that_is_none_is_named_with_its_line(tmp_path, name, value):
         file.write(",".join(value if field == name else "" for field in FIELDS) + "\n")
     with pytest.raises(ResultsError, match=f"results.csv, line 3: {name} is '{value}', not a"):
         read(path)
-
-
-def test_a_table_keeps_its_rows_when_it_is_resumed(tmp_path):
-    path = tmp_path / "table.csv"
-    table = Table(path, ("op", "error"), resume=False)
-    table.add({"op": "norm", "error": float("nan")})
-    table.add({"op": "mlp", "error": 0.5})
-    again = Table(path, ("op", "error"), resume=True)
-    assert again.rows == table.rows == [{"op": "norm", "error": "nan"}, {"op": "mlp", "error": "0.5"}]
-    assert again.find(error=0.5) == {"op": "mlp", "error": "0.5"}
-    assert again.find(op="nce") is None
-    with pytest.raises(ValueError, match="speed"):
-        table.add({"speed": 1})
-    assert Table(path, ("op", "error"), resume=False).rows == []
 
 
 def test_the_environment_names_origin_driver_and_command(tmp_path):

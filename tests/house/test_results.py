@@ -10,7 +10,7 @@ import torch
 
 from tests.limits import HANG
 from vatt import results
-from vatt.results import ORIGIN, ResultsError, append, origin, read
+from vatt.results import ORIGIN, ResultsError, Table, append, origin, read
 
 FIELDS = ("op", "ms", "note", "dirty")
 
@@ -115,3 +115,17 @@ def test_what_is_no_figure_is_not_written(tmp_path, value):
     with pytest.raises(ValueError, match="is no figure for a results file"):
         append(path, [row(), dict(ms=value)], FIELDS)
     assert len(read(path, FIELDS)) == 1
+
+
+def test_a_table_keeps_its_rows_when_it_is_resumed(tmp_path):
+    path = tmp_path / "table.csv"
+    table = Table(path, ("op", "error"), resume=False)
+    table.add({"op": "norm", "error": float("nan")})
+    table.add({"op": "mlp", "error": 0.5})
+    again = Table(path, ("op", "error"), resume=True)
+    assert again.rows == table.rows == [{"op": "norm", "error": "nan"}, {"op": "mlp", "error": "0.5"}]
+    assert again.find(error=0.5) == {"op": "mlp", "error": "0.5"}
+    assert again.find(op="nce") is None
+    with pytest.raises(ValueError, match="speed"):
+        table.add({"speed": 1})
+    assert Table(path, ("op", "error"), resume=False).rows == []

@@ -22,7 +22,7 @@ from train.study.experiments import SAMPLE, Experiment, StudyError, figures, stu
 from train.study.tables import TABLES, draw
 from vatt import results
 from vatt.errors import UserError
-from vatt.results import TREE, Row
+from vatt.results import TREE, Row, Table
 from vatt.sample import build, build_pictures
 
 PAGE = TREE / "docs" / "results.md"
@@ -67,10 +67,9 @@ def run(found: Sequence[Experiment], path: Path) -> None:
     """Runs what has no row yet. Raises StudyError if a command fails; what it printed is shown."""
     build(SAMPLE, seed=0, say=print)
     build_pictures(SAMPLE)
-    results.append(path, [], FIELDS)
-    known = {row["command"] for row in results.read(path, FIELDS)}
+    table = Table(path, FIELDS, resume=True)
     for number, experiment in enumerate(found, start=1):
-        if experiment.line in known:
+        if table.find(command=experiment.line):
             continue
         print(f"{number}/{len(found)} {experiment.line}", flush=True)
         where = origin(path)
@@ -82,7 +81,7 @@ def run(found: Sequence[Experiment], path: Path) -> None:
                 print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}", file=sys.stderr)
                 raise StudyError("the command failed")
         row = row_of(experiment, where)
-        results.append(path, [row], FIELDS)
+        table.add(row)
         print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
 
 
