@@ -28,7 +28,7 @@ import vatt
 from bench import ROOT, store
 from bench.checks import correctness
 from bench.measure.process import Message, Process, ProcessFailed, Send, running, worker
-from bench.measure.session import Prepared, Subject
+from bench.measure.session import Prepared, Subject, matches, select
 from bench.measure.timing import reason, sample, summarise, tidy
 from bench.subjects import Operation, subjects
 from vatt.errors import UserError
@@ -300,9 +300,9 @@ def _apart(name: str, limit: float, new: Mapping[str, torch.Tensor], base: Mappi
 
 def compare(options: argparse.Namespace) -> int:
     """Compares what is selected; of the providers ours, unless others are asked for by name."""
-    selection, found = options.selection, subjects(torch.device(options.device), **options.wanted)
-    names = {s: [s.ours] if options.provider == ["*"] else filter(selection.provider, s.providers) for s in found}
-    work = [(subject, name) for subject in filter(selection.subject, found) for name in names[subject]]
+    found = select(subjects(torch.device(options.device), **options.wanted), options.case)
+    asked = {s: [name for name in s.providers if matches(name, options.provider)] for s in found}
+    work = [(s, name) for s in found for name in ([s.ours] if options.provider == ["*"] else asked[s])]
     if not work:
         raise UserError(f"--case {options.case!r} and --provider match nothing; see --list")
     settings = dict(device=options.device, threads=options.threads, wanted=options.wanted)

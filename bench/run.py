@@ -16,7 +16,7 @@ import torch
 
 from bench.cases import OPS, SIZES
 from bench.compare import compare, least_rounds
-from bench.measure.session import MODES, Selection, Session, Writer, plan
+from bench.measure.session import MODES, Session, Writer, matches, plan, select
 from bench.measure.timing import DeviceLost, device_and_size
 from bench.subjects import subjects
 from vatt.config import nearest
@@ -59,8 +59,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Options with the defaults of the device. ``wanted``: arguments of `bench.subjects.subjects` that JSON can hold,
-    and ``selection``: of what these give."""
+    """Options with the defaults of the device; ``wanted``: those of `bench.subjects.subjects` that JSON can hold."""
     parser = _parser(name)
     options = parser.parse_args(arguments)
     options.device, options.size = device_and_size(options.device, options.size)
@@ -81,7 +80,6 @@ def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     only = "steps" if steps else only or ("ops" if ops else None)
     options.wanted = dict(size=options.size, ops=() if only == "steps" else ops or OPS)
     options.wanted["steps"] = () if only == "ops" else steps and [_step(text, parser) for text in steps]
-    options.selection = Selection(options.case, options.provider, options.mode)
     return options
 
 
@@ -103,18 +101,18 @@ def main(arguments: Sequence[str]) -> int:
         torch.set_num_threads(options.threads)
     if name == "compare":
         return compare(options)
-    todo = [subject for subject in subjects(device, **options.wanted) if options.selection.subject(subject)]
+    todo = select(subjects(device, **options.wanted), options.case)
     if not todo:
         raise UserError(f"--case {options.case!r} matches nothing; --list prints the names")
     if options.list:
         for subject in todo:
-            print(f"{subject.name}: {', '.join(filter(options.selection.provider, subject.providers))}")
+            print(f"{subject.name}: {', '.join(name for name in subject.providers if matches(name, options.provider))}")
         return 0
     writer = Writer(options.results, device, options.resume, options.commit)
     print(f"{writer.origin['device']}, torch {writer.origin['torch']}, commit {writer.origin['commit']}", flush=True)
     until = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
-    peaks, selection = writer.peaks(options.size), options.selection
-    session = Session(writer, device, peaks, options.seconds, until, selection=selection, known=writer.known)
+    which = dict(providers=options.provider, modes=options.mode, known=writer.known)
+    session = Session(writer, device, writer.peaks(options.size), options.seconds, until, **which)
     try:
         for subject, heavy in plan(todo):
             session.run(subject, heavy)

@@ -123,32 +123,22 @@ def _refuse() -> None:
         raise CompilationError("Triton is not installed (pip install 'triton>=3.6')")
 
 
-class _Driver:
-    """What Triton's JIT asks of a GPU before it compiles. The JIT keeps kernels by device, so each chip is its own."""
-
-    def __init__(self, arch: str) -> None:
-        self.capability = int(arch.removeprefix("sm_"))
-
-    def get_current_device(self) -> int:
-        return self.capability
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.capability, 32)
-
-
 @contextmanager
 def _pretending(arch: str) -> Iterator[None]:
     """Triton sees a GPU of ``arch``, ignores its cache on disk and prints the report of its own run of ptxas."""
     from triton import knobs
+    from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
+    capability = int(arch.removeprefix("sm_"))
+    # What Triton's JIT asks of a GPU before it compiles. The JIT keeps kernels by device, so each chip is its own.
+    gpu = SimpleNamespace(
+        get_current_device=lambda: capability,
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+    )
     before = driver._active
-    driver.set_active(_Driver(arch))
+    driver.set_active(gpu)
     try:
         with knobs.nvidia.scope(), knobs.compilation.scope():
             knobs.nvidia.dump_ptxas_log = True

@@ -103,20 +103,9 @@ def plan(found: Sequence[Subject]) -> list[tuple[Subject, bool]]:
     return sorted(pieces, key=lambda piece: (piece[0].rank > 0) * (1 + 2 * piece[1]) * 10 + piece[0].rank)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Patterns (as of a shell) of the names of subjects, providers and modes."""
-
-    case: str = "*"
-    providers: Sequence[str] = ("*",)
-    modes: Sequence[str] = MODES
-
-    def subject(self, subject: Subject) -> bool:
-        """Whether it is selected; a pattern without all four parts of a name matches what begins with it."""
-        return matches(subject.name, (self.case, f"{self.case}/*"))
-
-    def provider(self, name: str) -> bool:
-        return matches(name, self.providers)
+def select(found: Iterable[Subject], case: str) -> list[Subject]:
+    """Those whose names the pattern matches; one without all four parts of a name matches what begins with it."""
+    return [subject for subject in found if matches(subject.name, (case, f"{case}/*"))]
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -201,8 +190,8 @@ class Session:
     """Measures into ``write``, which gets each row as soon as it is known.
 
     ``seconds``: for the calls of one mode of one provider; 0: each as few times as possible. What would begin after
-    ``until`` (`time.monotonic`) is named in ``left_out``. ``known``: whether there is a row with these columns already;
-    such a provider is not measured again.
+    ``until`` (`time.monotonic`) is named in ``left_out``. ``providers``: patterns of their names. ``known``: whether
+    there is a row with these columns already; such a provider is not measured again.
     """
 
     write: Callable[[Row], None]
@@ -211,7 +200,8 @@ class Session:
     seconds: float
     until: float = float("inf")
     rounds: int = ROUNDS
-    selection: Selection = Selection()
+    providers: Sequence[str] = ("*",)
+    modes: Sequence[str] = MODES
     known: Callable[[Row], bool] = lambda row: False
     left_out: list[str] = field(default_factory=list)
 
@@ -221,15 +211,15 @@ class Session:
         Raises:
             DeviceLost: it no longer answers; the row of the provider that did it was written.
         """
-        wanted, ours = self.selection.provider, subject.ours
-        names = [name for name in subject.providers if (name in subject.heavy) == heavy and wanted(name)]
+        ours, wanted = subject.ours, [name for name in subject.providers if matches(name, self.providers)]
+        names = [name for name in wanted if (name in subject.heavy) == heavy]
         names = [name for name in names if not self.known({**subject.about, "provider": name})]
-        if not names or not self.selection.subject(subject):
+        if not names:
             return
         if time.monotonic() > self.until:
             self.left_out.append(f"{subject.name}: {', '.join(names)}")
             return
-        if ours not in names and wanted(ours):
+        if ours in wanted and ours not in names:
             names.insert(0, ours)  # the ratio is to be taken in the same rounds
         turns: list[_Turn] = []
         for name in names:
@@ -239,7 +229,7 @@ class Session:
             left = max(10.0, self.until + 10.0 - time.monotonic())
             with self._attempt(subject, name, min(left, LIMIT_HEAVY if heavy else LIMIT)):
                 prepared = subject.prepare(name)
-                asked = {mode: call for mode, call in prepared.calls.items() if mode in self.selection.modes}
+                asked = {mode: call for mode, call in prepared.calls.items() if mode in self.modes}
                 turns.append(_Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()}))
         if first := next((turn for turn in turns if turn.name == ours and not heavy), None):
             turns.append(_Turn(ours + AGAIN, first.prepared, first.mib))

@@ -16,7 +16,7 @@ from bench import run
 from bench.cases import OPS, SIZES
 from bench.checks.correctness import largest_error
 from bench.measure.peaks import DevicePeaks
-from bench.measure.session import Selection, Session
+from bench.measure.session import Session, select
 from bench.measure.timing import sample
 from bench.store import read
 from bench.subjects import Operation, subjects
@@ -161,9 +161,9 @@ def test_choice_of_cases_and_the_list(capsys):
     subject = norm()
     assert subject.name == "norm/layer/float32/p0"
     for pattern in ("*", "norm", "norm/layer", "norm/*/float32/p0", "n*"):
-        assert Selection(pattern).subject(subject), pattern
+        assert select([subject], pattern), pattern
     for pattern in ("mlp", "norm/rms", "norm/layer/float32/p0.1", "nor"):
-        assert not Selection(pattern).subject(subject), pattern
+        assert not select([subject], pattern), pattern
     assert run.main(["ops", "--list", "--device", "cpu", "--op", "attention"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "attention/video_785_h12/float32/p0.1: auto, torch, torch.compile" in lines
