@@ -29,7 +29,7 @@ def assert_as_exact_as_eager(
     type of ``result``, ``exact`` the same in float64 on the same (rounded) inputs.
 
     Args:
-        result, eager, exact: an array, or arrays by name; None stands for a gradient that is not there. ``eager`` may
+        result, eager, exact: an array, or arrays by name; None for a gradient that is not there. ``eager`` may
             be several runs, of which the worst counts: in a long chain of operations one rounding reaches every
             number behind it, so that a single run says little. Give the others inputs that are `nudged`.
         factor: how much worse than eager a result may be.

@@ -62,7 +62,7 @@ def bench_help(name):
 
 
 def check_flags(words, text):
-    """Each flag among ``words`` stands in ``text``: a help, or the source of a script."""
+    """Each flag among ``words`` occurs in ``text``: a help, or the source of a script."""
     for flag in (word for word in words if word.startswith("--")):
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text), f"there is no {flag}"
 

@@ -38,11 +38,11 @@ def exact(folder):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     """Four good files, a bad one in the middle, and a sidecar of captions."""
-    place = tmp_path_factory.mktemp("media")
-    media(place)
-    (place / "1b.mp4").write_bytes(b"not a video")
-    (place / "2.txt").write_text("a red star\nthe circle moves\n")
-    return place
+    videos = tmp_path_factory.mktemp("media")
+    media(videos)
+    (videos / "1b.mp4").write_bytes(b"not a video")
+    (videos / "2.txt").write_text("a red star\nthe circle moves\n")
+    return videos
 
 
 def job(videos, folder, out, **options):
@@ -160,16 +160,16 @@ def test_other_settings_are_named(videos, folder, tmp_path):
         embed_dataset(job(videos, folder, tmp_path / "v.txt"))
 
 
-def manifest(place, videos, name="m.csv"):
+def manifest(folder, videos, name="m.csv"):
     """Two ranges of a file, a file that is not there, and one whose sound is looked for."""
-    with (place / name).open("w", newline="") as file:
+    with (folder / name).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "start", "end", "caption"])
         writer.writerow([videos / "0.mp4", 0.5, 2.5, "a star"])
         writer.writerow([videos / "0.mp4", 1, 3, "!!"])
         writer.writerow([videos / "gone.mp4", "", "", "never"])
         writer.writerow([videos / "3.mp4", "", "", "the circle"])
-    return place / name
+    return folder / name
 
 
 def test_parquet_of_a_manifest(videos, folder, model, exact, tmp_path):

@@ -18,21 +18,21 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """Model, classifier, and a sample of 8 training and 2 held-out clips: all labels must occur."""
-    place = tmp_path_factory.mktemp("examples")
-    save_model(place / "model")
-    save_classifier(place / "classifier")
-    build(place / "clips", seed=0, train=8, val=2, workers=1, say=lambda text: None)
-    return place
+    folder = tmp_path_factory.mktemp("examples")
+    save_model(folder / "model")
+    save_classifier(folder / "classifier")
+    build(folder / "clips", seed=0, train=8, val=2, workers=1, say=lambda text: None)
+    return folder
 
 
 @pytest.fixture
-def run(place, monkeypatch, capsys):
+def run(folder, monkeypatch, capsys):
     """Runs a script as the main program, in the folder of the fixture, and gives its status and what it printed."""
 
     def go(name, *arguments):
-        monkeypatch.chdir(place)
+        monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
@@ -51,14 +51,14 @@ def good(run):
     return go
 
 
-def test_search_videos(good, place):
+def test_search_videos(good, folder):
     lines = good("search_videos", "a red star", "--videos", "clips/val", "--index", "index.npy", "--top", "1")
     assert lines[0] == "a red star"
     assert lines[1].endswith(".mp4")
     assert len(lines) == 2
-    assert (place / "index.json").is_file()
+    assert (folder / "index.json").is_file()
     assert good("search_videos", "--videos", "clips/val")[0] == "a red circle"
-    assert (place / "runs" / "index-val-model.npy").is_file()
+    assert (folder / "runs" / "index-val-model.npy").is_file()
 
 
 def test_similar_sounds(good):

@@ -101,7 +101,7 @@ def test_an_unwritable_place_is_named(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, workers):
-    """A limit on the size of files stands for the full disk: writing fails half-way in the same place."""
+    """A limit on the size of files takes the place of a full disk: writing fails half-way, just the same."""
     code = (
         "import resource, sys; from vatt.sample.__main__ import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"

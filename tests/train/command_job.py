@@ -1,5 +1,6 @@
-"""Runs several command lines of train/ in one process, or in one a rank: starting a process costs more than what they
-do. ``python -m tests.train.command_job JOBS.json`` with [[script, [argument, ...]], ...].
+"""Runs several command lines of train/ in one process per rank: starting processes costs more than what they do.
+
+``python -m tests.train.command_job JOBS.json`` with [[script, [argument, ...]], ...].
 
 Prints a line ``== exit N`` after each job.
 """

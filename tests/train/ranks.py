@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def run_ranks(ranks: int, *command: str, **environment: str) -> str:
-    """Runs ``python command...`` once a rank; the output of rank 0. Fails if any rank ends with an error."""
+    """Runs ``python command...`` once per rank; the output of rank 0. Fails if any rank ends with an error."""
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **environment}
     shared["MASTER_PORT"] = str(free_port())
     shared["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
