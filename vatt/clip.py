@@ -21,6 +21,7 @@ class InputConfig:
 
     @property
     def seconds(self) -> float:
+        """Length of a window: 3.2 s by default."""
         return self.frames / self.fps
 
     @property

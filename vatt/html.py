@@ -190,6 +190,7 @@ def _named(attribute: str, value: str) -> str:
 
 
 def heading(text: str) -> str:
+    """A heading inside a section."""
     return f"<h3>{clean(text)}</h3>"
 
 

@@ -110,6 +110,7 @@ def sdpa_with(kernel: SDPBackend) -> Callable[..., tuple[Tensor, None]]:
 def flash_attn_2(
     q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
 ) -> tuple[Tensor, None]:
+    """flash-attn 2."""
     from flash_attn import flash_attn_func
 
     return flash_attn_func(q, k, v, dropout_p=dropout_p, softmax_scale=scale), None
@@ -118,6 +119,7 @@ def flash_attn_2(
 def flash_attn_4(
     q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
 ) -> tuple[Tensor, None]:
+    """flash-attn 4, whose function returns a tuple in some versions."""
     from flash_attn.cute import flash_attn_func
 
     out: Any = flash_attn_func(q, k, v, softmax_scale=scale)
@@ -127,6 +129,7 @@ def flash_attn_4(
 def xformers(
     q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
 ) -> tuple[Tensor, None]:
+    """xformers' memory-efficient attention."""
     from xformers.ops import memory_efficient_attention
 
     return memory_efficient_attention(q, k, v, p=dropout_p, scale=scale), None

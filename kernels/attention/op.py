@@ -36,6 +36,7 @@ def refuse(call: Call) -> list[str]:
 
 @torch.library.custom_op("vatt_kernels::attention", mutates_args=(), schema=_FORWARD)
 def packed_attention(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
+    """Output (T, H, E) and log-sum-exp (H, T), see `triton_launch.forward`."""
     from . import triton_launch
 
     segments = tuple(zip(counts, lengths, strict=True))
@@ -50,6 +51,7 @@ def _(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
 
 @torch.library.custom_op("vatt_kernels::attention_backward", mutates_args=(), schema=_BACKWARD)
 def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):
+    """Gradients of qkv (T, 3, H, E) and of the bias (H, N, N), which is empty without one."""
     from . import triton_launch
 
     segments = tuple(zip(counts, lengths, strict=True))

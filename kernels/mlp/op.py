@@ -20,6 +20,7 @@ from ..dropout import draw_seed
     schema="(Tensor x, Tensor? bias, Tensor? seed, float p) -> Tensor",
 )
 def bias_gelu(x, bias, seed, p):
+    """dropout(gelu(x + bias)) of (R, M)."""
     from . import triton_launch
 
     return triton_launch.forward(x, bias, seed, p)
@@ -36,6 +37,7 @@ def _(x, bias, seed, p):
     schema="(Tensor grad_out, Tensor x, Tensor? bias, Tensor? seed, float p) -> (Tensor, Tensor)",
 )
 def bias_gelu_backward(grad_out, x, bias, seed, p):
+    """Gradients of x (R, M) and of the bias (M,), which is empty without one."""
     from . import triton_launch
 
     grad_x, bias_GM = triton_launch.backward(grad_out, x, bias, seed, p)
@@ -67,6 +69,7 @@ bias_gelu.register_autograd(_gradients, setup_context=_setup)
     schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? seed, float p) -> (Tensor, Tensor)",
 )
 def linear_gelu(x, weight, bias, seed, p):
+    """dropout(gelu(x W^T + b)) and x W^T, both (R, M)."""
     from . import triton_launch
 
     return triton_launch.linear_forward(x, weight, bias, seed, p)

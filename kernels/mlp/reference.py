@@ -14,6 +14,7 @@ def mlp(
     bias_out: Tensor | None,
     dropout_p: float,
 ) -> Tensor:
+    """dropout(gelu(x W_in^T + b_in)) W_out^T + b_out, (..., D)."""
     hidden = dense_gelu(x, weight_in, bias_in)
     if dropout_p > 0:
         hidden = F.dropout(hidden, dropout_p)
@@ -21,4 +22,5 @@ def mlp(
 
 
 def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """gelu(x W^T + b), (..., M)."""
     return F.gelu(F.linear(x, weight, bias))

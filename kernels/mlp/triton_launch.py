@@ -40,6 +40,7 @@ PROGRAMS = {"interpreter": 3, "sm80": 432, "sm90": 528, "sm100": 592}
 
 
 def elementwise_config(arch: str, rows: int, columns: int) -> LaunchConfig:
+    """For a pass over ``rows`` x ``columns`` numbers."""
     if arch == INTERPRETER:
         return LaunchConfig(4 if rows <= 32 else 32, interpreter_block(columns, 256), 0, 4, 1)
     return ELEMENTWISE_CONFIG

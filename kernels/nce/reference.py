@@ -29,6 +29,7 @@ class Rows:
 
 
 def nce(first: Rows, second: Rows, temperature: float, kind: str) -> Tensor:
+    """The losses (B,) as `vatt.kernels.nce.nce` describes them."""
     dtype = first.local.dtype
     first, second = _at_least_fp32(first), _at_least_fp32(second)
     if kind == "asymmetric":
@@ -63,6 +64,7 @@ def _similar(own: Rows, far: Rows) -> Tensor:
 
 
 def positive(first: Rows, second: Rows, temperature: float) -> Tensor:
+    """(B,): log-sum-exp of the similarities of each item's own pairs."""
     pairs_BCS = torch.einsum("bcd,bsd->bcs", first.local, second.local)
     return (pairs_BCS / temperature).flatten(1).logsumexp(1)
 

@@ -24,6 +24,7 @@ _BACKWARD = (
 
 @torch.library.custom_op("vatt_kernels::norm", mutates_args=(), schema=_FORWARD)
 def norm(x, residual, weight, bias, seed, eps, p):
+    """total (R, D), or empty without a residual; normed (R, D); mean (R,), or empty for RMS; rstd (R,)."""
     from . import triton_launch
 
     return triton_launch.forward(x, residual, weight, bias, seed, eps, p)
@@ -39,6 +40,7 @@ def _(x, residual, weight, bias, seed, eps, p):
 
 @torch.library.custom_op("vatt_kernels::norm_backward", mutates_args=(), schema=_BACKWARD)
 def norm_backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p):
+    """Gradients of the residual (R, D) and of x (empty without dropout: the same), of weight and bias (D,)."""
     from . import triton_launch
 
     grads = triton_launch.backward(grad_total, grad_normed, total, weight, mean, rstd, seed, p)
@@ -89,12 +91,14 @@ norm.register_autograd(_gradients, setup_context=_setup)
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None, dropout_p: float
 ) -> Tensor | tuple[Tensor, Tensor]:
+    """The normed tensor; with a residual the sum and the normed sum."""
     return _run(x, weight, bias, eps, residual, dropout_p)
 
 
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None, dropout_p: float
 ) -> Tensor | tuple[Tensor, Tensor]:
+    """As `layer_norm`."""
     return _run(x, weight, None, eps, residual, dropout_p)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None, dropout_p: float
 ) -> Tensor | tuple[Tensor, Tensor]:
+    """The normed tensor; with a residual the sum and the normed sum."""
     if residual is None:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     total = _sum(x, residual, dropout_p)
@@ -18,6 +19,7 @@ def layer_norm(
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None, dropout_p: float
 ) -> Tensor | tuple[Tensor, Tensor]:
+    """As `layer_norm`."""
     if residual is None:
         return F.rms_norm(x, weight.shape, weight, eps)
     total = _sum(x, residual, dropout_p)

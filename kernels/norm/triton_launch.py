@@ -27,6 +27,7 @@ PROGRAMS = {"sm80": 432, "sm90": 528, "sm100": 592}
 
 
 def forward_config(arch: str, width: int, rows: int) -> LaunchConfig:
+    """For ``rows`` rows of ``width`` numbers."""
     if arch == INTERPRETER:
         return _interpreter_config(rows)
     # Tiles of at least 2048 numbers, so that each of 128 threads has 16 bytes to read in one go.
@@ -35,6 +36,7 @@ def forward_config(arch: str, width: int, rows: int) -> LaunchConfig:
 
 
 def backward_config(arch: str, width: int, rows: int) -> LaunchConfig:
+    """For ``rows`` rows of ``width`` numbers."""
     if arch == INTERPRETER:
         return _interpreter_config(rows)
     tile = max(1, 1024 // triton.next_power_of_2(width))

@@ -39,6 +39,7 @@ def refuse(call: Call) -> list[str]:
 
 @torch.library.custom_op("vatt_kernels::patch_embed", mutates_args=(), schema=_FORWARD)
 def tokens(x, weight, bias, patch, kept, positions, token, seed, p):
+    """Tokens (B, K, D) or, with the aggregation token, (B, 1 + K, D)."""
     from . import triton_launch
 
     return triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
@@ -114,6 +115,7 @@ def patch_embed(
     token: Tensor | None,
     dropout_p: float,
 ) -> Tensor:
+    """As `reference.patch_embed`, in one launch."""
     seed = draw_seed(x.device) if dropout_p > 0 else None
     optional = bias, kept, positions, token
     bias, kept, positions, token = (None if value is None else value.contiguous() for value in optional)

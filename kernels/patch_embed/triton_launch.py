@@ -49,6 +49,7 @@ def forward_config(arch: str, fp32: bool, rows: int, width: int, patch: int) -> 
 
 
 def weight_config(arch: str, fp32: bool, rows: int, width: int, patch: int) -> LaunchConfig:
+    """Of the weight gradient, whose sum runs over ``rows`` tokens."""
     if arch == INTERPRETER:
         return _interpreter_config(patch, width, rows)
     return FP32_CONFIG if fp32 else WEIGHT_CONFIGS[arch]

@@ -41,6 +41,7 @@ class Reporter:
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
+        """A warning for people, on rank 0."""
         self.say(f"warning: {text}")
 
     @contextmanager
@@ -56,6 +57,7 @@ class Reporter:
         self._progress = None
 
     def advance(self, done: int) -> None:
+        """Moves the progress bar to ``done`` steps."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done)
 
@@ -84,6 +86,7 @@ class Reporter:
             self._board.flush()
 
     def close(self) -> None:
+        """Closes TensorBoard's file."""
         if self.__dict__.get("_board") is not None:
             self._board.close()
 

@@ -50,6 +50,7 @@ class Corpus:
         return (clip for source in self.sources for clip in source.clips)
 
     def evaluation_clips(self) -> list[Clip]:
+        """The held-out clips of all data sets."""
         return [clip for clips in self.held_out.values() for clip in clips]
 
 

@@ -164,6 +164,7 @@ class Trainer:
             save(self.folder.checkpoints, checkpoint, self.config.run.keep)
 
     def close(self) -> None:
+        """Ends the workers of the loader, and frees the engine."""
         self.loader.close()
         self.engine.close()
         self.reporter.close()

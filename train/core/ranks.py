@@ -48,6 +48,7 @@ class RankContext:
 
     @property
     def device_name(self) -> str:
+        """The name of the GPU as PyTorch reports it, or "CPU"."""
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
 
     def __str__(self) -> str:

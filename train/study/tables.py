@@ -34,6 +34,7 @@ def percent(rows: Sequence[Row], column: str = "value") -> tuple[float, float | 
 
 
 def spread(rows: Sequence[Row], column: str = "value") -> str:
+    """Mean and standard deviation in words; "" without a value."""
     if (found := percent(rows, column)) is None:
         return ""
     return f"{found[0]:.1f}{'' if found[1] is None else f' ± {found[1]:.1f}'}%"

@@ -49,6 +49,7 @@ class Narration(Sequence[Caption]):
         )
 
     def unpack(self) -> tuple[Caption, ...]:
+        """All captions, in order."""
         start, end, text = self.columns().values()
         return tuple(map(Caption, text, start, end))
 

@@ -59,6 +59,7 @@ class Clips:
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def of_split(self, split: str) -> list[Clip]:
+        """The clips of one split, whose name may be in any case."""
         return [clip for clip in self.clips if clip.split == split.strip().lower()]
 
 

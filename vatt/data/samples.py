@@ -117,6 +117,7 @@ class Views:
             raise ValueError(f"clips and crops must be 1 or more, got {self.clips} and {self.crops}")
 
     def count(self, modality: Modality) -> int:
+        """Views of a clip; sound has no crops."""
         return self.clips * (self.crops if modality == "video" else 1)
 
     def read(self, clip: Clip, modality: Modality, spec: InputConfig, timeout: float) -> Tensor:

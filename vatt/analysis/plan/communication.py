@@ -35,6 +35,7 @@ class Links:
 
     @property
     def nodes(self) -> int:
+        """Number of nodes."""
         return self.ranks // self.per_node
 
     def sent(self, volume: float, passes: int) -> tuple[float, float]:

@@ -42,6 +42,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether the memory of a GPU is enough."""
         return self.needed <= self.request.memory_gib * GIB
 
     @property
@@ -62,6 +63,7 @@ class Plan:
 
     @property
     def days(self) -> dict[str, float]:
+        """Days of the whole run, by the overlap as in `step`."""
         return {name: self.request.steps * seconds / DAY for name, seconds in self.step.items()}
 
 

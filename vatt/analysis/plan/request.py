@@ -62,9 +62,11 @@ class Request:
 
     @property
     def type(self) -> torch.dtype:
+        """The type that is trained in."""
         return TYPES[self.dtype]
 
     def links(self) -> Links:
+        """The ranks and their links, in bytes and seconds."""
         rates = 1e9 * self.intra_gbps, 1e9 * self.inter_gbps
         return Links(self.gpus, self.per_node, *rates, 1e-6 * self.latency_us)
 

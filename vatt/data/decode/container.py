@@ -42,6 +42,7 @@ class TimeLimit:
         self.file, self.seconds, self.end = file, seconds, time.monotonic() + seconds
 
     def check(self) -> None:
+        """Raises MediaError: the time is over."""
         if time.monotonic() > self.end:
             raise MediaError(self.file, "decode", f"took more than {self.seconds:g} s (data.decode_timeout)")
 

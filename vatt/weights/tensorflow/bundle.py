@@ -76,6 +76,7 @@ class Bundle:
         return sorted(self._entries)
 
     def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of an array, in TensorFlow's layout. Raises TensorFlowError: no such key."""
         return self.entry(key).shape
 
     def dtype(self, key: str) -> str:
@@ -88,6 +89,7 @@ class Bundle:
         return [self.index, *(self.data_file(shard) for shard in range(self.shards))]
 
     def data_file(self, shard: int) -> Path:
+        """The path of a shard's data."""
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
 
     def read(self, key: str) -> np.ndarray:
