@@ -134,8 +134,7 @@ class Options:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
         """From JSON or a command line, where tuples are lists."""
-        changed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**changed)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     @property
     def amount(self) -> Size:

@@ -75,16 +75,14 @@ def loader(options: Options) -> Iterator[Message]:
 
 def _read(options: Options, config: VATTConfig, batch: int, workers: int, mode: str, films: Films) -> Row:
     device = torch.device(options.device)
-    consume: Callable[[Batch], Any] = lambda _: None  # noqa: E731
-    if mode == STEP:
-        consume = partial(_step, Training(config, device, options.backend), device)
+    training = Training(config, device, options.backend) if mode == STEP else None
     # As in training: each reading process has a core, the model the others.
     beside = max(1, options.cores - workers) if mode == STEP else 1
     source, data = Source("sample", films.clips), DataConfig(workers=workers)
     reader = TrainLoader([source], films.tokenizer, config.input, data, batch_size=batch)
     torch.set_num_threads(beside)
     with closing(reader):
-        timing, waited = reading_pace(reader, consume, options.budget, options.amount.fewest)
+        timing, waited = reading_pace(reader, partial(_step, training, device), options.budget, options.amount.fewest)
     reads = "this process" if workers == 0 else f"{workers} process{'es' if workers > 1 else ''}"
     note = f"{reads} with one thread each read; {beside} thread{'s' if beside > 1 else ''} of PyTorch beside"
     return figures(timing, batch, "clips/s", wait_share=waited, note=note)
@@ -102,10 +100,11 @@ def reading_pace(
     return summarise(found, [0.0]), min(1.0, 1e3 * (reader.waited - before) / sum(found))
 
 
-def _step(training: Training, device: torch.device, batch: Batch) -> None:
-    """One update, waited for: training reads the losses of each step."""
-    training.step({name: x.to(device, non_blocking=True) for name, x in batch.items() if isinstance(x, Tensor)})
-    synchronize(device)
+def _step(training: Training | None, device: torch.device, batch: Batch) -> None:
+    """One update, if anything is trained, waited for: training reads the losses of each step."""
+    if training is not None:
+        training.step({name: x.to(device, non_blocking=True) for name, x in batch.items() if isinstance(x, Tensor)})
+        synchronize(device)
 
 
 def embed(options: Options) -> Iterator[Message]:

@@ -26,14 +26,8 @@ PAGE = Path("bench-report.html")
 _SUITES = {"ops": "Operations", "steps": "Whole steps"}
 _SHARES = ("floor_share", "mfu", "wait_share")
 _FIGURES = ("ms", "tflops", "gbps", "peak_mib", "error", "rate")
-_NAMES = {
-    "floor_share": "share of lower bound",
-    "gbps": "GB/s",
-    "mfu": "MFU",
-    "peak_mib": "peak MiB",
-    "tflops": "TFLOP/s",
-    "wait_share": "share of waiting",
-}
+_NAMES = dict(floor_share="share of lower bound", wait_share="share of waiting", peak_mib="peak MiB", mfu="MFU")
+_NAMES |= dict(tflops="TFLOP/s", gbps="GB/s")
 _ALL = (
     *("device", "suite", "op", "case", "dtype", "dropout", "mode", "provider"),
     *("ms", "tflops", "gbps", "floor_share", "peak_mib", "error", "rate", "unit", "mfu"),
