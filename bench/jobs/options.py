@@ -134,7 +134,8 @@ class Options:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
         """From JSON or a command line, where tuples are lists."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        changed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**changed)
 
     @property
     def amount(self) -> Size:
