@@ -42,10 +42,6 @@ Rounds = list[list[float]]  # milliseconds of the calls of each round
 LIBRARY = ("vatt", "kernels")
 
 
-class TreeError(UserError, ValueError):
-    """A commit that cannot be checked out; the message says why."""
-
-
 # In the process of a side.
 
 
@@ -172,7 +168,7 @@ def ask(side: Process, do: str, **request: Any) -> Message:
 @contextmanager
 def checkout(ref: str) -> Iterator[tuple[Path, str]]:
     """A folder with the library of a commit and the bench/ of this tree, gone when the block ends, and the full name of
-    the commit. Raises TreeError."""
+    the commit. Raises UserError."""
     commit = _git(f"{ref!r} is no commit", "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}").strip()
     with tempfile.TemporaryDirectory(prefix="vatt-bench-") as scratch:
         folder = Path(scratch)
@@ -187,9 +183,9 @@ def _git(fault: str, *words: str) -> str:
         command = ["git", "-C", str(ROOT), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
     except subprocess.CalledProcessError as error:
-        raise TreeError(f"--base: {fault} of {ROOT}: {error.stderr.strip()}") from error
+        raise UserError(f"--base: {fault} of {ROOT}: {error.stderr.strip()}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise TreeError(f"--base: git does not run: {error}") from error
+        raise UserError(f"--base: git does not run: {error}") from error
 
 
 class Comparison:

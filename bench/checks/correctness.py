@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.cases.base import DROPOUT, TORCH, Call, Case, Leaves, Problem
 from bench.cases.nce import Nce
 from bench.measure.memory import peak_mib
-from bench.measure.timing import guarded, reason, tidy
+from bench.measure.timing import limited, reason, tidy
 
 FIELDS = (
     *("op", "case", "dtype", "dropout", "backend", "tensor", "error", "eager_error", "bound", "nans", "same_bits"),
@@ -113,22 +113,23 @@ def check(case: Case, dropout: float, device: torch.device, backends: Sequence[s
     about = dict(op=case.op, case=case.name, dtype=case.label, dropout=dropout)
     want: Leaves = {}
     eager: dict[str, float] = {}
-    rows: list[Row] = []
-    failed = lambda failure: rows.append({"passed": False, "note": reason(failure)})  # noqa: E731
-    with guarded(LIMIT, device, failed):
-        problem = Problem(case, device)
-        if dropout == 0:
-            want = evaluate(problem, TORCH, WIDER[case.dtype])
-            eager = {k: error(v, want[k]) for k, v in evaluate(problem, TORCH, case.dtype).items()}
-    if rows:
-        yield {**about, "backend": TORCH, **rows[0]}
+    try:
+        with limited(LIMIT):
+            problem = Problem(case, device)
+            if dropout == 0:
+                want = evaluate(problem, TORCH, WIDER[case.dtype])
+                eager = {k: error(v, want[k]) for k, v in evaluate(problem, TORCH, case.dtype).items()}
+    except Exception as failure:
+        yield {**about, "backend": TORCH, "passed": False, "note": reason(failure)}
         return
     for backend in case.backends if backends is None else backends:
-        rows.clear()
-        with guarded(LIMIT, device, failed):
-            rows += list(_rows(problem, backend, dropout, want, eager))
+        try:
+            with limited(LIMIT):
+                rows = list(_rows(problem, backend, dropout, want, eager))
+        except Exception as failure:  # whatever a compiler or a driver raises is this row's result
+            rows = [{"passed": False, "note": reason(failure)}]
         yield from ({**about, "backend": backend, **row} for row in rows)
-        tidy(device)
+        tidy(device)  # after the rows: a run that goes on without the device does not come here again
 
 
 def _rows(problem: Problem, backend: str, dropout: float, want: Leaves, eager: dict[str, float]) -> Iterator[Row]:

@@ -21,10 +21,12 @@ from bench.cases.attention import Attention
 from bench.cases.base import COMPILE, OURS, TORCH, Problem
 from bench.cases.mlp import Mlp
 from bench.cases.norm import Norm
+from bench.checks import correctness
 from bench.checks.correctness import error, named, poisoned
+from bench.measure import timing
 from bench.measure.peaks import EARLIER, DevicePeaks, lower_bounds
 from bench.measure.session import Session, plan
-from bench.measure.timing import TooLong, limited
+from bench.measure.timing import DeviceLost, TooLong, limited
 from bench.subjects import Operation, subjects
 from bench.sweep import COMMITTED, NO_TIME, candidates, key_on, line, module, replaced
 from vatt.analysis.flops import forward_flops, tokens
@@ -202,6 +204,28 @@ def test_a_provider_that_fails_is_a_row():
     assert late.left_out == ["norm/layer/float32/p0: auto, torch"]
     with pytest.raises(TooLong), limited(0.05):
         time.sleep(5)
+
+
+def test_what_loses_the_device_has_its_row_first(monkeypatch):
+    """A run that goes on in a new process must not come to it again."""
+
+    class Broken(Operation):
+        def prepare(self, provider):
+            raise RuntimeError("illegal memory access")
+
+    def gone(device):
+        raise RuntimeError("the CUDA context is gone")
+
+    monkeypatch.setattr(timing, "synchronize", gone)
+    case, found = next(case for case in SIZES["tiny"] if case.op == "norm"), []
+    session = Session(found.append, CPU, DevicePeaks(1e9, 1e9, 1e9), 0.0, rounds=1)
+    with pytest.raises(DeviceLost, match="context is gone"):
+        session.run(Broken(case, 0.0, CPU, kernels=False), heavy=False)
+    assert [row["note"] for row in found] == ["RuntimeError: illegal memory access"]
+    found.clear()
+    with pytest.raises(DeviceLost):
+        found.extend(row for row in correctness.check(case, 0.0, CPU, ["no such backend"]))
+    assert [row["passed"] for row in found] == [False]
 
 
 def test_the_plan_begins_with_the_targets_and_reaches_everything():
