@@ -52,6 +52,7 @@ def test_a_package_that_is_missing_is_not_searched_again(searches):
     assert set(searches.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_compiled_operation_is_compiled_once(monkeypatch):
     """What the first call finds out must not be a guard that fails at the second."""
     pytest.importorskip("triton")
