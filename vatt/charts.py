@@ -1,4 +1,5 @@
-"""Charts of a page as inline SVG, coloured by the style of `vatt.html`: bars, lines, a roofline.
+"""Charts of a page as inline SVG, coloured by the style of `vatt.html`: bars, lines, a roofline. Panels of bars are a
+file of their own.
 
 A ``kind`` is a CSS class of that style, a ``title`` comes up under the pointer, a ``label`` says what is shown.
 """
@@ -6,12 +7,13 @@ A ``kind`` is a CSS class of that style, a ``title`` comes up under the pointer,
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vatt.html import svg, svg_circle, svg_group, svg_line, svg_rectangle, svg_text
 
-BAR = 34.0  # height of one bar with its words
+_BAR = 34.0  # height of one bar with its words
 _SIDE, _NAME, _THICK = 340.0, 24, 9.0  # width of a small chart, letters of a name that fit, thickness of a bar
 
 Place = tuple[float, float]
@@ -33,14 +35,14 @@ class Bar:
 
 def bar_chart(bars: Sequence[Bar], label: str) -> str:
     """Horizontal bars below one another."""
-    return svg(_SIDE, BAR * len(bars) + 4, label, "bars", draw_bars(bars, _SIDE, 0.0, 0.0))
+    return svg(_SIDE, _BAR * len(bars) + 4, label, "bars", _draw_bars(bars, _SIDE, 0.0, 0.0))
 
 
-def draw_bars(bars: Sequence[Bar], width: float, left: float, above: float) -> Iterable[str]:
+def _draw_bars(bars: Sequence[Bar], width: float, left: float, above: float) -> Iterable[str]:
     """Bars, each with its words above it, to be part of a drawing."""
     scale = (width - 4) / max(max(bar.value, bar.high or 0) for bar in bars)
     for place, bar in enumerate(bars):
-        top = above + BAR * place
+        top = above + _BAR * place
         name = bar.name if len(bar.name) <= _NAME else bar.name[: _NAME - 1] + "…"
         parts = [
             svg_text(left, top + 14, name, bar.kind if bar.kind == "ours" else ""),
@@ -52,6 +54,48 @@ def draw_bars(bars: Sequence[Bar], width: float, left: float, above: float) -> I
             parts.append(svg_line([(low, middle), (high, middle)], "whisker"))
             parts += [svg_line([(x, middle - 4), (x, middle + 4)], "whisker") for x in (low, high)]
         yield svg_group(parts, bar.title)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars with a title and a line under it."""
+
+    title: str
+    under: str
+    bars: Sequence[Bar]
+
+
+# Panels: sizes of the picture, and its style.
+_WHOLE, _MARGIN, _GAP = 860.0, 24.0, 36.0
+_PANEL = (_WHOLE - 2 * _MARGIN - _GAP) / 2
+_HEAD, _TITLE, _BELOW = 58.0, 34.0, 22.0  # heights
+_STYLE = """
+text { fill: #1c2128; font-family: system-ui, sans-serif; } .note { fill: #57606a; }
+.back { fill: #fff; stroke: #d8dee4; }
+.ours { fill: #0b5bd3; } text.ours { font-weight: 600; } .again { fill: #8db8f2; } .baseline { fill: #b3bcc6; }
+.whisker { stroke: #1c2128; stroke-width: 1.3; } .title { font-weight: 600; }
+"""
+
+
+def panels(title: str, found: Sequence[Panel], caption: str) -> str:
+    """A whole SVG file for a README: panels in two columns under a title, and a caption below them. It has a style and
+    a background of its own, so it reads the same on a light and on a dark page."""
+    parts, bottom = [], _HEAD
+    for place in range(0, len(found), 2):
+        pair = found[place : place + 2]
+        for side, panel in enumerate(pair):
+            left = _MARGIN + side * (_PANEL + _GAP)
+            parts.append(svg_text(left, bottom + 12, panel.title, "title", size=13.5))
+            parts.append(svg_text(left, bottom + 28, panel.under, "note"))
+            parts += _draw_bars(panel.bars, _PANEL, left, bottom + _TITLE)
+        bottom += _TITLE + _BAR * max(len(panel.bars) for panel in pair) + _BELOW
+    lines = textwrap.wrap(caption, 128)
+    parts += [svg_text(_MARGIN, bottom + 16 + 17 * place, line, "note") for place, line in enumerate(lines)]
+    height = bottom + 17 * len(lines) + 24
+    back = svg_rectangle(0.5, 0.5, _WHOLE - 1, height - 1, "back", round=10)
+    head = svg_text(_MARGIN, 36, title, "title", size=18)
+    drawn = svg(_WHOLE, height, " ".join(lines), "report", [f"<style>{_STYLE}</style>", back, head, *parts])
+    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,7 @@ from bench.cases.base import COMPILE
 from bench.report import data, words
 from bench.report.charts import bars, direction, unit
 from bench.report.data import Machine, Measured
-from vatt.charts import BAR, Bar, draw_bars
-from vatt.html import svg, svg_rectangle, svg_text
+from vatt.charts import Panel, panels
 from vatt.results import ResultsError, Row, number
 
 _MODES = ("step", "forward+backward", "forward")  # what training runs, before its parts
@@ -118,17 +116,7 @@ def _under(machine: Machine, cases: Sequence[Measured], found: Sequence[Entry]) 
     return plain(text) + f"{measured}table by `python -m bench report --markdown`."
 
 
-# The picture has a background of its own, so it reads the same on a light and on a dark page.
-_WIDTH, _MARGIN, _GAP = 860.0, 24.0, 36.0
-_PANEL = (_WIDTH - 2 * _MARGIN - _GAP) / 2
-_HEAD, _TITLE, _BELOW, _MOST = 58.0, 34.0, 22.0, 6  # heights; bars in a panel
-_STYLE = """
-text { fill: #1c2128; font-family: system-ui, sans-serif; } .note { fill: #57606a; }
-.back { fill: #fff; stroke: #d8dee4; }
-.ours { fill: #0b5bd3; } text.ours { font-weight: 600; } .again { fill: #8db8f2; } .baseline { fill: #b3bcc6; }
-.whisker { stroke: #1c2128; stroke-width: 1.3; } .title { font-weight: 600; }
-"""
-Panel = tuple[Entry, list[Bar]]
+_MOST = 6  # bars in a panel
 
 
 def picture(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
@@ -138,15 +126,18 @@ def picture(by_machine: Mapping[Machine, Sequence[Row]]) -> str:
         ResultsError: no machine has a time of ours beside one of anything else.
     """
     for machine, rows in by_machine.items():
-        if panels := _panels(data.newest(rows)):
-            return _drawn(machine, panels)
+        if shown := _panels(data.newest(rows)):
+            text = f"{words.provenance(machine, [line.case for line, _ in shown])} "
+            text += "Whiskers: 20th to 80th percentile. Pale: ours in another way (eager PyTorch, torch.compile)."
+            text += "" if machine.cuda else f" {words.NO_GPU}"
+            return panels("Ours against what one would use instead", [panel for _, panel in shown], text)
     raise ResultsError("--svg: no row of ours stands beside one of another provider, so there is nothing to draw")
 
 
-def _panels(cases: Sequence[Measured]) -> list[Panel]:
+def _panels(cases: Sequence[Measured]) -> list[tuple[Entry, Panel]]:
     """Of each operation the most important case, and of whole steps the longest: ours, then the others from the best
     on, as many as fit."""
-    first: dict[str, Panel] = {}
+    first: dict[str, tuple[Entry, Panel]] = {}
     for line in sorted(lines(cases), key=_importance):
         rows = line.case.modes[line.mode]
         found = bars(rows)
@@ -154,7 +145,8 @@ def _panels(cases: Sequence[Measured]) -> list[Panel]:
         if line.case.key[1] not in first and others:
             others.sort(key=lambda bar: bar.value, reverse=unit(rows) != "ms")  # of rates, the larger is better
             ours = [bar for bar in found if bar.kind == "ours"]
-            first[line.case.key[1]] = line, ours + others[: _MOST - 1]
+            panel = Panel(line.case.name, f"{line.mode}; {direction(rows)}", ours + others[: _MOST - 1])
+            first[line.case.key[1]] = line, panel
     return list(first.values())
 
 
@@ -164,24 +156,3 @@ def _importance(line: Entry) -> tuple[bool, int, float]:
     targets = [(shape.op, shape.name) for shape in (*SIZES["gpu"], *SIZES["cpu"]) if shape.priority == 1]
     place = targets.index((op, case)) if (op, case) in targets else len(targets)
     return suite == "steps", place, -float(line.ours["ms"])
-
-
-def _drawn(machine: Machine, panels: Sequence[Panel]) -> str:
-    parts, bottom = [], _HEAD
-    for place in range(0, len(panels), 2):
-        pair = panels[place : place + 2]
-        for side, (line, found) in enumerate(pair):
-            left = _MARGIN + side * (_PANEL + _GAP)
-            parts.append(svg_text(left, bottom + 12, line.case.name, "title", size=13.5))
-            parts.append(svg_text(left, bottom + 28, f"{line.mode}; {direction(line.case.modes[line.mode])}", "note"))
-            parts += draw_bars(found, _PANEL, left, bottom + _TITLE)
-        bottom += _TITLE + BAR * max(len(found) for _, found in pair) + _BELOW
-    text = f"{words.provenance(machine, [line.case for line, _ in panels])} "
-    text += "Whiskers: 20th to 80th percentile. Pale: ours in another way (eager PyTorch, torch.compile)."
-    caption = textwrap.wrap(text + ("" if machine.cuda else f" {words.NO_GPU}"), 128)
-    parts += [svg_text(_MARGIN, bottom + 16 + 17 * place, text, "note") for place, text in enumerate(caption)]
-    height = bottom + 17 * len(caption) + 24
-    back = svg_rectangle(0.5, 0.5, _WIDTH - 1, height - 1, "back", round=10)
-    title = svg_text(_MARGIN, 36, "Ours against what one would use instead", "title", size=18)
-    drawn = svg(_WIDTH, height, " ".join(caption), "report", [f"<style>{_STYLE}</style>", back, title, *parts])
-    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
