@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.baselines.packages import need
+from bench.baselines import need
 from bench.cases.block import timm_block, torch_layer
 from bench.cases.nce import clip_style
 from bench.cases.patch_embed import ConvTokens, channels_first, patch_dropout

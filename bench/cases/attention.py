@@ -76,26 +76,20 @@ class Attention(base.Case):
         return lambda: (call(*(leaves[part] for part in "qkv"), bias=leaves.get("bias")),), leaves  # type: ignore
 
 
-CASES = {
-    "gpu": (
-        Attention(name="video_785_h12", priority=1, batch=64, length=785, heads=12),
-        Attention(name="audio_601_h12", priority=1, batch=64, length=601, heads=12),
-        Attention(name="finetune_3201_h12", priority=1, batch=8, length=3201, heads=12),
-        Attention(name="text_17_h8", priority=1, batch=320, length=17, heads=8, text=True),
-        Attention(name="video_785_h16", batch=64, length=785, heads=16),
-        Attention(name="audio_601_h16", batch=64, length=601, heads=16),
-        Attention(name="finetune_3201_h16", batch=8, length=3201, heads=16),
-        Attention(name="video_785_h8", batch=64, length=785, heads=8),
-    ),
-    "cpu": (
-        Attention(name="video_785_h12", priority=1, batch=1, length=785, heads=12),
-        Attention(name="text_17_h8", batch=40, length=17, heads=8, text=True),
-    ),
-    "tiny": (
-        Attention(name="video", priority=1, batch=1, length=18, heads=1, head_dim=16),
-        Attention(name="text", batch=2, length=7, heads=1, head_dim=16, text=True),
-    ),
-}
+CASES = (
+    Attention(name="video_785_h12", priority=1, batch=64, length=785, heads=12),
+    Attention(name="audio_601_h12", priority=1, batch=64, length=601, heads=12),
+    Attention(name="finetune_3201_h12", priority=1, batch=8, length=3201, heads=12),
+    Attention(name="text_17_h8", priority=1, batch=320, length=17, heads=8, text=True),
+    Attention(name="video_785_h16", batch=64, length=785, heads=16),
+    Attention(name="audio_601_h16", batch=64, length=601, heads=16),
+    Attention(name="finetune_3201_h16", batch=8, length=3201, heads=16),
+    Attention(name="video_785_h8", batch=64, length=785, heads=8),
+    Attention(name="video_785_h12", size="cpu", priority=1, batch=1, length=785, heads=12),
+    Attention(name="text_17_h8", size="cpu", batch=40, length=17, heads=8, text=True),
+    Attention(name="video", size="tiny", priority=1, batch=1, length=18, heads=1, head_dim=16),
+    Attention(name="text", size="tiny", batch=2, length=7, heads=1, head_dim=16, text=True),
+)
 _LONG = ("video_785_h12", "audio_601_h12", "finetune_3201_h12")
 TARGETS = (base.Target("at least the best baseline", _LONG, 1.0, ("*",), but=(f"{OURS}*", TORCH, f"{base.COMPILE}*")),)
 

@@ -145,16 +145,21 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Case(ABC):
-    """``priority`` 1 for cases that have a target, 2 for others; ``tiny``: only to exercise the code."""
+    """``priority`` 1 for cases that have a target, 2 for others. ``size``: "gpu", a real shape; "cpu", with few clips,
+    so that a call takes from 1 ms to 1 s on a few cores; "tiny", only to exercise the code. The last two: float32."""
 
     op: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]] = ("out",)
     has_dropout: ClassVar[bool] = True
     backends: ClassVar[tuple[str, ...]] = (OURS,)  # those with kernels of this project
     name: str
+    size: str = "gpu"
     priority: int = 2
     dtype: torch.dtype = torch.bfloat16
-    tiny: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size != "gpu":
+            object.__setattr__(self, "dtype", torch.float32)
 
     @abstractmethod
     def inputs(self, draw: Draw) -> dict[str, Tensor]:
@@ -189,6 +194,10 @@ class Case(ABC):
     def expected(self, outputs: tuple[Tensor, ...], want: Leaves) -> list[Tensor]:
         """What ``outputs`` of a baseline should be, given those of the plain backend."""
         return list(want.values())
+
+    @property
+    def tiny(self) -> bool:
+        return self.size == "tiny"
 
     @property
     def label(self) -> str:

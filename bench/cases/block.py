@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.baselines.packages import need
+from bench.baselines import need
 from bench.cases import base
 from bench.cases.base import COMPILE, OURS, TORCH, Baseline, Call, Case, Cost, Draw, Leaves, Problem, Target, ours
 from vatt.models.config import TransformerConfig
@@ -126,15 +126,13 @@ def torch_layer(width: int, heads: int, inner: int, dropout: float, epsilon: flo
     return nn.TransformerEncoderLayer(width, heads, inner, dropout, **options)
 
 
-CASES = {
-    "gpu": (
-        Block(name="video_785_768", priority=1, batch=64, length=785, width=768, heads=12),
-        Block(name="video_785_1024", batch=64, length=785, width=1024, heads=16),
-        Block(name="audio_601_768", batch=64, length=601, width=768, heads=12),
-    ),
-    "cpu": (Block(name="video_785_768", priority=1, batch=1, length=785, width=768, heads=12),),
-    "tiny": (Block(name="video", priority=1, batch=1, length=5, width=16, heads=1),),
-}
+CASES = (
+    Block(name="video_785_768", priority=1, batch=64, length=785, width=768, heads=12),
+    Block(name="video_785_1024", batch=64, length=785, width=1024, heads=16),
+    Block(name="audio_601_768", batch=64, length=601, width=768, heads=12),
+    Block(name="video_785_768", size="cpu", priority=1, batch=1, length=785, width=768, heads=12),
+    Block(name="video", size="tiny", priority=1, batch=1, length=5, width=16, heads=1),
+)
 _VIDEO, _SDPA = ("video_785_768",), f"{OURS}+sdpa"
 TARGETS = (
     Target("at least 1.6x eager", _VIDEO, 1.6, (TORCH,)),

@@ -47,15 +47,13 @@ class Mlp(Case):
         return Cost(flops, 2 * rows + weights + vectors), Cost(2 * flops, 3 * rows + 2 * weights + 2 * vectors)
 
 
-CASES = {
-    "gpu": (
-        Mlp(name="video_768", priority=1, rows=64 * 785, width=768),
-        Mlp(name="video_1024", rows=64 * 785, width=1024),
-        Mlp(name="text_512", rows=320 * 17, width=512),
-    ),
-    "cpu": (Mlp(name="video_768", priority=1, rows=785, width=768),),
-    "tiny": (Mlp(name="video", priority=1, rows=7, width=16),),
-}
+CASES = (
+    Mlp(name="video_768", priority=1, rows=64 * 785, width=768),
+    Mlp(name="video_1024", rows=64 * 785, width=1024),
+    Mlp(name="text_512", rows=320 * 17, width=512),
+    Mlp(name="video_768", size="cpu", priority=1, rows=785, width=768),
+    Mlp(name="video", size="tiny", priority=1, rows=7, width=16),
+)
 _ELEMENTS_GRID = ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,))
 SEARCH_SPACES = (
     SearchSpace(OP, "elements", "ELEMENTWISE_CONFIG", None, _ELEMENTS_GRID, ("video_768",)),

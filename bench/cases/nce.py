@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bench.baselines.packages import need
+from bench.baselines import need
 from bench.cases import base
 from bench.cases.base import ARCH, OURS, Baseline, Call, Cost, Draw, Leaves, Problem, SearchSpace, Target, meta
 from vatt.kernels.nce import Rows, nce
@@ -124,18 +124,16 @@ def clip_style(video: Tensor, text: Tensor, temperature: float) -> Tensor:
 # The loss casts its rows to float32 (vatt/objectives/contrastive.py), so float32 is what training runs; bfloat16 is
 # what it could run.
 _F32 = torch.float32
-CASES = {
-    "gpu": (
-        Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, dtype=_F32),
-        Nce(name="mil_32768x5_bf16", priority=1, videos=32768, candidates=5, width=256),
-        Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, dtype=_F32),
-        Nce(name="mil_4096x5_bf16", videos=4096, candidates=5, width=256),
-        Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, dtype=_F32),
-        Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, dtype=_F32),
-    ),
-    "cpu": (Nce(name="mil_512x5", priority=1, videos=512, candidates=5, width=256),),
-    "tiny": (Nce(name="mil", priority=1, videos=6, candidates=3, width=16),),
-}
+CASES = (
+    Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, dtype=_F32),
+    Nce(name="mil_32768x5_bf16", priority=1, videos=32768, candidates=5, width=256),
+    Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, dtype=_F32),
+    Nce(name="mil_4096x5_bf16", videos=4096, candidates=5, width=256),
+    Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, dtype=_F32),
+    Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, dtype=_F32),
+    Nce(name="mil_512x5", size="cpu", priority=1, videos=512, candidates=5, width=256),
+    Nce(name="mil", size="tiny", priority=1, videos=6, candidates=3, width=16),
+)
 _MIL = ("mil_32768x5_f32", "mil_32768x5_bf16", "mil_4096x5_f32", "mil_4096x5_bf16")
 TARGETS = (
     Target("at least 2x the fastest that fits", _MIL, 2.0, ("*",)),

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.baselines.packages import need
+from bench.baselines import need
 from bench.cases import base
 from bench.cases.base import Baseline, Call, Case, Compilation, Cost, Draw, Expect, Leaves, Problem, SearchSpace, meta
 from vatt.kernels import layer_norm, rms_norm
@@ -84,19 +84,15 @@ def _liger_sum(problem: Problem, dropout: float) -> tuple[Call, Leaves]:
     return call, leaves
 
 
-CASES = {
-    "gpu": (
-        Norm(name="layer_768", priority=1, rows=64 * 785, width=768),
-        Norm(name="layer_1024", rows=64 * 785, width=1024),
-        Norm(name="layer_512", rows=64 * 785, width=512),
-        Norm(name="rms_512", rows=320 * 17, width=512, centred=False),
-    ),
-    "cpu": (Norm(name="layer_768", priority=1, rows=4 * 785, width=768),),
-    "tiny": (
-        Norm(name="layer", priority=1, rows=7, width=24),
-        Norm(name="rms", rows=5, width=16, centred=False),
-    ),
-}
+CASES = (
+    Norm(name="layer_768", priority=1, rows=64 * 785, width=768),
+    Norm(name="layer_1024", rows=64 * 785, width=1024),
+    Norm(name="layer_512", rows=64 * 785, width=512),
+    Norm(name="rms_512", rows=320 * 17, width=512, centred=False),
+    Norm(name="layer_768", size="cpu", priority=1, rows=4 * 785, width=768),
+    Norm(name="layer", size="tiny", priority=1, rows=7, width=24),
+    Norm(name="rms", size="tiny", rows=5, width=16, centred=False),
+)
 SEARCH_SPACES = (
     SearchSpace(OP, "forward", "forward_config", None, ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
     SearchSpace(OP, "backward", "backward_config", None, ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.baselines.packages import need
+from bench.baselines import need
 from bench.cases import base
 from bench.cases.base import ARCH, Baseline, Call, Cost, Draw, Expect, Leaves, Problem, SearchSpace, Target, meta
 from vatt.kernels import patch_embed
@@ -162,7 +162,7 @@ def channels_first(x: Tensor, dtype: torch.dtype) -> Tensor:
     """uint8 video (B, T, H, W, 3) -> (B, 3, T, H, W) in [-1, 1]; a waveform (B, L) -> (B, 1, L). Of type ``dtype``."""
     if x.ndim == 2:
         return x[:, None].to(dtype)
-    return x.permute(0, 4, 1, 2, 3).to(dtype).sub_(127.5).div_(127.5)
+    return normalise_uint8(x.permute(0, 4, 1, 2, 3), dtype)
 
 
 def patch_dropout_rate(kept: int, total: int) -> float:
@@ -179,21 +179,15 @@ def patch_dropout(kept: int, total: int) -> nn.Module:
 
 _VIDEO: dict[str, Any] = dict(signal=(64, 32, 224, 224, 3), patch=(4, 16, 16), kept=784)
 _AUDIO: dict[str, Any] = dict(signal=(64, 153600), patch=(128,), kept=600)
-CASES = {
-    "gpu": (
-        PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO),
-        PatchEmbed(name="audio_768", width=768, **_AUDIO),
-        PatchEmbed(name="video_1024", width=1024, **_VIDEO),
-    ),
-    "cpu": (
-        PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO | dict(signal=(2, 32, 224, 224, 3))),
-        PatchEmbed(name="audio_768", width=768, **_AUDIO | dict(signal=(4, 153600))),
-    ),
-    "tiny": (
-        PatchEmbed(name="video", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=16),
-        PatchEmbed(name="audio", signal=(2, 70), patch=(8,), kept=4, width=32),
-    ),
-}
+CASES = (
+    PatchEmbed(name="video_768", priority=1, width=768, **_VIDEO),
+    PatchEmbed(name="audio_768", width=768, **_AUDIO),
+    PatchEmbed(name="video_1024", width=1024, **_VIDEO),
+    PatchEmbed(name="video_768", size="cpu", priority=1, width=768, **_VIDEO | dict(signal=(2, 32, 224, 224, 3))),
+    PatchEmbed(name="audio_768", size="cpu", width=768, **_AUDIO | dict(signal=(4, 153600))),
+    PatchEmbed(name="video", size="tiny", priority=1, signal=(2, 4, 8, 8, 3), patch=(2, 4, 4), kept=5, width=16),
+    PatchEmbed(name="audio", size="tiny", signal=(2, 70), patch=(8,), kept=4, width=32),
+)
 TARGETS = (
     Target("at least 4x eager", ("video_768",), 4.0, (base.TORCH,)),
     Target("at least 2x torch.compile", ("video_768",), 2.0, (base.COMPILE,)),
@@ -231,7 +225,7 @@ def _launch(case: PatchEmbed, per_item: bool = False) -> None:
     triton_launch.positions_gradient(grad, N, kept, 1)
 
 
-_GPU = {case.name: partial(_launch, case) for case in CASES["gpu"]}
+_GPU = {case.name: partial(_launch, case) for case in CASES if case.size == "gpu"}
 _LAUNCHES = {name: _GPU[name] for name in _WIDTHS}
 _LAUNCHES |= {"video_per_item": partial(_GPU["video_768"], per_item=True), "audio_768": _GPU["audio_768"]}
 COMPILATIONS = tuple(base.Compilation(OP, name, launch, _EXPECT) for name, launch in _LAUNCHES.items())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bench import store
-from bench.baselines.packages import package_version
+from bench.baselines import package_version
 from bench.cases.base import Cost
 from bench.measure.memory import peak_mib
 from bench.measure.peaks import DevicePeaks, measure_peaks

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.baselines import need
 from bench.baselines.models import mil_nce, missing, models
-from bench.baselines.packages import need
 from bench.cases import SIZES
 from bench.cases.base import TORCH, Problem
 from bench.cases.block import LAYER

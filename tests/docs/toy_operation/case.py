@@ -33,11 +33,11 @@ class SquaredRelu(Case):
         return Cost(0, 2 * rows), Cost(0, 3 * rows)
 
 
-CASES = {
-    "gpu": (SquaredRelu(name="video", rows=64 * 785, width=3072),),
-    "cpu": (SquaredRelu(name="video", rows=785, width=3072),),
-    "tiny": (SquaredRelu(name="video", rows=7, width=24),),
-}
+CASES = (
+    SquaredRelu(name="video", rows=64 * 785, width=3072),
+    SquaredRelu(name="video", size="cpu", rows=785, width=3072),
+    SquaredRelu(name="video", size="tiny", rows=7, width=24),
+)
 
 
 def _launch() -> None:
