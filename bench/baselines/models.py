@@ -30,7 +30,7 @@ from bench.baselines import need
 from bench.cases.block import timm_block, torch_layer
 from bench.cases.nce import clip_style
 from bench.cases.patch_embed import ConvTokens, channels_first, patch_dropout
-from vatt.analysis.flops import tokens
+from vatt.analysis.flops import Tokens, tokens
 from vatt.models.config import TextConfig, TransformerConfig, VATTConfig
 
 Encoders = tuple[nn.Module, nn.Module, nn.Module]  # of video, sound and text
@@ -70,25 +70,21 @@ def missing(config: VATTConfig) -> str | None:
 
 @dataclass(frozen=True)
 class Signal:
-    """Video or sound: patch, encoder, number of patches and of those that DropToken keeps."""
+    """Video or sound: patch, encoder, and how many patches there are and DropToken keeps."""
 
     patch: tuple[int, ...]
     encoder: TransformerConfig
-    total: int
-    kept: int
+    count: Tokens
 
     def draw(self, device: torch.device) -> Tensor:
         """Indices of the kept patches (K,), one draw a batch."""
-        return torch.randperm(self.total, device=device)[: self.kept]
+        return torch.randperm(self.count.total, device=device)[: self.count.kept]
 
 
 def _signals(config: VATTConfig) -> tuple[Signal, Signal]:
     video, audio, counts = config.video, config.waveform, tokens(config)
     patch = (video.temporal_patch_size, video.spatial_patch_size, video.spatial_patch_size)
-    return (
-        Signal(patch, video, counts["video"].total, counts["video"].kept),
-        Signal((audio.temporal_patch_size,), audio, counts["audio"].total, counts["audio"].kept),
-    )
+    return Signal(patch, video, counts["video"]), Signal((audio.temporal_patch_size,), audio, counts["audio"])
 
 
 class SignalEncoder(nn.Module):
@@ -100,8 +96,8 @@ class SignalEncoder(nn.Module):
     def __init__(self, signal: Signal, layers: nn.Module, drop: nn.Module | None = None) -> None:
         super().__init__()
         part = signal.encoder
-        self.signal, self.draws = signal, drop is None and signal.kept < signal.total
-        self.tokens = ConvTokens(signal.patch, signal.total, part.d_model, part.position_dropout_rate, drop)
+        self.signal, self.draws = signal, drop is None and signal.count.kept < signal.count.total
+        self.tokens = ConvTokens(signal.patch, signal.count.total, part.d_model, part.position_dropout_rate, drop)
         self.layers, self.norm = layers, nn.LayerNorm(part.d_model, part.layer_norm_epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,7 +192,7 @@ def _plain(config: VATTConfig) -> Encoders:
 
 def _timm(config: VATTConfig) -> Encoders:
     def encoder(signal: Signal) -> SignalEncoder:
-        drop, part = patch_dropout(signal.kept, signal.total), signal.encoder
+        part, drop = signal.encoder, patch_dropout(signal.count.kept, signal.count.total)
         return SignalEncoder(signal, nn.Sequential(*(timm_block(*_sizes(part)) for _ in range(part.num_layers))), drop)
 
     video, audio = map(encoder, _signals(config))
@@ -235,8 +231,8 @@ class MaskedVideo(nn.Module):
         dtype = next(self.model.parameters()).dtype
         frames = channels_first(video, dtype).transpose(1, 2)  # (B, T, 3, H, W)
         mask = None  # (B, N), True for the patches that are left out
-        if self.training and self.signal.kept < self.signal.total:
-            mask = torch.ones(self.signal.total, dtype=torch.bool, device=video.device)
+        if self.training and self.signal.count.kept < self.signal.count.total:
+            mask = torch.ones(self.signal.count.total, dtype=torch.bool, device=video.device)
             mask[self.signal.draw(video.device)] = False
             mask = mask.expand(len(video), -1)
         return self.model(frames, bool_masked_pos=mask).last_hidden_state.mean(1)

@@ -99,15 +99,16 @@ SEARCH_SPACES = (
 )
 
 
-def _launch(rows: int, width: int, centred: bool) -> None:
+def _launch(case: Norm) -> None:
     from vatt.kernels.norm import triton_launch
 
-    x, weight, seed = meta(rows, width), meta(width), base.META_SEED
-    total, normed, mean, rstd = triton_launch.forward(x, x, weight, weight if centred else None, seed, EPSILON, 0.1)
-    triton_launch.backward(total, normed, total, weight, mean if centred else None, rstd, seed, 0.1)
+    x, weight, seed = meta(case.rows, case.width), meta(case.width), base.META_SEED
+    bias = weight if case.centred else None
+    total, normed, mean, rstd = triton_launch.forward(x, x, weight, bias, seed, EPSILON, 0.1)
+    triton_launch.backward(total, normed, total, weight, mean if case.centred else None, rstd, seed, 0.1)
 
 
-_SHAPES = {f"layer_{width}": (64 * 785, width, True) for width in (512, 768, 1024)}
-_SHAPES["rms_512"] = (320 * 17, 512, False)
 _EXPECT = {"norm_forward": Expect(), "norm_backward": Expect()}
-COMPILATIONS = tuple(Compilation(OP, name, partial(_launch, *shape), _EXPECT) for name, shape in _SHAPES.items())
+COMPILATIONS = tuple(
+    Compilation(OP, case.name, partial(_launch, case), _EXPECT) for case in CASES if case.size == "gpu"
+)

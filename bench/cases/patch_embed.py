@@ -77,8 +77,9 @@ class PatchEmbed(base.Case):
         return forward, Cost(flops, signal + index + tokens + weight + (N + 2) * D * s)
 
     def baselines(self) -> dict[str, Baseline]:
-        found = super().baselines() | {GATHER: Baseline(self._gather), CONV: Baseline(self._conv_then_drop)}
-        found[TIMM] = Baseline(self._timm, same=False)  # it chooses its own patches
+        found = super().baselines() | {GATHER: Baseline(self._gather)}
+        found[CONV] = Baseline(partial(self._convolution, False))
+        found[TIMM] = Baseline(partial(self._convolution, True), same=False)  # it chooses its own patches
         return found | {f"{base.COMPILE} of gather": base.compiled(self._gather)}
 
     def _gather(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
@@ -95,27 +96,19 @@ class PatchEmbed(base.Case):
 
         return call, leaves
 
-    def _conv_then_drop(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-        """All patches, positions, the kept ones by index, dropout, token. The same numbers as ours."""
-        leaves, tokens = self._convolution(problem, dropout)
-        return lambda: (tokens(problem.fixed["x"], problem.fixed["kept"]),), leaves
-
-    def _timm(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-        """As timm's VisionTransformer does it: convolution, positions, dropout, token, then timm's PatchDropout, which
-        keeps as many patches as ours but draws them itself, other ones for each item and call."""
-        leaves, tokens = self._convolution(problem, dropout, patch_dropout(self.kept, self.sizes[0]))
-        return lambda: (tokens(problem.fixed["x"]),), leaves
-
-    def _convolution(
-        self, problem: Problem, dropout: float, drop: nn.Module | None = None
-    ) -> tuple[Leaves, ConvTokens]:
+    def _convolution(self, timm: bool, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
+        """All patches, positions, the kept ones by index, dropout, token: the same numbers as ours. Or ``timm``, as its
+        VisionTransformer does it: all patches, positions, dropout, token, then its PatchDropout, which keeps as many
+        patches as ours but draws them itself, other ones for each item and call."""
+        x, kept = problem.fixed["x"], None if timm else problem.fixed["kept"]
+        drop = patch_dropout(self.kept, self.sizes[0]) if timm else None
         leaves: Leaves = {name: problem.leaves[name] for name in ("bias", "positions", "token")}
         leaves["kernel"] = nn.Parameter(native(problem.leaves["weight"].detach(), self).contiguous())
         with torch.device("meta"):
             tokens = ConvTokens(self.patch, self.sizes[0], self.width, dropout, drop)
         names = {"kernel": "embed.weight", "bias": "embed.bias"}
-        tokens.load_state_dict({names.get(name, name): x for name, x in leaves.items()}, assign=True)
-        return leaves, tokens
+        tokens.load_state_dict({names.get(name, name): leaf for name, leaf in leaves.items()}, assign=True)
+        return lambda: (tokens(x, kept),), leaves
 
 
 def _gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor) -> Tensor:
