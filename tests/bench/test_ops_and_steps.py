@@ -57,7 +57,8 @@ def test_every_operation_and_step_has_its_rows(results):
             continue
         assert 0 < float(row["ms_p20"]) <= float(row["ms"]) <= float(row["ms_p80"]) or row["op"] == "roof", row
         assert row["error"] == "" or float(row["error"]) < 1e-5, row
-        assert row["error"] or row["dropout"] != "0" or row["suite"] != "ops" or row["op"] == "nce", row
+        other = row["op"] == "nce" or (row["op"], row["provider"]) == ("patch_embed", "timm")  # computes something else
+        assert row["error"] or row["dropout"] != "0" or row["suite"] != "ops" or other, row
         if row["suite"] == "steps":
             assert float(row["rate"]) == pytest.approx(2e3 / float(row["ms"]), rel=1e-3)
 
