@@ -31,6 +31,7 @@ from bench.measure.process import Message, Process, ProcessFailed, Send, running
 from bench.measure.session import Prepared, Subject, matches, select
 from bench.measure.timing import reason, sample, summarise, tidy
 from bench.subjects import Operation, subjects
+from vatt import results
 from vatt.errors import UserError
 
 # How far the results of two commits may lie apart, relative: other sums, same numbers.
@@ -195,7 +196,7 @@ class Comparison:
         self.new, self.base, self.options = new, base, options
         self.failures: list[str] = []  # of this tree
         self.not_comparable: list[str] = []
-        here = store.origin(torch.device(options.device), aside=options.results)
+        here = results.origin(torch.device(options.device), aside=options.results)
         if options.device == "cpu":
             here["threads"] = str(options.threads)
         self.origins = [here, {**here, "commit": commit[:12], "dirty": "False"}]

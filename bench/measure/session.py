@@ -137,7 +137,7 @@ class Writer:
         """``resume``: `known` finds rows that ``path`` has already, of this commit and device unless of ``any_origin``.
         ``commit``: of a tree that is no clone, where git cannot tell."""
         self.path, self.device, self.any_origin = path, device, any_origin
-        self.origin = store.origin(device, aside=path)
+        self.origin = results.origin(device, aside=path)
         if commit is not None:
             self.origin["commit"] = commit[:12]
         self.rows: list[Row] = []
