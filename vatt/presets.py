@@ -115,15 +115,15 @@ def preset(name: str) -> VATTConfig:
 
 
 # The inputs of the official fine-tuning: 2.56 s at 320 x 320 pixels for video, 6.4 s of sound at 24 kHz (section 4.2).
-_VIDEO_INPUT = dict(frames=32, fps=12.5, size=320)
-_AUDIO_INPUT = dict(frames=64, fps=10.0, sample_rate=24000)
+_VIDEO_INPUT: dict[str, Any] = dict(frames=32, fps=12.5, size=320)
+_AUDIO_INPUT: dict[str, Any] = dict(frames=64, fps=10.0, sample_rate=24000)
 
 
 def _vit(size: str) -> ClassifierConfig:
     return ClassifierConfig(
         name=f"vit-{size}",
         modality="video",
-        input=InputConfig(**_VIDEO_INPUT),  # type: ignore[arg-type]
+        input=InputConfig(**_VIDEO_INPUT),
         video=VideoConfig(
             **_size(size), max_vertical_buckets=20, max_horizontal_buckets=20, random_patch_sampling=False
         ),
@@ -134,7 +134,7 @@ def _wat(size: str) -> ClassifierConfig:
     return ClassifierConfig(
         name=f"wat-{size}",
         modality="audio",
-        input=InputConfig(**_AUDIO_INPUT),  # type: ignore[arg-type]
+        input=InputConfig(**_AUDIO_INPUT),
         waveform=WaveformConfig(**_size(size), random_patch_sampling=False),
         num_classes=527,
         labels="multi",

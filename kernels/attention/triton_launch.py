@@ -34,7 +34,7 @@ class LaunchConfig(NamedTuple):
     stages: int
 
 
-# Sentences: one program a sequence and head.
+# Sentences: one program per sequence and head.
 SHORT_CONFIGS = dict.fromkeys(("forward", "bias"), LaunchConfig(32, 32, 4, 1)) | dict.fromkeys(
     ("queries", "keys"), LaunchConfig(32, 16, 8, 1)
 )

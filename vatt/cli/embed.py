@@ -19,7 +19,12 @@ from vatt.precision import PRECISIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder, manifest (.csv, .jsonl), or .txt with a sentence a line")
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="folder, manifest (.csv, .jsonl), or .txt with one sentence per line",
+    )
     add("--model", type=Path, required=True, metavar="DIR", help="folder of a model or of a run")
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.npy, with FILE.json beside it, or FILE.parquet")
     add("--modality", choices=MODALITIES, default="video", help="what of the source is embedded (video)")

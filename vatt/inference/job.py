@@ -214,7 +214,7 @@ class ItemList:
 
 
 def read_items(path: Path, modality: Modality) -> ItemList:
-    """The items of a folder (searched through), a manifest (.csv, .jsonl), or, for text, a .txt (a sentence a line).
+    """The items of a folder (searched through), a manifest (.csv, .jsonl), or, for text, a .txt (its lines).
 
     For video and audio each row of a manifest is an item; audio takes the sound of videos, too. For text it is each
     caption of each video, whether from the manifest or from files beside the videos.

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _READY = None  # what a process says first, when its imports are done
 _START = 1200.0  # seconds until then; only a hang takes so long, also on a loaded machine
 
-# The paper's window, with small pictures: decoding is what is tried, and scaling takes no part in it.
+# The paper's window, with small pictures: only decoding is tried, so scaling should cost nothing.
 _SPEC = InputConfig(size=32)
 
 
