@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from vatt import html
-from vatt.charts import Bar, Line, Point, bar_chart, line_chart, roofline
+from vatt.charts import Bar, Line, Panel, Point, bar_chart, line_chart, panels, roofline
 
 HOSTILE = "<script>alert('1')</script>\x00 & \"x\" \ud800"
 
@@ -91,3 +91,13 @@ def test_a_roofline_names_each_operation_once_and_never_over_a_point():
     (name,) = (text for text in found.iter("text") if text.text == "norm")
     heights = [float(circle.get("cy")) for circle in found.iter("circle")]
     assert all(abs(float(name.get("y")) - height) > 6 for height in heights)
+
+
+def test_panels_stand_in_two_columns_and_escape_their_text():
+    bar = Bar(HOSTILE, HOSTILE, 2.0, 1.5, 2.5, "ours", HOSTILE)
+    found = panels(HOSTILE, [Panel(f"panel {number}", HOSTILE, [bar]) for number in range(3)], HOSTILE)
+    texts = {text.text: text for text in ET.fromstring(found).iter("{http://www.w3.org/2000/svg}text")}
+    places = [tuple(float(texts[f"panel {number}"].get(name)) for name in ("x", "y")) for number in range(3)]
+    assert places[0][1] == places[1][1] < places[2][1]
+    assert places[0][0] == places[2][0] < places[1][0]
+    assert "<script" not in found
