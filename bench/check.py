@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,6 @@ from bench.cases import OPS, TARGETS, cases
 from bench.cases.base import Target
 from bench.checks import correctness
 from bench.measure.peaks import DATASHEET
-from bench.measure.process import ProcessFailed, running
 from bench.measure.session import BOTH, Session, Writer, matches, plan
 from bench.measure.timing import DeviceLost
 from bench.report.data import load, machines
@@ -33,9 +33,11 @@ from bench.report.summary import markdown
 from bench.subjects import subjects
 from bench.sweep import FIELDS, Sweep
 from vatt.errors import UserError
+from vatt.process import ProcessFailed, running
 from vatt.results import Row, Table, number
 
 TIMES, MOST_TIMES = "BENCH_CHECK_RESUMED", 12
+say = partial(print, flush=True)
 STAGES = ("correctness", "speed", "sweep", "train")
 SECONDS = {"correctness": 420.0, "speed": 440.0, "sweep": 180.0, "train": 480.0}  # of the sweep: an operation
 
@@ -170,10 +172,6 @@ def _verdict(target: Target, of: dict[str, Row]) -> str:
         found = theirs[0] / ours if theirs and ours else None
         words = f"{found or 0:.2f}x of {theirs[1] if theirs else ''}"
     return "not measured" if found is None else f"{'met' if found >= target.least else 'MISSED'} ({words})"
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

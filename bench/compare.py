@@ -25,14 +25,15 @@ from typing import Any
 import torch
 
 import vatt
-from bench import ROOT, store
+from bench import store
 from bench.checks import correctness
-from bench.measure.process import Message, Process, ProcessFailed, Send, running, worker
 from bench.measure.session import Prepared, Subject, matches, select
 from bench.measure.timing import reason, sample, summarise, tidy
 from bench.subjects import Operation, subjects
 from vatt import results
 from vatt.errors import UserError
+from vatt.files import TREE
+from vatt.process import Message, Process, ProcessFailed, Send, running, worker
 
 # How far the results of two commits may lie apart, relative: other sums, same numbers.
 SAME = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -175,16 +176,16 @@ def checkout(ref: str) -> Iterator[tuple[Path, str]]:
         folder = Path(scratch)
         _git(f"no library in {commit[:12]}", "archive", f"--output={folder / 'library.tar'}", commit, *LIBRARY)
         shutil.unpack_archive(folder / "library.tar", folder, filter="data")
-        (folder / "bench").symlink_to(ROOT / "bench", target_is_directory=True)
+        (folder / "bench").symlink_to(TREE / "bench", target_is_directory=True)
         yield folder, commit
 
 
 def _git(fault: str, *words: str) -> str:
     try:
-        command = ["git", "-C", str(ROOT), *words]
+        command = ["git", "-C", str(TREE), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
     except subprocess.CalledProcessError as error:
-        raise UserError(f"--base: {fault} of {ROOT}: {error.stderr.strip()}") from error
+        raise UserError(f"--base: {fault} of {TREE}: {error.stderr.strip()}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"--base: git does not run: {error}") from error
 
@@ -305,7 +306,7 @@ def compare(options: argparse.Namespace) -> int:
     settings = dict(device=options.device, threads=options.threads, wanted=options.wanted)
     with (
         checkout(options.base) as (folder, commit),
-        side("this tree", ROOT, settings) as new,
+        side("this tree", TREE, settings) as new,
         side("base", folder, settings) as base,
     ):
         head = f"this tree against {commit[:12]}, {options.rounds} rounds in turns, threshold {options.threshold:.0%}"

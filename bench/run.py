@@ -109,7 +109,6 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{subject.name}: {', '.join(name for name in subject.providers if matches(name, options.provider))}")
         return 0
     writer = Writer(options.results, device, options.resume, options.commit)
-    print(f"{writer.origin['device']}, torch {writer.origin['torch']}, commit {writer.origin['commit']}", flush=True)
     until = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
     which = dict(providers=options.provider, modes=options.mode, known=writer.known)
     session = Session(writer, device, writer.peaks(options.size), options.seconds, until, **which)

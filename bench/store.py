@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from bench import ROOT
 from vatt import results
 from vatt.environment import environment
+from vatt.files import TREE
 from vatt.results import ORIGIN, ResultsError, Row, origin, output_of
 
-RESULTS = ROOT / "bench" / "results" / "results.csv"
+RESULTS = TREE / "bench" / "results" / "results.csv"
 
 # What was measured. ``suite``: ops, steps or jobs; ``shape``: in words; ``mode``: forward, forward+backward, step, or
 # what a job did; ``provider``: a backend of ours, or what it is compared with.

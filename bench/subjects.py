@@ -15,13 +15,14 @@ from bench.baselines.models import models
 from bench.cases import OPS, cases
 from bench.cases.base import AUTO, OURS, TORCH, Case, Cost, Leaves, Problem
 from bench.checks.correctness import WIDER, evaluate, largest_error, rates
-from bench.jobs.case import columns_of, config_of, dtype_of, random_batch
+from bench.jobs.case import columns_of, config_of, random_batch
 from bench.jobs.options import DROPS
 from bench.measure.session import BOTH, FORWARD, STEP, Prepared, Subject
 from bench.measure.timing import reason, synchronize
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.models.transformer import Encoder
 from vatt.objectives.pretraining import Pretraining
+from vatt.precision import type_of
 
 # Preset and clips of a batch. The first GPU sizes are those of 64 clips a GPU, 32 GPUs: the paper's batch of 2048.
 STEPS: dict[str, tuple[tuple[str, int], ...]] = {
@@ -96,7 +97,7 @@ class Operation(Subject):
 
     def release(self) -> None:
         self._problem = self._want = None
-        torch._dynamo.reset()
+        super().release()
 
 
 class Step(Subject):
@@ -108,7 +109,7 @@ class Step(Subject):
         self.config, self.batch, self.device = config_of(model, DROPS[0], size == "tiny"), batch, device
         # Of a tiny model only the tracing is exercised: the C++ compiler would take a minute.
         self.compiler = "aot_eager" if size == "tiny" else "inductor"
-        self.dtype = dtype_of(device)
+        self.dtype = type_of("auto", device)
         self.about = dict(suite="steps", op="step", case=f"{model} b{batch}")
         self.about |= columns_of(self.config, batch, device)
         self.select = f"--step {model}:{batch}"
@@ -156,9 +157,6 @@ class Step(Subject):
             if isinstance(part, Encoder):  # around them DropToken draws from a new generator at each call
                 part.compile(backend=self.compiler, dynamic=False)
         return module
-
-    def release(self) -> None:
-        torch._dynamo.reset()
 
 
 def _loss(module: nn.Module, inputs: dict[str, Tensor], ours: bool) -> Callable[[], Tensor]:

@@ -18,8 +18,8 @@ import torch
 
 from vatt.environment import cores, cpu_name, package_version
 from vatt.errors import UserError
+from vatt.files import TREE
 
-TREE = Path(__file__).resolve().parents[1]  # of the clone, where this is one
 # Where a row comes from. ``commit`` has 12 digits; ``dirty``: files that git follows had changes; ``threads`` of
 # PyTorch on a CPU; ``run`` is common to the rows of one call of a command.
 ORIGIN = ("time", "run", "commit", "dirty", "device", "threads", "python", "torch", "triton", "cuda")

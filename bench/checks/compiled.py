@@ -27,14 +27,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bench import ROOT
 from bench.cases import COMPILATIONS
 from bench.cases.base import ARCHITECTURES, Compilation
 from vatt import results
 from vatt.errors import UserError
+from vatt.files import TREE
 from vatt.kernels.runtime import interpreting, recording, triton_installed
 
-RESULTS = ROOT / "bench" / "results" / "compiled.csv"
+RESULTS = TREE / "bench" / "results" / "compiled.csv"
 
 # CUDA C++ programming guide, table of technical specifications: bytes a block can have, bytes of a multiprocessor.
 SHARED = {"sm_80": (166912, 167936), "sm_90": (232448, 233472), "sm_100": (232448, 233472)}

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from bench.cases.base import DROPOUT, TORCH, Call, Case, Leaves, Problem
 from bench.cases.nce import Nce
-from bench.measure.memory import peak_mib
 from bench.measure.timing import limited, reason, tidy
+from vatt.analysis.peak_memory import peak_mib
 
 FIELDS = (
     *("op", "case", "dtype", "dropout", "backend", "tensor", "error", "eager_error", "bound", "nans", "same_bits"),

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from bench.jobs.options import GIB, Options
 from bench.measure.peaks import measure_peaks
-from bench.measure.process import Message
 from bench.measure.timing import Timing, reason, repeat, summarise, tidy
 from vatt.analysis.flops import peak_flops
 from vatt.config import update
 from vatt.models.config import VATTConfig
 from vatt.objectives.pretraining import Pretraining
+from vatt.precision import type_of
 from vatt.presets import preset
+from vatt.process import Message
 
 Row = dict[str, Any]
 MOST = 200  # calls of one case
@@ -76,17 +77,12 @@ def config_of(model: str, drop: int, tiny: bool) -> VATTConfig:
     return update(preset(model), {**dict.fromkeys(("video", "waveform", "unified"), cut | rate), "text": cut})
 
 
-def dtype_of(device: torch.device) -> torch.dtype:
-    """Of weights and activations, as training casts them."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
 def columns_of(config: VATTConfig, batch: int, device: torch.device) -> Row:
     """Of a model: its inputs as the shape, dtype and dropout."""
     spec, backbone = config.input, config.unified if config.backbone == "unified" else config.video
     shape = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
     shape += f"{spec.candidates} x {spec.words} words"
-    return dict(shape=shape, dtype=str(dtype_of(device)).removeprefix("torch."), dropout=backbone.dropout_rate)
+    return dict(shape=shape, dtype=str(type_of("auto", device)).removeprefix("torch."), dropout=backbone.dropout_rate)
 
 
 def model_case(
@@ -122,7 +118,7 @@ class Training:
 
     def __init__(self, config: VATTConfig, device: torch.device, backend: str = "auto") -> None:
         torch.manual_seed(0)
-        self.module = Pretraining(config, backend).to(device, dtype_of(device)).train()
+        self.module = Pretraining(config, backend).to(device, type_of("auto", device)).train()
         trained = [p for p in self.module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=device.type == "cuda")
         self._steps = 0

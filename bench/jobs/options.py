@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from bench.measure.timing import device_and_size
 from vatt.config import nearest
-from vatt.environment import cores
+from vatt.environment import available_gib, cores
 from vatt.errors import UserError
 from vatt.presets import PRESETS
 
@@ -195,18 +194,5 @@ def parse(argv: Sequence[str], doc: str | None = None) -> tuple[Options, Path | 
     results = given.pop("results", None)
     given["device"], given["size"] = device_and_size(given.get("device"), given.get("size"))
     if given["device"] == "cpu":
-        given.setdefault("memory_gib", available_gib())
+        given.setdefault("memory_gib", available_gib(0.6))
     return Options.of(given), results
-
-
-def available_gib(share: float = 0.6) -> float | None:
-    """``share`` of the main memory that is free for this process, in GiB; None where the system does not tell."""
-    found = []
-    with suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    with suppress(OSError, ValueError):  # no such limit, or "max"
-        # What a container may still take. It counts cached files as taken, so this errs to the safe side.
-        group = Path("/sys/fs/cgroup")
-        found.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
-    return share * min(found) / GIB if found else None

@@ -22,12 +22,12 @@ from bench.cases.nce import Nce
 from bench.jobs.case import Row, Training, attempt, case, config_of, figures, model_case, pace, peak_of, random_batch
 from bench.jobs.options import DROPS, Options, doubling
 from bench.jobs.reading import Films, sample_films
-from bench.measure.memory import MIB, held_mib, peak_mib
-from bench.measure.process import Message, ProcessFailed, running
 from bench.measure.timing import summarise, synchronize, tidy
 from vatt.analysis.flops import train_flops_per_sample
+from vatt.analysis.peak_memory import MIB, held_mib, peak_mib
 from vatt.kernels.registry import backends
 from vatt.models.config import VATTConfig
+from vatt.process import Message, ProcessFailed, running
 
 CANDIDATES, WIDTH = 5, 256  # sentences a video of loss_memory, and of the models' common space
 NEEDED = ("samples_per_s", "tflops", "mfu", "data_wait", "memory_gb", "skipped_steps")

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.jobs.case import MOST, Row, Training, attempt, case, config_of, dtype_of, figures, model_case
+from bench.jobs.case import MOST, Row, Training, attempt, case, config_of, figures, model_case
 from bench.jobs.options import DROPS, Options
-from bench.measure.process import Message
 from bench.measure.timing import Timing, repeat, summarise, synchronize
 from vatt.clip import InputConfig
 from vatt.data import Batch, Clip, DataConfig, Source, Tokenizer, TrainLoader, eval_batches, read_clips
@@ -28,6 +27,8 @@ from vatt.data.samples import PretrainReader
 from vatt.evaluation.retrieval import embed as extract
 from vatt.models import VATT
 from vatt.models.config import VATTConfig
+from vatt.precision import type_of
+from vatt.process import Message
 from vatt.sample import build
 from vatt.sample.encode import write_mp4
 from vatt.sample.writing import FPS, SECONDS, SIDE
@@ -122,7 +123,7 @@ def embed(options: Options) -> Iterator[Message]:
 def _embed(options: Options, config: VATTConfig, batch: int, workers: int, films: Films) -> Row:
     device, data = torch.device(options.device), DataConfig(workers=workers)
     torch.manual_seed(0)
-    model = VATT(config, options.backend).to(device, dtype_of(device))
+    model = VATT(config, options.backend).to(device, type_of("auto", device))
     waits: list[float] = []
 
     def once() -> None:

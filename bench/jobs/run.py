@@ -14,8 +14,8 @@ from bench.jobs.case import Row, case
 from bench.jobs.options import GIB, Options, parse
 from bench.jobs.pretraining import loss_memory, pretrain, train
 from bench.jobs.reading import decode, embed, loader
-from bench.measure.process import Message, Send, running, worker
 from bench.measure.session import Writer
+from vatt.process import Message, Send, running, worker
 
 WORK = {work.__name__: work for work in (pretrain, train, loader, embed, loss_memory, decode)}
 
@@ -26,7 +26,6 @@ def main(argv: Sequence[str]) -> int:
     if options.device == "cpu":
         torch.set_num_threads(options.cores)
     writer = Writer(path, torch.device(options.device))
-    print(f"{writer.origin['device']}, torch {writer.origin['torch']}, commit {writer.origin['commit']}", flush=True)
     if path is not None:
         store.append(path, [])  # a file that is none is told now, not after the first hour
     with closing(jobs(options)) as rows:  # type: ignore[type-var]
@@ -52,17 +51,13 @@ def jobs(options: Options) -> Iterator[Row]:
             yield from in_process(options, job)
 
 
-def command(options: Options, job: str) -> list[str]:
-    """The process of a job."""
-    return worker("bench.jobs.run:work", {"options": asdict(options), "job": job})
-
-
 def in_process(options: Options, job: str) -> Iterator[Row]:
     """The rows of one job, and one for the case that ended its process, if one did."""
     (model,) = options.models if options.models and job == "pretrain" else ("all",)
     select = {} if model == "all" else {"model": model}
     begun: Row | None = case(options, job, model, mode="start", provider=f"ours {options.backend}", select=select)
-    with running(command(options, job), limit=options.end) as process:
+    command = worker("bench.jobs.run:work", {"options": asdict(options), "job": job})
+    with running(command, limit=options.end) as process:
         for message in process.messages():
             begun = message.get("begin")
             if "done" in message:
@@ -74,7 +69,7 @@ def in_process(options: Options, job: str) -> Iterator[Row]:
 
 
 def work(asked: Message, send: Send, requests: Iterator[Message]) -> None:
-    """Does one job in this process (`bench.measure.process.worker`)."""
+    """Does one job in this process (`vatt.process.worker`)."""
     options = Options.of(asked["options"])
     if options.device == "cpu":
         torch.set_num_threads(options.cores)

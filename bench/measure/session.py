@@ -19,11 +19,11 @@ import torch
 from bench import store
 from bench.baselines import package_version
 from bench.cases.base import Cost
-from bench.measure.memory import peak_mib
 from bench.measure.peaks import DevicePeaks, measure_peaks
 from bench.measure.timing import Timing, TooLong, guarded, reason, sample, summarise, tidy
 from vatt import results
 from vatt.analysis.flops import peak_flops
+from vatt.analysis.peak_memory import peak_mib
 
 Row = dict[str, Any]
 FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
@@ -91,9 +91,9 @@ class Subject(ABC):
     def prepare(self, provider: str) -> Prepared:
         """Makes the calls and runs each once. Raises whatever a compiler, a driver or a missing package raises."""
 
-    @abstractmethod
     def release(self) -> None:
         """Drops tensors and compiled code."""
+        torch._dynamo.reset()
 
 
 def plan(found: Sequence[Subject]) -> list[tuple[Subject, bool]]:
@@ -142,6 +142,7 @@ class Writer:
             self.origin["commit"] = commit[:12]
         self.rows: list[Row] = []
         self.before = store.read(path) if resume and path is not None and path.exists() else []
+        print(f"{self.origin['device']}, torch {self.origin['torch']}, commit {self.origin['commit']}", flush=True)
 
     def __call__(self, row: Row) -> None:
         self.rows.append(row)
@@ -150,8 +151,8 @@ class Writer:
             store.append(self.path, [{**self.origin, "time": results.now(), **row}])
 
     def known(self, row: Row) -> bool:
-        """Whether the file had this row before this run. Changes that are in no commit have no name, so nobody knows
-        whether two rows with them are of the same code."""
+        """Whether the file had this row before this run. Uncommitted changes have no name, so two rows with them may be
+        of different code."""
         named = self.origin["dirty"] == "unknown" and self.origin["commit"] != "unknown"  # --commit says what it is
         if not (self.any_origin or named or self.origin["dirty"] == "False"):
             return False

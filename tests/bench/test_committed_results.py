@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from bench import ROOT
 from bench.report.run import main
 from bench.store import RESULTS, read
+from vatt.files import TREE
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = TREE / "docs" / "benchmarks.md"
 REGION = re.compile(r"<!-- table: python -m bench report --markdown -->\n(.*?)<!-- end of table -->", re.S)
 
 
@@ -22,7 +22,7 @@ def test_the_table(capsys):
 def test_the_picture(tmp_path):
     path = tmp_path / "speed.svg"
     assert main(["--svg", str(path)]) == 0
-    assert path.read_text() == (ROOT / "bench" / "results" / "speed.svg").read_text()
+    assert path.read_text() == (TREE / "bench" / "results" / "speed.svg").read_text()
 
 
 def test_committed_rows_say_where_they_come_from():

@@ -21,13 +21,13 @@ from bench.jobs.options import SIZES, JobError, Options, doubling, parse
 from bench.jobs.pretraining import Training, pretrain, read_records, summary
 from bench.jobs.reading import decode, embed, loader, reading_pace
 from bench.jobs.run import in_process, jobs, main
-from bench.measure.memory import MIB, held_mib, peak_mib
-from bench.measure.process import ProcessFailed
 from tests.limits import HANG
 from vatt.analysis.flops import tokens, train_flops_per_sample
+from vatt.analysis.peak_memory import MIB, held_mib, peak_mib
 from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, Source, Tokenizer, TrainLoader
 from vatt.data.samples import PretrainReader
+from vatt.process import ProcessFailed
 from vatt.results import ORIGIN
 
 CPU = torch.device("cpu")
@@ -199,7 +199,7 @@ def test_a_process_that_dies_names_its_case(script, message, monkeypatch):
     about = {"op": "pretrain", "case": "the second"}
     lines = [json.dumps({"done": {"case": "the first", "ms": 1.0}}), json.dumps({"begin": about})]
     script = f"print({chr(10).join(lines)!r}, flush=True); {script}"
-    monkeypatch.setattr(bench.jobs.run, "command", lambda *_: [sys.executable, "-S", "-c", script])
+    monkeypatch.setattr(bench.jobs.run, "worker", lambda *_: [sys.executable, "-S", "-c", script])
     limit = 0.5 if "sleep" in script else HANG
     rows = list(in_process(Options("cpu", "tiny", models=("vatt-tiny",), limit=limit), "pretrain"))
     assert rows[0] == {"case": "the first", "ms": 1.0} or (limit < 1 and len(rows) == 1)

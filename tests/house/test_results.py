@@ -10,6 +10,7 @@ import torch
 
 from tests.limits import HANG
 from vatt import results
+from vatt.files import TREE
 from vatt.results import ORIGIN, ResultsError, Table, append, origin, read
 
 FIELDS = ("op", "ms", "note", "dirty")
@@ -91,7 +92,7 @@ def test_origin(monkeypatch):
     told = {"status": " M bench/results/rows.csv", "rev-parse": "0123456789abcdef"}
     monkeypatch.setattr(results, "git", lambda *words: told[words[0]])
     assert origin(torch.device("cpu"))["dirty"] == "True"
-    aside = origin(torch.device("cpu"), aside=results.TREE / "bench" / "results" / "rows.csv")
+    aside = origin(torch.device("cpu"), aside=TREE / "bench" / "results" / "rows.csv")
     assert (aside["dirty"], aside["commit"]) == ("False", "0123456789ab")
     monkeypatch.setattr(results, "git", lambda *words: None)
     unknown = origin(torch.device("cpu"))

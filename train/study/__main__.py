@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -22,7 +21,9 @@ from train.study.experiments import SAMPLE, Experiment, StudyError, figures, stu
 from train.study.tables import TABLES, draw
 from vatt import results
 from vatt.errors import UserError
-from vatt.results import TREE, Row, Table
+from vatt.files import TREE
+from vatt.process import running
+from vatt.results import Row, Table
 from vatt.sample import build, build_pictures
 
 PAGE = TREE / "docs" / "results.md"
@@ -64,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(found: Sequence[Experiment], path: Path) -> None:
-    """Runs what has no row yet. Raises StudyError if a command fails; what it printed is shown."""
+    """Runs what has no row yet.
+
+    Raises:
+        ProcessFailed: a command ended badly. StudyError: its result cannot be read.
+    """
     build(SAMPLE, seed=0, say=print)
     build_pictures(SAMPLE)
     table = Table(path, FIELDS, resume=True)
@@ -76,10 +81,8 @@ def run(found: Sequence[Experiment], path: Path) -> None:
         if not experiment.result.is_file():
             if experiment.what["kind"] != "probe":  # the folder of a run that was stopped
                 shutil.rmtree(experiment.result.parent, ignore_errors=True)
-            done = subprocess.run([sys.executable, *experiment.command], cwd=TREE, capture_output=True, text=True)
-            if done.returncode:
-                print(f"{done.stdout[-2000:]}{done.stderr[-2000:]}", file=sys.stderr)
-                raise StudyError("the command failed")
+            with running([sys.executable, *experiment.command], folder=TREE, name=experiment.line) as process:
+                process.finish()
         row = row_of(experiment, where)
         table.add(row)
         print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)

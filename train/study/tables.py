@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from vatt.results import TREE, Row
+from vatt.files import TREE
+from vatt.results import Row
 
 # Rows of the benchmarks: the pace and the memory of a training step, measured by themselves.
 STEPS = TREE / "bench" / "results" / "results.csv"

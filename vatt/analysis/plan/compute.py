@@ -9,9 +9,10 @@ from pathlib import Path
 
 from vatt.analysis.flops import peak_flops, train_flops_per_sample
 from vatt.analysis.plan.request import ASSUMED, CONFIGURATION, DATA_SHEET, Assumption, Request
+from vatt.files import TREE
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
-from vatt.results import TREE, ResultsError, Row, read
+from vatt.results import ResultsError, Row, read
 
 # The committed measurements, in a checkout; an installed package has none.
 RESULTS = TREE / "bench" / "results" / "results.csv"

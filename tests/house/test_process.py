@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.measure.process import Message, ProcessFailed, Send, running, worker
+from vatt.process import Message, ProcessFailed, Send, running, worker
 
 HERE = f"{__name__}:answer"
 

@@ -1,4 +1,4 @@
-"""Processes that measure: each has a time limit, and whatever ends one is a reason that can stand in a row.
+"""Processes of experiments and benchmarks: each may have a time limit, and whatever ends one is a reason to tell.
 
 A worker is a process that runs one function of this project (`worker`): it gets ``settings``, sends messages, and may
 be asked for more. A message is a JSON object on a line of its own. What libraries print in a worker goes to its
@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bench import ROOT
 from vatt.errors import UserError
+from vatt.files import TREE
 
 Message = dict[str, Any]
 Send = Callable[[Message], None]
@@ -40,7 +40,7 @@ def worker(function: str, settings: Mapping[str, Any]) -> list[str]:
 
     ``send`` (Send) writes a message to whoever started the process; ``requests`` iterates over what it is asked.
     """
-    return [sys.executable, "-m", "bench.measure.process", function, json.dumps(settings)]
+    return [sys.executable, "-m", "vatt.process", function, json.dumps(settings)]
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def running(
     command: Sequence[str],
     *,
     limit: float | None = None,
-    folder: Path = ROOT,
+    folder: Path = TREE,
     environment: Mapping[str, str] | None = None,
     name: str = "",
 ) -> Iterator[Process]:
@@ -58,7 +58,7 @@ def running(
     # Without Triton's interpreter, whose times say nothing of the kernels.
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with (
-        tempfile.TemporaryDirectory(prefix="vatt-bench-", ignore_cleanup_errors=True) as scratch,
+        tempfile.TemporaryDirectory(prefix="vatt-", ignore_cleanup_errors=True) as scratch,
         tempfile.TemporaryFile("w+", errors="replace") as errors,
     ):
         options: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
