@@ -33,7 +33,7 @@ LIMITS = ("roof_tflops", "roof_gbps", "floor_ms", "floor_share", "peak_mib", "fi
 # Of whole jobs: ``rate`` in ``unit`` (samples/s, clips/s), share of the device's peak, of the time spent on waiting.
 JOBS = ("rate", "unit", "mfu", "wait_share")
 FIELDS = (*ORIGIN, *WHAT, *TIMES, *LIMITS, *JOBS, "note", "command")  # ``command`` measures the row again
-NUMBERS = (*TIMES, *LIMITS, "rate", "mfu", "wait_share")
+NUMBERS = ("dropout", *TIMES, *LIMITS, "rate", "mfu", "wait_share")
 ABOVE_ZERO = ("ms", "ms_p20", "ms_p80", "rate", "roof_tflops", "roof_gbps")
 
 

@@ -108,7 +108,7 @@ def compile_case(case: Compilation, arch: str) -> list[Row]:
     rows: list[Row] = []
     for launch in launches(case, arch):
         try:
-            row = _row(case, launch, arch)
+            row = _row(case, launch, arch, *_compile(launch, arch))
         except Exception as error:  # any, for the compiler raises what it likes: say which kernel it was
             what = f"{case.op} {case.name} {launch.name} {arch}"
             raise CompilationError(f"{what}: {type(error).__name__}: {error}") from error
@@ -148,12 +148,16 @@ def _pretending(arch: str) -> Iterator[None]:
         driver._active = before
 
 
-def _row(case: Compilation, launch: Launch, arch: str) -> Row:
-    import triton
-
+def _compile(launch: Launch, arch: str) -> tuple[Any, str]:
+    """The compiled kernel, and the report of ptxas."""
     with _pretending(arch), redirect_stdout(io.StringIO()) as printed:
         compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.meta)
-    report = _reports.setdefault(compiled.hash, printed.getvalue())
+    return compiled, _reports.setdefault(compiled.hash, printed.getvalue())
+
+
+def _row(case: Compilation, launch: Launch, arch: str, compiled: Any, report: str) -> Row:
+    import triton
+
     ptx, meta = compiled.asm["ptx"], compiled.metadata
     frames = [tuple(map(int, found)) for found in _FRAME.findall(report)]
     registers = [int(found) for found in re.findall(r"Used (\d+) registers", report)]

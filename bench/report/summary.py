@@ -35,15 +35,9 @@ class Entry:
 
 def lines(cases: Iterable[Measured]) -> list[Entry]:
     """One line a case where ours was measured, of the largest dropout, which is that of training."""
-    alike = data.grouped(cases, lambda case: case.key[:4])
-    return [line for of in alike.values() if (line := _line(max(of, key=_dropout))) is not None]
-
-
-def _dropout(case: Measured) -> float:
-    try:
-        return float(case.key[4] or 0)
-    except ValueError:  # free text in that column
-        return 0.0
+    alike = data.grouped(cases, lambda case: case.key[:4]).values()
+    found = [_line(max(of, key=lambda case: float(case.key[4] or 0))) for of in alike]
+    return [line for line in found if line is not None]
 
 
 def _line(case: Measured) -> Entry | None:

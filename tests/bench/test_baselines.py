@@ -23,6 +23,7 @@ from bench.cases.nce import CLIP, clip_style
 from bench.cases.norm import LIGER, LIGER_SUM
 from bench.cases.patch_embed import CONV, TIMM, native, patch_dropout_rate
 from bench.checks.correctness import error, largest_error, named
+from tests.limits import HANG
 from vatt.analysis.flops import forward_flops, tokens
 from vatt.kernels import patch_embed
 from vatt.kernels.nce import Rows, nce
@@ -225,7 +226,7 @@ def test_a_missing_package_is_named(monkeypatch, package):
 def test_nothing_is_imported_early():
     code = "import sys, bench.cases, bench.baselines.models as w; from vatt.presets import preset\n"
     code += f"assert w.models(preset('vatt-tiny')); print(sorted(set({PACKAGES}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert done.stdout.strip() == "[]", done.stderr
 
 

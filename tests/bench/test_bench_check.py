@@ -29,6 +29,7 @@ from bench.measure.session import Session, plan
 from bench.measure.timing import DeviceLost, TooLong, limited
 from bench.subjects import Operation, subjects
 from bench.sweep import COMMITTED, NO_TIME, candidates, key_on, line, module, replaced
+from tests.limits import HANG
 from vatt.analysis.flops import forward_flops, tokens
 from vatt.presets import preset
 
@@ -50,7 +51,7 @@ def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     command = [sys.executable, "-m", "bench", "check", "--device", "cpu", "--tiny", "--out", str(folder)]
     env = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, env=env)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG, env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (folder / "summary.txt").read_text().splitlines()[-1] in done.stdout
     return folder

@@ -15,6 +15,7 @@ import pytest
 from bench.__main__ import main
 from bench.compare import least_rounds, ratio
 from bench.store import read
+from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 CASE = "norm/layer/float32/p0"
@@ -29,7 +30,7 @@ def clone(tmp_path):
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=unwanted)
     shutil.copy(ROOT / ".gitignore", tree)
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=T", "-c", "user.email=t@t", "commit", "-qm", "one"]):
-        subprocess.run(["git", "-C", str(tree), *words], check=True, timeout=600)
+        subprocess.run(["git", "-C", str(tree), *words], check=True, timeout=HANG)
     return tree
 
 
@@ -37,7 +38,7 @@ def compare(tree, *options):
     command = [sys.executable, "-m", "bench", "compare", "--base", "HEAD", "--size", "tiny", "--device", "cpu"]
     command += ["--case", CASE, "--seconds", "0.2", "--threads", "1", *options]
     env = {**os.environ, "TRITON_INTERPRET": "0"}
-    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=1800)
+    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=HANG)
 
 
 START = "    if residual is None:\n        return F.layer_norm"

@@ -20,6 +20,7 @@ from bench.measure.session import Session, select
 from bench.measure.timing import sample
 from bench.store import read
 from bench.subjects import Operation, subjects
+from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def results(tmp_path_factory):
     for name in ("ops", "steps"):
         command = [sys.executable, "-m", "bench", name, "--size", "tiny", "--device", "cpu", "--threads", "1"]
         command += ["--results", str(path)]
-        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1800)
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANG)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return path
 
@@ -69,7 +70,7 @@ def test_a_row_is_measured_again_by_its_command(results, capsys):
     words = row["command"].split()
     assert words[:4] == ["python", "-m", "bench", "ops"]
     command = [sys.executable, *words[1:], "--size", "tiny", "--device", "cpu"]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "roof " not in line[:5]]
     assert [line.split(":")[0] for line in lines[1:]] == [
@@ -92,7 +93,7 @@ def test_pytest_benchmark_reports_the_same_cases(tmp_path):
     ]
     command += ["--bench-size", "tiny", "--bench-device", "cpu", "--bench-rounds", "3", f"--benchmark-json={path}"]
     env = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("PYTEST")}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(path.read_text())["benchmarks"]
     assert {(b["extra_info"]["provider"], b["extra_info"]["mode"]) for b in found} >= {
