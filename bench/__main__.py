@@ -49,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     module, before = SUBCOMMANDS[name]
     try:
-        status: int = importlib.import_module(module).main([*before, *rest])
-        return status
-    except UserError as error:
+        return int(importlib.import_module(module).main([*before, *rest]))
+    except (UserError, OSError) as error:  # a full disk, a folder that cannot be written
         print(f"bench {name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"bench {name}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -187,6 +187,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="keep the rows that are in --out and add the others")
     parser.add_argument("--steps", type=int, default=60, help="of --only train")
     options = parser.parse_args(arguments)
+    if options.seconds is not None and not options.seconds > 0:
+        parser.error(f"--seconds: {options.seconds:g} is not above 0")
     options.seconds = {stage: options.seconds or seconds for stage, seconds in SECONDS.items()}
     return options
 

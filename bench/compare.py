@@ -2,7 +2,7 @@
 
 First a gate: results of this tree against a wider type, and against those of the other commit. Only then times. Each
 side is a process with its own library, measured by the benchmark of this tree. Exit status 1: slower, or no longer
-runs; 2: wrong results, or a bad request.
+runs; 2: wrong results or none, or a bad request.
 """
 
 from __future__ import annotations
@@ -156,7 +156,10 @@ def side(name: str, folder: Path, settings: Message) -> Iterator[Process]:
     paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"PYTHONPATH": paths, "PYTHONSAFEPATH": ""}
     with running(worker("bench.compare:serve", settings), folder=folder, environment=environment, name=name) as found:
-        library = Path(ask(found, "hello")["library"])
+        try:
+            library = Path(ask(found, "hello")["library"])
+        except ProcessFailed as failure:  # a commit before a module that bench/ needs
+            raise UserError(f"bench/ of this tree does not run with the library of {name}: {failure}") from failure
         if library != (folder / "vatt").resolve():
             raise ProcessFailed(f"imports the library in {library}, not that of {folder}", found)
         yield found
@@ -207,7 +210,7 @@ class Comparison:
         operations = [subject for subject, _ in work if isinstance(subject, Operation)]
         gated = {f"{subject.name.rpartition('/p')[0]}/p0": subject for subject in operations}
         if wrong := [text for name, operation in gated.items() for text in self.gate(name, operation)]:
-            print("wrong results; nothing was timed:", *wrong, sep="\n  ", file=sys.stderr)
+            print("wrong results, or none; nothing was timed:", *wrong, sep="\n  ", file=sys.stderr)
             return WRONG
         print("verdict   this tree / base, 95% interval, and medians")
         verdicts: list[str] = []
@@ -217,8 +220,7 @@ class Comparison:
                 verdicts.append(verdict)
                 if verdict == "SLOWER":
                     # Among many cases one looks slower by chance. It does not do so twice.
-                    again = self.times(subject, provider, [mode], " (measured again)")
-                    slower += "SLOWER" in again.values()
+                    slower += "SLOWER" in self.times(subject, provider, [mode], " (measured again)").values()
         for text in self.not_comparable:
             print(f"not comparable: {text}")
         for text in self.failures:
@@ -302,7 +304,9 @@ def compare(options: argparse.Namespace) -> int:
     asked = {s: [name for name in s.providers if matches(name, options.provider)] for s in found}
     work = [(s, name) for s in found for name in ([s.ours] if options.provider == ["*"] else asked[s])]
     if not work:
-        raise UserError(f"--case {options.case!r} and --provider match nothing; see --list")
+        raise UserError(f"--case {options.case!r} and --provider match nothing; see ops --list and steps --list")
+    if options.results is not None:
+        store.append(options.results, [])  # a file that is none is told now
     settings = dict(device=options.device, threads=options.threads, wanted=options.wanted)
     with (
         checkout(options.base) as (folder, commit),

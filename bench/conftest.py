@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from bench.cases import SIZES
-from bench.measure.session import MODES
 from bench.measure.timing import device_and_size
 from bench.subjects import subjects
 from vatt.errors import UserError
@@ -39,7 +38,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "work" not in metafunc.fixturenames:
         return
     device, size = selected(metafunc.config)
-    found = subjects(device, size)
-    modes = {"ops": MODES[:2], "steps": MODES}
-    work = [(s, provider, mode) for s in found for provider in s.providers for mode in modes[s.about["suite"]]]
+    work = [(s, provider, mode) for s in subjects(device, size) for provider in s.providers for mode in s.modes]
     metafunc.parametrize("work", work, ids=[f"{s.name} {provider} {mode}" for s, provider, mode in work])

@@ -67,12 +67,14 @@ def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--threads: {options.threads} is not a number of threads")
     options.threads = options.threads or cores()
     options.seconds = SECONDS[options.size] if options.seconds is None else options.seconds
+    for option in ("seconds", "minutes"):
+        if not (value := getattr(options, option, None) or 0) >= 0:
+            parser.error(f"--{option}: {value:g} is not a time")
     if getattr(options, "resume", False) and options.results is None:
         parser.error("--resume: name the file with --results")
     if name == "compare":
         if options.rounds < least_rounds():
-            rounds = f"{options.rounds} rounds give no confidence interval; at least {least_rounds()}"
-            parser.error(f"--rounds: {rounds}")
+            parser.error(f"--rounds: {options.rounds} give no confidence interval; at least {least_rounds()}")
         if not 0 < options.threshold < 10:
             parser.error(f"--threshold: {options.threshold:g} is not a share above 0, such as 0.05")
     ops, steps = getattr(options, "op", None), getattr(options, "step", None)
@@ -116,11 +118,10 @@ def main(arguments: Sequence[str]) -> int:
         for subject, heavy in plan(todo):
             session.run(subject, heavy)
     except DeviceLost as failure:
-        words = f"the device no longer answers ({failure}); --resume goes on with the rest"
-        print(f"bench {name}: {words}", file=sys.stderr)
+        print(f"bench {name}: the device no longer answers ({failure}); --resume goes on", file=sys.stderr)
         return LOST
     for words in session.left_out:
         print(f"left out, no time: {words}")
     if all(row["suite"] == "roof" for row in writer.rows) and not session.left_out:
-        print("nothing new to measure: no provider matches, or --resume found all rows")
+        print("nothing new to measure: no provider or mode matches, or --resume found all rows")
     return 0

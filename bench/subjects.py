@@ -17,7 +17,7 @@ from bench.cases.base import AUTO, OURS, TORCH, Case, Cost, Leaves, Problem
 from bench.checks.correctness import WIDER, evaluate, largest_error, rates
 from bench.jobs.case import columns_of, config_of, random_batch
 from bench.jobs.options import DROPS
-from bench.measure.session import BOTH, FORWARD, STEP, Prepared, Subject
+from bench.measure.session import BOTH, FORWARD, MODES, STEP, Prepared, Subject
 from bench.measure.timing import reason, synchronize
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.models.transformer import Encoder
@@ -103,6 +103,7 @@ class Operation(Subject):
 class Step(Subject):
     """One preset at one batch, with DropToken and dropout as configured."""
 
+    modes = MODES
     heavy = frozenset({_COMPILED})
 
     def __init__(self, model: str, batch: int, size: str, device: torch.device, kernels: bool) -> None:

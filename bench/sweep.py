@@ -51,8 +51,7 @@ def module(space: SearchSpace) -> Any:
 
 def candidates(space: SearchSpace) -> list[Any]:
     """All values of the grid, as entries of the table."""
-    points = product(*space.grid)
-    return [point[0] if len(space.grid) == 1 else module(space).LaunchConfig(*point) for point in points]
+    return [point[0] if len(space.grid) == 1 else module(space).LaunchConfig(*point) for point in product(*space.grid)]
 
 
 def key_on(space: SearchSpace, arch: str) -> Any:
@@ -221,8 +220,7 @@ class Sweep:
         call()
         timing = measure(call, self.device, 0.0 if self.tiny else 0.15)
         faster = None if committed is None else committed / timing.median
-        figures = dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, faster=faster)
-        self.table.add(row | figures)
+        self.table.add(row | dict(ms=timing.median, ms_p20=timing.p20, ms_p80=timing.p80, faster=faster))
         return timing.median
 
 

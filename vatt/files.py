@@ -55,8 +55,12 @@ def appearing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to: renamed to ``path`` when the block ends, removed if it fails.
 
     Readers see the old file or the whole new one, never a part. The name is the same each time, so that what a killed
-    process left is overwritten; only one process at a time may write a path.
+    process left is overwritten; only one process at a time may write a path. A device or a pipe (such as /dev/null)
+    is written to, never replaced.
     """
+    if path.is_char_device() or path.is_fifo():
+        yield path
+        return
     partly = path.with_name(f".{path.name}.partly")
     try:
         yield partly

@@ -276,6 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also write the rows as CSV")
     options = parser.parse_args(arguments)
     _refuse()
+    if options.out:
+        results.append(options.out, [], COLUMNS)  # a file that is none is told now, not after the compilation
     selected = [number for number, case in enumerate(COMPILATIONS) if case.op in options.op]
     rows, wrong = compile_all([(number, arch) for number in selected for arch in options.arch])
     show(rows)

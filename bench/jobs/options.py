@@ -126,7 +126,7 @@ class Options:
         for drop in self.drops or ():
             if not 0 <= drop < 100:
                 raise JobError(f"--drop {drop}: is not a percentage from 0 to 99")
-        for option, number in (("--memory-gib", self.memory_gib), ("--limit", self.limit)):
+        for option, number in (("--memory-gib", self.memory_gib), ("--limit", self.limit), ("--seconds", self.seconds)):
             if number is not None and not number > 0:
                 raise JobError(f"{option} {number:g}: must be above 0")
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 
 import torch
 
-from bench import store
 from bench.jobs.case import Row, case
 from bench.jobs.options import GIB, Options, parse
 from bench.jobs.pretraining import loss_memory, pretrain, train
@@ -26,8 +25,6 @@ def main(argv: Sequence[str]) -> int:
     if options.device == "cpu":
         torch.set_num_threads(options.cores)
     writer = Writer(path, torch.device(options.device))
-    if path is not None:
-        store.append(path, [])  # a file that is none is told now, not after the first hour
     with closing(jobs(options)) as rows:  # type: ignore[type-var]
         for row in rows:
             writer(row)
@@ -64,8 +61,7 @@ def in_process(options: Options, job: str) -> Iterator[Row]:
                 yield message["done"]
         why = process.why()
     if why is not None:
-        about = begun or case(options, job, model, mode="end", provider="ours", select=select)
-        yield {**about, "note": why}
+        yield {**(begun or case(options, job, model, mode="end", provider="ours", select=select)), "note": why}
 
 
 def work(asked: Message, send: Send, requests: Iterator[Message]) -> None:

@@ -32,7 +32,6 @@ ROUNDS = 3
 LIMIT, LIMIT_HEAVY = 60.0, 240.0  # seconds to prepare a provider
 AGAIN = " again"  # ours a second time: what differs between the two is noise
 
-
 WORDS = {
     "floor_share": "{:.0%} of the device peak",
     "rate": "{:.4g} {unit}",
@@ -68,6 +67,7 @@ class Subject(ABC):
         device: where it runs.
         ours: the provider that the others are compared with.
         select: the options of the sub-command ``suite`` that select it.
+        modes: of its calls.
         heavy: the providers whose preparation is long (a compiler).
         rank: 0 for what has a target, as training runs it; the larger, the less important.
     """
@@ -78,6 +78,7 @@ class Subject(ABC):
     ours: str
     select: str
     providers: tuple[str, ...]
+    modes: tuple[str, ...] = (FORWARD, BOTH)
     heavy: frozenset[str] = frozenset()
     rank: int = 0
 
@@ -141,7 +142,9 @@ class Writer:
         if commit is not None:
             self.origin["commit"] = commit[:12]
         self.rows: list[Row] = []
-        self.before = store.read(path) if resume and path is not None and path.exists() else []
+        if path is not None:
+            store.append(path, [])  # a file that is none is told now, not after the first hour
+        self.before = store.read(path) if resume and path is not None else []
         print(f"{self.origin['device']}, torch {self.origin['torch']}, commit {self.origin['commit']}", flush=True)
 
     def __call__(self, row: Row) -> None:
@@ -158,7 +161,8 @@ class Writer:
             return False
         wanted = {} if self.any_origin else {name: self.origin[name] for name in SAME}
         wanted |= {name: results.text(row[name]) for name in ("suite", "op", "case", "dtype", "dropout", "provider")}
-        return any(all(old[name] == value for name, value in wanted.items()) for old in self.before)
+        modes = ("", row["mode"])  # the row of a failure has none
+        return any(wanted.items() <= old.items() and old["mode"] in modes for old in self.before)
 
     def peaks(self, size: str) -> DevicePeaks:
         """Measures the peaks of the device and adds their rows."""
@@ -213,8 +217,9 @@ class Session:
             DeviceLost: it no longer answers; the row of the provider that did it was written.
         """
         ours, wanted = subject.ours, [name for name in subject.providers if matches(name, self.providers)]
+        modes = [mode for mode in subject.modes if mode in self.modes]
         names = [name for name in wanted if (name in subject.heavy) == heavy]
-        names = [name for name in names if not self.known({**subject.about, "provider": name})]
+        names = [n for n in names if not all(self.known({**subject.about, "provider": n, "mode": m}) for m in modes)]
         if not names:
             return
         if time.monotonic() > self.until:
@@ -230,7 +235,7 @@ class Session:
             left = max(10.0, self.until + 10.0 - time.monotonic())
             with self._attempt(subject, name, min(left, LIMIT_HEAVY if heavy else LIMIT)):
                 prepared = subject.prepare(name)
-                asked = {mode: call for mode, call in prepared.calls.items() if mode in self.modes}
+                asked = {mode: call for mode, call in prepared.calls.items() if mode in modes}
                 turns.append(_Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()}))
         if first := next((turn for turn in turns if turn.name == ours and not heavy), None):
             turns.append(_Turn(ours + AGAIN, first.prepared, first.mib))

@@ -39,8 +39,7 @@ class Timing:
     @property
     def figures(self) -> dict[str, Any]:
         """The columns of a results file."""
-        times = dict(ms=self.median, ms_p20=self.p20, ms_p80=self.p80)
-        return times | dict(repeats=self.repeats, host_ms=self.host)
+        return dict(ms=self.median, ms_p20=self.p20, ms_p80=self.p80, repeats=self.repeats, host_ms=self.host)
 
 
 class TooLong(Exception):

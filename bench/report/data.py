@@ -57,8 +57,7 @@ class Machine:
 
 def machine(row: Row) -> Machine:
     """Where a row was measured. A PyTorch built for CUDA names its version on a CPU too, but there threads stand."""
-    cuda = row["cuda"] not in ("", "none") and not row["threads"]
-    return Machine(row["device"], row["threads"], cuda)
+    return Machine(row["device"], row["threads"], row["cuda"] not in ("", "none") and not row["threads"])
 
 
 def grouped(values: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

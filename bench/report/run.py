@@ -20,7 +20,7 @@ from bench.report.summary import markdown, picture
 from vatt.charts import bar_chart
 from vatt.files import appearing
 from vatt.html import Cell, cards, clean, figure, heading, links, page, paragraph, plots, section, table
-from vatt.results import ResultsError, Row, number
+from vatt.results import Row, number
 
 PAGE = Path("bench-report.html")
 _SUITES = {"ops": "Operations", "steps": "Whole steps"}
@@ -155,19 +155,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ResultsError."""
+    """Raises ResultsError, OSError."""
     options = parse(argv)
     rows = data.load(options.files)
     files = {} if options.out is None else {options.out: document(rows)}
     if options.svg is not None:
         files[options.svg] = picture(data.machines(rows))
     shown = markdown(data.machines(rows)) if options.markdown else ""
-    try:
-        with ExitStack() as stack:  # all files, or none
-            for path, text in files.items():
-                stack.enter_context(appearing(path)).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(str(error)) from error
+    with ExitStack() as stack:  # all files, or none
+        for path, text in files.items():
+            stack.enter_context(appearing(path)).write_text(text, encoding="utf-8")
     for path in files:
         print(f"{path}: {len(rows)} rows", file=sys.stderr)
     print(shown, end="")

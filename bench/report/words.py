@@ -63,9 +63,9 @@ def provenance(machine: Machine, cases: Sequence[Measured]) -> str:
 
 
 def command(rows: Sequence[Row]) -> str:
-    """The words with which the commands of all rows begin, or empty where they share none."""
+    """The words that begin the commands of all rows (whole quotes, options with values); empty for none."""
     columns = zip(*(row["command"].split() for row in rows if row["command"]), strict=False)
     shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
-    while " ".join(shared).count("'") % 2:  # it would end within a quoted argument
+    while " ".join(shared).count("'") % 2 or (shared[-1:] and shared[-1].startswith("--")):
         shared.pop()
     return " ".join(shared)

@@ -304,3 +304,5 @@ def test_words():
     assert [share(x) for x in (None, 0.004, 0.5, 0.0)] == ["", "0.4%", "50%", "0%"]
     rows = [{"command": "python -m bench ops --op a"}, {"command": ""}, {"command": "python -m bench ops --case 'b"}]
     assert command(rows) == "python -m bench ops"
+    rows = [{"command": f"python -m bench ops --case x --provider {name}"} for name in ("auto", "torch")]
+    assert command(rows) == "python -m bench ops --case x"

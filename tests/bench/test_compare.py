@@ -91,7 +91,11 @@ def test_wrong_results_are_refused_before_any_time_is_taken(clone):
     assert "out of order" in done.stderr
 
 
-def test_bad_requests(capsys):
+def _interrupted():
+    raise KeyboardInterrupt
+
+
+def test_bad_requests(capsys, monkeypatch):
     tiny = ["--size", "tiny", "--device", "cpu"]
     assert main(["compare", "--base", "no-such-commit", *tiny, "--op", "norm"]) == 2
     assert "'no-such-commit' is no commit" in capsys.readouterr().err
@@ -105,8 +109,49 @@ def test_bad_requests(capsys):
         with pytest.raises(SystemExit):
             main(words)
         assert (words[1] if len(words) > 1 else "--base") in capsys.readouterr().err
+    for words in (["ops", "--seconds", "nan"], ["steps", "--minutes", "-1"], ["check", "--seconds", "0"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert words[1] in capsys.readouterr().err
+    assert main(["jobs", "--seconds", "-1"]) == 2
+    assert "--seconds -1: must be above 0" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.measure.peaks.lower_bounds", _interrupted)
+        assert main(["lower-bounds"]) == 130
+    assert capsys.readouterr().err == "bench lower-bounds: interrupted\n"
     assert main(["opps"]) == 2
     assert "did you mean 'ops'?" in capsys.readouterr().err
+
+
+def test_a_results_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bench.measure.session.measure_peaks", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr("bench.compare.checkout", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr("bench.checks.compiled.compile_all", lambda *_: pytest.fail("it was compiled"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    tiny = ["--size", "tiny", "--device", "cpu"]
+    for words in (
+        ["ops", *tiny, "--results", str(tmp_path)],
+        ["compare", *tiny, "--base", "HEAD", "--results", str(tmp_path)],
+        ["jobs", *tiny, "--results", str(tmp_path)],
+        ["compiled", "--op", "norm", "--out", str(tmp_path)],
+    ):
+        assert main(words) == 2, words
+        said = capsys.readouterr().err
+        assert said.startswith(f"bench {words[0]}: ")
+        assert str(tmp_path) in said
+
+
+@pytest.mark.slow
+def test_a_base_with_another_library_is_told(clone):
+    path = clone / "vatt" / "process.py"
+    text = path.read_text()
+    path.write_text("")  # as of a commit before what bench/ needs of it
+    words = ["-c", "user.name=T", "-c", "user.email=t@t", "commit", "-qam", "two"]
+    subprocess.run(["git", "-C", str(clone), *words], check=True, timeout=HANG)
+    path.write_text(text)
+    done = compare(clone)
+    assert done.returncode == 2
+    assert "bench compare: bench/ of this tree does not run with the library of base: " in done.stderr
 
 
 def test_the_interval_holds_the_median_as_often_as_it_says():

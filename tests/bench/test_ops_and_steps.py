@@ -155,6 +155,18 @@ def test_resume_measures_what_is_missing(tmp_path, capsys, monkeypatch):
     assert "nothing new to measure" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_resume_measures_the_modes_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("vatt.results.origin", lambda device, aside: {**_origin(device), "dirty": "False"})
+    path = tmp_path / "results.csv"
+    words = ["--size", "tiny", "--device", "cpu", "--op", "norm", "--case", "norm/rms", "--threads", "1"]
+    words += ["--results", str(path), "--provider", "torch"]
+    assert run.main(["ops", *words, "--mode", "forward"]) == 0
+    before = len(read(path))
+    assert run.main(["ops", *words, "--mode", "forward+backward", "--resume"]) == 0
+    assert {row["mode"] for row in read(path)[before:] if row["suite"] == "ops"} == {"forward+backward"}
+
+
 def _origin(device):
     return {"time": "", "run": "x", "commit": "c", "device": "d", "torch": "t", "triton": "n", "threads": "1"}
 
