@@ -91,8 +91,7 @@ _lost: list[str] = []  # why this worker's device no longer answers
 
 
 def pool() -> ProcessPoolExecutor:
-    workers = max(1, min(WORKERS, (os.cpu_count() or 2) - 2))
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(max(1, min(WORKERS, (os.cpu_count() or 2) - 2)), multiprocessing.get_context("spawn"))
 
 
 def _ahead(workers: ProcessPoolExecutor, tasks: Sequence[tuple[Any, ...]], until: float) -> dict[int, str | None]:

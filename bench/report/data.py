@@ -181,8 +181,7 @@ _FIRST = (f"ours {OURS}", OURS, f"ours {AUTO}", AUTO)
 def is_ours(name: str) -> bool:
     """Code of this project, whichever backend: a backend of ours by name, such a one with a baseline's attention, or
     anything that begins with "ours"."""
-    head = name.removesuffix(AGAIN).partition("+")[0]
-    return head in (OURS, "triton_gemm", AUTO) or name.startswith("ours")
+    return name.removesuffix(AGAIN).partition("+")[0] in (OURS, "triton_gemm", AUTO) or name.startswith("ours")
 
 
 def role(name: str) -> str:

@@ -116,6 +116,19 @@ def test_resume_keeps_rows_and_a_spent_budget_is_named(tmp_path):
 
 @pytest.mark.slow
 @interpreted
+def test_resume_checks_the_backends_that_a_killed_run_left_out(tmp_path):
+    arguments = ["--device", "cpu", "--tiny", "--only", "correctness", "--op", "mlp", "--out", str(tmp_path)]
+    assert check.main(arguments) == 0
+    path = tmp_path / "correctness.csv"
+    whole = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in whole if ",triton_gemm," not in line))
+    assert 1 < len(path.read_text().splitlines()) < len(whole)
+    assert check.main([*arguments, "--resume"]) == 0
+    assert sorted(path.read_text().splitlines(keepends=True)) == sorted(whole)
+
+
+@pytest.mark.slow
+@interpreted
 def test_a_sweep_that_goes_on_tries_once_what_had_no_time(tmp_path):
     arguments = ["--device", "cpu", "--tiny", "--only", "sweep", "--op", "norm", "--out", str(tmp_path)]
     assert check.main([*arguments, "--seconds", "1e-9"]) == 0
