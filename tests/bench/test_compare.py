@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
-from bench.compare import least_rounds, ratio
+from bench.compare import least_rounds, ratio, side
 from bench.store import read
 from tests.limits import HANG
+from vatt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CASE = "norm/layer/float32/p0"
@@ -179,3 +180,14 @@ def test_verdicts():
         ratio([[1.0]] * 3, [[1.0]] * 3)
     with pytest.raises(ValueError, match="argument"):
         ratio([[1.0]] * 9, [[1.0]] * 8)
+
+
+@pytest.mark.slow
+def test_a_library_that_lacks_a_module_is_refused_even_where_another_one_is_installed(tmp_path):
+    """An editable install finds the modules that a library lacks, and a new operation would be compared with itself."""
+    shutil.copytree(ROOT / "vatt", tmp_path / "vatt", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "bench").symlink_to(ROOT / "bench", target_is_directory=True)
+    (tmp_path / "vatt" / "environment.py").unlink()
+    settings = dict(device="cpu", threads=1, wanted=dict(size="tiny", ops=["norm"], steps=[]))
+    with pytest.raises(UserError, match="environment"), side("base", tmp_path, settings):
+        pass
