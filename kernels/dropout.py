@@ -1,18 +1,34 @@
 """Dropout whose mask is a function of (seed, row, column): recomputed in the backward pass, never stored.
 
-A counter-based hash decides: two rounds of multiply and xor-shift (the 32-bit mixer "lowbias32" of Chris Wellons'
-hash-prospector) on a key of seed and row, combined with the column. Philox, which PyTorch and `tl.rand` use, costs
-about 80 integer instructions per number, more than the arithmetic around it; this costs about 9. This file is the
-plain PyTorch twin of `triton_dropout.py`, and equal to it bit by bit.
+A counter-based hash decides, built on the 32-bit mixer "lowbias32" of Chris Wellons' hash-prospector. Philox, which
+PyTorch and `tl.rand` use, costs about 80 integer instructions per number, more than the arithmetic around it. Here one
+hash serves four neighbours, 16 bits each, so that rates are multiples of 2^-16:
+
+    x = key of seed and row ^ key of the group of columns, each mixed once for many elements
+    x = x * M1;  x ^= x >> 15
+    a = x * MA;  a ^= a >> 16;  b = x * MB;  b ^= b >> 16
+    lanes 0 to 3: low half of a, high half of a, low half of b, high half of b
+
+The ratio of MA and MB has a good lattice in two dimensions (its shortest vector is 0.77 * 2^16), so the two products
+are as good as independent; tests/kernels/test_dropout.py holds rates and correlations. This file is the plain PyTorch
+twin of `triton_dropout.py`, and equal to it bit by bit.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 GOLDEN = 0x9E3779B9
-LEVELS = 1 << 24  # probabilities are multiples of 2^-24
+M1, MA, MB = 0x7FEB352D, 0x846CA68B, 0x31848BAB
+LEVELS = 1 << 16  # probabilities are multiples of 2^-16
+GROUP = 4  # elements that share a hash
 
 
 def draw_seed(device: torch.device) -> Tensor:
@@ -20,8 +36,14 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(0, 1 << 62, (1,), device=device, dtype=torch.int64)
 
 
+def draw_seeds(count: int, device: torch.device) -> Sequence[Tensor]:
+    """``count`` seeds from one launch, each (2,), of which the first number is used: views that are aligned to 16 bytes,
+    so that no kernel is compiled twice for them."""
+    return torch.randint(0, 1 << 62, (count, 2), device=device, dtype=torch.int64).unbind(0)
+
+
 def threshold(p: float) -> int:
-    """Elements whose hash (24 bits) is below this are dropped."""
+    """Elements whose lane (16 bits) is below this are dropped."""
     return round(p * LEVELS)
 
 
@@ -32,17 +54,55 @@ def keep_scale(p: float) -> float:
 
 
 def keep_mask(seed: Tensor, rows: Tensor, columns: Tensor, p: float) -> Tensor:
-    """Booleans, True for kept elements: ``rows`` and ``columns`` are integer tensors that broadcast to the shape."""
-    low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    """Booleans, True for kept elements: ``rows`` and ``columns`` are integer tensors that broadcast to the shape. Four
+    neighbouring columns share a hash: what a thread of an elementwise kernel holds."""
+    return _lane(_row_key(seed, rows), columns >> 2, columns & 3) >= threshold(p)
+
+
+def tile_keep_mask(seed: Tensor, first: Tensor, rows: Tensor, columns: Tensor, p: float) -> Tensor:
+    """As `keep_mask`, for the scores of attention: ``rows`` and ``columns`` are queries and keys within a sequence, and
+    ``first`` is what their first query is counted from (head * tokens of all sequences + tokens before this one).
+
+    Queries r and r + 8 with keys c and c + 8 share a hash: in the registers of a matrix product these four lie in one
+    thread, straight and transposed.
+    """
+    lane = (rows >> 3 & 1) * 2 + (columns >> 3 & 1)
+    return _lane(_row_key(seed, first + (rows & ~8)), columns & ~8, lane) >= threshold(p)
+
+
+def dropout(x: Tensor, p: float, seed: Tensor | None = None) -> Tensor:
+    """Dropout of ``x`` (..., D) in plain PyTorch: with a ``seed`` by the mask of `keep_mask`, rows counted over all
+    leading axes, else by PyTorch's generator."""
+    if p == 0:
+        return x
+    if seed is None:
+        return F.dropout(x, p)
+    D = x.shape[-1]
+    rows, columns = torch.arange(x.numel() // max(D, 1), device=x.device), torch.arange(D, device=x.device)
+    kept = keep_mask(seed, rows[:, None], columns, p).view(x.shape)
+    return torch.where(kept, x * keep_scale(p), 0.0)
+
+
+def _row_key(seed: Tensor, rows: Tensor) -> Tensor:
+    low, high = seed[:1] & 0xFFFFFFFF, (seed[:1] >> 32) & 0xFFFFFFFF
     key = _mix(_mix(rows ^ low) ^ high)
-    hashed = _mix(key ^ ((columns * GOLDEN) & 0xFFFFFFFF))
-    return (hashed >> 8) >= threshold(p)
+    return key ^ (key >> 16)
+
+
+def _lane(keys: Tensor, groups: Tensor, lanes: Tensor) -> Tensor:
+    """The 16 bits of each element."""
+    column_keys = (groups * GOLDEN) & 0xFFFFFFFF
+    x = ((keys ^ column_keys ^ (column_keys >> 16)) * M1) & 0xFFFFFFFF
+    x = x ^ (x >> 15)
+    x = (x * torch.where((lanes & 2) != 0, MB, MA)) & 0xFFFFFFFF
+    x = x ^ (x >> 16)
+    return (x >> ((lanes & 1) * 16)) & 0xFFFF
 
 
 def _mix(x: Tensor) -> Tensor:
     x = x & 0xFFFFFFFF
     x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & 0xFFFFFFFF
+    x = (x * M1) & 0xFFFFFFFF
     x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & 0xFFFFFFFF
+    x = (x * MA) & 0xFFFFFFFF
     return x ^ (x >> 16)
