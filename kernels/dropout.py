@@ -37,8 +37,8 @@ def draw_seed(device: torch.device) -> Tensor:
 
 
 def draw_seeds(count: int, device: torch.device) -> Sequence[Tensor]:
-    """``count`` seeds from one launch, each (2,), of which the first number is used: views that are aligned to 16 bytes,
-    so that no kernel is compiled twice for them."""
+    """``count`` seeds from one launch, each (2,), of which the first number is used: views that are aligned to 16
+    bytes, so that no kernel is compiled twice for them."""
     return torch.randint(0, 1 << 62, (count, 2), device=device, dtype=torch.int64).unbind(0)
 
 
