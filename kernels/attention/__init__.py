@@ -50,8 +50,8 @@ def attention(
     Args:
         q_BNHE, k_BNHE, v_BNHE: (B, N, H, E), one floating-point type. `packed_attention` reads one tensor that holds
             all three, without a copy.
-        mask: (B, N) over the keys, nonzero where a key may be seen; masked scores are lowered by 1e9 (or as far as
-            the type goes), so a row in which all keys are masked is the softmax of the lowered scores.
+        mask: (B, N) over the keys, nonzero where a key may be seen. Where an item has no key to see, all weights are
+            equal, in every type and backend (in the official code, -1e9 swallows the scores in float32).
         bias: (H, N, N), finite, added to the scores of every item; differentiable.
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.

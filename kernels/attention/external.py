@@ -85,12 +85,21 @@ def sdpa(
     scale: float,
     dropout_p: float,
 ) -> tuple[Tensor, None]:
-    """PyTorch's scaled_dot_product_attention, with the kernel that it selects itself."""
+    """PyTorch's scaled_dot_product_attention, with the kernel that it selects itself.
+
+    An item without a key to see gets scores of 0 in place of lowered ones, which float16 cannot lower far enough and
+    whose log-sum-exp has lost the number of keys. So its weights are equal as in the reference, but its queries, keys
+    and biases have no gradient.
+    """
+    added = additive(mask, bias, q_BNHE.dtype)
+    if mask is not None and added is not None:
+        blind_B111 = (mask == 0).all(1)[:, None, None, None]
+        q_BNHE, added = q_BNHE.masked_fill(blind_B111, 0), added.masked_fill(blind_B111, 0)
     out_BHNE = F.scaled_dot_product_attention(
         q_BNHE.transpose(1, 2),
         k_BNHE.transpose(1, 2),
         v_BNHE.transpose(1, 2),
-        attn_mask=additive(mask, bias, q_BNHE.dtype),
+        attn_mask=added,
         dropout_p=dropout_p,
         scale=scale,
     )

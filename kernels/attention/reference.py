@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MASKED = -1e9  # what the official code adds to the score of a masked key
+# What is added to the score of a masked key. The official code adds -1e9, which in float32 swallows every score that it
+# meets, so that the weights of a row without a key to see are equal; this does so in float64, too.
+MASKED = -1e30
 
 
 def attention(

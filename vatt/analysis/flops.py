@@ -19,16 +19,22 @@ from dataclasses import astuple, dataclass, replace
 
 from vatt.models.config import ClassifierConfig, DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
 
-# Device peaks from the data sheets: dense (not sparse) bf16 operations per second, by a word of the name that the
-# driver reports. The first match counts.
+# Device peaks: dense bf16 operations per second with float32 sums, by words of the name that the driver reports; the
+# first match counts. The data sheets state them with sparsity, which is twice as much, and for whole systems. Sources,
+# all of NVIDIA: the data sheets "Blackwell" and "Blackwell Ultra" (GB200 and GB300 NVL72: 360 PFLOPS sparse, 72 GPUs;
+# HGX B200 and B300: 36 PFLOPS sparse, 8 GPUs), "H200", "GH200", "H100", "A100", "L40S", "L4", "A10"; and the white
+# papers of the RTX Blackwell and RTX PRO Blackwell GPUs, appendix A.
 _PEAKS: tuple[tuple[str, float], ...] = (
-    ("B200", 2250e12),
+    ("GB200|GB300", 2500e12),
+    ("B200|B300", 2250e12),
     ("H200 NVL", 835e12),
     ("H100 NVL", 835e12),
     ("H100 PCIe", 756e12),
     ("GH200|H200|H100|H800", 989e12),
+    ("RTX PRO 6000 Blackwell (Workstation|Server) Edition", 503.8e12),  # not the Max-Q edition
     ("A100|A800", 312e12),
     ("L40S", 362e12),
+    ("GeForce RTX 5090(?! Laptop| D)", 209.5e12),
     ("L4", 121e12),
     ("A10", 125e12),
 )
