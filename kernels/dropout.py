@@ -42,6 +42,13 @@ def draw_seeds(count: int, device: torch.device) -> Sequence[Tensor]:
     return torch.randint(0, 1 << 62, (count, 2), device=device, dtype=torch.int64).unbind(0)
 
 
+def drawn(seed: Tensor | None, p: float, device: torch.device) -> Tensor | None:
+    """The seed of an operation: the caller's, else a new one; None where nothing is dropped."""
+    if p == 0:
+        return None
+    return draw_seed(device) if seed is None else seed
+
+
 def threshold(p: float) -> int:
     """Elements whose lane (16 bits) is below this are dropped."""
     return round(p * LEVELS)

@@ -42,6 +42,7 @@ def attention(
     bias: Tensor | None = None,
     scale: float,
     dropout_p: float = 0.0,
+    seed: Tensor | None = None,
     return_weights: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -55,6 +56,8 @@ def attention(
         bias: (H, N, N), finite, added to the scores of every item; differentiable.
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.
+        seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
+            same in "triton" and "torch"; the backends of others ignore it. None draws one from PyTorch's generator.
         return_weights: also return the weights (B, H, N, N) after dropout; the "torch" backend alone can.
         backend: "auto" (by the dispatch order in `external.py`), "triton" (flash attention, this project's), "sdpa"
             (PyTorch's scaled_dot_product_attention), "sdpa_flash" and "sdpa_cudnn" (one of its kernels), "flash_attn",
@@ -78,7 +81,8 @@ def attention(
     if bias is not None and bias.shape != (H, N, N):
         raise ValueError(f"bias: expected {(H, N, N)}, got {tuple(bias.shape)}")
     call = _call(q_BNHE, N, mask, bias, dropout_p, return_weights)
-    out_BNHE, weights_BHNN = dispatch("attention", backend, call)(q_BNHE, k_BNHE, v_BNHE, mask, bias, scale, dropout_p)
+    run = dispatch("attention", backend, call)
+    out_BNHE, weights_BHNN = run(q_BNHE, k_BNHE, v_BNHE, mask, bias, scale, dropout_p, seed)
     return (out_BNHE, weights_BHNN) if return_weights else out_BNHE
 
 
@@ -92,6 +96,7 @@ def packed_attention(
     bias: Tensor | None = None,
     scale: float,
     dropout_p: float = 0.0,
+    seed: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """`attention` within each of several sequences, which are packed one after the other into T rows.
@@ -105,7 +110,7 @@ def packed_attention(
         masked: for each segment, whether the mask hides anything in it; None if it may in all of them. The mask is not
             read for the other segments.
         bias: (H, N, N), finite, where all sequences have the same length N.
-        scale, dropout_p, backend: as in `attention`.
+        scale, dropout_p, seed, backend: as in `attention`.
 
     Returns:
         (T, H, E).
@@ -132,7 +137,7 @@ def packed_attention(
     if bias is not None and (bias.shape != (H, N, N) or len(segments) != 1):
         raise ValueError(f"bias: expected {(H, N, N)} and sequences of one length, got {tuple(bias.shape)}, {segments}")
     run = dispatch("packed_attention", backend, _call(qkv_T3HE, N, mask, bias, dropout_p, False))
-    return run(qkv_T3HE, segments, mask, masked, bias, scale, dropout_p)
+    return run(qkv_T3HE, segments, mask, masked, bias, scale, dropout_p, seed)
 
 
 def _call(x: Tensor, N: int, mask: Tensor | None, bias: Tensor | None, dropout_p: float, weights: bool) -> Call:

@@ -2,7 +2,8 @@
 installed; and the order in which "auto" tries all backends.
 
 Every function takes (q, k, v, mask, bias, scale, dropout_p), with q, k, v of shape (B, N, H, E), and gives the output
-(B, N, H, E) and None for the weights, which none of them has.
+(B, N, H, E) and None for the weights, which none of them has. Of a seed and a place they make no use: they draw their
+masks from PyTorch's generator.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def sdpa(
     bias: Tensor | None,
     scale: float,
     dropout_p: float,
+    *_seeded: object,
 ) -> tuple[Tensor, None]:
     """PyTorch's scaled_dot_product_attention, with the kernel that it selects itself.
 
@@ -109,7 +111,7 @@ def sdpa(
 def sdpa_with(kernel: SDPBackend) -> Callable[..., tuple[Tensor, None]]:
     """`sdpa`, held to one of PyTorch's kernels."""
 
-    def run(*arguments: Tensor | float | None) -> tuple[Tensor, None]:
+    def run(*arguments: object) -> tuple[Tensor, None]:
         with sdpa_kernel(kernel):
             return sdpa(*arguments)  # type: ignore[arg-type]
 
@@ -117,7 +119,7 @@ def sdpa_with(kernel: SDPBackend) -> Callable[..., tuple[Tensor, None]]:
 
 
 def flash_attn_2(
-    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
+    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float, *_seeded: object
 ) -> tuple[Tensor, None]:
     """flash-attn 2."""
     from flash_attn import flash_attn_func
@@ -126,7 +128,7 @@ def flash_attn_2(
 
 
 def flash_attn_4(
-    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
+    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float, *_seeded: object
 ) -> tuple[Tensor, None]:
     """flash-attn 4, whose function returns a tuple in some versions."""
     from flash_attn.cute import flash_attn_func
@@ -136,7 +138,7 @@ def flash_attn_4(
 
 
 def xformers(
-    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float
+    q: Tensor, k: Tensor, v: Tensor, mask: None, bias: None, scale: float, dropout_p: float, *_seeded: object
 ) -> tuple[Tensor, None]:
     """xformers' memory-efficient attention."""
     from xformers.ops import memory_efficient_attention

@@ -1,4 +1,4 @@
-"""Flash attention as custom operators of PyTorch, with their gradients: what `backend="triton"` calls.
+"""Flash attention as operators of PyTorch, with their gradients: what `backend="triton"` calls.
 
 Imports without Triton; the kernels are imported when an operator runs. Shapes: T tokens of all sequences, H heads, E
 head dim, N tokens of one sequence. A packing travels as two lists of integers, counts and lengths.
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dropout import draw_seed
+from ..dropout import drawn
+from ..operators import operator
 from ..registry import Call
 from ..runtime import refuse_triton
 from .varlen import Segments, longest
@@ -34,7 +35,12 @@ def refuse(call: Call) -> list[str]:
     return reasons
 
 
-@torch.library.custom_op("vatt_kernels::attention", mutates_args=(), schema=_FORWARD)
+def _fake(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
+    T, _, H, E = qkv.shape
+    return qkv.new_empty(T, H, E), qkv.new_empty(H, T, dtype=torch.float32)
+
+
+@operator("vatt_kernels::attention", _FORWARD, _fake)
 def packed_attention(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
     """Output (T, H, E) and log-sum-exp (H, T), see `triton_launch.forward`."""
     from . import triton_launch
@@ -43,13 +49,11 @@ def packed_attention(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
     return triton_launch.forward(qkv, segments, masked, mask, bias, seed, scale, p)
 
 
-@packed_attention.register_fake
-def _(qkv, counts, lengths, masked, mask, bias, seed, scale, p):
-    T, _, H, E = qkv.shape
-    return qkv.new_empty(T, H, E), qkv.new_empty(H, T, dtype=torch.float32)
+def _fake_backward(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):
+    return torch.empty_like(qkv), torch.empty_like(bias) if bias is not None else lse.new_empty(0)
 
 
-@torch.library.custom_op("vatt_kernels::attention_backward", mutates_args=(), schema=_BACKWARD)
+@operator("vatt_kernels::attention_backward", _BACKWARD, _fake_backward)
 def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):
     """Gradients of qkv (T, 3, H, E) and of the bias (H, N, N), which is empty without one."""
     from . import triton_launch
@@ -58,11 +62,6 @@ def packed_attention_backward(grad_out, qkv, out, lse, counts, lengths, masked, 
     tensors = grad_out, qkv, out, lse
     grad_qkv, bias_PHNN = triton_launch.backward(*tensors, segments, masked, mask, bias, seed, scale, p)
     return grad_qkv, bias_PHNN.sum(0).to(bias.dtype) if bias is not None else bias_PHNN
-
-
-@packed_attention_backward.register_fake
-def _(grad_out, qkv, out, lse, counts, lengths, masked, mask, bias, seed, scale, p):
-    return torch.empty_like(qkv), torch.empty_like(bias) if bias is not None else lse.new_empty(0)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -82,7 +81,7 @@ def _gradients(ctx: Any, grad_out: Tensor | None, _lse: Any) -> tuple[Tensor | N
     return grad_qkv, None, None, None, None, grad_bias if ctx.with_bias else None, None, None, None
 
 
-packed_attention.register_autograd(_gradients, setup_context=_setup_context)
+packed_attention.gradient(_setup_context, _gradients)
 
 
 def dense_attention(
@@ -93,12 +92,13 @@ def dense_attention(
     bias: Tensor | None,
     scale: float,
     dropout_p: float,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, None]:
     """Output (B, N, H, E); there are no weights. Copies the three tensors into one."""
     B, N, _, _ = q_BNHE.shape
     qkv_T3HE = torch.stack([q_BNHE, k_BNHE, v_BNHE], dim=2).flatten(0, 1)
     mask_T = None if mask is None else mask.flatten()
-    return attention(qkv_T3HE, ((B, N),), mask_T, None, bias, scale, dropout_p).unflatten(0, (B, N)), None
+    return attention(qkv_T3HE, ((B, N),), mask_T, None, bias, scale, dropout_p, seed).unflatten(0, (B, N)), None
 
 
 def attention(
@@ -109,9 +109,10 @@ def attention(
     bias_HNN: Tensor | None,
     scale: float,
     dropout_p: float,
+    seed: Tensor | None = None,
 ) -> Tensor:
     """A launch for the long sequences and one for the short ones, each with a mask where there is one."""
-    seed = draw_seed(qkv_T3HE.device) if dropout_p > 0 else None
+    seed = drawn(seed, dropout_p, qkv_T3HE.device)
     # One byte per key, whatever the type of the mask.
     mask_T = None if mask_T is None else (mask_T != 0).to(torch.uint8).contiguous()
     if bias_HNN is not None:

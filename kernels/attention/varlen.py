@@ -16,6 +16,7 @@ from torch import Tensor
 
 Segments = tuple[tuple[int, int], ...]
 Dense = Callable[..., tuple[Tensor, Tensor | None]]
+Place = tuple[int, int]  # tokens before a segment, tokens of all: what the dropout mask counts rows by
 
 SHORT = 32  # tokens of a sequence that fits into one small block
 
@@ -53,8 +54,8 @@ def longest(segments: Segments) -> int:
 
 
 def by_segment(dense: Dense) -> Callable[..., Tensor]:
-    """Packed attention from calls of ``dense`` (q, k, v, mask, bias, scale, dropout_p), one per segment, without
-    padding. ``masked`` says which segments the mask concerns (None: all)."""
+    """Packed attention from calls of ``dense`` (q, k, v, mask, bias, scale, dropout_p, seed, place), one per segment,
+    without padding. ``masked`` says which segments the mask concerns (None: all)."""
 
     def run(
         qkv_T3HE: Tensor,
@@ -64,14 +65,15 @@ def by_segment(dense: Dense) -> Callable[..., Tensor]:
         bias_HNN: Tensor | None,
         scale: float,
         dropout_p: float,
+        seed: Tensor | None = None,
     ) -> Tensor:
         outs, first = [], 0
         for (count, length), has_mask in zip(segments, masked or (True,) * len(segments), strict=True):
-            part = slice(first, first + count * length)
+            part, place = slice(first, first + count * length), (first, qkv_T3HE.shape[0])
             first = part.stop
             q_BNHE, k_BNHE, v_BNHE = qkv_T3HE[part].unflatten(0, (count, length)).unbind(2)
             mask_BN = mask_T[part].unflatten(0, (count, length)) if mask_T is not None and has_mask else None
-            out_BNHE, _ = dense(q_BNHE, k_BNHE, v_BNHE, mask_BN, bias_HNN, scale, dropout_p)
+            out_BNHE, _ = dense(q_BNHE, k_BNHE, v_BNHE, mask_BN, bias_HNN, scale, dropout_p, seed, place)
             outs.append(out_BNHE.flatten(0, 1))
         return torch.cat(outs) if len(outs) != 1 else outs[0]
 

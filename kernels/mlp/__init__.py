@@ -25,6 +25,7 @@ def mlp(
     bias_out: Tensor | None,
     *,
     dropout_p: float = 0.0,
+    seed: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """dropout(gelu(x W_in^T + b_in)) W_out^T + b_out, with the exact (erf) GELU.
@@ -34,6 +35,8 @@ def mlp(
         weight_in: (M, D); bias_in: (M,) or None.
         weight_out: (D, M); bias_out: (D,) or None.
         dropout_p: dropout of the activation.
+        seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
+            same in all backends. None draws one from PyTorch's generator.
         backend: "auto", "triton" (cuBLAS's products; bias, GELU and dropout in one pass between them), "triton_gemm"
             (the first product in Triton too, that pass on its accumulators) or "torch".
 
@@ -50,7 +53,7 @@ def mlp(
     if weight_out.shape[1] != M:
         raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
     call = Call(x.device, x.dtype, {"inner": M})
-    return dispatch("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p)
+    return dispatch("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p, seed)
 
 
 def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str = "auto") -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dropout import dropout
+
 
 def mlp(
     x: Tensor,
@@ -13,12 +15,10 @@ def mlp(
     weight_out: Tensor,
     bias_out: Tensor | None,
     dropout_p: float,
+    seed: Tensor | None = None,
 ) -> Tensor:
     """dropout(gelu(x W_in^T + b_in)) W_out^T + b_out, (..., D)."""
-    hidden = dense_gelu(x, weight_in, bias_in)
-    if dropout_p > 0:
-        hidden = F.dropout(hidden, dropout_p)
-    return F.linear(hidden, weight_out, bias_out)
+    return F.linear(dropout(dense_gelu(x, weight_in, bias_in), dropout_p, seed), weight_out, bias_out)
 
 
 def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

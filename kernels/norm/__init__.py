@@ -36,6 +36,7 @@ def layer_norm(
     *,
     residual: None = ...,
     dropout_p: float = ...,
+    seed: Tensor | None = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -47,6 +48,7 @@ def layer_norm(
     *,
     residual: Tensor,
     dropout_p: float = ...,
+    seed: Tensor | None = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def layer_norm(
@@ -57,6 +59,7 @@ def layer_norm(
     *,
     residual: Tensor | None = None,
     dropout_p: float = 0.0,
+    seed: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(x - mean) / sqrt(biased variance + eps) * weight + bias over the last axis; statistics in float32.
@@ -66,6 +69,8 @@ def layer_norm(
         weight, bias: (D,).
         residual: (..., D). When given, x + residual is normalised.
         dropout_p: dropout of x before the sum; only with a residual.
+        seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
+            same in all backends. None draws one from PyTorch's generator.
         backend: "auto", "triton" or "torch".
 
     Returns:
@@ -77,16 +82,30 @@ def layer_norm(
     """
     _check("layer_norm", x, residual, dropout_p, weight=weight, bias=bias)
     call = Call(x.device, x.dtype, {"width": x.shape[-1]})
-    return dispatch("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p)
+    return dispatch("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p, seed)
 
 
 @overload
 def rms_norm(
-    x: Tensor, weight: Tensor, eps: float = ..., *, residual: None = ..., dropout_p: float = ..., backend: str = ...
+    x: Tensor,
+    weight: Tensor,
+    eps: float = ...,
+    *,
+    residual: None = ...,
+    dropout_p: float = ...,
+    seed: Tensor | None = ...,
+    backend: str = ...,
 ) -> Tensor: ...
 @overload
 def rms_norm(
-    x: Tensor, weight: Tensor, eps: float = ..., *, residual: Tensor, dropout_p: float = ..., backend: str = ...
+    x: Tensor,
+    weight: Tensor,
+    eps: float = ...,
+    *,
+    residual: Tensor,
+    dropout_p: float = ...,
+    seed: Tensor | None = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def rms_norm(
     x: Tensor,
@@ -95,12 +114,13 @@ def rms_norm(
     *,
     residual: Tensor | None = None,
     dropout_p: float = 0.0,
+    seed: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, as T5 does; otherwise as `layer_norm`."""
     _check("rms_norm", x, residual, dropout_p, weight=weight)
     call = Call(x.device, x.dtype, {"width": x.shape[-1]})
-    return dispatch("rms_norm", backend, call)(x, weight, eps, residual, dropout_p)
+    return dispatch("rms_norm", backend, call)(x, weight, eps, residual, dropout_p, seed)
 
 
 def _check(operation: str, x: Tensor, residual: Tensor | None, dropout_p: float, **parameters: Tensor) -> None:

@@ -27,6 +27,7 @@ def patch_embed(
     positions: Tensor | None = None,
     token: Tensor | None = None,
     dropout_p: float = 0.0,
+    seed: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Projects the (kept) patches of ``x``; optionally adds positions, drops out, and puts a token in front.
@@ -43,6 +44,8 @@ def patch_embed(
         positions: (N, D) rows, added at the kept indices.
         token: (D,), prepended as row 0, without position and dropout.
         dropout_p: dropout of the tokens after the positions were added.
+        seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
+            same in all backends. None draws one from PyTorch's generator.
         backend: "auto", "triton" (one implicit matrix product, which reads kept patches where they lie) or "torch".
 
     Returns:
@@ -56,7 +59,7 @@ def patch_embed(
     _check_rows(x, weight, patch, positions, token)
     facts = {"patch": patch, "input": x.dtype, "input_gradient": x.requires_grad and torch.is_grad_enabled()}
     run = dispatch("patch_embed", backend, Call(weight.device, weight.dtype, facts))
-    return run(x, weight, bias, patch, kept, positions, token, dropout_p)
+    return run(x, weight, bias, patch, kept, positions, token, dropout_p, seed)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> None:

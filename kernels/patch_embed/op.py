@@ -1,4 +1,4 @@
-"""Patch embedding as custom operators of PyTorch, with their gradients: what `backend="triton"` calls.
+"""Patch embedding as operators of PyTorch, with their gradients: what `backend="triton"` calls.
 
 Imports without Triton; the kernels are imported when an operator runs. Shapes as in `reference.py`.
 """
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dropout import draw_seed
+from ..dropout import drawn
+from ..operators import operator
 from ..registry import Call
 from ..runtime import refuse_triton
 
@@ -37,7 +38,12 @@ def refuse(call: Call) -> list[str]:
     return reasons
 
 
-@torch.library.custom_op("vatt_kernels::patch_embed", mutates_args=(), schema=_FORWARD)
+def _fake(x, weight, bias, patch, kept, positions, token, seed, p):
+    K = _patches(x, patch) if kept is None else kept.shape[-1]
+    return weight.new_empty(x.shape[0], K + (token is not None), weight.shape[0])
+
+
+@operator("vatt_kernels::patch_embed", _FORWARD, _fake)
 def tokens(x, weight, bias, patch, kept, positions, token, seed, p):
     """Tokens (B, K, D) or, with the aggregation token, (B, 1 + K, D)."""
     from . import triton_launch
@@ -45,13 +51,15 @@ def tokens(x, weight, bias, patch, kept, positions, token, seed, p):
     return triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
 
 
-@tokens.register_fake
-def _(x, weight, bias, patch, kept, positions, token, seed, p):
-    K = _patches(x, patch) if kept is None else kept.shape[-1]
-    return weight.new_empty(x.shape[0], K + (token is not None), weight.shape[0])
+def _fake_backward(grad_out, x, patch, kept, seed, p, patches, token):
+    D = grad_out.shape[-1]
+    channels = x.shape[-1] if x.ndim == 2 + len(patch) else 1
+    weight = grad_out.new_empty(D, math.prod(patch) * channels)
+    positions = grad_out.new_empty(patches, D, dtype=torch.float32)
+    return weight, positions, positions.new_empty(D if token else 0)
 
 
-@torch.library.custom_op("vatt_kernels::patch_embed_backward", mutates_args=(), schema=_BACKWARD)
+@operator("vatt_kernels::patch_embed_backward", _BACKWARD, _fake_backward)
 def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):
     """Gradients of the weight (D, P), of the position rows (N, D), whose sum is the bias's, and of the token (D,)."""
     from . import triton_launch
@@ -61,15 +69,6 @@ def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):
     positions_ND = triton_launch.positions_gradient(grad, patches, kept, int(token))
     token_D = grad_out[:, 0].sum(0, dtype=torch.float32) if token else positions_ND.new_empty(0)
     return weight_SDP.sum(0).to(grad_out.dtype), positions_ND, token_D
-
-
-@tokens_backward.register_fake
-def _(grad_out, x, patch, kept, seed, p, patches, token):
-    D = grad_out.shape[-1]
-    channels = x.shape[-1] if x.ndim == 2 + len(patch) else 1
-    weight = grad_out.new_empty(D, math.prod(patch) * channels)
-    positions = grad_out.new_empty(patches, D, dtype=torch.float32)
-    return weight, positions, positions.new_empty(D if token else 0)
 
 
 def _patches(x: Tensor, patch: list[int]) -> int:
@@ -102,7 +101,7 @@ def _gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-tokens.register_autograd(_gradients, setup_context=_setup)
+tokens.gradient(_setup, _gradients)
 
 
 def patch_embed(
@@ -114,9 +113,10 @@ def patch_embed(
     positions: Tensor | None,
     token: Tensor | None,
     dropout_p: float,
+    seed: Tensor | None = None,
 ) -> Tensor:
     """As `reference.patch_embed`, in one launch."""
-    seed = draw_seed(x.device) if dropout_p > 0 else None
+    seed = drawn(seed, dropout_p, x.device)
     optional = bias, kept, positions, token
     bias, kept, positions, token = (None if value is None else value.contiguous() for value in optional)
     signal, weight = x.contiguous(), weight.contiguous()

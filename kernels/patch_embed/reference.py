@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dropout import dropout
+
 
 def patch_embed(
     x: Tensor,
@@ -21,10 +23,11 @@ def patch_embed(
     positions: Tensor | None,
     token: Tensor | None,
     dropout_p: float,
+    seed: Tensor | None = None,
 ) -> Tensor:
     """Projection and positions of the kept patches, and the token in front."""
     tokens_BKD = project(x, weight, bias, patch, kept)
-    return add_positions(tokens_BKD, positions=positions, kept=kept, token=token, dropout_p=dropout_p)
+    return add_positions(tokens_BKD, positions=positions, kept=kept, token=token, dropout_p=dropout_p, seed=seed)
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> Tensor:
@@ -75,6 +78,7 @@ def add_positions(
     kept: Tensor | None = None,
     token: Tensor | None = None,
     dropout_p: float = 0.0,
+    seed: Tensor | None = None,
 ) -> Tensor:
     """Adds position rows (N, D) at the kept indices, then drops out, then prepends ``token`` (D,) as row 0.
 
@@ -85,9 +89,11 @@ def add_positions(
         if rows.shape[-2:] != x_BKD.shape[-2:]:
             raise ValueError(f"positions: {tuple(rows.shape)} does not fit the tokens {tuple(x_BKD.shape)}")
         x_BKD = x_BKD + rows.to(x_BKD.dtype)
-    if dropout_p > 0:
-        x_BKD = F.dropout(x_BKD, dropout_p)
-    if token is not None:
-        first_B1D = token.to(x_BKD.dtype).expand(x_BKD.shape[0], 1, -1)
-        x_BKD = torch.cat([first_B1D, x_BKD], dim=1)
-    return x_BKD
+    if token is None:
+        return dropout(x_BKD, dropout_p, seed)
+    first_B1D = token.to(x_BKD.dtype).expand(x_BKD.shape[0], 1, -1)
+    if seed is None:
+        return torch.cat([first_B1D, dropout(x_BKD, dropout_p)], dim=1)
+    # The mask counts the row of the token, too, as the kernels do; the token itself is not dropped.
+    x_BND = dropout(torch.cat([first_B1D, x_BKD], dim=1), dropout_p, seed)
+    return torch.cat([first_B1D, x_BND[:, 1:]], dim=1)

@@ -7,10 +7,12 @@ import copy
 import pytest
 import torch
 
+from tests.kernels.test_operators import Called
 from tests.numerics import assert_as_exact_as_eager, largest, nudged
 from vatt.clip import InputConfig
 from vatt.config import to_dict
 from vatt.models import VATT
+from vatt.models.transformer import Encoder
 from vatt.objectives.pretraining import Pretraining
 from vatt.optim import SGD
 from vatt.presets import preset
@@ -124,3 +126,26 @@ def test_one_argument_selects_the_reference():
 def _is_gelu(module):
     """A dense layer without GELU is one matrix product and has no choice."""
     return getattr(module, "gelu", True)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_encoder_draws_the_seeds_of_its_dropout_at_once(checkpointing):
+    """And activation checkpointing computes again with the same masks."""
+    config = small("vatt-tiny").video
+    config.num_layers, config.dropout_rate = 2, 0.3
+    config.d_model, config.d_kv, config.d_ff, config.num_heads = 16, 8, 24, 2
+    torch.manual_seed(0)
+    encoder = Encoder(config, backend="triton").to(DEVICE)
+    x = torch.randn(2, 9, config.d_model, device=DEVICE)
+    grads = []
+    for on in (False, checkpointing):
+        encoder.activation_checkpointing = on
+        encoder.zero_grad()
+        torch.manual_seed(1)
+        with Called() as called:
+            out, _ = encoder(x)
+        out.square().sum().backward()
+        grads.append([p.grad.clone() for p in encoder.parameters()])
+        draws = [name for name in called.names if "randint" in name or "random" in name]
+        assert len(draws) == 1, draws
+    assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))

@@ -76,13 +76,14 @@ class LayerNorm(nn.Module):
         self.bias = parameter(d_model)
         self.eps, self.backend = eps, backend
 
-    def forward(self, stream: Tensor, update: Tensor | None = None, dropout_p: float = 0.0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, stream: Tensor, update: Tensor | None = None, dropout_p: float = 0.0, seed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(..., D) and (..., D) or None -> stream + dropout(update), and this normalised."""
         if update is None:
             return stream, layer_norm(stream, self.weight, self.bias, self.eps, backend=self.backend)
-        return layer_norm(
-            update, self.weight, self.bias, self.eps, residual=stream, dropout_p=dropout_p, backend=self.backend
-        )
+        options: dict[str, Any] = dict(dropout_p=dropout_p, seed=seed, backend=self.backend)
+        return layer_norm(update, self.weight, self.bias, self.eps, residual=stream, **options)
 
 
 class RMSNorm(nn.Module):
@@ -93,11 +94,14 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
         self.eps, self.backend = eps, backend
 
-    def forward(self, stream: Tensor, update: Tensor | None = None, dropout_p: float = 0.0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, stream: Tensor, update: Tensor | None = None, dropout_p: float = 0.0, seed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `LayerNorm.forward`."""
         if update is None:
             return stream, rms_norm(stream, self.weight, self.eps, backend=self.backend)
-        return rms_norm(update, self.weight, self.eps, residual=stream, dropout_p=dropout_p, backend=self.backend)
+        options: dict[str, Any] = dict(dropout_p=dropout_p, seed=seed, backend=self.backend)
+        return rms_norm(update, self.weight, self.eps, residual=stream, **options)
 
 
 class Packing(NamedTuple):
@@ -130,12 +134,13 @@ class Attention(nn.Module):
         bias_HNN: Tensor | None = None,
         packing: Packing | None = None,
         return_weights: bool = False,
+        seed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Output (B, N, D), and the weights (B, H, N, N) if asked for, else None."""
         B, N, _ = x_BND.shape
         qkv_BN3HE = F.linear(x_BND, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, self.num_heads, -1))
         dropout_p = self.dropout if self.training else 0.0
-        options: dict[str, Any] = dict(bias=bias_HNN, scale=self.scale, dropout_p=dropout_p)
+        options: dict[str, Any] = dict(bias=bias_HNN, scale=self.scale, dropout_p=dropout_p, seed=seed)
         weights_BHNN = None
         if return_weights:
             backend = "torch" if self.backend == "auto" else self.backend
@@ -165,7 +170,7 @@ class MLP(nn.Module):
         self.out_bias = parameter(d_model) if use_bias else None
         self.dropout, self.backend = dropout, backend
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, seed: Tensor | None = None) -> Tensor:
         dropout_p = self.dropout if self.training else 0.0
         return mlp(
             x_BND,
@@ -174,5 +179,6 @@ class MLP(nn.Module):
             self.out_weight,
             self.out_bias,
             dropout_p=dropout_p,
+            seed=seed,
             backend=self.backend,
         )

@@ -6,14 +6,19 @@ Shapes: B batch, N tokens, D width, H heads.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vatt.kernels.dropout import draw_seeds
 from vatt.models.config import TextConfig, TransformerConfig
 from vatt.models.layers import MLP, Attention, LayerNorm, Packing, RMSNorm, embedding_uniform
+
+SITES = 4  # of dropout in a layer
+Seeds = Sequence[Tensor | None]
 
 
 def relative_buckets(length: int, num_buckets: int, max_distance: int, device: torch.device | None = None) -> Tensor:
@@ -74,18 +79,21 @@ class EncoderLayer(nn.Module):
         bias_HNN: Tensor | None = None,
         packing: Packing | None = None,
         return_weights: bool = False,
+        seeds: Seeds = (None,) * SITES,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """New stream, new update (None after a post-norm layer), attention weights (B, H, N, N) or None."""
+        """New stream, new update (None after a post-norm layer), attention weights (B, H, N, N) or None. ``seeds``: of
+        the dropout in front of the first norm, in the attention, in front of the second norm and in the MLP."""
         rate = self.dropout if self.training else 0.0
+        of_first_norm, of_attention, of_second_norm, of_mlp = seeds
         if not self.pre_norm:
-            attended_BND, weights = self.attention(stream_BND, mask_BN, bias_HNN, packing, return_weights)
-            _, normed_BND = self.attention_norm(stream_BND, attended_BND, rate)
-            _, stream_BND = self.mlp_norm(normed_BND, self.mlp(normed_BND), rate)
+            attended_BND, weights = self.attention(stream_BND, mask_BN, bias_HNN, packing, return_weights, of_attention)
+            _, normed_BND = self.attention_norm(stream_BND, attended_BND, rate, of_first_norm)
+            _, stream_BND = self.mlp_norm(normed_BND, self.mlp(normed_BND, of_mlp), rate, of_second_norm)
             return stream_BND, None, weights
-        stream_BND, normed_BND = self.attention_norm(stream_BND, update_BND, rate)
-        attended_BND, weights = self.attention(normed_BND, mask_BN, bias_HNN, packing, return_weights)
-        stream_BND, normed_BND = self.mlp_norm(stream_BND, attended_BND, rate)
-        return stream_BND, self.mlp(normed_BND), weights
+        stream_BND, normed_BND = self.attention_norm(stream_BND, update_BND, rate, of_first_norm)
+        attended_BND, weights = self.attention(normed_BND, mask_BN, bias_HNN, packing, return_weights, of_attention)
+        stream_BND, normed_BND = self.mlp_norm(stream_BND, attended_BND, rate, of_second_norm)
+        return stream_BND, self.mlp(normed_BND, of_mlp), weights
 
 
 class Encoder(nn.Module):
@@ -109,7 +117,7 @@ class Encoder(nn.Module):
         if t5 or config.pre_norm:
             norm = RMSNorm if t5 else LayerNorm
             self.final_norm = norm(config.d_model, config.layer_norm_epsilon, backend)
-        self.dropout = config.dropout_rate
+        self.dropout, self.backend = config.dropout_rate, backend
         self.activation_checkpointing = False
 
     def forward(
@@ -135,22 +143,31 @@ class Encoder(nn.Module):
             bias_HNN = self.relative_bias(x_BND.shape[1])
             x_BND = self._drop(x_BND)
         stream_BND, update_BND, all_weights = x_BND, None, []
-        for layer in self.layers:
+        seeds = self._draw_seeds(x_BND.device)
+        for number, layer in enumerate(self.layers):
+            own = seeds[SITES * number : SITES * (number + 1)]
+            inputs = stream_BND, update_BND, mask_BN, bias_HNN, packing, return_weights, own
             if self.activation_checkpointing and self.training:
-                stream_BND, update_BND, weights = checkpoint(
-                    layer, stream_BND, update_BND, mask_BN, bias_HNN, packing, return_weights, use_reentrant=False
-                )
+                stream_BND, update_BND, weights = checkpoint(layer, *inputs, use_reentrant=False)
             else:
-                stream_BND, update_BND, weights = layer(
-                    stream_BND, update_BND, mask_BN, bias_HNN, packing, return_weights
-                )
+                stream_BND, update_BND, weights = layer(*inputs)
             if return_weights:
                 all_weights.append(weights)
         if self.final_norm is None:
             return stream_BND, all_weights
         rate = self.dropout if self.training else 0.0
-        _, normed_BND = self.final_norm(stream_BND, update_BND, rate)
+        _, normed_BND = self.final_norm(stream_BND, update_BND, rate, seeds[-1])
         return self._drop(normed_BND), all_weights
+
+    def _draw_seeds(self, device: torch.device) -> Seeds:
+        """A seed for each site of dropout: four a layer, and the final norm's. One launch draws all of them; the
+        kernels would draw one each. Plain operations draw their masks from PyTorch's generator, which is faster there
+        than the mask of the kernels."""
+        count = SITES * len(self.layers) + 1
+        plain = self.backend == "torch" or (self.backend == "auto" and device.type == "cpu")
+        if plain or not self.training or self.dropout == 0:
+            return (None,) * count
+        return draw_seeds(count, device)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout > 0 else x

@@ -1,4 +1,4 @@
-"""Squared ReLU as custom operators of PyTorch, with the gradient. Imports without Triton. Shapes: n numbers."""
+"""Squared ReLU as an operator of PyTorch, with the gradient. Imports without Triton. Shapes: n numbers."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..operators import operator
 
-@torch.library.custom_op("vatt_kernels::squared_relu", mutates_args=(), schema="(Tensor x) -> Tensor")
+
+def _fake(x):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x)
+
+
+@operator("vatt_kernels::squared_relu", "(Tensor x) -> Tensor", _fake)
 def forward(x):  # type: ignore[no-untyped-def]
     from . import triton_launch
 
     return triton_launch.forward(x)
 
 
-@forward.register_fake
-def _(x):  # type: ignore[no-untyped-def]
+def _fake_backward(grad_out, x):  # type: ignore[no-untyped-def]
     return torch.empty_like(x)
 
 
-@torch.library.custom_op(
-    "vatt_kernels::squared_relu_backward", mutates_args=(), schema="(Tensor grad_out, Tensor x) -> Tensor"
-)
+@operator("vatt_kernels::squared_relu_backward", "(Tensor grad_out, Tensor x) -> Tensor", _fake_backward)
 def backward(grad_out, x):  # type: ignore[no-untyped-def]
     from . import triton_launch
 
     return triton_launch.backward(grad_out, x)
-
-
-@backward.register_fake
-def _(grad_out, x):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -42,7 +40,7 @@ def _gradient(ctx: Any, grad_out: Tensor) -> Tensor:
     return backward(grad_out.contiguous(), *ctx.saved_tensors)
 
 
-forward.register_autograd(_gradient, setup_context=_setup)
+forward.gradient(_setup, _gradient)
 
 
 def squared_relu(x: Tensor) -> Tensor:
