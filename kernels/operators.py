@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _PLAIN = (Tensor, nn.Parameter)
+_functorch = torch._C._are_functorch_transforms_active  # torch.func.grad and others
 
 
 class Operator:
@@ -33,22 +34,27 @@ class Operator:
         self._apply: Callable[..., Any] | None = None
 
     def gradient(self, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-        """Adds the gradient: ``setup`` (ctx, inputs, output) saves, ``backward`` (ctx, *gradients of the outputs) gives
+        """Adds the gradient: ``setup`` (ctx, inputs, output: by these names) saves, ``backward`` (ctx, *gradients of the outputs) gives
         one gradient an input. Where that calls an operator without a gradient of its own, a second derivative
         raises."""
         self._custom.register_autograd(backward, setup_context=setup)
 
-        class Function(torch.autograd.Function):
-            pass
+        run = self._run
 
-        Function.__name__ = self._run.__name__
-        Function.forward = staticmethod(self._run)  # type: ignore[assignment]
-        Function.setup_context = staticmethod(setup)  # type: ignore[assignment]
+        class Function(torch.autograd.Function):
+            # In one piece: with a `setup_context` of its own, PyTorch binds the arguments to the signature at each call.
+            @staticmethod
+            def forward(ctx: Any, *args: Any) -> Any:
+                output = run(*args)
+                setup(ctx, args, output)
+                return output
+
+        Function.__name__ = run.__name__
         Function.backward = staticmethod(backward)  # type: ignore[assignment]
         self._apply = Function.apply
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or type(args[0]) not in _PLAIN:
+        if torch.compiler.is_compiling() or type(args[0]) not in _PLAIN or _functorch():
             return self._custom(*args)
         if self._apply is not None:
             return self._apply(*args)
