@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 _PLAIN = (Tensor, nn.Parameter)
-_functorch = torch._C._are_functorch_transforms_active  # torch.func.grad and others
 
 
 class Operator:
@@ -34,15 +33,15 @@ class Operator:
         self._apply: Callable[..., Any] | None = None
 
     def gradient(self, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-        """Adds the gradient: ``setup`` (ctx, inputs, output: by these names) saves, ``backward`` (ctx, *gradients of the outputs) gives
-        one gradient an input. Where that calls an operator without a gradient of its own, a second derivative
-        raises."""
+        """Adds the gradient: ``setup`` (its parameters are named ctx, inputs and output) saves, ``backward`` (ctx, *the
+        gradients of the outputs) gives one gradient an input. Where that calls an operator without a gradient of its
+        own, a second derivative raises."""
         self._custom.register_autograd(backward, setup_context=setup)
 
         run = self._run
 
         class Function(torch.autograd.Function):
-            # In one piece: with a `setup_context` of its own, PyTorch binds the arguments to the signature at each call.
+            # In one piece: with a `setup_context`, PyTorch binds the arguments to the signature at each call.
             @staticmethod
             def forward(ctx: Any, *args: Any) -> Any:
                 output = run(*args)
@@ -54,7 +53,7 @@ class Operator:
         self._apply = Function.apply
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or type(args[0]) not in _PLAIN or _functorch():
+        if torch.compiler.is_compiling() or type(args[0]) not in _PLAIN:
             return self._custom(*args)
         if self._apply is not None:
             return self._apply(*args)
