@@ -60,6 +60,11 @@ def keep_scale(p: float) -> float:
     return LEVELS / (LEVELS - dropped) if dropped < LEVELS else 0.0
 
 
+def keep_share(p: float) -> float:
+    """The share of elements that are kept: 1 / `keep_scale`, and 0 when nothing is kept."""
+    return (LEVELS - threshold(p)) / LEVELS
+
+
 def keep_mask(seed: Tensor, rows: Tensor, columns: Tensor, p: float) -> Tensor:
     """Booleans, True for kept elements: ``rows`` and ``columns`` are integer tensors that broadcast to the shape. Four
     neighbouring columns share a hash: what a thread of an elementwise kernel holds."""

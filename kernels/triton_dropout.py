@@ -52,6 +52,44 @@ def keep(keys, columns, threshold):
     return ((pair >> ((columns & 1) * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32) >= threshold
 
 
+# Attention: queries r and r + 8 with keys c and c + 8 are a group.
+
+
+@triton.jit
+def group_first(n0, BLOCK: tl.constexpr):
+    """Of BLOCK tokens from ``n0`` on, multiples of 16, the first of each group (BLOCK // 2,): 0 to 7, 16 to 23, ..."""
+    i = tl.arange(0, BLOCK // 2)
+    return n0 + ((i >> 3) * 16 + (i & 7))
+
+
+@triton.jit
+def keep_groups(row_keys, column_keys, threshold, TRANSPOSED: tl.constexpr):
+    """Booleans (queries, keys), or (keys, queries) if TRANSPOSED, True for kept scores, from the keys of groups:
+    `row_key` (queries // 2,) and `group_key` (keys // 2,).
+
+    At a rate of 1 the shifted threshold overflows and all are kept: what is kept is multiplied with 0 then.
+    """
+    least = tl.cast(threshold, tl.uint32) << 16
+    if TRANSPOSED:
+        shared = shared_hash(row_keys[None, :], column_keys[:, None])
+    else:
+        shared = shared_hash(row_keys[:, None], column_keys[None, :])
+    a, b = shared * MA, shared * MB
+    # `lane_pair`, compared in place: its high half is that of the product.
+    low_a, low_b = (a << 16) ^ (a & 0xFFFF0000), (b << 16) ^ (b & 0xFFFF0000)
+    upper = tl.join(low_a >= least, a >= least)  # of query r, keys c and c + 8
+    lower = tl.join(low_b >= least, b >= least)
+    kept = tl.join(upper, lower)
+    M: tl.constexpr = shared.shape[0]
+    N: tl.constexpr = shared.shape[1]
+    kept = kept.reshape(M // 8, 8, N // 8, 8, 2, 2)  # the last two: of the key, of the query
+    if TRANSPOSED:
+        kept = kept.permute(0, 4, 1, 2, 5, 3)
+    else:
+        kept = kept.permute(0, 5, 1, 2, 4, 3)
+    return kept.reshape(2 * M, 2 * N)
+
+
 @triton.jit
 def _mix(x):
     x = x ^ (x >> 16)

@@ -12,6 +12,8 @@ that 2^s_ij, which a GPU computes in one instruction, is the exponential of the 
     acc_i = alpha acc_i + sum_j z_ij 2^(s_ij - m_ij) v_j
 
 In the end out_i = c acc_i / l_i and lse_i = m_i + log2 l_i. The dropout mask z is 0 or 1, and c = 1 / (1 - its rate).
+
+The loops come twice: over whole blocks without masks, then over what is left in narrower steps with them.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_dropout import keep, row_key
+from ..runtime import interpreting
+from ..triton_dropout import group_first, group_key, keep_groups, row_key
 
+ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LOWERED: tl.constexpr = tl.constexpr(-1e9)  # of masked keys, as in the official code
 
@@ -44,7 +48,7 @@ def scores(q, k, rows, columns, length, scale, low, mask_ptr, bias_ptr, MASK: tl
            EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Scores (rows, columns) in powers of two, of q (rows, E) and k (E, columns). ``rows`` and ``columns`` are vectors
     that broadcast against each other, so that a transposed block is made by transposed vectors. Columns beyond the
-    sequence are -inf."""
+    sequence are -inf, unless EVEN promises that there are none or that nothing comes of them."""
     s = tl.dot(q, k, input_precision=PRECISION) * (scale * LOG2E)
     if BIAS:
         inside = (rows < length) & (columns < length)
@@ -57,26 +61,71 @@ def scores(q, k, rows, columns, length, scale, low, mask_ptr, bias_ptr, MASK: tl
 
 
 @triton.jit
-def _step(l_i, m_i, acc, q, base, rows, n0, length, stride, HE, e, keys, scale, threshold, low, mask_ptr, bias_ptr,
-          MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, E: tl.constexpr, BLOCK_N: tl.constexpr,
-          EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def load_rows(ptr, n0, length, stride, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    """Rows n0, ..., n0 + BLOCK - 1 (BLOCK, BLOCK_E), 0 beyond the sequence and the head dim."""
+    n, e = tl.arange(0, BLOCK), tl.arange(0, BLOCK_E)
+    ptrs = ptr + tl.cast(n0, tl.int64) * stride + (n[:, None] * stride + e[None, :])
+    if EVEN and E == BLOCK_E:
+        x = tl.load(ptrs)
+    elif EVEN:
+        x = tl.load(ptrs, mask=(e < E)[None, :] & (n >= 0)[:, None], other=0.0)
+    else:
+        x = tl.load(ptrs, mask=(e < E)[None, :] & (n0 + n < length)[:, None], other=0.0)
+    return x
+
+
+@triton.jit
+def load_row_numbers(ptr, n, length, other: tl.constexpr, EVEN: tl.constexpr):
+    """One number for each of the rows ``n``, ``other`` beyond the sequence."""
+    if EVEN:
+        x = tl.load(ptr + n)
+    else:
+        x = tl.load(ptr + n, mask=n < length, other=other)
+    return x
+
+
+@triton.jit
+def narrow(x, kind: tl.constexpr):
+    """``x`` rounded to ``kind``. By assembly, since LLVM moves a selection in front of the rounding behind it and then
+    takes registers apart into their halves."""
+    if ASSEMBLY and kind == tl.bfloat16:
+        y = tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
+    elif ASSEMBLY and kind == tl.float16:
+        y = tl.inline_asm_elementwise(
+            "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,r,r", [x], dtype=tl.float16, is_pure=True, pack=2
+        )
+    else:
+        y = x.to(kind)
+    return y
+
+
+@triton.jit
+def _step(l_i, m_i, acc, q, base, rows, n0, length, stride, HE, row_keys, scale, threshold, low, mask_ptr, bias_ptr,
+          MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, POSITIVE: tl.constexpr, E: tl.constexpr,
+          BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """One block of keys: the new l_i (BLOCK_M,), m_i (BLOCK_M,) and acc (BLOCK_M, BLOCK_E)."""
     columns = n0 + tl.arange(0, BLOCK_N)
-    inside = (columns < length)[:, None] & (e < E)[None, :]
-    if EVEN:
-        inside = (e < E)[None, :] & (columns >= 0)[:, None]
-    offsets = columns[:, None] * stride + e[None, :]
-    k = tl.load(base + HE + offsets, mask=inside, other=0.0)
-    s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
-               EVEN, PRECISION)  # fmt: skip
-    m_ij = tl.maximum(m_i, tl.max(s, 1))
-    p = tl.math.exp2(s - m_ij[:, None])
+    k = load_rows(base + HE, n0, length, stride, E, BLOCK_E, BLOCK_N, EVEN)
+    if MASK or BIAS or not POSITIVE:
+        s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
+                   EVEN, PRECISION)  # fmt: skip
+        m_ij = tl.maximum(m_i, tl.max(s, 1))
+        s = s - m_ij[:, None]
+    else:  # a positive scale leaves the largest score the largest: it is multiplied and subtracted in one instruction
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        if not EVEN:
+            s = tl.where((columns < length)[None, :], s, -float("inf"))
+        m_ij = tl.maximum(m_i, tl.max(s, 1) * (scale * LOG2E))
+        s = s * (scale * LOG2E) - m_ij[:, None]
+    p = tl.math.exp2(s)
     alpha = tl.math.exp2(m_i - m_ij)
     l_i = l_i * alpha + tl.sum(p, 1)
     if DROPOUT:
-        p = tl.where(keep(keys[:, None], columns[None, :], threshold), p, 0.0)
-    v = tl.load(base + 2 * HE + offsets, mask=inside, other=0.0)
-    acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
+        p = tl.where(keep_groups(row_keys, group_key(group_first(n0, BLOCK_N)), threshold, False), p, 0.0)
+    v = load_rows(base + 2 * HE, n0, length, stride, E, BLOCK_E, BLOCK_N, EVEN)
+    acc = tl.dot(narrow(p, v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
     return l_i, m_ij, acc
 
 
@@ -101,22 +150,26 @@ def attention_forward(
     BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    TAIL: tl.constexpr,  # keys of a step behind the last whole block; 0: no whole blocks, every step is masked
+    POSITIVE: tl.constexpr,  # scale > 0
     PRECISION: tl.constexpr,
 ):
     """out, and the log-sum-exp of each row in powers of two. A program: a tile and a head."""
     tile, h = tl.program_id(0), tl.program_id(1)
     start = tl.load(tiles_ptr + 3 * tile).to(tl.int64)
     length = tl.load(tiles_ptr + 3 * tile + 1)
-    rows = tl.load(tiles_ptr + 3 * tile + 2) + tl.arange(0, BLOCK_M)
+    m0 = tl.load(tiles_ptr + 3 * tile + 2)
+    rows = m0 + tl.arange(0, BLOCK_M)
     HE = H * E
     stride = 3 * HE
     e = tl.arange(0, BLOCK_E)
     inside = (rows < length)[:, None] & (e < E)[None, :]
     base = qkv_ptr + start * stride + h * E
     q = tl.load(base + rows[:, None] * stride + e[None, :], mask=inside, other=0.0)
-    keys = tl.zeros([BLOCK_M], tl.uint32)
+    first = h.to(tl.int64) * T + start
+    row_keys = 0
     if DROPOUT:
-        keys = row_key(seed_ptr, h.to(tl.int64) * T + start + rows)
+        row_keys = row_key(seed_ptr, first + group_first(m0, BLOCK_M))
     if MASK:
         mask_ptr += start
     low = masked_score(mask_ptr, length, MASK, BLOCK_N)
@@ -126,19 +179,24 @@ def attention_forward(
     m_i = tl.full([BLOCK_M], -float("inf"), tl.float32)
     l_i = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
-    whole = length // BLOCK_N * BLOCK_N
-    for n0 in range(0, whole, BLOCK_N):
-        l_i, m_i, acc = _step(l_i, m_i, acc, q, base, rows, n0, length, stride, HE, e, keys, scale, threshold, low,
-                              mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_N, True, PRECISION)  # fmt: skip
-    if whole < length:
-        l_i, m_i, acc = _step(l_i, m_i, acc, q, base, rows, whole, length, stride, HE, e, keys, scale, threshold, low,
-                              mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_N, False, PRECISION)  # fmt: skip
+    whole = 0
+    if TAIL > 0:
+        whole = length // BLOCK_N * BLOCK_N
+        for n0 in range(0, whole, BLOCK_N):
+            l_i, m_i, acc = _step(l_i, m_i, acc, q, base, rows, n0, length, stride, HE, row_keys, scale, threshold, low,
+                                  mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, POSITIVE, E, BLOCK_E, BLOCK_N, True,
+                                  PRECISION)  # fmt: skip
+    REST: tl.constexpr = TAIL if TAIL > 0 else BLOCK_N
+    for n0 in tl.range(whole, length, REST, num_stages=1):
+        l_i, m_i, acc = _step(l_i, m_i, acc, q, base, rows, n0, length, stride, HE, row_keys, scale, threshold, low,
+                              mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, POSITIVE, E, BLOCK_E, REST, False,
+                              PRECISION)  # fmt: skip
 
     if DROPOUT:
         acc *= keep_scale
     out = out_ptr + start * HE + h * E + rows[:, None] * HE + e[None, :]
     tl.store(out, (acc / l_i[:, None]).to(out_ptr.dtype.element_ty), mask=inside)
-    tl.store(lse_ptr + h.to(tl.int64) * T + start + rows, m_i + tl.math.log2(l_i), mask=rows < length)
+    tl.store(lse_ptr + first + rows, m_i + tl.math.log2(l_i), mask=rows < length)
 
 
 # Backward. The scores are computed again, and with them the weights p_ij = 2^(s_ij - lse_i). From
@@ -151,8 +209,27 @@ def attention_forward(
 #     dk_j     = scale sum_i ds_ij q_i
 #     dbias_ij = sum over the batch of ds_ij
 #
-# The first kernel gives delta and dq, the second dk and dv, the third dbias. Every gradient has one writer, so there
-# are no atomics, and two runs are equal bit by bit.
+# c leaves the loops: ds_ij = c ds'_ij with ds'_ij = p_ij (z_ij (dout_i . v_j) - delta_i / c), and the sums over ds' are
+# multiplied once. The first kernel gives delta / c, the keys of the rows of the dropout mask, and dq; the second dk and
+# dv, the third dbias. Every gradient has one writer, so there are no atomics, and two runs are equal bit by bit.
+
+
+@triton.jit
+def _query_step(acc, q, grad_out, lse, delta, base, rows, n0, length, stride, HE, row_keys, scale, threshold, low,
+                mask_ptr, bias_ptr, MASK: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, E: tl.constexpr,
+                BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """acc (BLOCK_M, BLOCK_E) with one more block of keys: the sum of ds' k."""
+    columns = n0 + tl.arange(0, BLOCK_N)
+    k = load_rows(base + HE, n0, length, stride, E, BLOCK_E, BLOCK_N, EVEN)
+    v = load_rows(base + 2 * HE, n0, length, stride, E, BLOCK_E, BLOCK_N, EVEN)
+    s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
+               EVEN, PRECISION)  # fmt: skip
+    p = tl.math.exp2(s - lse[:, None])
+    dp = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
+    if DROPOUT:
+        dp = tl.where(keep_groups(row_keys, group_key(group_first(n0, BLOCK_N)), threshold, False), dp, 0.0)
+    ds = p * (dp - delta[:, None])
+    return tl.dot(narrow(ds, k.dtype), k, acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -165,13 +242,15 @@ def attention_backward_queries(
     out_ptr,  # (T, H, E)
     lse_ptr,  # (H, T) float32
     grad_out_ptr,  # (T, H, E)
-    delta_ptr,  # (H, T) float32, written
+    delta_ptr,  # (H, T) float32, written: delta / c
+    row_keys_ptr,  # (H, T) int32, written: the keys of the rows' masks; None without DROPOUT
     grad_qkv_ptr,  # (T, 3, H, E), its q part is written
     T,
     H,
     scale,
     threshold,  # of the dropout, see `dropout.threshold`
     keep_scale,  # c
+    keep_share,  # 1 / c, 0 where c is 0
     MASK: tl.constexpr,
     BIAS: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -179,13 +258,16 @@ def attention_backward_queries(
     BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    TAIL: tl.constexpr,  # keys of a step behind the last whole block; 0: no whole blocks, every step is masked
     PRECISION: tl.constexpr,
 ):
-    """dq, and delta for the kernels that follow. A program keeps BLOCK_M queries and walks over all keys."""
+    """dq, delta and the keys of rows for the kernels that follow. A program keeps BLOCK_M queries, walks over all
+    keys."""
     tile, h = tl.program_id(0), tl.program_id(1)
     start = tl.load(tiles_ptr + 3 * tile).to(tl.int64)
     length = tl.load(tiles_ptr + 3 * tile + 1)
-    rows = tl.load(tiles_ptr + 3 * tile + 2) + tl.arange(0, BLOCK_M)
+    m0 = tl.load(tiles_ptr + 3 * tile + 2)
+    rows = m0 + tl.arange(0, BLOCK_M)
     HE = H * E
     stride = 3 * HE
     e = tl.arange(0, BLOCK_E)
@@ -195,13 +277,17 @@ def attention_backward_queries(
     outs = start * HE + h * E + rows[:, None] * HE + e[None, :]
     grad_out = tl.load(grad_out_ptr + outs, mask=inside, other=0.0)
     out = tl.load(out_ptr + outs, mask=inside, other=0.0)
+    first = h.to(tl.int64) * T + start
     delta = tl.sum(grad_out.to(tl.float32) * out.to(tl.float32), 1)
-    heads = h.to(tl.int64) * T + start + rows
-    tl.store(delta_ptr + heads, delta, mask=rows < length)
-    lse = tl.load(lse_ptr + heads, mask=rows < length, other=0.0)
-    keys = tl.zeros([BLOCK_M], tl.uint32)
+    row_keys = 0
     if DROPOUT:
-        keys = row_key(seed_ptr, heads)
+        delta *= keep_share
+        groups = group_first(m0, BLOCK_M)
+        row_keys = row_key(seed_ptr, first + groups)
+        tl.store(row_keys_ptr + first + groups, row_keys.to(tl.int32, bitcast=True), mask=groups < length)
+        tl.store(row_keys_ptr + first + groups + 8, row_keys.to(tl.int32, bitcast=True), mask=groups + 8 < length)
+    tl.store(delta_ptr + first + rows, delta, mask=rows < length)
+    lse = tl.load(lse_ptr + first + rows, mask=rows < length, other=0.0)
     if MASK:
         mask_ptr += start
     low = masked_score(mask_ptr, length, MASK, BLOCK_N)
@@ -209,22 +295,50 @@ def attention_backward_queries(
         bias_ptr += h.to(tl.int64) * length * length
 
     acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
-    for n0 in range(0, length, BLOCK_N):
-        columns = n0 + tl.arange(0, BLOCK_N)
-        offsets = columns[:, None] * stride + e[None, :]
-        seen = (columns < length)[:, None] & (e < E)[None, :]
-        k = tl.load(base + HE + offsets, mask=seen, other=0.0)
-        v = tl.load(base + 2 * HE + offsets, mask=seen, other=0.0)
-        s = scores(q, tl.trans(k), rows[:, None], columns[None, :], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
-                   False, PRECISION)  # fmt: skip
-        p = tl.math.exp2(s - lse[:, None])
-        dp = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
-        if DROPOUT:
-            dp = tl.where(keep(keys[:, None], columns[None, :], threshold), dp * keep_scale, 0.0)
-        ds = p * (dp - delta[:, None])
-        acc = tl.dot(ds.to(k.dtype), k, acc, input_precision=PRECISION)
+    whole = 0
+    if TAIL > 0:
+        whole = length // BLOCK_N * BLOCK_N
+        for n0 in range(0, whole, BLOCK_N):
+            acc = _query_step(acc, q, grad_out, lse, delta, base, rows, n0, length, stride, HE, row_keys, scale,
+                              threshold, low, mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, BLOCK_N, True,
+                              PRECISION)  # fmt: skip
+    REST: tl.constexpr = TAIL if TAIL > 0 else BLOCK_N
+    for n0 in tl.range(whole, length, REST, num_stages=1):
+        acc = _query_step(acc, q, grad_out, lse, delta, base, rows, n0, length, stride, HE, row_keys, scale, threshold,
+                          low, mask_ptr, bias_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, REST, False,
+                          PRECISION)  # fmt: skip
+    if DROPOUT:
+        acc *= keep_scale
     grad_q = grad_qkv_ptr + start * stride + h * E + rows[:, None] * stride + e[None, :]
     tl.store(grad_q, (acc * scale).to(grad_qkv_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, length, stride, HE, column_keys, scale, threshold,
+              low, mask_ptr, bias_ptr, lse_ptr, delta_ptr, row_keys_ptr, MASK: tl.constexpr, BIAS: tl.constexpr,
+              DROPOUT: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr,
+              EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """grad_k and grad_v (BLOCK_N, BLOCK_E) with one more block of queries. Blocks of scores are transposed."""
+    rows = m0 + tl.arange(0, BLOCK_M)
+    q = load_rows(base, m0, length, stride, E, BLOCK_E, BLOCK_M, EVEN)
+    grad_out = load_rows(grad_out_base, m0, length, HE, E, BLOCK_E, BLOCK_M, EVEN)
+    # Rows beyond the sequence: an infinite log-sum-exp makes their weights 0. Columns beyond it are not stored.
+    lse = load_row_numbers(lse_ptr, rows, length, float("inf"), EVEN)
+    delta = load_row_numbers(delta_ptr, rows, length, 0.0, EVEN)
+    s = scores(k, tl.trans(q), rows[None, :], columns[:, None], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
+               True, PRECISION)  # fmt: skip
+    p = tl.math.exp2(s - lse[None, :])
+    dp = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION)
+    used = p
+    if DROPOUT:
+        row_keys = load_row_numbers(row_keys_ptr, group_first(m0, BLOCK_M), length, 0, EVEN)
+        kept = keep_groups(row_keys.to(tl.uint32, bitcast=True), column_keys, threshold, True)
+        used = tl.where(kept, p, 0.0)
+        dp = tl.where(kept, dp, 0.0)
+    grad_v = tl.dot(narrow(used, grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
+    ds = p * (dp - delta[None, :])
+    grad_k = tl.dot(narrow(ds, q.dtype), q, grad_k, input_precision=PRECISION)
+    return grad_k, grad_v
 
 
 @triton.jit
@@ -232,11 +346,11 @@ def attention_backward_keys(
     qkv_ptr,  # (T, 3, H, E)
     mask_ptr,  # (T,) uint8, 0 where no query may see the key; None without MASK
     bias_ptr,  # (H, N, N), or None without BIAS
-    seed_ptr,  # (1,) int64, or None without DROPOUT
     tiles_ptr,  # (tiles, 3) int32: first row of the sequence, its length, first token of the block
     lse_ptr,  # (H, T) float32
     grad_out_ptr,  # (T, H, E)
-    delta_ptr,  # (H, T) float32
+    delta_ptr,  # (H, T) float32: delta / c
+    row_keys_ptr,  # (H, T) int32, or None without DROPOUT
     grad_qkv_ptr,  # (T, 3, H, E), its k and v parts are written
     T,
     H,
@@ -250,13 +364,15 @@ def attention_backward_keys(
     BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    TAIL: tl.constexpr,  # queries of a step behind the last whole block; 0: no whole blocks, every step is masked
     PRECISION: tl.constexpr,
 ):
     """dk and dv. A program keeps BLOCK_N keys and walks over all queries."""
     tile, h = tl.program_id(0), tl.program_id(1)
     start = tl.load(tiles_ptr + 3 * tile).to(tl.int64)
     length = tl.load(tiles_ptr + 3 * tile + 1)
-    columns = tl.load(tiles_ptr + 3 * tile + 2) + tl.arange(0, BLOCK_N)
+    n0 = tl.load(tiles_ptr + 3 * tile + 2)
+    columns = n0 + tl.arange(0, BLOCK_N)
     HE = H * E
     stride = 3 * HE
     e = tl.arange(0, BLOCK_E)
@@ -265,6 +381,14 @@ def attention_backward_keys(
     offsets = columns[:, None] * stride + e[None, :]
     k = tl.load(base + HE + offsets, mask=inside, other=0.0)
     v = tl.load(base + 2 * HE + offsets, mask=inside, other=0.0)
+    grad_out_base = grad_out_ptr + start * HE + h * E
+    first = h.to(tl.int64) * T + start
+    lse_ptr += first
+    delta_ptr += first
+    column_keys = 0
+    if DROPOUT:
+        row_keys_ptr += first
+        column_keys = group_key(group_first(n0, BLOCK_N))
     if MASK:
         mask_ptr += start
     low = masked_score(mask_ptr, length, MASK, BLOCK_N)
@@ -273,28 +397,23 @@ def attention_backward_keys(
 
     grad_k = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
     grad_v = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
-    for m0 in range(0, length, BLOCK_M):
-        rows = m0 + tl.arange(0, BLOCK_M)
-        seen = (rows < length)[:, None] & (e < E)[None, :]
-        q = tl.load(base + rows[:, None] * stride + e[None, :], mask=seen, other=0.0)
-        outs = start * HE + h * E + rows[:, None] * HE + e[None, :]
-        grad_out = tl.load(grad_out_ptr + outs, mask=seen, other=0.0)
-        heads = h.to(tl.int64) * T + start + rows
-        # Rows beyond the sequence: an infinite log-sum-exp makes their weights 0.
-        lse = tl.load(lse_ptr + heads, mask=rows < length, other=float("inf"))
-        delta = tl.load(delta_ptr + heads, mask=rows < length, other=0.0)
-        s = scores(k, tl.trans(q), rows[None, :], columns[:, None], length, scale, low, mask_ptr, bias_ptr, MASK, BIAS,
-                   False, PRECISION)  # fmt: skip
-        p = tl.math.exp2(s - lse[None, :])
-        dp = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION)
-        used = p
-        if DROPOUT:
-            kept = keep(row_key(seed_ptr, heads)[None, :], columns[:, None], threshold)
-            used = tl.where(kept, p * keep_scale, 0.0)
-            dp = tl.where(kept, dp * keep_scale, 0.0)
-        grad_v = tl.dot(used.to(grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
-        ds = p * (dp - delta[None, :])
-        grad_k = tl.dot(ds.to(q.dtype), q, grad_k, input_precision=PRECISION)
+    whole = 0
+    if TAIL > 0:
+        whole = length // BLOCK_M * BLOCK_M
+        for m0 in range(0, whole, BLOCK_M):
+            grad_k, grad_v = _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, length, stride, HE,
+                                       column_keys, scale, threshold, low, mask_ptr, bias_ptr, lse_ptr, delta_ptr,
+                                       row_keys_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, BLOCK_M, True,
+                                       PRECISION)  # fmt: skip
+    REST: tl.constexpr = TAIL if TAIL > 0 else BLOCK_M
+    for m0 in tl.range(whole, length, REST, num_stages=1):
+        grad_k, grad_v = _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, length, stride, HE,
+                                   column_keys, scale, threshold, low, mask_ptr, bias_ptr, lse_ptr, delta_ptr,
+                                   row_keys_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, REST, False,
+                                   PRECISION)  # fmt: skip
+    if DROPOUT:
+        grad_k *= keep_scale
+        grad_v *= keep_scale
     kind = grad_qkv_ptr.dtype.element_ty
     target = grad_qkv_ptr + start * stride + h * E + offsets
     tl.store(target + HE, (grad_k * scale).to(kind), mask=inside)
@@ -306,10 +425,10 @@ def attention_backward_bias(
     qkv_ptr,  # (T, 3, H, E)
     mask_ptr,  # (T,) uint8, 0 where no query may see the key; None without MASK
     bias_ptr,  # (H, N, N), or None without BIAS
-    seed_ptr,  # (1,) int64, or None without DROPOUT
     lse_ptr,  # (H, T) float32
     grad_out_ptr,  # (T, H, E)
-    delta_ptr,  # (H, T) float32
+    delta_ptr,  # (H, T) float32: delta / c
+    row_keys_ptr,  # (H, T) int32, or None without DROPOUT
     grad_bias_ptr,  # (P, H, N, N) float32, written
     B,
     N,
@@ -329,8 +448,8 @@ def attention_backward_bias(
     """Partial sums of dbias over the batch: program (block, h, p) of P takes every P-th sequence."""
     across = tl.cdiv(N, BLOCK_N)
     h = tl.program_id(1)
-    rows = tl.program_id(0) // across * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(0) % across * BLOCK_N + tl.arange(0, BLOCK_N)
+    m0, n0 = tl.program_id(0) // across * BLOCK_M, tl.program_id(0) % across * BLOCK_N
+    rows, columns = m0 + tl.arange(0, BLOCK_M), n0 + tl.arange(0, BLOCK_N)
     HE = H * E
     stride = 3 * HE
     e = tl.arange(0, BLOCK_E)
@@ -357,9 +476,13 @@ def attention_backward_bias(
                    False, PRECISION)  # fmt: skip
         dp = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
         if DROPOUT:
-            kept = keep(row_key(seed_ptr, heads)[:, None], columns[None, :], threshold)
-            dp = tl.where(kept, dp * keep_scale, 0.0)
+            groups = group_first(m0, BLOCK_M)
+            row_keys = tl.load(row_keys_ptr + h.to(tl.int64) * T + start + groups, mask=groups < N, other=0)
+            column_keys = group_key(group_first(n0, BLOCK_N))
+            dp = tl.where(keep_groups(row_keys.to(tl.uint32, bitcast=True), column_keys, threshold, False), dp, 0.0)
         acc += tl.math.exp2(s - lse[:, None]) * (dp - delta[:, None])
+    if DROPOUT:
+        acc *= keep_scale
     inside = (rows < N)[:, None] & (columns < N)[None, :]
     target = (tl.program_id(2) * H + h).to(tl.int64) * N * N
     tl.store(grad_bias_ptr + target + rows[:, None] * N + columns[None, :], acc, mask=inside)

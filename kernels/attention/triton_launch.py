@@ -23,6 +23,7 @@ from .triton_kernels import (
 from .varlen import SHORT, Segments, groups, tile_map
 
 BIAS_PROGRAMS = 16  # partial sums of the bias gradient
+TAIL = 32  # tokens of a step behind the last whole block
 
 
 class LaunchConfig(NamedTuple):
@@ -43,19 +44,19 @@ SHORT_CONFIGS = dict.fromkeys(("forward", "bias"), LaunchConfig(32, 32, 4, 1)) |
 LONG_CONFIGS = {
     ("forward", "sm80", 64): LaunchConfig(128, 64, 8, 2),
     ("forward", "sm80", 128): LaunchConfig(128, 32, 8, 3),
-    ("forward", "sm90", 64): LaunchConfig(128, 128, 8, 2),
+    ("forward", "sm90", 64): LaunchConfig(128, 64, 8, 3),
     ("forward", "sm90", 128): LaunchConfig(128, 64, 8, 2),
     ("forward", "sm100", 64): LaunchConfig(128, 64, 8, 2),
     ("forward", "sm100", 128): LaunchConfig(128, 64, 8, 2),
     ("queries", "sm80", 64): LaunchConfig(128, 64, 8, 2),
     ("queries", "sm80", 128): LaunchConfig(64, 64, 8, 2),
-    ("queries", "sm90", 64): LaunchConfig(128, 64, 8, 2),
+    ("queries", "sm90", 64): LaunchConfig(128, 32, 8, 3),
     ("queries", "sm90", 128): LaunchConfig(128, 64, 8, 2),
     ("queries", "sm100", 64): LaunchConfig(64, 64, 4, 2),
     ("queries", "sm100", 128): LaunchConfig(64, 64, 4, 2),
     ("keys", "sm80", 64): LaunchConfig(64, 32, 8, 2),
     ("keys", "sm80", 128): LaunchConfig(64, 64, 8, 1),
-    ("keys", "sm90", 64): LaunchConfig(128, 64, 8, 2),
+    ("keys", "sm90", 64): LaunchConfig(64, 32, 4, 4),
     ("keys", "sm90", 128): LaunchConfig(64, 32, 8, 2),
     ("keys", "sm100", 64): LaunchConfig(64, 64, 4, 2),
     ("keys", "sm100", 128): LaunchConfig(64, 64, 4, 2),
@@ -82,7 +83,13 @@ def launch_config(kernel: str, qkv: Tensor, length: int) -> LaunchConfig:
 
 
 def _meta(
-    qkv: Tensor, mask: Tensor | None, bias: Tensor | None, p: float, config: LaunchConfig, swapped: bool = False
+    qkv: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    p: float,
+    config: LaunchConfig,
+    length: int,
+    swapped: bool = False,
 ) -> dict[str, Any]:
     """The meta-parameters of a launch; ``swapped`` where a program keeps keys and walks over queries."""
     own, other = (config.other, config.own) if swapped else (config.own, config.other)
@@ -94,6 +101,7 @@ def _meta(
         BLOCK_E=max(16, triton.next_power_of_2(qkv.shape[-1])),
         BLOCK_M=own,
         BLOCK_N=other,
+        TAIL=0 if length <= SHORT else min(TAIL, config.other),
         PRECISION="tf32x3",
         num_warps=config.warps,
         num_stages=config.stages,
@@ -121,7 +129,8 @@ def forward(
         config = launch_config("forward", qkv, length)
         seen = mask if has_mask else None
         tiles = tile_map(segments, chosen, config.own, qkv.device)
-        meta = _meta(qkv, seen, bias, p, config)
+        meta = _meta(qkv, seen, bias, p, config, length)
+        meta["POSITIVE"] = scale > 0
         launch(attention_forward, (len(tiles), H), qkv, seen, bias, seed, tiles, out, lse, *numbers, **meta)
     return out, lse
 
@@ -142,18 +151,31 @@ def backward(
     """Gradients of qkv (T, 3, H, E), and of the bias as partial sums (P, H, N, N), which is empty without one."""
     T, _, H, _ = qkv.shape
     grad_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
+    row_keys = torch.empty_like(lse, dtype=torch.int32) if p > 0 else None
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     for has_mask, length, chosen in groups(segments, masked):
-        inputs = qkv, mask if has_mask else None, bias, seed
+        inputs = qkv, mask if has_mask else None, bias
         config = launch_config("queries", qkv, length)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
-        meta, outputs = _meta(qkv, inputs[1], bias, p, config), (out, lse, grad_out, delta, grad_qkv)
-        launch(attention_backward_queries, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **meta)
+        meta = _meta(qkv, inputs[1], bias, p, config, length)
+        outputs = lse, grad_out, delta, row_keys, grad_qkv
+        launch(
+            attention_backward_queries,
+            (len(tiles), H),
+            *inputs,
+            seed,
+            tiles,
+            out,
+            *outputs,
+            *numbers,
+            dropout.keep_share(p),
+            **meta,
+        )
         config = launch_config("keys", qkv, length)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
-        meta = _meta(qkv, inputs[1], bias, p, config, swapped=True)
-        launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs[1:], *numbers, **meta)
-    return grad_qkv, _bias_gradient(grad_out, qkv, lse, delta, segments, mask, bias, seed, scale, p)
+        meta = _meta(qkv, inputs[1], bias, p, config, length, swapped=True)
+        launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **meta)
+    return grad_qkv, _bias_gradient(grad_out, qkv, lse, delta, row_keys, segments, mask, bias, scale, p)
 
 
 def _bias_gradient(
@@ -161,10 +183,10 @@ def _bias_gradient(
     qkv: Tensor,
     lse: Tensor,
     delta: Tensor,
+    row_keys: Tensor | None,
     segments: Segments,
     mask: Tensor | None,
     bias: Tensor | None,
-    seed: Tensor | None,
     scale: float,
     p: float,
 ) -> Tensor:
@@ -175,10 +197,10 @@ def _bias_gradient(
     config = launch_config("bias", qkv, N)
     programs = min(BIAS_PROGRAMS, B)
     grad_bias = lse.new_empty(programs, H, N, N)
-    meta = _meta(qkv, mask, bias, p, config)
-    del meta["BIAS"]
+    meta = _meta(qkv, mask, bias, p, config, N)
+    del meta["BIAS"], meta["TAIL"]
     grid = (triton.cdiv(N, config.own) * triton.cdiv(N, config.other), H, programs)
     numbers = B, N, T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
-    tensors = qkv, mask, bias, seed, lse, grad_out, delta, grad_bias
+    tensors = qkv, mask, bias, lse, grad_out, delta, row_keys, grad_bias
     launch(attention_backward_bias, grid, *tensors, *numbers, **meta)
     return grad_bias

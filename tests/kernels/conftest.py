@@ -41,6 +41,7 @@ few = settings(
 SEED = 5
 BORDER = 4096  # numbers before and behind every array in `check_memory`
 SENTINEL = -77.0
+UNWRITTEN = -0x35014542  # of integers, which have no NaN
 
 Results = dict[str, Tensor | None]
 
@@ -161,7 +162,8 @@ def check_memory(case: Case, backend: str = "triton") -> None:
         guarded = evaluate(case, backend, place=lambda x: bordered(x, float("nan"))[1])
     assert any(inner.numel() for _, inner in handed), "nothing was allocated: the test sees nothing"
     for whole, inner in handed:
-        assert not inner.isnan().any(), f"never written: part of {tuple(inner.shape)}"
+        unwritten = inner.isnan() if inner.is_floating_point() else inner == UNWRITTEN
+        assert not unwritten.any(), f"never written: part of {tuple(inner.shape)}"
         outside = torch.cat([whole[:BORDER], whole[-BORDER:]])
         assert (outside == SENTINEL).all(), f"written outside of {tuple(inner.shape)}"
     check_identical(guarded, case.known(backend))
@@ -177,16 +179,18 @@ def bordered(x: Tensor, border: float) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def allocations() -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Inside, memory that is asked for without a content is NaN, in the middle of a buffer of `SENTINEL`."""
+    """Inside, memory that is asked for without a content is NaN (integers: `UNWRITTEN`), in the middle of a buffer of
+    `SENTINEL`."""
     handed = []
     original, original_empty = torch.Tensor.new_empty, torch.empty
 
     def hand_out(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-        handed.append(bordered(torch.full(shape, float("nan"), dtype=dtype, device=device), SENTINEL))
+        content = float("nan") if dtype.is_floating_point else UNWRITTEN
+        handed.append(bordered(torch.full(shape, content, dtype=dtype, device=device), SENTINEL))
         return handed[-1][1]
 
-    def empty_like(x: Tensor) -> Tensor:
-        return hand_out(x.shape, x.dtype, x.device)
+    def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return hand_out(x.shape, dtype or x.dtype, x.device)
 
     def new_empty(x: Tensor, *size: Any, dtype: torch.dtype | None = None, **others: Any) -> Tensor:
         if others:  # of Triton's interpreter; the launchers give sizes and a type

@@ -29,7 +29,7 @@ from tests.kernels.conftest import (
 )
 from tests.numerics import largest
 from vatt.kernels import attention, packed_attention
-from vatt.kernels.dropout import keep_mask, keep_scale
+from vatt.kernels.dropout import keep_scale, tile_keep_mask
 
 pytestmark = needs_triton
 
@@ -91,8 +91,7 @@ def packed(segments=SEVERAL, H=1, E=16, mask=None, bias=False, scale=None, p=0.0
 
 
 def formula(qkv_T3HE, segments, mask, bias, scale, p):
-    """Packed attention, sequence by sequence, with the dropout mask of the kernels on its weights: row = head * T +
-    token, column = key in its sequence."""
+    """Packed attention, sequence by sequence, with the dropout mask of the kernels on its weights."""
     T, _, H, _ = qkv_T3HE.shape
     outs, first = [], 0
     for length in (length for count, length in segments for _ in range(count)):
@@ -106,9 +105,8 @@ def formula(qkv_T3HE, segments, mask, bias, scale, p):
             scores_HNN = scores_HNN - scores_HNN.detach()
         weights_HNN = scores_HNN.softmax(-1)
         if p > 0:
-            heads, tokens = torch.arange(H, device=DEVICE), torch.arange(first, first + length, device=DEVICE)
-            rows_HN1 = (heads[:, None] * T + tokens)[:, :, None]
-            kept = keep_mask(seed_drawn(), rows_HN1, torch.arange(length, device=DEVICE), p)
+            tokens, firsts_H = torch.arange(length, device=DEVICE), torch.arange(H, device=DEVICE) * T + first
+            kept = tile_keep_mask(seed_drawn(), firsts_H[:, None, None], tokens[:, None], tokens, p)
             weights_HNN = weights_HNN * kept * keep_scale(p)
         outs.append(torch.einsum("hnm,mhe->nhe", weights_HNN, v))
         first += length
