@@ -3,11 +3,16 @@
 Every operation registers its backends, each with a function that lists the reasons to refuse a call. They are tried in
 the order of registration, unless the operation has a dispatch order of its own (`set_dispatch_order`). "auto" selects
 the first without a reason; a backend asked for by name runs or raises `BackendError`.
+
+A `Decision` comes before the order: what was measured on this device for one problem. It concerns "auto" alone, and
+only calls with the same facts, though any number of items.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,13 +29,34 @@ class BackendError(ValueError):
 class Call:
     """What a backend may judge: where the tensors are, their type, and the operation's own facts (sizes, options).
 
-    ``named`` is True when the caller asked for this backend by name, not for "auto".
+    ``count``: items (sequences, rows, clips), which is no fact: the best backend seldom depends on it. ``named`` is
+    True when the caller asked for this backend by name, not for "auto".
     """
 
     device: torch.device
     dtype: torch.dtype
     facts: Mapping[str, Any] = field(default_factory=dict)
+    count: int = 1
     named: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An operation as a model calls it: its type, its facts in the order of their names, and a number of items."""
+
+    op: str
+    dtype: torch.dtype
+    facts: tuple[tuple[str, Any], ...] = ()
+    count: int = 1
+
+    @classmethod
+    def of(cls, op: str, call: Call) -> Problem:
+        """What ``call`` asks of ``op``."""
+        return cls(op, call.dtype, tuple(sorted(call.facts.items())), call.count)
+
+    def call(self, device: torch.device) -> Call:
+        """As a backend sees it on ``device``."""
+        return Call(device, self.dtype, dict(self.facts), self.count)
 
 
 @dataclass(frozen=True)
@@ -51,6 +77,9 @@ class _Backend:
 
 _OPERATIONS: dict[str, dict[str, _Backend]] = {}
 _DISPATCH_ORDERS: dict[str, Callable[[Call], Sequence[str]]] = {}
+# By operation, device and type: (problem, backend).
+_DECISIONS: dict[tuple[str, torch.device, torch.dtype], list[tuple[Problem, str]]] = {}
+_listener: Callable[[str, Call], None] | None = None
 
 
 def register(op: str, backend: str, run: Callable[..., Any], refuse: Callable[[Call], list[str]]) -> None:
@@ -72,6 +101,52 @@ def _in_order(op: str, call: Call) -> Iterator[str]:
     yield from (name for name in _OPERATIONS[op] if name not in first)
 
 
+def decide(device: torch.device, problem: Problem, backend: str) -> None:
+    """From now on "auto" takes ``backend`` for calls like ``problem`` on ``device``, unless it refuses them.
+
+    Raises:
+        BackendError: there is no such backend.
+    """
+    if backend not in _OPERATIONS[problem.op]:
+        raise BackendError(f"{problem.op}: unknown backend {backend!r}; there are: {', '.join(backends(problem.op))}")
+    known = _DECISIONS.setdefault((problem.op, device, problem.dtype), [])
+    known[:] = [(other, name) for other, name in known if other != problem]
+    known.append((problem, backend))
+
+
+def forget_decisions() -> None:
+    """Back to the order alone."""
+    _DECISIONS.clear()
+
+
+def _decided(op: str, call: Call) -> str | None:
+    """The backend for the facts of ``call``; where several counts were measured, that of the nearest. As plain as this
+    because torch.compile traces it, perhaps with sizes that are symbols."""
+    chosen, least = None, math.inf
+    for problem, backend in _DECISIONS.get((op, call.device, call.dtype), ()):
+        if all(call.facts.get(name) == value for name, value in problem.facts):
+            apart = max(problem.count, call.count) / max(1, min(problem.count, call.count))
+            if apart < least:
+                chosen, least = backend, apart
+    return chosen
+
+
+@contextmanager
+def listening(listener: Callable[[str, Call], None]) -> Iterator[None]:
+    """Inside, ``listener`` is told every operation that runs, and its call."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+def gradient(*tensors: torch.Tensor | None) -> bool:
+    """The fact "gradient": whether a backward pass may follow."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
 def operations() -> tuple[str, ...]:
     """Names of all operations."""
     return tuple(_OPERATIONS)
@@ -89,7 +164,11 @@ def select(op: str, backend: str, call: Call) -> str:
         BackendError: ``backend`` does not exist or refuses the call, or "auto" finds none; the message holds why.
     """
     known = _OPERATIONS[op]
+    if _listener is not None:
+        _listener(op, call)
     if backend == "auto":
+        if _DECISIONS and (decided := _decided(op, call)) is not None and not known[decided].refuse(call):
+            return decided
         refused = {}
         for name in _in_order(op, call):
             if not (reasons := known[name].refuse(call)):

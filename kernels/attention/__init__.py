@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from ..registry import Call, dispatch, refuse_non_float, register, set_dispatch_order
+from ..registry import Call, dispatch, gradient, refuse_non_float, register, set_dispatch_order
 from . import external, op, reference
 from .varlen import Dense, Segments, by_segment, longest, segments_of, tokens
 
@@ -80,7 +82,7 @@ def attention(
         raise ValueError(f"mask: expected {(B, N)}, got {tuple(mask.shape)}")
     if bias is not None and bias.shape != (H, N, N):
         raise ValueError(f"bias: expected {(H, N, N)}, got {tuple(bias.shape)}")
-    call = _call(q_BNHE, N, mask, bias, dropout_p, return_weights)
+    call = _call(q_BNHE, ((B, N),), None, mask, bias, dropout_p, return_weights)
     run = dispatch("attention", backend, call)
     out_BNHE, weights_BHNN = run(q_BNHE, k_BNHE, v_BNHE, mask, bias, scale, dropout_p, seed)
     return (out_BNHE, weights_BHNN) if return_weights else out_BNHE
@@ -136,10 +138,31 @@ def packed_attention(
     N = longest(segments)
     if bias is not None and (bias.shape != (H, N, N) or len(segments) != 1):
         raise ValueError(f"bias: expected {(H, N, N)} and sequences of one length, got {tuple(bias.shape)}, {segments}")
-    run = dispatch("packed_attention", backend, _call(qkv_T3HE, N, mask, bias, dropout_p, False))
+    call = _call(qkv_T3HE, segments, masked, mask, bias, dropout_p, False)
+    run = dispatch("packed_attention", backend, call)
     return run(qkv_T3HE, segments, mask, masked, bias, scale, dropout_p, seed)
 
 
-def _call(x: Tensor, N: int, mask: Tensor | None, bias: Tensor | None, dropout_p: float, weights: bool) -> Call:
-    facts = {"head_dim": x.shape[-1], "length": N, "mask": mask is not None, "bias": bias is not None}
-    return Call(x.device, x.dtype, {**facts, "dropout": dropout_p > 0, "return_weights": weights})
+def _call(
+    x: Tensor,
+    segments: Segments,
+    masked: Sequence[bool] | None,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    weights: bool,
+) -> Call:
+    facts: dict[str, Any] = {
+        "heads": x.shape[-2],
+        "head_dim": x.shape[-1],
+        "mask": mask is not None,
+        "bias": bias is not None,
+    }
+    # (share of the sequences, length, whether the mask concerns them) of each segment.
+    flags = (mask is not None,) * len(segments) if mask is None or masked is None else masked
+    count = segments[0][0] if len(segments) == 1 else math.gcd(*[count for count, _ in segments])
+    facts["sequences"] = tuple(
+        (number // max(1, count), length, flag) for (number, length), flag in zip(segments, flags, strict=True)
+    )
+    facts |= {"dropout": dropout_p, "return_weights": weights, "gradient": gradient(x, bias)}
+    return Call(x.device, x.dtype, facts, count)

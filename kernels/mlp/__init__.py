@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from torch import Tensor
 
-from ..registry import Call, dispatch, refuse_non_float, register
+from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
 from . import op, reference
 
@@ -52,7 +55,9 @@ def mlp(
         raise ValueError(f"x: expected (..., {D}), got {tuple(x.shape)}")
     if weight_out.shape[1] != M:
         raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
-    call = Call(x.device, x.dtype, {"inner": M})
+    facts: dict[str, Any] = {"width": D, "inner": M, "bias": bias_in is not None, "dropout": dropout_p}
+    facts |= {"weight": weight_in.dtype, "gradient": gradient(x, weight_in)}
+    call = Call(x.device, x.dtype, facts, count=math.prod(x.shape[:-1]))
     return dispatch("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p, seed)
 
 
@@ -73,4 +78,8 @@ def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str =
     """
     if x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x: expected (..., {weight.shape[1]}), got {tuple(x.shape)}")
-    return dispatch("dense_gelu", backend, Call(x.device, x.dtype))(x, weight, bias)
+    M, D = weight.shape
+    facts: dict[str, Any] = {"width": D, "inner": M, "bias": bias is not None, "weight": weight.dtype}
+    facts["gradient"] = gradient(x, weight)
+    call = Call(x.device, x.dtype, facts, count=math.prod(x.shape[:-1]))
+    return dispatch("dense_gelu", backend, call)(x, weight, bias)

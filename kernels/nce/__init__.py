@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..registry import Call, dispatch, refuse_non_float, register
+from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
 from . import op, reference
 from .reference import Rows
@@ -51,6 +53,10 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
         raise ValueError(f"second: width {second.local.shape[2]}, but first has {first.local.shape[2]}")
     if kind not in ("asymmetric", "symmetric"):
         raise ValueError(f"kind: {kind!r} is not one of 'asymmetric', 'symmetric'")
-    call = Call(first.local.device, first.local.dtype, {"kind": kind})
+    B, C, D = first.local.shape
+    facts: dict[str, Any] = {"kind": kind, "width": D, "candidates": (C, second.local.shape[1])}
+    facts |= {"ranks": first.all.shape[0] // max(1, B), "masks": (first.mask is not None, second.mask is not None)}
+    facts["gradient"] = gradient(first.local, second.local)
+    call = Call(first.local.device, first.local.dtype, facts, count=B)
     with torch.autocast(first.local.device.type, enabled=False):  # similarities over the temperature need all digits
         return dispatch("nce", backend, call)(first, second, temperature, kind)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import overload
+import math
+from typing import Any, overload
 
 from torch import Tensor
 
-from ..registry import Call, dispatch, refuse_non_float, register
+from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
 from . import op, reference
 
@@ -81,7 +82,7 @@ def layer_norm(
         BackendError: the backend cannot run this call.
     """
     _check("layer_norm", x, residual, dropout_p, weight=weight, bias=bias)
-    call = Call(x.device, x.dtype, {"width": x.shape[-1]})
+    call = _call(x, weight, residual, dropout_p)
     return dispatch("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p, seed)
 
 
@@ -119,8 +120,14 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, as T5 does; otherwise as `layer_norm`."""
     _check("rms_norm", x, residual, dropout_p, weight=weight)
-    call = Call(x.device, x.dtype, {"width": x.shape[-1]})
+    call = _call(x, weight, residual, dropout_p)
     return dispatch("rms_norm", backend, call)(x, weight, eps, residual, dropout_p, seed)
+
+
+def _call(x: Tensor, weight: Tensor, residual: Tensor | None, dropout_p: float) -> Call:
+    facts: dict[str, Any] = {"width": x.shape[-1], "residual": None if residual is None else residual.dtype}
+    facts |= {"dropout": dropout_p, "weight": weight.dtype, "gradient": gradient(x, residual, weight)}
+    return Call(x.device, x.dtype, facts, count=math.prod(x.shape[:-1]))
 
 
 def _check(operation: str, x: Tensor, residual: Tensor | None, dropout_p: float, **parameters: Tensor) -> None:

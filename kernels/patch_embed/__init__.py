@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..registry import Call, dispatch, refuse_non_float, register
+from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from . import op, reference
 from .reference import add_positions
 
@@ -57,8 +58,11 @@ def patch_embed(
     """
     _check(x, weight, bias, patch, kept)
     _check_rows(x, weight, patch, positions, token)
-    facts = {"patch": patch, "input": x.dtype, "input_gradient": x.requires_grad and torch.is_grad_enabled()}
-    run = dispatch("patch_embed", backend, Call(weight.device, weight.dtype, facts))
+    facts: dict[str, Any] = {"patch": tuple(patch), "input": x.dtype, "sizes": tuple(x.shape[1:])}
+    facts |= {"width": weight.shape[0], "kept": None if kept is None else (kept.shape[-1], kept.ndim == 2)}
+    facts |= {"bias": bias is not None, "positions": positions is not None, "token": token is not None}
+    facts |= {"dropout": dropout_p, "gradient": gradient(weight), "input_gradient": gradient(x)}
+    run = dispatch("patch_embed", backend, Call(weight.device, weight.dtype, facts, count=x.shape[0]))
     return run(x, weight, bias, patch, kept, positions, token, dropout_p, seed)
 
 

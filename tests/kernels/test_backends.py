@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vatt.kernels import BackendError, attention, backends, dispatch, explain, layer_norm, operations
-from vatt.kernels.registry import _OPERATIONS, Call, register
+from vatt.kernels.registry import _OPERATIONS, Call, Problem, decide, forget_decisions, listening, register, select
 
 CPU = torch.device("cpu")
 
@@ -72,3 +72,51 @@ def test_the_first_registered_backend_without_a_reason_runs():
 def test_shapes_are_named():
     with pytest.raises(ValueError, match=r"layer_norm: weight: expected \(4,\), got \(3,\)"):
         layer_norm(torch.zeros(2, 4), torch.ones(3), torch.zeros(4))
+
+
+@pytest.fixture
+def calls():
+    """Every operation that runs, and its call; no decision stays."""
+    found = []
+    with listening(lambda op, call: found.append((op, call))):
+        yield found
+    forget_decisions()
+
+
+def test_a_decision_comes_before_the_order_and_is_for_its_own_facts_alone(qkv, calls):
+    attention(*qkv, scale=0.5)
+    op, call = calls[-1]
+    assert select(op, "auto", call) == "sdpa"
+    decide(CPU, Problem.of(op, call), "torch")
+    assert select(op, "auto", call) == "torch"
+    assert select(op, "sdpa", call) == "sdpa"
+    for other in (
+        dict(mask=torch.ones(2, 5)),
+        dict(bias=torch.zeros(3, 5, 5)),
+        dict(dropout_p=0.1),
+    ):
+        attention(*qkv, scale=0.5, **other)
+        assert calls[-1][1].facts != call.facts, other
+    attention(*(x[:, :4] for x in qkv), scale=0.5)
+    assert select(*calls[-1][:1], "auto", calls[-1][1]) == "sdpa"
+    attention(*(x.double() for x in qkv), scale=0.5)
+    assert select(*calls[-1][:1], "auto", calls[-1][1]) == "sdpa"
+    attention(*(x.clone().requires_grad_() for x in qkv), scale=0.5)
+    assert select(*calls[-1][:1], "auto", calls[-1][1]) == "sdpa"
+    attention(*(x[:1] for x in qkv), scale=0.5)  # fewer items are the same problem
+    assert select(*calls[-1][:1], "auto", calls[-1][1]) == "torch"
+
+
+def test_the_nearest_count_decides(calls):
+    for count, backend in ((4, "torch"), (400, "sdpa")):
+        decide(CPU, Problem("attention", torch.float32, (("heads", 1),), count), backend)
+    for count, backend in ((1, "torch"), (30, "torch"), (50, "sdpa"), (9999, "sdpa")):
+        assert select("attention", "auto", Call(CPU, torch.float32, {"heads": 1}, count)) == backend
+
+
+def test_a_decision_for_a_backend_that_refuses_the_call_is_passed_over(calls):
+    facts = {"return_weights": True}
+    decide(CPU, Problem.of("attention", Call(CPU, torch.float32, facts)), "sdpa")
+    assert select("attention", "auto", Call(CPU, torch.float32, facts)) == "torch"
+    with pytest.raises(BackendError, match="attention: unknown backend 'cuda'"):
+        decide(CPU, Problem("attention", torch.float32), "cuda")
