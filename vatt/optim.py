@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 
@@ -103,8 +104,8 @@ class Adam(torch.optim.AdamW):
     The official update is lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps). PyTorch divides sqrt(v) by
     sqrt(1 - b2^t) before it adds epsilon, so the two are equal when PyTorch's epsilon is eps / sqrt(1 - b2^t). It is
     set for the time of each step, so all of AdamW's implementations (for-loop, foreach, fused) work, and so does an
-    engine that puts flat partitions into ``param_groups``. t is that of the first parameter of a group that has a
-    state; the parameters of a group are meant to be stepped together.
+    engine that puts flat partitions into ``param_groups``. t is counted for each group (entry "t"); the
+    parameters of a group are meant to be stepped together.
     """
 
     def __init__(
@@ -122,17 +123,25 @@ class Adam(torch.optim.AdamW):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update. ``closure`` as in torch.optim.AdamW."""
         official = [group["eps"] for group in self.param_groups]
+        counts = [self._steps(group) + 1 for group in self.param_groups]
         try:
-            for group in self.param_groups:
-                t = self._steps(group) + 1
+            for group, t in zip(self.param_groups, counts, strict=True):
                 group["eps"] /= math.sqrt(1 - group["betas"][1] ** t)
-            return super().step(closure)
+            result = super().step(closure)
         finally:
             for group, eps in zip(self.param_groups, official, strict=True):
                 group["eps"] = eps
+        for group, t in zip(self.param_groups, counts, strict=True):
+            if any(parameter.grad is not None for parameter in group["params"]):
+                group["t"] = t
+        return result
 
     def _steps(self, group: dict[str, Any]) -> int:
-        """Updates that the parameters of ``group`` have had."""
+        """Updates that the parameters of ``group`` have had, as a Python number: reading the state of the fused
+        implementation makes the host wait for the GPU. It is read once, after a state was loaded, and with a gradient
+        scaler (``found_inf``), which may have skipped a step."""
+        if "t" in group and getattr(self, "found_inf", None) is None:
+            return group["t"]
         for parameter in group["params"]:
             state = self.state.get(parameter)
             if state and "step" in state:
@@ -145,7 +154,12 @@ class SGD(torch.optim.Optimizer):
 
     velocity = momentum * velocity - lr * gradient; weight += velocity. torch.optim.SGD keeps the rate outside, which
     differs whenever the rate changes.
+
+    As with PyTorch's fused optimizers, an attribute ``found_inf``, a tensor of one element on the device of the
+    weights, makes the update void where it is 1, without the host learning it.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(self, params: ParamsT, lr: float = 5e-3, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         """``weight_decay`` is added to the gradient (L2). Raises ValueError for a negative value."""
@@ -170,9 +184,17 @@ class SGD(torch.optim.Optimizer):
             if group["weight_decay"]:
                 grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
             for p in params:
-                self.state[p].setdefault("velocity", torch.zeros_like(p))
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
             velocities = [self.state[p]["velocity"] for p in params]
-            torch._foreach_mul_(velocities, group["momentum"])
+            if self.found_inf is None:
+                torch._foreach_mul_(velocities, group["momentum"])
+                torch._foreach_add_(velocities, grads, alpha=-group["lr"])
+                torch._foreach_add_(params, velocities)
+                continue
+            void = self.found_inf > 0
+            grads = [torch.where(void, 0.0, grad) for grad in grads]  # a product with 0 would keep what is not finite
+            torch._foreach_mul_(velocities, torch.where(void, 1.0, group["momentum"]))
             torch._foreach_add_(velocities, grads, alpha=-group["lr"])
-            torch._foreach_add_(params, velocities)
+            torch._foreach_add_(params, torch._foreach_mul(velocities, torch.where(void, 0.0, 1.0)))
         return loss

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vatt.models import VideoBackbone, WaveformBackbone
+from tests.train.engine_job import batch_of, small_model
+from vatt.models import Classifier, VideoBackbone, WaveformBackbone
 from vatt.models.config import VideoConfig, WaveformConfig
+from vatt.objectives import finetuning, pretraining
+from vatt.objectives.finetuning import Finetuning, TargetConfig
+from vatt.objectives.pretraining import Pretraining
 
 SMALL = dict(num_layers=2, d_model=16, d_kv=4, d_ff=32, num_heads=2, dropout_rate=0.0, position_dropout_rate=0.0)
 VIDEO = VideoConfig(
@@ -63,6 +68,60 @@ def test_one_permutation_a_batch_or_one_an_item():
     counts = torch.bincount(kept.flatten(), minlength=64)
     assert counts.min() > 20
     assert counts.max() < 80
+
+
+def small(name, per_item):
+    config = small_model(name)
+    for part in (config.video, config.waveform, config.unified):
+        part.sample_per_item, part.patch_sampling_rate = per_item, 0.5
+    torch.manual_seed(0)
+    return Pretraining(config)
+
+
+@pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
+@pytest.mark.parametrize("per_item", [False, True])
+def test_patches_are_drawn_before_the_forward_pass(name, per_item):
+    """Whoever draws them, module or caller: the same patches, so the same losses. Evaluation draws none."""
+    module, batch = small(name, per_item), batch_of(0, poison=False)
+    drawn = module.train().draw(batch, 7)
+    assert {key: value.dtype for key, value in drawn.items()} == dict.fromkeys(
+        ("video_kept", "audio_kept"), torch.int64
+    )
+    assert all(value.ndim == 1 + per_item for value in drawn.values())
+    losses = []
+    for inputs in (batch, batch | drawn, batch | module.draw(batch, 8)):
+        torch.manual_seed(1)  # of dropout
+        losses.append(module(inputs, 7)["loss"].item())
+    assert losses[0] == losses[1] != losses[2]
+    assert module.eval().draw(batch, 7) == {}
+
+
+@pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
+@pytest.mark.parametrize("per_item", [False, True])
+def test_ranks_and_parts_draw_their_own_patches_per_item(name, per_item, monkeypatch):
+    """The official permutation is one for the batch, on all ranks; per item, each rank and part has its own."""
+    module, batch = small(name, per_item).train(), batch_of(0, poison=False)
+    draws = []
+    for rank, part, seed in ((0, 0, 7), (0, 1, 7), (1, 0, 7), (1, 1, 7), (0, 0, 8)):
+        monkeypatch.setattr(pretraining, "rank", lambda number=rank: number)
+        drawn = module.draw(batch, seed, part)
+        draws.append(torch.cat([drawn["video_kept"].flatten(), drawn["audio_kept"].flatten()]).tolist())
+    assert len(set(map(tuple, draws))) == (5 if per_item else 2)
+    assert draws[0] != draws[4]
+
+
+def test_fine_tuning_too(monkeypatch):
+    backbone = VideoBackbone(replace(VIDEO, sample_per_item=True))
+    module = Finetuning(Classifier(backbone, 3), TargetConfig(mixup=1.0)).train()
+    batch = {"x": clip(4), "target": torch.eye(3)[[0, 1, 2, 0]]}
+    draws = []
+    for rank, part in ((0, 0), (0, 1), (1, 0)):
+        for owner in (pretraining, finetuning):
+            monkeypatch.setattr(owner, "rank", lambda number=rank: number)
+        draws.append(module.draw(batch, 7, part))
+    for key in ("x_kept", "mix_share"):
+        assert not any(torch.equal(a[key], b[key]) for a, b in combinations(draws, 2)), key
+    assert module(batch | draws[-1], 0)["loss"].item() == module(batch, 7)["loss"].item()  # no dropout here
 
 
 def test_a_rate_of_one_drops_nothing():

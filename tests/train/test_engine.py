@@ -20,6 +20,7 @@ from vatt.config import ConfigError
 
 STAGES = (0, 1, 2, 3)
 BF16 = {"zero": 0, "precision": "bf16"}
+CLIP = 0.01  # every gradient here is far longer
 SAVERS = {
     "checkpointing 1": {"zero": 1, "activation_checkpointing": True},
     "checkpointing 3": {"zero": 3, "activation_checkpointing": True},
@@ -50,6 +51,7 @@ def runs(folder):
         jobs[f"{stage} rest"] = {**zero, "first": 2, "load": f"{stage} half"}
         jobs[f"poison {stage}"] = {**zero, "poison_gradient": 1, "poison": 2}
         jobs[f"unified {stage}"] = {**zero, "model": "vatt-ma-tiny"}
+        jobs[f"clip {stage}"] = {**zero, "last": 1, "clip": CLIP}
     jobs |= {name: {"engine": engine} for name, engine in SAVERS.items() if engine["zero"] == 3}
     jobs["bf16 3"] = {"engine": {"zero": 3, "precision": "bf16"}, "last": 1}
     jobs["3 to 0"] = {"engine": {"zero": 0}, "first": 2, "load": "3 half"}
@@ -129,19 +131,59 @@ def test_accumulation_and_clipping_run(runs):
     assert optimizer["step"] == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_whole_gradient_is_clipped(runs, stage):
+    """Adam's mean after one step is a tenth of the clipped gradient."""
+    _, _, optimizer = runs[f"clip {stage}"]
+    means = [value.flatten() for name, value in optimizer.items() if name.endswith(".exp_avg")]
+    torch.testing.assert_close(torch.cat(means).double().norm().item(), CLIP / 10, rtol=1e-4, atol=0)
+
+
 def test_generated_deepspeed_json(tmp_path):
     optim = OptimConfig(clip_norm=0.5)
     made = deepspeed_json(EngineConfig(zero=2, offload_optimizer=True, gradient_accumulation=4), optim, 8, bf16=True)
     assert made["zero_optimization"]["stage"] == 2
     assert made["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert (made["train_micro_batch_size_per_gpu"], made["gradient_accumulation_steps"]) == (8, 4)
-    assert made["gradient_clipping"] == 0.5
+    assert made["gradient_clipping"] == 0  # our optimizer clips
+    assert deepspeed_json(EngineConfig(zero=3), optim, 8, bf16=True)["gradient_clipping"] == 0.5
     assert made["bf16"]["enabled"]
     own = tmp_path / "own.json"
     own.write_text(json.dumps({"zero_optimization": {"overlap_comm": False}, "wall_clock_breakdown": True}))
     merged = deepspeed_json(EngineConfig(zero=1, deepspeed=str(own)), optim, 8, bf16=False)
-    assert merged["zero_optimization"] == {"stage": 1, "overlap_comm": False}
+    assert merged["zero_optimization"] == {"stage": 1, "overlap_comm": False, "compute_grad_norm": False}
     assert merged["wall_clock_breakdown"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "optim", "bf16", "overflow", "norm"),
+    [
+        ({"zero": 0}, {}, True, False, False),  # runs as stage 1
+        ({"zero": 2}, {"clip_norm": 1.0}, True, False, False),
+        ({"zero": 1}, {}, False, None, False),
+        ({"zero": 1}, {"clip_backbone": 1.0}, True, True, True),  # two groups
+        ({"zero": 2, "offload_optimizer": True}, {}, True, True, True),
+        ({"zero": 3}, {}, True, True, True),
+        ({"zero": 0}, {}, False, None, True),
+    ],
+)
+def test_deepspeed_reads_nothing_of_the_gradient_where_our_optimizer_can_guard_it_alone(
+    engine, optim, bf16, overflow, norm
+):
+    made = deepspeed_json(EngineConfig(**engine), OptimConfig(**optim), 8, bf16)
+    assert made.get("bf16", {}).get("check_grad_overflow") is overflow
+    assert made["zero_optimization"].get("compute_grad_norm", True) is norm
+    assert made["timers"] == {"throughput": {"enabled": False}}
+
+
+def test_the_users_own_words_to_deepspeed_hold(tmp_path):
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"bf16": {"check_grad_overflow": True}, "gradient_clipping": 2.0}))
+    made = deepspeed_json(EngineConfig(zero=1, deepspeed=str(own)), OptimConfig(), 8, bf16=True)
+    assert made["bf16"]["check_grad_overflow"]
+    assert made["gradient_clipping"] == 2.0
+    assert "compute_grad_norm" not in made["zero_optimization"]  # DeepSpeed needs the norm to clip
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.runtime.config import DeepSpeedConfigError
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.utils import (
     logger,
     safe_get_full_fp32_param,
@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from train.config.sections import EngineConfig, OptimConfig
 from train.core.optimizers import make_optimizer
+from train.core.transfer import Later, Uploader
 from vatt.config import ConfigError
 from vatt.data import Batch
 from vatt.precision import type_of
@@ -61,15 +62,36 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": config.gradient_accumulation,
-        "gradient_clipping": optim.clip_norm,
+        # our optimizer clips without a wait, but of ZeRO 3 it may see the model in parts, one at a time
+        "gradient_clipping": optim.clip_norm if stage == 3 else 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # the optimizer is ours; torch's fused Adam needs no compiler
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31 - 1,
     }
     if bf16:
-        settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
-    return settings if config.deepspeed is None else _merge(settings, _users_json(config, bf16))
+        settings["bf16"] = {"enabled": True}
+    if config.deepspeed is not None:
+        settings = _merge(settings, _users_json(config, bf16))
+    return _merge(_without_waits(settings, groups=2 if optim.clip_backbone else 1), settings)
+
+
+def _without_waits(settings: dict[str, Any], groups: int) -> dict[str, Any]:
+    """What keeps DeepSpeed from waiting for the GPU in each step, as far as it can be kept from it.
+
+    The timer of the throughput synchronizes twice a step. The norm of the gradient and the search for what is not
+    finite are read by the host; our optimizer makes the update void instead. But ZeRO hands it one group of parameters
+    at a time, so with several DeepSpeed must find out before the first is changed.
+    """
+    zero, clips = settings["zero_optimization"], settings["gradient_clipping"] > 0
+    offloads = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    unread = zero["stage"] in (1, 2) and groups == 1 and not clips and not offloads and "zenflow" not in zero
+    quiet: dict[str, Any] = {"timers": {"throughput": {"enabled": False}}}
+    if "bf16" in settings:
+        quiet["bf16"] = {"check_grad_overflow": not unread}
+    if unread and "compute_grad_norm" in DeepSpeedZeroConfig.model_fields:  # since 0.19
+        quiet["zero_optimization"] = {"compute_grad_norm": False}
+    return quiet
 
 
 def _users_json(config: EngineConfig, bf16: bool) -> dict[str, Any]:
@@ -114,20 +136,30 @@ class GlooAccelerator(CPU_Accelerator):
         return None if class_name == "ShareMemCommBuilder" else super().get_op_builder(class_name)
 
 
-@dataclass
 class StepResult:
-    """A step of training: losses, averaged over ranks, and whether the weights were updated (False: something was not
-    finite)."""
+    """A step of training that the device may still be computing: whoever reads it waits until it has."""
 
-    losses: dict[str, float]
-    applied: bool
+    def __init__(self, names: list[str], means: Later, made: list[Later | bool]) -> None:
+        """``means``: the losses of ``names``; ``made``: what `Guarded.made` says of the step."""
+        self._names, self._means, self._made = names, means, made
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """By name, averaged over ranks."""
+        return dict(zip(self._names, self._means.read(), strict=True))
+
+    @property
+    def applied(self) -> bool:
+        """Whether the weights were updated. If not, something was not finite."""
+        return bool(self._made) and all(made if isinstance(made, bool) else made.read() for made in self._made)
 
 
 class Engine:
     """A module under DeepSpeed.
 
     Args:
-        module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss".
+        module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss". What its method
+            ``draw(batch, seed, part)`` returns goes into the batch; ``part`` counts those of accumulation.
         rank_batch: samples of a step on this rank.
 
     Attributes:
@@ -142,8 +174,8 @@ class Engine:
         bf16 = self.dtype == torch.bfloat16
         self.device, self.zero, self.parts = device, config.zero, config.gradient_accumulation
         self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)
-        fused = device.type == "cuda" and not config.offload_optimizer
-        self._optimizer = make_optimizer(module, optim, fused)
+        on_gpu = device.type == "cuda" and not config.offload_optimizer
+        self._optimizer = make_optimizer(module, optim, on_gpu, clip=not self.settings["gradient_clipping"])
         self._optimizer.sharded = self.settings["zero_optimization"]["stage"] > 0
         logger.setLevel(logging.ERROR)
         # ZeRO calls collectives by names that PyTorch is about to change
@@ -159,6 +191,7 @@ class Engine:
                 raise
             raise ConfigError(f"{config.deepspeed}: DeepSpeed refuses it: {error}") from error
         self.module: nn.Module = self._engine.module
+        self._upload = Uploader(device)
         self._wrapper = self._engine.optimizer  # of ZeRO, around ours; ours itself in fp32 without ZeRO
         groups = getattr(self._wrapper, "fp32_partitioned_groups_flat", self._optimizer.param_groups)
         if optim.clip_backbone and len(groups) != len(self._optimizer.param_groups):
@@ -168,24 +201,35 @@ class Engine:
             )
 
     def train_step(self, batch: Batch, lr: float, seed: int) -> StepResult:
-        """One update from the batch of this rank at the rate ``lr``; DropToken is drawn from ``seed``."""
+        """One update from the batch of this rank, on the host or on the device, at the rate ``lr``; what the module
+        draws on the host (`draw`) comes from ``seed``. On a GPU it returns before the device is done."""
         self.module.train()
         for optimizer in (self._wrapper, self._optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = lr
-        before = self._optimizer.updates
+        self._optimizer.made = []
         sums: dict[str, Tensor] = {}
-        for part in _split(batch, self.parts, self.device):
-            losses = self._engine(part, seed)
+        for part in self._split(batch, seed):
+            losses = self._engine(self._upload(part), seed)
             for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach().float() / self.parts
+                value = value.detach().float() / self.parts
+                sums[name] = sums[name] + value if name in sums else value
             self._engine.backward(losses["loss"])
             self._engine.step()  # updates the weights with the last part
         names = sorted(sums)
         means = torch.stack([sums[name] for name in names])
-        dist.all_reduce(means)
-        means /= dist.get_world_size()
-        return StepResult(dict(zip(names, means.tolist(), strict=True)), self._optimizer.updates > before)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+        return StepResult(names, Later(means), self._optimizer.made)
+
+    def _split(self, batch: Batch, seed: int) -> Iterator[Batch]:
+        """The tensors of a batch in equal parts, each with what its step draws on the host."""
+        tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+        draw: Any = self.module.draw
+        for number in range(self.parts):
+            part = {key: value.chunk(self.parts)[number] for key, value in tensors.items()}
+            yield {**part, **draw(part, seed, number)}
 
     def model_state(self) -> dict[str, Tensor]:
         """Weights in fp32 and buffers, whole, on the CPU, by name. All ranks must call."""
@@ -276,13 +320,6 @@ class Engine:
     def close(self) -> None:
         """Frees what DeepSpeed holds."""
         self._engine.destroy()
-
-
-def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
-    """The tensors of a batch on the device, in equal parts."""
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-    for number in range(parts):
-        yield {key: value.chunk(parts)[number].to(device, non_blocking=True) for key, value in tensors.items()}
 
 
 def _whole_shape(parameter: nn.Parameter) -> torch.Size:

@@ -53,6 +53,7 @@ class Trainer:
     pending: dict[str, list[float]] = field(default_factory=dict)
     _stopped_at: float | None = None  # when the first signal came
     _skipped_in_a_row: int = 0
+    _unread: tuple[int, StepResult] | None = None  # the newest step, and what came of it
 
     def run(self) -> bool:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
@@ -70,7 +71,8 @@ class Trainer:
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 result = self.engine.train_step(batch, rate, run.seed * 1_000_003 + self.step)
                 self.step += 1
-                self._note(result)
+                self._read()  # of the step before: the device is still at work on this one
+                self._unread = (self.step, result)
                 self.reporter.advance(self.step)
                 if self.step % run.log_every == 0 or self.step == run.steps:
                     self._record(throughput, rate)
@@ -78,6 +80,7 @@ class Trainer:
                     self.save()
                     throughput.restart(self.step, self.loader.waited)
                 if self._due(run.eval_every) and self.step < run.steps:
+                    self._read()
                     self.evaluate(self.step)
                     throughput.restart(self.step, self.loader.waited)
         self.save()
@@ -115,8 +118,16 @@ class Trainer:
             self.reporter.say("stopping; a checkpoint is written")
         return stop
 
-    def _note(self, result: StepResult) -> None:
-        """Remembers the losses of a step, or that it was skipped: the weights are as they were before it."""
+    def _read(self) -> None:
+        """Reads the result of the newest step that was not read, and waits for it. Remembers its losses, or that it was
+        skipped: the weights are as they were before it.
+
+        The loop reads one step late, so that the device always has work; where something is recorded, saved or
+        evaluated, it reads the newest.
+        """
+        if self._unread is None:
+            return
+        (step, result), self._unread = self._unread, None
         if result.applied:
             self._skipped_in_a_row = 0
             for name, value in result.losses.items():
@@ -124,16 +135,17 @@ class Trainer:
             return
         self._skipped_in_a_row, limit = self._skipped_in_a_row + 1, self.config.run.max_skipped_steps
         self.counts["skipped_steps"] += 1
-        self.reporter.warn(f"step {self.step}: the loss or a gradient is not finite; the weights were left as they are")
+        self.reporter.warn(f"step {step}: the loss or a gradient is not finite; the weights were left as they are")
         if self._skipped_in_a_row >= limit:
             raise NotFinite(
                 f"{self._skipped_in_a_row} steps in a row gave a loss or gradient that is not finite, the last one "
-                f"step {self.step} (run.max_skipped_steps = {limit}). Try a lower optim.lr, a longer "
+                f"step {step} (run.max_skipped_steps = {limit}). Try a lower optim.lr, a longer "
                 f"optim.warmup_steps or optim.clip_norm=1; {self.folder.checkpoints} holds older weights."
             )
 
     def _record(self, throughput: Throughput, rate: float) -> None:
         """Reports the mean losses and the speed since the last record."""
+        self._read()
         figures = throughput.measure(self.step, self.loader.waited, self.config.run.batch_size)
         flops = figures["samples_per_s"] * self.flops_per_sample
         means = {name: sum(values) / len(values) for name, values in self.pending.items()}
@@ -157,6 +169,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint of the steps done so far. All ranks must call."""
+        self._read()
         model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
         states = gather(random_state())
         if self.context.first:

@@ -2,6 +2,9 @@
 
 All ZeRO stages call ``step`` once the gradients are reduced and before anything is changed. Stage 0 hands over whole
 gradients, the others each rank's part of every group.
+
+On a GPU the host does not wait to learn whether gradients are finite: the update itself is made void there, and the
+count of updates follows one step later.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from train.config.sections import OptimConfig
+from train.core.transfer import Later
 from vatt.optim import SGD, Adam
 
 HEAD = "classifier"  # the part of a parameter's name that marks the classification layer
@@ -26,32 +30,73 @@ class Guarded(torch.optim.Optimizer):
 
     Attributes:
         moments: the names of a parameter's states.
-        updates: how many updates were made, by this object. ZeRO 1 to 3 make one group's at a time.
         sharded: whether each rank holds only a part of every gradient (ZeRO 1 to 3).
+        deferred: whether the device alone decides if an update is made. The host then learns it later, at the latest
+            before the next update, when the device has long decided and has other work to do. Else the host waits.
+        made: of the step under way, one entry for each call: whether the update was made.
     """
 
     moments: tuple[str, ...] = ()
-    updates = 0
     sharded = False
+    deferred = False
+    found_inf: Tensor | None = None  # read by PyTorch's fused Adam and by our SGD
+    _before = 0  # updates of the run before this object
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.made: list[Later | bool] = []
+        self._unread: list[tuple[Group, Later]] = []
 
     def step(self, closure: Any = None) -> Any:
-        """One update, unless something is not finite."""
+        """One update, unless something is not finite. ZeRO 1 to 3 call this for one group at a time."""
         groups = [(group, gradients) for group in self.param_groups if (gradients := _gradients(group))]
-        if groups and not _finite_everywhere([gradient for _, gradients in groups for gradient in gradients]):
+        if not groups:
+            return super().step(closure)
+        self._settle()
+        finite = _finite_everywhere([gradient for _, gradients in groups for gradient in gradients])
+        if not self.deferred and not finite:  # waits
+            self.made.append(False)
             return None
         for group, gradients in groups:
             if group.get("clip_norm", 0.0) > 0:
                 _clip(gradients, group["clip_norm"], self.sharded)
-            group["updates"] = group.get("updates", 0) + 1
-            self.updates = max(self.updates, group["updates"])
-        return super().step(closure)
+        if not self.deferred:
+            result = super().step(closure)
+            self.made.append(True)
+            for group, _ in groups:
+                group["applied"] = group.get("applied", 0) + 1
+            return result
+        self.found_inf = 1 - finite
+        try:
+            result = super().step(closure)
+        finally:
+            self.found_inf = None
+        later = Later(finite)
+        self.made.append(later)
+        self._unread += [(group, later) for group, _ in groups]
+        return result
+
+    def _settle(self) -> None:
+        """Counts the updates of the steps before, which takes reading whether they were made."""
+        own = {id(group) for group in self.param_groups}  # ZeRO shows one group at a time
+        for group, made in self._unread:
+            if id(group) in own and made.read():
+                group["applied"] = group.get("applied", 0) + 1
+        self._unread = [(group, made) for group, made in self._unread if id(group) not in own]
+
+    @property
+    def updates(self) -> int:
+        """Updates that this object made; waits for the last one."""
+        self._settle()
+        return max((group.get("applied", 0) for group in self.param_groups), default=0)
 
     def steps_done(self) -> int:
-        """Updates of the whole run, also before a resume."""
-        raise NotImplementedError
+        """Updates of the whole run, also before a resume; waits for the last one."""
+        return self._before + self.updates
 
     def fresh_state(self, parameter: Tensor, step: int) -> dict[str, Tensor]:
         """The states that a parameter has after ``step`` updates, to be filled."""
+        self._before = step
         return {moment: torch.zeros_like(parameter, dtype=torch.float32) for moment in self.moments}
 
 
@@ -60,8 +105,8 @@ class GuardedAdam(Guarded, Adam):
 
     moments = ("exp_avg", "exp_avg_sq")
 
-    def steps_done(self) -> int:
-        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+    def _steps(self, group: Group) -> int:
+        return self._before + group.get("applied", 0)
 
     def fresh_state(self, parameter: Tensor, step: int) -> dict[str, Tensor]:
         on = parameter.device if self.defaults.get("fused") else torch.device("cpu")
@@ -72,38 +117,38 @@ class GuardedSGD(Guarded, SGD):
     """SGD with the learning rate inside the velocity, as the official fine-tuning."""
 
     moments = ("velocity",)
-    _before = 0
-
-    def steps_done(self) -> int:
-        return self._before + self.updates
-
-    def fresh_state(self, parameter: Tensor, step: int) -> dict[str, Tensor]:
-        self._before = step
-        return super().fresh_state(parameter, step)
 
 
-def make_optimizer(module: nn.Module, optim: OptimConfig, fused: bool) -> Guarded:
-    """The optimizer of the trained parameters of ``module``; ``fused`` is for Adam on a GPU.
+def make_optimizer(module: nn.Module, optim: OptimConfig, on_gpu: bool, clip: bool = True) -> Guarded:
+    """The optimizer of the trained parameters of ``module``.
 
     With ``clip_backbone`` there are two groups: the classification layer, whose gradient is not clipped, and the rest.
+
+    Args:
+        on_gpu: the optimizer works on a GPU: Adam is the fused one, and no update makes the host wait.
+        clip: whether ``clip_norm`` is this optimizer's work (`clip_backbone` is in any case).
     """
-    groups = list(_groups(module, optim.clip_backbone))
+    groups = list(_groups(module, optim.clip_backbone, optim.clip_norm if clip else 0.0))
+    made: Guarded
     if optim.kind == "sgd":
-        return GuardedSGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    return GuardedAdam(
-        groups,
-        lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.epsilon,
-        weight_decay=optim.weight_decay,
-        fused=fused,
-    )
+        made = GuardedSGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    else:
+        made = GuardedAdam(
+            groups,
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.epsilon,
+            weight_decay=optim.weight_decay,
+            fused=on_gpu,
+        )
+    made.deferred = on_gpu
+    return made
 
 
-def _groups(module: nn.Module, clip_backbone: float) -> Iterator[Group]:
+def _groups(module: nn.Module, clip_backbone: float, clip_norm: float) -> Iterator[Group]:
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not clip_backbone:
-        yield {"params": [parameter for _, parameter in trained]}
+        yield {"params": [parameter for _, parameter in trained], "clip_norm": clip_norm}
         return
     for head in (False, True):
         if part := [parameter for name, parameter in trained if (HEAD in name.split(".")) == head]:
@@ -114,10 +159,10 @@ def _gradients(group: Group) -> list[Tensor]:
     return [parameter.grad for parameter in group["params"] if parameter.grad is not None]
 
 
-def _finite_everywhere(tensors: list[Tensor]) -> bool:
-    """Whether all elements are finite, on all ranks."""
+def _finite_everywhere(tensors: list[Tensor]) -> Tensor:
+    """1.0 if all elements are finite, on all ranks, else 0.0; on the device."""
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, float("inf"))])
-    return bool(_over_ranks(torch.isfinite(norms).all().float(), dist.ReduceOp.MIN))
+    return _over_ranks(torch.isfinite(norms).all().float(), dist.ReduceOp.MIN)
 
 
 def _clip(gradients: list[Tensor], limit: float, sharded: bool) -> None:
@@ -132,6 +177,8 @@ def _clip(gradients: list[Tensor], limit: float, sharded: bool) -> None:
 
 def _over_ranks(value: Tensor, op: Any) -> Tensor:
     """The value reduced over all ranks, where it was: NCCL takes nothing from a CPU, where offloaded gradients are."""
+    if dist.get_world_size() == 1:
+        return value
     sent = value.cuda() if dist.get_backend() == "nccl" else value.clone()
     dist.all_reduce(sent, op=op)
     return sent.to(value.device)

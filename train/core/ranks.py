@@ -103,16 +103,17 @@ def agree(flags: list[bool], clips: int | None = None) -> list[bool]:
     """Each flag, true on all ranks if it was on any: what all must do together.
 
     Args:
-        clips: of this rank's batch. They are compared here, where the host waits anyway: a step with unequal batches
-            would hang or abort in the collectives of the loss.
+        clips: of this rank's batch. They are compared here, where the hosts wait for each other anyway: a step with
+            unequal batches would hang or abort in the collectives of the loss.
 
     Raises:
         UnequalRanks: on every rank, if the ranks have batches of different sizes.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    if dist.get_world_size() == 1:
+        return flags
     sizes = [] if clips is None else [clips, -clips]  # the largest of the negative ones is the smallest
-    votes = torch.tensor([*map(int, flags), *sizes], dtype=torch.int64, device=device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    votes = torch.tensor([*map(int, flags), *sizes], dtype=torch.int64)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=_patient)  # on the CPU: the GPU goes on meanwhile
     found = votes.tolist()
     if sizes and found[-2] != -found[-1]:
         raise UnequalRanks(

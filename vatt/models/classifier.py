@@ -56,15 +56,18 @@ class Classifier(nn.Module):
         model.config = config
         return model
 
-    def forward(self, x: Tensor, *, views: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, views: int = 1, generator: torch.Generator | None = None, kept: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, K).
 
         Args:
             x: (B * views, ...), the views of a sample next to each other.
             views: clips of one sample; their logits are averaged.
             generator: of DropToken.
+            kept: int64 (K,) or (B, K), the patches to keep, instead of drawing them.
         """
-        pooled = self.backbone(x, generator=generator)["features_pooled"]
+        pooled = self.backbone(x, generator=generator, kept=kept)["features_pooled"]
         if self.training and self.dropout > 0:
             pooled = F.dropout(pooled, self.dropout)
         if self.training:

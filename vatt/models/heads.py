@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
         """Mean and biased variance over the rows; two passes, since E[x^2] - E[x]^2 cancels in float32."""
         if not self.sync:
             return x.mean(0), x.var(0, correction=0)
-        sums = sum_over_ranks(torch.cat([x.sum(0), x.new_tensor([x.shape[0]])]))
+        sums = sum_over_ranks(torch.cat([x.sum(0), x.new_full((1,), x.shape[0])]))
         mean, rows = sums[:-1] / sums[-1], sums[-1].detach()
         return mean, sum_over_ranks((x - mean).square().sum(0)) / rows
 

@@ -75,11 +75,20 @@ def resample(table_ND: Tensor, length: int) -> Tensor:
     if table_ND.shape[0] == length:
         return table_ND
     dtype = torch.promote_types(table_ND.dtype, torch.float32)
-    matrix = spline_matrix(table_ND.shape[0], length).to(table_ND.device, dtype)
+    # Copied to a GPU once: it would make the host wait in each step. Fake tensors must not get into the cache.
+    on_device = _spline_matrix_on if type(table_ND) in (Tensor, nn.Parameter) else _spline_matrix_on.__wrapped__
+    matrix = on_device(table_ND.shape[0], length, table_ND.device, dtype)
     return (matrix @ table_ND.to(dtype)).to(table_ND.dtype)
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is cached in inference must also serve training
+def _spline_matrix_on(buckets: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return spline_matrix(buckets, length).to(device, dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def spline_matrix(buckets: int, length: int) -> Tensor:
     """The matrix M of a resampling: ``M @ table`` has ``length`` rows. Float32 (length, buckets) on the CPU.
 

@@ -41,13 +41,20 @@ class DropToken:
         self.per_item = config.sample_per_item
         self.section = section
 
-    def draw(self, batch: int, tokens: int, generator: torch.Generator | None = None) -> Tensor | None:
+    def draw(
+        self,
+        batch: int,
+        tokens: int,
+        generator: torch.Generator | None = None,
+        item_generator: torch.Generator | None = None,
+    ) -> Tensor | None:
         """Indices of the kept patches: (kept,), or (batch, kept) per item; int64 on the CPU. None: all are kept.
 
         Args:
             batch: number of items.
             tokens: number of patches of one item.
             generator: a CPU generator; None is PyTorch's default one.
+            item_generator: what ``sample_per_item`` draws from, if not from ``generator``.
 
         Raises:
             ValueError: there are fewer patches than are to be kept.
@@ -60,8 +67,16 @@ class DropToken:
                 f"but the input has {tokens}; lower {self.section}.patch_sampling_rate or the max_*_buckets"
             )
         if self.per_item:
+            generator = generator if item_generator is None else item_generator
             return torch.rand(batch, tokens, generator=generator).argsort(dim=1)[:, : self.kept]
         return torch.randperm(tokens, generator=generator)[: self.kept]
+
+
+def send(indices: Tensor, device: torch.device) -> Tensor:
+    """Indices drawn on the host, on ``device``; from pinned memory, so that the host does not wait for a GPU."""
+    if device.type == "cuda" and indices.device.type == "cpu":
+        indices = indices.pin_memory()
+    return indices.to(device, non_blocking=True)
 
 
 class PatchTokens(nn.Module):
@@ -115,6 +130,14 @@ class PatchTokens(nn.Module):
             raise ValueError(f"{self.name}: expected uint8 or floating point, got {x.dtype}")
         return grid
 
+    def draw(
+        self, x: Tensor, generator: torch.Generator | None = None, item_generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """The patches of ``x`` that a training step keeps, see `DropToken.draw`; None where all are kept."""
+        if not self.training or self.drop_token is None:
+            return None
+        return self.drop_token.draw(x.shape[0], math.prod(self.grid(x)), generator, item_generator)
+
     def forward(self, x: Tensor, generator: torch.Generator | None = None, kept: Tensor | None = None) -> Tensor:
         """Tokens (B, 1 + K, D), the aggregation token first.
 
@@ -124,10 +147,9 @@ class PatchTokens(nn.Module):
             kept: int64 (K,) or (B, K), the patches to keep, instead of drawing them.
         """
         grid = self.grid(x)
-        if kept is None and self.training and self.drop_token is not None:
-            kept = self.drop_token.draw(x.shape[0], math.prod(grid), generator)
+        kept = self.draw(x, generator) if kept is None else kept
         if kept is not None:
-            kept = kept.to(x.device)
+            kept = send(kept, x.device)
         dropout_p = self.position_dropout if self.training else 0.0
         rows = {"positions": self.positions(grid), "token": self.agg_token, "dropout_p": dropout_p}
         if self.pre_projection is None:

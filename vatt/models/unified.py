@@ -108,18 +108,24 @@ class UnifiedBackbone(nn.Module):
         return self._features(modality, encoded)
 
     def forward_packed(
-        self, inputs: Mapping[str, Tensor], *, generator: torch.Generator | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> dict[str, dict[str, Tensor]]:
         """`forward` of several modalities in one pass of the shared layers, their tokens packed one after the other.
 
         Args:
             inputs: modality -> signal, as in `forward`.
             generator: CPU generator of DropToken (training mode only), which draws in the order of ``inputs``.
+            kept: modality -> the patches to keep, instead of drawing them; see `forward`.
 
         Returns:
             modality -> what `forward` returns for it.
         """
-        parts = {modality: self._tokens(modality, x, generator, None) for modality, x in inputs.items()}
+        kept = kept or {}
+        parts = {modality: self._tokens(modality, x, generator, kept.get(modality)) for modality, x in inputs.items()}
         segments = tuple((tokens.shape[0], tokens.shape[1]) for tokens, _ in parts.values())
         masks = [mask for _, mask in parts.values()]
         packing = Packing(segments, tuple(mask is not None for mask in masks))

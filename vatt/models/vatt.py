@@ -5,6 +5,8 @@ Shapes: B clips, C candidate sentences of a clip, W words, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, 
 from vatt.models.config import VATTConfig
 from vatt.models.heads import build_head
 from vatt.models.text import TextBackbone
+from vatt.models.tokens import PatchTokens, send
 from vatt.models.transformer import Encoder
 from vatt.models.unified import UnifiedBackbone
 
@@ -61,6 +64,7 @@ class VATT(nn.Module):
         text: Tensor | None = None,
         *,
         generator: torch.Generator | None = None,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Features and embeddings of the modalities given.
 
@@ -68,7 +72,9 @@ class VATT(nn.Module):
             video: (B, T, H, W, 3), uint8 in [0, 255] or floating point in [-1, 1].
             audio: (B, L) in [-1, 1], or (B, T, F) for a spectrogram model.
             text: (B, C, W) or (B, W) integer word ids, 0 = padding.
-            generator: CPU generator of DropToken, which is active in training mode; video draws first, then audio.
+            generator: CPU generator of DropToken, which is active in training mode; video draws first, then audio, both
+                before anything is computed.
+            kept: instead of drawing them, the patches to keep: what `draw_kept` gives.
 
         Returns:
             "video/features_pooled", "audio/features_pooled" (B, D), "text/features_pooled" (B*C, D, candidate fastest),
@@ -82,19 +88,48 @@ class VATT(nn.Module):
         inputs = {modality: x for modality, x in given.items() if x is not None}
         if not inputs:
             raise ValueError("VATT: at least one of video, audio and text must be given")
-        features = self._backbones(inputs, generator)
+        kept = self.draw_kept(inputs, generator) if kept is None else kept
+        features = self._backbones(inputs, {name: send(indices, inputs[name].device) for name, indices in kept.items()})
         pooled = {modality: features[modality]["features_pooled"] for modality in inputs}
         return {**{f"{modality}/features_pooled": x for modality, x in pooled.items()}, **self.head(pooled)}
 
-    def _backbones(self, inputs: dict[str, Tensor], generator: torch.Generator | None) -> dict[str, dict[str, Tensor]]:
+    def draw_kept(
+        self,
+        inputs: Mapping[str, Tensor],
+        generator: torch.Generator | None = None,
+        item_generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The patches that DropToken keeps in a training step, int64 on the CPU, for `forward`.
+
+        Args:
+            inputs: modality -> signal; only the shapes are read.
+            generator: CPU generator; None is PyTorch's default one. Video draws first, then audio.
+            item_generator: of the configurations with ``sample_per_item``, if not ``generator``.
+
+        Returns:
+            "video" and "audio", (K,) or (B, K), those that drop patches; nothing in evaluation mode.
+
+        Raises:
+            ValueError: an input that does not fit; the message names it.
+        """
+        order = [modality for modality in ("video", "audio") if modality in inputs]
+        drawn = {name: self._patches(name).draw(inputs[name], generator, item_generator) for name in order}
+        return {name: kept for name, kept in drawn.items() if kept is not None}
+
+    def _patches(self, modality: str) -> PatchTokens:
         if self.unified is not None:
-            return self.unified.forward_packed(inputs, generator=generator)
+            return self.unified.video_tokens if modality == "video" else self.unified.audio_tokens
+        return self.video.tokens if modality == "video" else self.audio.tokens
+
+    def _backbones(self, inputs: dict[str, Tensor], kept: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        if self.unified is not None:
+            return self.unified.forward_packed(inputs, kept=kept)
         features = {}
         for modality, x in inputs.items():
             if modality == "text":
                 features[modality] = self.text(x)
             else:
-                features[modality] = (self.video if modality == "video" else self.audio)(x, generator=generator)
+                features[modality] = (self.video if modality == "video" else self.audio)(x, kept=kept.get(modality))
         return features
 
     def _encoders(self) -> list[Encoder]:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from vatt.distributed import rank
 from vatt.models.classifier import Classifier
-from vatt.objectives.classification import draw_mix, multi_label_loss, single_label_loss, smooth_labels
+from vatt.models.tokens import send
+from vatt.objectives.classification import Mix, draw_mix, multi_label_loss, single_label_loss, smooth_labels
+from vatt.objectives.pretraining import own_seed
 
 
 @dataclass
@@ -43,25 +45,47 @@ class Finetuning(nn.Module):
             raise ValueError("smoothing: is for one label a clip; the model takes several")
         self.model, self.targets = model, targets
 
+    def draw(self, batch: Mapping[str, Any], seed: int, part: int = 0) -> dict[str, Tensor]:
+        """What a training step draws on the host; see `Pretraining.draw`. Mixup differs between ranks and parts.
+
+        Args:
+            batch: "x" as in `forward`; only its shape is read.
+
+        Returns:
+            "x_kept", int64 (K,) or (B, K), where patches are dropped; with mixup "mix_order" int64 (B,) and "mix_share"
+            float32 (B,).
+        """
+        x = batch["x"]
+        own = torch.Generator().manual_seed(own_seed(seed, part))
+        kept = self.model.backbone.tokens.draw(x, torch.Generator().manual_seed(seed), own)
+        drawn = {} if kept is None else {"x_kept": kept}
+        if self.targets.mixup:
+            generator = torch.Generator().manual_seed(seed * 7919 + rank() + part * 15_485_863)
+            mix = draw_mix(len(x), self.targets.mixup, self.targets.mixup, generator)
+            drawn |= {"mix_order": mix.permutation, "mix_share": mix.lam}
+        return drawn
+
     def forward(self, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
         """The losses of a batch on this rank.
 
         Args:
-            batch: "x" as the backbone takes it; "target" (B, K) of 0 and 1. Other keys are ignored.
-            seed: of DropToken, alike on all ranks, and of mixup, which differs between them.
+            batch: "x" as the backbone takes it; "target" (B, K) of 0 and 1; what `draw` gives, or else it is drawn
+                here. Other keys are ignored.
+            seed: of `draw`.
 
         Returns:
             "loss", and "accuracy" (share of the clips whose label scores highest) where a clip has one unmixed label.
         """
+        if not batch.keys() & {"x_kept", "mix_order"}:
+            batch = {**batch, **self.draw(batch, seed)}
         x, target_BK = batch["x"], batch["target"]
         wanted_B = target_BK.argmax(-1)
         if self.targets.smoothing:
             target_BK = smooth_labels(target_BK, self.targets.smoothing)
         if self.targets.mixup:
-            generator = torch.Generator().manual_seed(seed * 7919 + rank())
-            mix = draw_mix(len(x), self.targets.mixup, self.targets.mixup, generator)
+            mix = Mix(send(batch["mix_order"], x.device), send(batch["mix_share"], x.device))
             x, target_BK = mix(_to_float(x)), mix(target_BK)
-        logits_BK = self.model(x, generator=torch.Generator().manual_seed(seed))
+        logits_BK = self.model(x, kept=batch.get("x_kept"))
         if self.model.labels == "multi":
             return {"loss": multi_label_loss(logits_BK, target_BK)}
         losses = {"loss": single_label_loss(logits_BK, target_BK)}

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vatt.distributed import rank
 from vatt.models.config import VATTConfig
 from vatt.models.vatt import VATT
 from vatt.objectives.contrastive import ContrastiveLoss
+
+_FAR = 1_000_003  # more than there are ranks or parts, so that seeds do not meet
 
 
 class Pretraining(nn.Module):
@@ -27,18 +30,44 @@ class Pretraining(nn.Module):
         self.vatt = VATT(config, backend)
         self.loss = ContrastiveLoss(config.loss, backend)
 
+    def draw(self, batch: Mapping[str, Any], seed: int, part: int = 0) -> dict[str, Tensor]:
+        """What a training step draws on the host, to be put into the batch before it goes to the device.
+
+        One permutation of patches for the whole batch, as in the official code, is alike on all ranks and in all parts
+        of an accumulated step. With ``sample_per_item`` ranks and parts draw their own.
+
+        Args:
+            batch: "video", "audio" as in `forward`; only the shapes are read.
+            seed: of the step.
+            part: of gradient accumulation, counted from 0.
+
+        Returns:
+            "video_kept", "audio_kept", int64 (K,) or (B, K), those that drop patches; nothing in evaluation mode.
+        """
+        inputs = {name: batch[name] for name in ("video", "audio") if batch.get(name) is not None}
+        own = torch.Generator().manual_seed(own_seed(seed, part))
+        kept = self.vatt.draw_kept(inputs, torch.Generator().manual_seed(seed), own)
+        return {f"{name}_kept": indices for name, indices in kept.items()}
+
     def forward(self, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
         """The losses of a batch on this rank.
 
         Args:
             batch: "video", "audio", "text" as `VATT.forward` takes them; "audio_mask", "text_mask" (B,), 1 valid and
-                0 missing, optional. Other keys are ignored.
-            seed: of DropToken's generator. Give each step and rank its own.
+                0 missing, optional; what `draw` gives, or else it is drawn here. Other keys are ignored.
+            seed: of `draw`. Give each step its own.
 
         Returns:
             "loss" and the weighted loss of each pair, scalars; see `ContrastiveLoss.forward`.
         """
-        generator = torch.Generator().manual_seed(seed)
         inputs = {name: batch.get(name) for name in ("video", "audio", "text")}
-        embeddings = self.vatt(**inputs, generator=generator)
+        if not any(f"{name}_kept" in batch for name in inputs):
+            batch = {**batch, **self.draw(batch, seed)}
+        kept = {name: batch[f"{name}_kept"] for name in inputs if f"{name}_kept" in batch}
+        embeddings = self.vatt(**inputs, kept=kept)
         return self.loss(embeddings, audio_mask=batch.get("audio_mask"), text_mask=batch.get("text_mask"))
+
+
+def own_seed(seed: int, part: int) -> int:
+    """The seed of a step for what this rank and this part of an accumulated step draw for themselves."""
+    return ((seed * _FAR + rank()) * _FAR + part + 1) % 2**63

@@ -1,0 +1,136 @@
+"""The loop reads what came of a step while the next one is computed; nothing is lost by that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from train.config.pretraining import PretrainConfig
+from train.core import loop
+from train.core.console import Reporter
+from train.core.loop import NotFinite, Trainer
+from train.core.ranks import RankContext
+from train.core.run_folder import RunFolder
+from vatt.data import SkipLog
+
+
+@dataclass
+class Result:
+    """A step whose reading is noted."""
+
+    step: int
+    log: list
+    finite: bool
+
+    @property
+    def applied(self):
+        self.log.append(("read", self.step))
+        return self.finite
+
+    @property
+    def losses(self):
+        return {"loss": float(self.step)}
+
+
+@dataclass
+class FakeEngine:
+    spoilt: set
+    log: list = field(default_factory=list)
+    steps: int = 0
+
+    def train_step(self, batch, lr, seed):
+        self.steps += 1
+        self.log.append(("step", self.steps))
+        return Result(self.steps, self.log, self.steps not in self.spoilt)
+
+    def model_state(self):
+        self.log.append(("save", self.steps))
+        return {"weight": torch.zeros(1)}
+
+    def optimizer_state(self):
+        return {"step": torch.tensor(self.steps)}
+
+
+class Loader:
+    waited = 0.0
+
+    def __iter__(self):
+        while True:
+            yield {"index": torch.zeros(2), "skipped": []}
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "agree", lambda flags, clips: flags)
+    monkeypatch.setattr(loop, "gather", lambda item: [item])
+
+    def make(spoilt=(), **run):
+        config = PretrainConfig()
+        for name, value in {"save_every": 0, "eval_every": 0, "steps": 6, "log_every": 3, **run}.items():
+            setattr(config.run, name, value)
+        folder = RunFolder.create(tmp_path / "run", "run")
+        engine = FakeEngine(set(spoilt))
+        made = Trainer(
+            config=config,
+            context=RankContext(0, 1, torch.device("cpu")),
+            folder=folder,
+            engine=engine,
+            loader=Loader(),
+            skips=SkipLog(None, 1.0),
+            reporter=Reporter(folder, False, config.run.steps),
+            evaluate=lambda step: engine.log.append(("evaluate", step)),
+            flops_per_sample=1.0,
+            peak_flops=None,
+            losses=("loss",),
+        )
+        records = []
+        named = ("step", "loss", "skipped_steps")
+        made.reporter.train = lambda record: records.append(tuple(record[name] for name in named))
+        made.reporter.warn = records.append
+        return made, records
+
+    return make
+
+
+def test_a_step_is_read_after_the_next_was_issued_or_where_it_is_recorded(trainer):
+    made, records = trainer()
+    assert made.run()
+    order = [1, 2, "read 1", 3, "read 2", "read 3", 4, 5, "read 4", 6, "read 5", "read 6", "save 6"]
+    assert [number if what == "step" else f"{what} {number}" for what, number in made.engine.log] == order
+    assert records == [(3, 2.0, 0), (6, 5.0, 0)]
+
+
+def test_what_is_saved_or_evaluated_was_read(trainer):
+    made, _ = trainer(save_every=2, eval_every=4, log_every=5)
+    saved = []
+    made.save, save = lambda: (save(), saved.append(list(made.pending.get("loss", [])))), made.save
+    made.run()
+    assert saved[:2] == [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0]]
+    log = made.engine.log
+    assert log.index(("read", 4)) < log.index(("evaluate", 4)) < log.index(("step", 5))
+
+
+def test_a_skipped_step_is_told_by_its_own_number(trainer):
+    made, records = trainer(spoilt={2, 6})
+    made.run()
+    assert records[0].startswith("step 2: the loss or a gradient is not finite")
+    assert records[1:2] == [(3, 2.0, 1)]  # the mean of steps 1 and 3
+    assert records[2].startswith("step 6: ")
+    assert records[3] == (6, 4.5, 2)
+    assert made.counts == {"skipped_steps": 2}
+
+
+def test_too_many_in_a_row_end_the_run_one_step_later_without_a_checkpoint(trainer):
+    made, _ = trainer(spoilt={2, 3}, max_skipped_steps=2, log_every=50)
+    with pytest.raises(NotFinite, match=r"2 steps in a row .* the last one step 3 "):
+        made.run()
+    assert made.engine.steps == 4
+    assert not any(what == "save" for what, _ in made.engine.log)
+
+
+def test_the_last_step_counts(trainer):
+    made, _ = trainer(spoilt={5, 6}, max_skipped_steps=2)
+    with pytest.raises(NotFinite, match="step 6"):
+        made.run()
