@@ -8,6 +8,8 @@ rows. A dense batch is one segment; video, audio and text of one batch are three
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -96,13 +98,46 @@ def groups(segments: Segments, masked: Sequence[bool]) -> list[tuple[bool, int, 
 
 def tile_map(segments: Segments, chosen: tuple[int, ...], block: int, device: torch.device) -> Tensor:
     """int32 (tiles, 3) of the ``chosen`` segments: first row of the sequence, its length, first token of the block.
-    The longest come first, so that the last programs to run are short ones."""
+    The longest come first, so that the last programs to run are short ones. It is made at the first call and kept.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and this packing was never run before.
+    """
     key = (segments, chosen, block, device)
     if key not in _tile_maps:
         while len(_tile_maps) >= _MOST_TILE_MAPS:
-            del _tile_maps[next(iter(_tile_maps))]
-        _tile_maps[key] = _tiles(segments, chosen, block).to(device)
+            oldest = _tile_maps.pop(next(iter(_tile_maps)))
+            if oldest.device.type == "cuda":  # kernels that read it may still be waiting
+                oldest.record_stream(torch.cuda.current_stream(oldest.device))
+        _tile_maps[key] = _on_device(_tiles(segments, chosen, block), device)
     return _tile_maps[key]
+
+
+def _on_device(tiles: Tensor, device: torch.device) -> Tensor:
+    """The tiles on ``device``. The host waits for this copy, but not for what the GPU has to compute.
+
+    Another thread and stream make them: a memory pool of CUDA graphs takes what is allocated by the thread, or on the
+    stream, that warms up or captures, and would give the memory of a kept tensor to others.
+    """
+    if device.type != "cuda":
+        return tiles.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "attention: this packing of sequences was never run before, and what it needs cannot be made while a CUDA "
+            "graph is captured; run it once before the capture"
+        )
+
+    def copy() -> Tensor:
+        with torch.cuda.stream(_copy_stream(device)):
+            return tiles.to(device)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(copy).result()
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _tiles(segments: Segments, chosen: tuple[int, ...], block: int) -> Tensor:

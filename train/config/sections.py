@@ -45,6 +45,7 @@ class EngineConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
     activation_checkpointing: bool = False  # keep only the inputs of layers; the backward pass computes the rest again
+    cuda_graphs: bool = False  # forward and backward pass in one launch each; not with zero 3, and not yet run on a GPU
     gradient_accumulation: int = 1  # negatives come from one part at a time
     kernels: str = "auto"  # backend of all operations: auto, triton, or torch for the plain-PyTorch references
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones

@@ -37,6 +37,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from train.config.sections import EngineConfig, OptimConfig
+from train.core.graphs import Graphed, refusals
 from train.core.optimizers import make_optimizer
 from train.core.transfer import Later, Uploader
 from vatt.config import ConfigError
@@ -159,17 +160,25 @@ class Engine:
 
     Args:
         module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss". What its method
-            ``draw(batch, seed, part)`` returns goes into the batch; ``part`` counts those of accumulation.
+            ``draw(batch, seed, part)`` returns goes into the batch; ``part`` counts those of accumulation. Its
+            attribute ``collectives`` says whether its forward pass talks to the other ranks.
         rank_batch: samples of a step on this rank.
 
     Attributes:
         settings: the DeepSpeed configuration in use.
         module: the module itself.
+
+    Raises:
+        ConfigError: DeepSpeed or CUDA graphs cannot do what is configured; the message names the setting.
     """
 
     def __init__(
         self, module: nn.Module, config: EngineConfig, optim: OptimConfig, rank_batch: int, device: torch.device
     ) -> None:
+        if config.cuda_graphs and (
+            reasons := refusals(config, device, dist.get_world_size(), bool(module.collectives))
+        ):
+            raise ConfigError(f"engine.cuda_graphs: {'; '.join(reasons)}")
         self.dtype = type_of(config.precision, device)
         bf16 = self.dtype == torch.bfloat16
         self.device, self.zero, self.parts = device, config.zero, config.gradient_accumulation
@@ -192,6 +201,8 @@ class Engine:
             raise ConfigError(f"{config.deepspeed}: DeepSpeed refuses it: {error}") from error
         self.module: nn.Module = self._engine.module
         self._upload = Uploader(device)
+        if config.cuda_graphs:
+            Graphed(self.module)
         self._wrapper = self._engine.optimizer  # of ZeRO, around ours; ours itself in fp32 without ZeRO
         groups = getattr(self._wrapper, "fp32_partitioned_groups_flat", self._optimizer.param_groups)
         if optim.clip_backbone and len(groups) != len(self._optimizer.param_groups):

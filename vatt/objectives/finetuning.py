@@ -38,6 +38,8 @@ class Finetuning(nn.Module):
     entropy whose samples are weighted by the rarity of their labels in the batch of this rank.
     """
 
+    collectives = False  # ranks meet in the gradients alone
+
     def __init__(self, model: Classifier, targets: TargetConfig) -> None:
         """Raises ValueError: label smoothing with several labels per clip."""
         super().__init__()

@@ -19,6 +19,8 @@ _FAR = 1_000_003  # more than there are ranks or parts, so that seeds do not mee
 class Pretraining(nn.Module):
     """`VATT` and `ContrastiveLoss` in one module, so that an engine wraps and casts both."""
 
+    collectives = True  # the forward pass gathers the negatives of all ranks
+
     def __init__(self, config: VATTConfig, backend: str = "auto") -> None:
         """Raises ValueError for a configuration that cannot be trained; the message names the field."""
         super().__init__()

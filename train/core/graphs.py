@@ -1,0 +1,100 @@
+"""CUDA graphs: the forward pass of a step in one launch and the backward pass in another (engine.cuda_graphs).
+
+**This has not run on a GPU yet.** Its decisions and its handling of batches are tested on the CPU; what it asks of
+PyTorch is `torch.cuda.make_graphed_callables`.
+
+Gradients leave the graph through PyTorch's autograd, so what DeepSpeed does with them, and the update, stay outside.
+Random numbers of the GPU come from PyTorch's generator, which gives each replay new ones; what is drawn on the host
+comes with the batch, and PyTorch copies a batch into the memory that the graph reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.config.sections import EngineConfig
+
+
+def refusals(config: EngineConfig, device: torch.device, ranks: int, collectives: bool) -> list[str]:
+    """Why the passes of a run cannot be captured.
+
+    Args:
+        ranks: of the run.
+        collectives: whether the forward pass talks to the other ranks.
+    """
+    reasons = []
+    if device.type != "cuda":
+        reasons.append("this run has no CUDA device")
+    if config.zero == 3:
+        reasons.append("zero 3 gathers and frees the parameters of each layer within the passes; use zero 0, 1 or 2")
+    if ranks > 1 and collectives:
+        reasons.append(
+            f"the forward pass talks to the other {ranks - 1} ranks (gathered negatives, batch norm over all ranks)"
+        )
+    if config.gradient_accumulation > 1:
+        reasons.append(
+            "the parts of an accumulated step (gradient_accumulation) would overwrite the gradients of the part before"
+        )
+    if config.activation_checkpointing:
+        reasons.append("activation_checkpointing reads the state of the random generator within the passes")
+    return reasons
+
+
+class Graphed:
+    """Stands in for the forward pass of a module that is called with (batch, seed) and returns losses.
+
+    The passes are captured at the first training step, at its shapes. Batches of other shapes, and evaluation, run as
+    without graphs. Weights must stay where they are in memory.
+    """
+
+    def __init__(self, module: nn.Module, capture: Callable[..., Any] = torch.cuda.make_graphed_callables) -> None:
+        self._module, self._capture = module, capture
+        self._passes = _Passes(module)
+        self._captured: Callable[..., tuple[Tensor, ...]] | None = None
+        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
+        module.forward = self  # type: ignore[assignment, method-assign]
+
+    def __call__(self, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+        """The losses of ``batch``; all but "loss" without gradient."""
+        tensors = {name: value for name, value in sorted(batch.items()) if isinstance(value, Tensor)}
+        shapes = {name: (value.shape, value.dtype) for name, value in tensors.items()}
+        if self._module.training and self._captured is None:
+            self._shapes, self._captured = shapes, self._record(tensors)
+        if not self._module.training or self._captured is None or shapes != self._shapes:
+            return self._passes.eager(batch, seed)
+        return dict(zip(self._passes.losses, self._captured(*tensors.values()), strict=True))
+
+    def _record(self, tensors: dict[str, Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+        """Captures both passes. PyTorch runs them a few times before, which must leave no trace in running statistics
+        and random generators: a resumed run captures once more."""
+        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        devices = sorted({value.device.index for value in tensors.values() if value.device.type == "cuda"})
+        self._passes.names = tuple(tensors)
+        self._passes.train()
+        static = tuple(value.clone() for value in tensors.values())  # what the graph will read
+        with torch.random.fork_rng(devices):
+            captured = self._capture(self._passes, static, allow_unused_input=True)
+        with torch.no_grad():
+            for name, buffer in self._module.named_buffers():
+                buffer.copy_(buffers[name])
+        return captured
+
+
+class _Passes(nn.Module):
+    """A module as PyTorch captures it: from tensors to tensors, and without the hooks of the module itself."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.eager: Callable[..., dict[str, Tensor]] = module.forward
+        self.names: tuple[str, ...] = ()  # of the tensors of a batch
+        self.losses: tuple[str, ...] = ()  # of the results
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        losses = self.eager(dict(zip(self.names, tensors, strict=True)), 0)  # what is drawn is in the batch
+        self.losses = tuple(losses)
+        return tuple(value if name == "loss" else value.detach() for name, value in losses.items())
