@@ -91,6 +91,19 @@ def keep_groups(row_keys, column_keys, threshold, TRANSPOSED: tl.constexpr):
 
 
 @triton.jit
+def keep_tile(keys, groups, threshold):
+    """Booleans (R, 4 G), True for kept elements of a tile: ``keys`` (R,) from `row_key`, ``groups`` (G,) its columns
+    divided by four, from the first to the last. A hash is computed once for four elements: for tiles that hold at least
+    four neighbouring columns in one thread. ``threshold`` must be above 0."""
+    shared = shared_hash(keys[:, None], group_key(groups)[None, :])
+    pairs = tl.join(lane_pair(shared, MA), lane_pair(shared, MB))
+    # Each half is compared at the top of 32 bits. A threshold of 2^16 becomes 2^32 - 1 here, above all of them.
+    below = (tl.cast(threshold, tl.uint32) << 16) - 1
+    kept = tl.join((pairs << 16) > below, pairs > below)
+    return tl.reshape(kept, [keys.shape[0], 4 * groups.shape[0]])
+
+
+@triton.jit
 def _mix(x):
     x = x ^ (x >> 16)
     x = x * M1

@@ -28,6 +28,8 @@ class LaunchConfig(NamedTuple):
 
 # Element by element: 8 numbers of 2 bytes per thread and row, in accesses of 16 bytes.
 ELEMENTWISE_CONFIG = LaunchConfig(8, 256, 0, 4, 1)
+# Blocks of columns that a program of the forward pass goes through.
+BLOCKS = {"interpreter": 2, "sm80": 4, "sm90": 4, "sm100": 4}
 
 # Not yet swept on a GPU.
 PRODUCT_CONFIGS = {
@@ -62,9 +64,11 @@ def forward(x: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Te
     """dropout(gelu(x + bias)) of (R, M)."""
     R, M = x.shape
     out = torch.empty_like(x)
-    config = elementwise_config(tensor_arch(x), R, M)
-    grid = (triton.cdiv(R, config.rows), triton.cdiv(M, config.columns))
-    meta = dict(BIAS=bias is not None, DROPOUT=p > 0, ROWS=config.rows, COLUMNS=config.columns)
+    arch = tensor_arch(x)
+    config, blocks = elementwise_config(arch, R, M), BLOCKS[arch]
+    grid = (triton.cdiv(R, config.rows), triton.cdiv(M, blocks * config.columns))
+    meta = dict(BIAS=bias is not None, DROPOUT=dropout.threshold(p) > 0, ROWS=config.rows, COLUMNS=config.columns)
+    meta["BLOCKS"] = blocks
     rates = dropout.threshold(p), dropout.keep_scale(p)
     launch(bias_gelu_forward, grid, x, bias, seed, out, R, M, *rates, **meta, num_warps=config.warps)
     return out
@@ -93,7 +97,7 @@ def backward(grad_out: Tensor, x: Tensor, bias: Tensor | None, seed: Tensor | No
         dropout.threshold(p),
         dropout.keep_scale(p),
         BIAS=bias is not None,
-        DROPOUT=p > 0,
+        DROPOUT=dropout.threshold(p) > 0,
         ROWS=config.rows,
         COLUMNS=config.columns,
         num_warps=config.warps,
@@ -124,7 +128,7 @@ def linear_forward(
         dropout.threshold(p),
         dropout.keep_scale(p),
         BIAS=bias is not None,
-        DROPOUT=p > 0,
+        DROPOUT=dropout.threshold(p) > 0,
         BLOCK_R=config.rows,
         BLOCK_M=config.columns,
         BLOCK_D=config.depth,
