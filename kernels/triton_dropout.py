@@ -104,6 +104,19 @@ def keep_tile(keys, groups, threshold):
 
 
 @triton.jit
+def keep_pairs(keys, pairs, threshold):
+    """As `keep_tile`, with a hash for two elements: for accumulators of a matrix product, where a thread holds two
+    neighbouring columns. ``pairs`` (C,): columns divided by two."""
+    shared = shared_hash(keys[:, None], group_key(pairs >> 1)[None, :])
+    odd = (pairs & 1) != 0
+    multiplier = tl.where(odd, tl.full([], MB, tl.uint32), tl.full([], MA, tl.uint32))
+    pair = lane_pair(shared, multiplier[None, :])
+    below = (tl.cast(threshold, tl.uint32) << 16) - 1
+    kept = tl.join((pair << 16) > below, pair > below)
+    return tl.reshape(kept, [keys.shape[0], 2 * pairs.shape[0]])
+
+
+@triton.jit
 def _mix(x):
     x = x ^ (x >> 16)
     x = x * M1

@@ -10,22 +10,40 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_dropout import keep, row_key
+from ..runtime import interpreting
+from ..triton_dropout import keep, keep_pairs, row_key
+
+ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
+
+# Four bytes to four numbers: (b - 127.5) / 64 = b * 2^-133 * 2^127 - 127.5 / 64, and (b - 127.5) / 512 likewise.
+_BYTES = """{
+.reg .b32 low, high, factor, shift;
+prmt.b32 low, $2, 0, 0x4140;
+prmt.b32 high, $2, 0, 0x4342;
+mov.b32 factor, %s;
+mov.b32 shift, %s;
+fma.rn.%s $0, low, factor, shift;
+fma.rn.%s $1, high, factor, shift;
+}"""
+BYTES_TO_BFLOAT16: tl.constexpr = tl.constexpr(_BYTES % ("0x7F007F00", "0xBFFFBFFF", "bf16x2", "bf16x2"))
+BYTES_TO_FLOAT16: tl.constexpr = tl.constexpr(_BYTES % ("0x78007800", "0xB3F8B3F8", "f16x2", "f16x2"))
 
 
 @triton.jit
 def patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT: tl.constexpr, PER_ITEM: tl.constexpr,
                 PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, valid):  # fmt: skip
-    """Index of the k-th kept patch of item b, and the offset of its first number."""
-    index = k.to(tl.int64)
+    """Index of the k-th kept patch of item b, and the offset of its first number, int64. Patches of an item are counted
+    in 32 bits: a division of 64 bits takes about a hundred instructions."""
+    index = k
     if KEPT:
         at = k.to(tl.int64)
         if PER_ITEM:
             at += b.to(tl.int64) * K
-        index = tl.load(kept_ptr + at, mask=valid, other=0)
-    t, rest = index // (GH * GW), index % (GH * GW)
-    start = b.to(tl.int64) * stride_b + t * (PT * stride_t) + (rest // GW) * (PH * stride_h) + (rest % GW) * PW
-    return index, start
+        index = tl.load(kept_ptr + at, mask=valid, other=0).to(tl.int32)
+    line, column = index // GW, index % GW
+    t, row = line // GH, line % GH
+    inner = t.to(tl.int64) * (PT * stride_t) + row.to(tl.int64) * (PH * stride_h) + column * PW
+    return index, b.to(tl.int64) * stride_b + inner
 
 
 @triton.jit
@@ -36,11 +54,31 @@ def inside_patch(p, stride_t, stride_h, PH: tl.constexpr, PW: tl.constexpr):
 
 
 @triton.jit
-def centred(x, kind, UINT8: tl.constexpr):
-    """Bytes minus 127.5, exact in every type; the division by 127.5 follows after the sum. Floats as they are."""
-    if UINT8:
-        x = x.to(tl.float32) - 127.5
-    return x.to(kind)
+def centred(x, kind: tl.constexpr, UINT8: tl.constexpr):
+    """Bytes minus 127.5 as numbers of a type, exact in every type, over `spread`; floats as they are.
+
+    A conversion has a quarter of the rate of other instructions. So in half types two bytes at a time are read as
+    (subnormal) numbers, b * 2^-133 in bfloat16 and b * 2^-24 in float16, which one multiply-add shifts and scales."""
+    if not UINT8:
+        return x.to(kind)
+    elif ASSEMBLY and kind == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            BYTES_TO_BFLOAT16, "=r,=r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=4
+        )
+    elif ASSEMBLY and kind == tl.float16:
+        return tl.inline_asm_elementwise(
+            BYTES_TO_FLOAT16, "=r,=r,r", [x], dtype=tl.float16, is_pure=True, pack=4
+        )
+    else:
+        # The byte in the mantissa of 2^15, where a unit is 2^-8.
+        x = ((x.to(tl.uint32) << 8) | 0x47000000).to(tl.float32, bitcast=True) - 32895.5
+        return (x * (1.0 / spread(kind))).to(kind)
+
+
+@triton.jit
+def spread(kind: tl.constexpr):
+    """What `centred` divides by."""
+    return 64.0 if kind == tl.bfloat16 else 512.0 if kind == tl.float16 else 1.0
 
 
 @triton.jit
@@ -70,6 +108,7 @@ def patch_embed_forward(
     POSITIONS: tl.constexpr,
     TOKEN: tl.constexpr,
     DROPOUT: tl.constexpr,
+    EVEN: tl.constexpr,  # D is a multiple of BLOCK_D
     PT: tl.constexpr,
     PH: tl.constexpr,
     PW: tl.constexpr,
@@ -83,36 +122,52 @@ def patch_embed_forward(
     the time from the L2 cache."""
     P: tl.constexpr = PT * PH * PW
     across = tl.cdiv(D, BLOCK_D)
-    m = tl.program_id(0) // across * BLOCK_M + tl.arange(0, BLOCK_M)
+    m0 = tl.program_id(0) // across * BLOCK_M
+    m = m0 + tl.arange(0, BLOCK_M)
     d = tl.program_id(0) % across * BLOCK_D + tl.arange(0, BLOCK_D)
     rows = K + TOKEN
     b, k = m // rows, m % rows - TOKEN
     patches = (m < M) & (k >= 0)
     index, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
                                patches)  # fmt: skip
+    # Rows and columns that do not exist read the first ones: a mask a row takes registers, and they are never stored.
+    start = tl.where(patches, start, 0)
+    if EVEN:
+        weights = d[:, None] * P
+    else:
+        weights = tl.where(d < D, d, 0)[:, None] * P
     kind = weight_ptr.dtype.element_ty
+    # Positions and bias first: behind the sum their registers would come on top of the accumulators.
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    inside = patches[:, None] & (d < D)[None, :]
+    if POSITIONS:
+        rows_of_positions = positions_ptr + index.to(tl.int64)[:, None] * D
+        acc = tl.load(rows_of_positions + d[None, :], mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        acc += tl.load(bias_ptr + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+    if UINT8:
+        acc *= 127.5 / spread(kind)
     for p0 in range(0, P, BLOCK_P):
         p = p0 + tl.arange(0, BLOCK_P)
         offsets = start[:, None] + inside_patch(p, stride_t, stride_h, PH, PW)[None, :]
-        x = tl.load(x_ptr + offsets, mask=patches[:, None] & (p < P)[None, :], other=0)
-        w = tl.load(weight_ptr + d[:, None] * P + p[None, :], mask=(d < D)[:, None] & (p < P)[None, :], other=0.0)
+        if P % BLOCK_P == 0:
+            x = tl.load(x_ptr + offsets)
+            w = tl.load(weight_ptr + weights + p[None, :])
+        else:
+            x = tl.load(x_ptr + offsets, mask=(p < P)[None, :], other=0)
+            w = tl.load(weight_ptr + weights + p[None, :], mask=(p < P)[None, :], other=0.0)
         acc = tl.dot(centred(x, kind, UINT8), tl.trans(w), acc, input_precision=PRECISION)
     if UINT8:
-        acc *= 1.0 / 127.5
-    if BIAS:
-        acc += tl.load(bias_ptr + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
-    inside = (m < M)[:, None] & (d < D)[None, :]
-    if POSITIONS:
-        of_patch = patches[:, None] & (d < D)[None, :]
-        acc += tl.load(positions_ptr + index[:, None] * D + d[None, :], mask=of_patch, other=0.0).to(tl.float32)
+        acc *= spread(kind) / 127.5
     if DROPOUT:
-        acc = tl.where(keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold), acc * keep_scale, 0.0)
-    if TOKEN:
-        token = tl.load(token_ptr + d, mask=d < D, other=0.0).to(tl.float32)
-        acc = tl.where((k < 0)[:, None], token[None, :], acc)
+        pairs = tl.program_id(0) % across * (BLOCK_D // 2) + tl.arange(0, BLOCK_D // 2)
+        acc = tl.where(keep_pairs(row_key(seed_ptr, m), pairs, threshold), acc * keep_scale, 0.0)
     out = out_ptr + m.to(tl.int64)[:, None] * D + d[None, :]
     tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=inside)
+    if TOKEN:
+        token = tl.load(token_ptr + d, mask=d < D, other=0.0).to(out_ptr.dtype.element_ty)
+        for row in range(tl.cdiv(m0, rows) * rows, tl.minimum(m0 + BLOCK_M, M), rows):
+            tl.store(out_ptr + row.to(tl.int64) * D + d, token, mask=d < D)
 
 
 # Backward. A row m of the output that holds patch n = kept[b, k] is out_m = c z_m (W x_n + b + pos_n), where the
@@ -199,7 +254,7 @@ def patch_embed_weight(
         grad = tl.load(grads, mask=patches[:, None] & (d < D)[None, :], other=0.0)
         acc = tl.dot(tl.trans(grad), centred(x, kind, UINT8), acc, input_precision=PRECISION)
     if UINT8:
-        acc *= 1.0 / 127.5
+        acc *= spread(kind) / 127.5
     own = tl.program_id(1).to(tl.int64) * D * P
     target = grad_weight_ptr + own + d[:, None] * P + p[None, :]
     tl.store(target, acc, mask=(d < D)[:, None] & (p < P)[None, :])

@@ -27,7 +27,7 @@ class LaunchConfig(NamedTuple):
 # Not yet swept on a GPU. Forward: rows are tokens, columns the width, the sum runs over the numbers of a patch.
 FORWARD_CONFIGS = {
     "sm80": LaunchConfig(128, 128, 64, 8, 3),
-    "sm90": LaunchConfig(128, 128, 64, 8, 3),
+    "sm90": LaunchConfig(128, 128, 64, 4, 3),
     "sm100": LaunchConfig(128, 128, 64, 8, 3),
 }
 # Weight gradient: rows are the numbers of a patch, columns the width, the sum runs over tokens.
@@ -133,7 +133,8 @@ def forward(
         BIAS=bias is not None,
         POSITIONS=positions is not None,
         TOKEN=extra,
-        DROPOUT=p > 0,
+        DROPOUT=dropout.threshold(p) > 0,
+        EVEN=D % config.columns == 0,
         BLOCK_M=config.rows,
         BLOCK_D=config.columns,
         BLOCK_P=config.depth,
