@@ -199,6 +199,7 @@ SEARCH_SPACES = (
 _EXPECT = {
     "patch_embed_forward": Expect(base.TENSOR_CORES, wide=0.5),
     "patch_embed_dropped": Expect(),
+    "patch_embed_starts": Expect(wide=0.0),
     "patch_embed_weight": Expect(base.TENSOR_CORES, wide=0.5),
     "patch_embed_positions": Expect(wide=0.4),
 }

@@ -167,7 +167,7 @@ def patch_embed_forward(
     if TOKEN:
         token = tl.load(token_ptr + d, mask=d < D, other=0.0).to(out_ptr.dtype.element_ty)
         for row in range(tl.cdiv(m0, rows) * rows, tl.minimum(m0 + BLOCK_M, M), rows):
-            tl.store(out_ptr + row.to(tl.int64) * D + d, token, mask=d < D)
+            tl.store(out_ptr + tl.cast(row, tl.int64) * D + d, token, mask=d < D)
 
 
 # Backward. A row m of the output that holds patch n = kept[b, k] is out_m = c z_m (W x_n + b + pos_n), where the
@@ -209,23 +209,50 @@ def patch_embed_dropped(
 
 
 @triton.jit
-def patch_embed_weight(
-    x_ptr,  # (B, T, H, W)
+def patch_embed_starts(
     kept_ptr,  # (K,) int64, (B, K) if PER_ITEM, or None without KEPT
-    grad_out_ptr,  # (M, D), g
-    grad_weight_ptr,  # (S, D, P) float32, written
+    starts_ptr,  # (R,) int64, written; R is M or more
     M,
     K,
-    D,
     GH,  # patches along H
     GW,  # patches along W
     stride_b,  # of the signal, in numbers
     stride_t,
     stride_h,
-    UINT8: tl.constexpr,
+    R,
+    ALIGN: tl.constexpr,
     KEPT: tl.constexpr,
     PER_ITEM: tl.constexpr,
     TOKEN: tl.constexpr,
+    PT: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Where the patch of each output row begins in the signal, in units of ALIGN numbers; -1 for rows without a patch.
+    Once, and not in each step of each program of the next kernel: four divisions a row. The units tell the compiler how
+    wide it may read."""
+    m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = K + TOKEN
+    b, k = m // rows, m % rows - TOKEN
+    patches = (m < M) & (k >= 0)
+    _, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
+                           patches)  # fmt: skip
+    tl.store(starts_ptr + m, tl.where(patches, start // ALIGN, -1), mask=m < R)
+
+
+@triton.jit
+def patch_embed_weight(
+    x_ptr,  # (B, T, H, W)
+    starts_ptr,  # (blocks of rows * BLOCK_M,) int64
+    grad_out_ptr,  # (M, D), g
+    grad_weight_ptr,  # (S, D, P) float32, written
+    M,
+    D,
+    stride_t,  # of the signal, in numbers
+    stride_h,
+    UINT8: tl.constexpr,
+    ALIGN: tl.constexpr,  # numbers in a unit of ``starts``
     PT: tl.constexpr,
     PH: tl.constexpr,
     PW: tl.constexpr,
@@ -239,19 +266,17 @@ def patch_embed_weight(
     across = tl.cdiv(D, BLOCK_D)
     p = tl.program_id(0) // across * BLOCK_P + tl.arange(0, BLOCK_P)
     d = tl.program_id(0) % across * BLOCK_D + tl.arange(0, BLOCK_D)
-    inner = inside_patch(p, stride_t, stride_h, PH, PW)
-    rows = K + TOKEN
+    signal = x_ptr + inside_patch(p, stride_t, stride_h, PH, PW)[None, :]
+    row = tl.arange(0, BLOCK_M)
+    grads = grad_out_ptr + row[:, None] * D + d[None, :]
     kind = grad_out_ptr.dtype.element_ty
     acc = tl.zeros([BLOCK_D, BLOCK_P], tl.float32)
     for block in range(tl.program_id(1), tl.cdiv(M, BLOCK_M), tl.num_programs(1)):
-        m = block * BLOCK_M + tl.arange(0, BLOCK_M)
-        b, k = m // rows, m % rows - TOKEN
-        patches = (m < M) & (k >= 0)
-        _, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
-                               patches)  # fmt: skip
-        x = tl.load(x_ptr + start[:, None] + inner[None, :], mask=patches[:, None] & (p < P)[None, :], other=0)
-        grads = grad_out_ptr + m.to(tl.int64)[:, None] * D + d[None, :]
-        grad = tl.load(grads, mask=patches[:, None] & (d < D)[None, :], other=0.0)
+        start = tl.load(starts_ptr + block * BLOCK_M + row)
+        patches = (start >= 0)[:, None]
+        # Without a patch a byte is not 0 here, but the gradient is.
+        x = tl.load(signal + (start * ALIGN)[:, None], mask=patches & (p < P)[None, :], other=0)
+        grad = tl.load(grads + tl.cast(block, tl.int64) * (BLOCK_M * D), mask=patches & (d < D)[None, :], other=0.0)
         acc = tl.dot(tl.trans(grad), centred(x, kind, UINT8), acc, input_precision=PRECISION)
     if UINT8:
         acc *= spread(kind) / 127.5

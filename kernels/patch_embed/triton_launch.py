@@ -11,7 +11,13 @@ from torch import Tensor
 
 from .. import dropout
 from ..runtime import INTERPRETER, interpreter_block, launch, tensor_arch
-from .triton_kernels import patch_embed_dropped, patch_embed_forward, patch_embed_positions, patch_embed_weight
+from .triton_kernels import (
+    patch_embed_dropped,
+    patch_embed_forward,
+    patch_embed_positions,
+    patch_embed_starts,
+    patch_embed_weight,
+)
 
 
 class LaunchConfig(NamedTuple):
@@ -37,8 +43,10 @@ WEIGHT_CONFIGS = {
     "sm100": LaunchConfig(128, 128, 64, 8, 3),
 }
 FP32_CONFIG = LaunchConfig(64, 64, 32, 8, 2)
-# About two programs for each streaming multiprocessor; more partial sums than that only cost memory.
-PROGRAMS = {"interpreter": 4, "sm80": 216, "sm90": 264, "sm100": 296}
+# Programs of the weight gradient that run at a time.
+PROGRAMS = {"interpreter": 4, "sm80": 108, "sm90": 264, "sm100": 296}
+
+FULL, MAX_WAVES = 0.9, 8
 
 
 def forward_config(arch: str, fp32: bool, rows: int, width: int, patch: int) -> LaunchConfig:
@@ -72,8 +80,17 @@ def positions_columns(arch: str, width: int) -> int:
 
 
 def split_count(arch: str, tiles: int, steps: int) -> int:
-    """Into how many partial sums the ``steps`` of a weight gradient of ``tiles`` tiles are divided."""
-    return max(1, min(PROGRAMS[arch] // tiles, steps))
+    """Into how many partial sums the ``steps`` of a weight gradient of ``tiles`` tiles are divided: the fewest that keep
+    nine tenths of the GPU busy, for each costs memory; else those that keep most of it busy."""
+    programs, best, share, steps = PROGRAMS[arch], 1, 0.0, max(steps, 1)
+    for splits in range(1, max(1, min(steps, MAX_WAVES * programs // tiles)) + 1):
+        waves = math.ceil(tiles * splits / programs)
+        busy = tiles * steps / (waves * programs * math.ceil(steps / splits))
+        if busy > share:
+            best, share = splits, busy
+        if share >= FULL:
+            break
+    return best
 
 
 def _layout(x: Tensor, patch: list[int]) -> tuple[tuple[int, ...], tuple[int, int, int, int, int], dict[str, int]]:
@@ -169,20 +186,19 @@ def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor 
     tiles = triton.cdiv(P, config.rows) * triton.cdiv(D, config.columns)
     splits = split_count(arch, tiles, triton.cdiv(M, config.depth))
     partial = grad_out.new_empty(splits, D, P, dtype=torch.float32)
-    meta: dict[str, Any] = dict(_flags(x, kept), **sides)
     launch(
         patch_embed_weight,
         (tiles, splits),
         x,
-        kept,
+        _starts(x, patch, kept, B, rows - extra, extra, config.depth),
         grad_out,
         partial,
         M,
-        rows - extra,
         D,
-        *numbers,
-        **meta,
-        TOKEN=extra,
+        *numbers[3:],
+        **sides,
+        UINT8=x.dtype == torch.uint8,
+        ALIGN=_alignment(numbers, sides),
         BLOCK_P=config.rows,
         BLOCK_D=config.columns,
         BLOCK_M=config.depth,
@@ -191,6 +207,24 @@ def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor 
         num_stages=config.stages,
     )
     return partial
+
+
+def _starts(x: Tensor, patch: list[int], kept: Tensor | None, B: int, K: int, extra: int, multiple: int) -> Tensor:
+    """Where the patch of each row begins in the signal, int64; -1 for rows without one, up to a ``multiple`` of rows."""
+    _, numbers, sides = _layout(x, patch)
+    M = B * (K + extra)
+    R = triton.cdiv(M, multiple) * multiple
+    starts = x.new_empty(R, dtype=torch.int64)
+    flags = dict(KEPT=kept is not None, PER_ITEM=kept is not None and kept.ndim == 2, TOKEN=extra)
+    align, block = _alignment(numbers, sides), 256
+    launch(patch_embed_starts, (triton.cdiv(R, block),), kept, starts, M, K, *numbers, R, ALIGN=align, **flags, **sides, BLOCK=block)
+    return starts
+
+
+def _alignment(numbers: tuple[int, ...], sides: dict[str, int]) -> int:
+    """A power of two up to 16 that divides each start of a patch."""
+    _, _, stride_b, stride_t, stride_h = numbers
+    return math.gcd(stride_b, sides["PT"] * stride_t, sides["PH"] * stride_h, sides["PW"], 16)
 
 
 def positions_gradient(grad_out: Tensor, count: int, kept: Tensor | None, extra: int) -> Tensor:
