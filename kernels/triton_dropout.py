@@ -90,16 +90,16 @@ def keep_groups(row_keys, column_keys, threshold, TRANSPOSED: tl.constexpr):
     return kept.reshape(2 * M, 2 * N)
 
 
+# Elementwise kernels and products: four neighbouring columns are a group.
+
+
 @triton.jit
 def keep_tile(keys, groups, threshold):
     """Booleans (R, 4 G), True for kept elements of a tile: ``keys`` (R,) from `row_key`, ``groups`` (G,) its columns
     divided by four, from the first to the last. A hash is computed once for four elements: for tiles that hold at least
-    four neighbouring columns in one thread. ``threshold`` must be above 0."""
+    four neighbouring columns in one thread. As `keep`, for a ``threshold`` above 0."""
     shared = shared_hash(keys[:, None], group_key(groups)[None, :])
-    pairs = tl.join(lane_pair(shared, MA), lane_pair(shared, MB))
-    # Each half is compared at the top of 32 bits. A threshold of 2^16 becomes 2^32 - 1 here, above all of them.
-    below = (tl.cast(threshold, tl.uint32) << 16) - 1
-    kept = tl.join((pairs << 16) > below, pairs > below)
+    kept = _halves(tl.join(shared * MA, shared * MB), threshold)
     return tl.reshape(kept, [keys.shape[0], 4 * groups.shape[0]])
 
 
@@ -110,10 +110,16 @@ def keep_pairs(keys, pairs, threshold):
     shared = shared_hash(keys[:, None], group_key(pairs >> 1)[None, :])
     odd = (pairs & 1) != 0
     multiplier = tl.where(odd, tl.full([], MB, tl.uint32), tl.full([], MA, tl.uint32))
-    pair = lane_pair(shared, multiplier[None, :])
-    below = (tl.cast(threshold, tl.uint32) << 16) - 1
-    kept = tl.join((pair << 16) > below, pair > below)
+    kept = _halves(shared * multiplier[None, :], threshold)
     return tl.reshape(kept, [keys.shape[0], 2 * pairs.shape[0]])
+
+
+@triton.jit
+def _halves(product, threshold):
+    """Booleans (..., 2): whether the low and the high half of `lane_pair` are kept, compared at the top of 32 bits. The
+    high half of the pair is that of the product. A threshold of 2^16 becomes 2^32 - 1, above all."""
+    below = (tl.cast(threshold, tl.uint32) << 16) - 1
+    return tl.join(((product << 16) ^ (product & 0xFFFF0000)) > below, product > below)
 
 
 @triton.jit

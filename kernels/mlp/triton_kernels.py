@@ -63,8 +63,7 @@ def bias_gelu_forward(
     COLUMNS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """dropout(gelu(x + bias)). A program: a tile of rows and BLOCKS blocks of columns, so that keys of rows serve all of
-    them."""
+    """dropout(gelu(x + bias)). A program: a tile of rows, and BLOCKS blocks of columns that share their keys."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     keys = tl.zeros([ROWS], tl.uint32)
     if DROPOUT:

@@ -62,13 +62,9 @@ def centred(x, kind: tl.constexpr, UINT8: tl.constexpr):
     if not UINT8:
         return x.to(kind)
     elif ASSEMBLY and kind == tl.bfloat16:
-        return tl.inline_asm_elementwise(
-            BYTES_TO_BFLOAT16, "=r,=r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=4
-        )
+        return tl.inline_asm_elementwise(BYTES_TO_BFLOAT16, "=r,=r,r", [x], dtype=tl.bfloat16, is_pure=True, pack=4)
     elif ASSEMBLY and kind == tl.float16:
-        return tl.inline_asm_elementwise(
-            BYTES_TO_FLOAT16, "=r,=r,r", [x], dtype=tl.float16, is_pure=True, pack=4
-        )
+        return tl.inline_asm_elementwise(BYTES_TO_FLOAT16, "=r,=r,r", [x], dtype=tl.float16, is_pure=True, pack=4)
     else:
         # The byte in the mantissa of 2^15, where a unit is 2^-8.
         x = ((x.to(tl.uint32) << 8) | 0x47000000).to(tl.float32, bitcast=True) - 32895.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -80,8 +80,8 @@ def positions_columns(arch: str, width: int) -> int:
 
 
 def split_count(arch: str, tiles: int, steps: int) -> int:
-    """Into how many partial sums the ``steps`` of a weight gradient of ``tiles`` tiles are divided: the fewest that keep
-    nine tenths of the GPU busy, for each costs memory; else those that keep most of it busy."""
+    """Into how many partial sums the ``steps`` of a weight gradient of ``tiles`` tiles are divided: the fewest that
+    keep nine tenths of the GPU busy, since each costs memory; else those that keep most of it busy."""
     programs, best, share, steps = PROGRAMS[arch], 1, 0.0, max(steps, 1)
     for splits in range(1, max(1, min(steps, MAX_WAVES * programs // tiles)) + 1):
         waves = math.ceil(tiles * splits / programs)
@@ -210,14 +210,27 @@ def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor 
 
 
 def _starts(x: Tensor, patch: list[int], kept: Tensor | None, B: int, K: int, extra: int, multiple: int) -> Tensor:
-    """Where the patch of each row begins in the signal, int64; -1 for rows without one, up to a ``multiple`` of rows."""
+    """What `patch_embed_starts` computes: (R,) int64, where R is a ``multiple`` of some rows."""
     _, numbers, sides = _layout(x, patch)
     M = B * (K + extra)
     R = triton.cdiv(M, multiple) * multiple
     starts = x.new_empty(R, dtype=torch.int64)
     flags = dict(KEPT=kept is not None, PER_ITEM=kept is not None and kept.ndim == 2, TOKEN=extra)
     align, block = _alignment(numbers, sides), 256
-    launch(patch_embed_starts, (triton.cdiv(R, block),), kept, starts, M, K, *numbers, R, ALIGN=align, **flags, **sides, BLOCK=block)
+    launch(
+        patch_embed_starts,
+        (triton.cdiv(R, block),),
+        kept,
+        starts,
+        M,
+        K,
+        *numbers,
+        R,
+        ALIGN=align,
+        **flags,
+        **sides,
+        BLOCK=block,
+    )
     return starts
 
 
