@@ -3,15 +3,28 @@
 An operation is a sub-package of five files: ``__init__`` (the public function), ``reference`` (plain PyTorch: the
 oracle of the tests, and the path of the CPU), ``op`` (custom operators and their gradients), ``triton_launch`` and
 ``triton_kernels``. ``registry`` knows all backends, selects one, and says why others are refused; ``runtime`` knows
-where Triton can run. This package knows nothing of VATT and needs torch alone: Triton is imported when a kernel runs.
+where Triton can run. What "auto" takes on a GPU is measured there: ``selection`` chooses with ``problems``,
+``checking`` and ``timing``, and ``cache`` keeps what it chose. This package knows nothing of VATT and needs torch
+alone: Triton is imported when a kernel runs.
 """
 
 from .attention import attention, packed_attention
+from .cache import install_cached
 from .mlp import dense_gelu, mlp
 from .nce import nce
 from .norm import layer_norm, rms_norm
 from .patch_embed import add_positions, patch_embed
-from .registry import Availability, BackendError, Call, backends, dispatch, explain, operations, select
+from .registry import (
+    Availability,
+    BackendError,
+    Call,
+    backends,
+    dispatch,
+    explain,
+    load_decisions_with,
+    operations,
+    select,
+)
 
 __all__ = [
     "Availability",
@@ -32,3 +45,5 @@ __all__ = [
     "rms_norm",
     "select",
 ]
+
+load_decisions_with(install_cached)

@@ -73,21 +73,34 @@ class Availability:
 class _Backend:
     run: Callable[..., Any]
     refuse: Callable[[Call], list[str]]
+    twin: bool
 
 
 _OPERATIONS: dict[str, dict[str, _Backend]] = {}
 _DISPATCH_ORDERS: dict[str, Callable[[Call], Sequence[str]]] = {}
 # By operation, device and type: (problem, backend).
 _DECISIONS: dict[tuple[str, torch.device, torch.dtype], list[tuple[Problem, str]]] = {}
+_EXCLUDED: set[tuple[torch.device, str, str]] = set()  # device, operation, backend
 _listener: Callable[[str, Call], None] | None = None
+# Brings the decisions of earlier runs, at the first call of "auto" on a device that has none yet.
+_loader: Callable[[torch.device], None] | None = None
+_LOADED: set[torch.device] = set()
 
 
-def register(op: str, backend: str, run: Callable[..., Any], refuse: Callable[[Call], list[str]]) -> None:
+def register(
+    op: str, backend: str, run: Callable[..., Any], refuse: Callable[[Call], list[str]], twin: bool = True
+) -> None:
     """Adds a backend of ``op``, behind those already there.
 
     ``run`` must import what it needs when it is called, so that listing backends loads no compiler and no driver.
+    ``twin``: whether its dropout mask is that of the reference for the same seed.
     """
-    _OPERATIONS.setdefault(op, {})[backend] = _Backend(run, refuse)
+    _OPERATIONS.setdefault(op, {})[backend] = _Backend(run, refuse, twin)
+
+
+def has_twin(op: str, backend: str) -> bool:
+    """Whether the reference can drop out the same elements as ``backend``."""
+    return _OPERATIONS[op][backend].twin
 
 
 def set_dispatch_order(op: str, order: Callable[[Call], Sequence[str]]) -> None:
@@ -114,9 +127,27 @@ def decide(device: torch.device, problem: Problem, backend: str) -> None:
     known.append((problem, backend))
 
 
+def exclude(device: torch.device, op: str, backend: str) -> None:
+    """``backend`` was wrong on ``device``: "auto" does not take it there, unless nothing else can run a call."""
+    _EXCLUDED.add((device, op, backend))
+
+
 def forget_decisions() -> None:
     """Back to the order alone."""
     _DECISIONS.clear()
+    _EXCLUDED.clear()
+
+
+def load_decisions_with(loader: Callable[[torch.device], None] | None) -> None:
+    """``loader`` brings the decisions for a GPU when "auto" is first asked there. None: nothing does."""
+    global _loader
+    _loader = loader
+    _LOADED.clear()
+
+
+def loaded(device: torch.device) -> None:
+    """The decisions for ``device`` are known: nothing is to be loaded."""
+    _LOADED.add(device)
 
 
 def _decided(op: str, call: Call) -> str | None:
@@ -167,19 +198,35 @@ def select(op: str, backend: str, call: Call) -> str:
     if _listener is not None:
         _listener(op, call)
     if backend == "auto":
+        if _loader is not None and call.device.type == "cuda" and call.device not in _LOADED:
+            _load(call.device)
         if _DECISIONS and (decided := _decided(op, call)) is not None and not known[decided].refuse(call):
             return decided
-        refused = {}
+        refused: dict[str, str] = {}
+        wrong = None
         for name in _in_order(op, call):
-            if not (reasons := known[name].refuse(call)):
+            if reasons := known[name].refuse(call):
+                refused[name] = "; ".join(reasons)
+            elif not _EXCLUDED or (call.device, op, name) not in _EXCLUDED:
                 return name
-            refused[name] = "; ".join(reasons)
+            else:
+                wrong = wrong or name
+        if wrong is not None:
+            return wrong
         raise BackendError(f"{op}: no backend can run this call: {refused}")
     if backend not in known:
         raise BackendError(f"{op}: unknown backend {backend!r}; there are: auto, {', '.join(known)}")
     if reasons := known[backend].refuse(replace(call, named=True)):
         raise BackendError(f"{op}: backend {backend!r} refuses this call: {'; '.join(reasons)}")
     return backend
+
+
+def _load(device: torch.device) -> None:
+    if torch.compiler.is_compiling():
+        return  # a file cannot be read while PyTorch traces
+    _LOADED.add(device)
+    if _loader is not None and torch.cuda.is_available():
+        _loader(device)
 
 
 def dispatch(op: str, backend: str, call: Call) -> Callable[..., Any]:
@@ -191,7 +238,11 @@ def explain(
     op: str, device: torch.device | str, dtype: torch.dtype = torch.float32, **facts: Any
 ) -> list[Availability]:
     """All backends of ``op`` for ``dtype`` on ``device``: which one "auto" selects, and why others cannot run."""
-    call = Call(torch.device(device), dtype, facts)
+    return explain_call(op, Call(torch.device(device), dtype, facts))
+
+
+def explain_call(op: str, call: Call) -> list[Availability]:
+    """`explain` for one call, in the order in which "auto" tries them; decisions are not asked."""
     rows, found = [], False
     for name in _in_order(op, call):
         reasons = tuple(_OPERATIONS[op][name].refuse(call))

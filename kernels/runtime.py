@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def refuse_triton(call: Call) -> list[str]:
             reasons.append("is written and tested for NVIDIA GPUs alone")
         elif not torch.cuda.is_available():
             reasons.append("finds no CUDA device")
-        elif _capability(call.device) < (8, 0):
+        elif capability(call.device) < (8, 0):
             reasons.append("needs compute capability 8.0 (A100) or newer")
     elif call.device.type in ("cpu", "meta"):
         reasons += _refuse_cpu(call)
@@ -62,6 +62,11 @@ def _refuse_cpu(call: Call) -> list[str]:
     if call.dtype == torch.bfloat16:
         return ["Triton's interpreter computes wrongly in bfloat16"]
     return []
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, operations on ``device`` keep their types."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def interpreting() -> bool:
@@ -96,10 +101,11 @@ def device_arch(device: torch.device) -> str:
     "interpreter" for the CPU, where Triton's interpreter runs the kernels on small blocks."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return INTERPRETER
-    return {9: "sm90", 10: "sm100"}.get(_capability(device)[0], "sm80")
+    return {9: "sm90", 10: "sm100"}.get(capability(device)[0], "sm80")
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a GPU, such as (9, 0)."""
     index = torch.cuda.current_device() if device.index is None else device.index
     if torch.compiler.is_compiling():
         return torch.cuda.get_device_capability(index)

@@ -69,6 +69,8 @@ def gather_rows(x: Tensor, group: Group = None) -> Tensor:
     """
     if world_size(group) == 1:
         return x
+    if x.is_meta:  # has a shape, and nothing to send
+        return torch.cat([x] * world_size(group))
     if x.device.type == "cpu":
         check_equal("gather_rows, shape", [*x.shape, *[-1] * (_AXES - x.ndim)], group)
     return _GatherRows.apply(x, group)
@@ -76,7 +78,7 @@ def gather_rows(x: Tensor, group: Group = None) -> Tensor:
 
 def sum_over_ranks(x: Tensor, group: Group = None) -> Tensor:
     """The sum of ``x`` over all ranks, with gradient to every rank."""
-    return x if world_size(group) == 1 else _SumOverRanks.apply(x, group)
+    return x if world_size(group) == 1 or x.is_meta else _SumOverRanks.apply(x, group)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -106,6 +106,11 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
     def messages(self) -> Iterator[Message]:
         """What a worker sends, until it ends."""
         return (json.loads(line) for line in self.stdout)

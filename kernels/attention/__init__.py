@@ -18,7 +18,7 @@ __all__ = ["Segments", "attention", "packed_attention", "segments_of"]
 _DENSE: dict[str, tuple[Dense, Callable[[Call], list[str]]]] = {
     "triton": (op.dense_attention, op.refuse),
     "sdpa": (external.sdpa, external.refuse_sdpa),
-    "sdpa_flash": (external.sdpa_with(SDPBackend.FLASH_ATTENTION), external.refuse_plain),
+    "sdpa_flash": (external.sdpa_with(SDPBackend.FLASH_ATTENTION), external.refuse_flash),
     "sdpa_cudnn": (external.sdpa_with(SDPBackend.CUDNN_ATTENTION), external.refuse_plain),
     "flash_attn": (external.flash_attn_2, external.refuse_package("flash_attn", "flash-attn 2")),
     "flash_attn_4": (
@@ -29,8 +29,9 @@ _DENSE: dict[str, tuple[Dense, Callable[[Call], list[str]]]] = {
     "torch": (reference.attention, refuse_non_float),
 }
 for _name, (_run, _refuse) in _DENSE.items():
-    register("attention", _name, _run, _refuse)
-    register("packed_attention", _name, op.attention if _name == "triton" else by_segment(_run), _refuse)
+    _ours = _name in ("triton", "torch")
+    register("attention", _name, _run, _refuse, twin=_ours)
+    register("packed_attention", _name, op.attention if _name == "triton" else by_segment(_run), _refuse, twin=_ours)
 set_dispatch_order("attention", external.dispatch_order)
 set_dispatch_order("packed_attention", external.dispatch_order)
 

@@ -17,29 +17,33 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..registry import Call, refuse_non_float
-from ..runtime import device_arch, installed
+from ..runtime import capability, installed
 from .reference import additive
 
 HALF = (torch.float16, torch.bfloat16)
+MAX_FLASH_HEAD_DIM = 256
 
-# By arch. The rows for GPUs are not measured yet: they put the project's own kernels first. `bench` measures them
-# against the others.
+# What "auto" takes where nothing was measured. On a GPU PyTorch's kernels come first: one that was never checked on the
+# device at hand may be wrong in silence, by races or layouts that no other machine shows, and costs more than a slower
+# one that many have used. That holds for a mask or a bias too: sentences are a few percent of a step, and PyTorch's
+# memory-efficient kernel takes both. A packed batch of which only some sequences have a mask (VATT-MA) is cut into its
+# segments, so that its video and sound still take the flash kernel.
 DISPATCH_ORDER: dict[str, tuple[str, ...]] = {
-    "sm80": ("triton", "sdpa", "torch"),
-    "sm90": ("triton", "sdpa", "torch"),
-    "sm100": ("triton", "sdpa", "torch"),
-    "interpreter": ("sdpa", "torch"),  # the CPU
+    "cuda": ("sdpa_flash", "sdpa", "triton", "torch"),
+    "cuda, mask or bias": ("sdpa", "triton", "torch"),
+    "cpu": ("sdpa", "torch"),
+    # With dropout PyTorch's SDPA has no fused way on a CPU, and is slower there than the plain operations (measured:
+    # the rows "attention video_785_h12" of bench/results/results.csv).
+    "cpu, dropout": ("torch", "sdpa"),
 }
-
-# With dropout PyTorch's SDPA has no fused way on a CPU, and is slower there than the plain operations (measured: the
-# rows "attention video_785_h12" of bench/results/results.csv).
-_CPU_DROPOUT = ("torch", "sdpa")
 
 
 def dispatch_order(call: Call) -> tuple[str, ...]:
     """Which backends "auto" tries first; the others follow in the order of registration."""
-    arch = device_arch(call.device)
-    return _CPU_DROPOUT if arch == "interpreter" and call.facts.get("dropout") else DISPATCH_ORDER[arch]
+    facts = call.facts
+    if call.device.type == "cuda":
+        return DISPATCH_ORDER["cuda, mask or bias" if facts.get("mask") or facts.get("bias") else "cuda"]
+    return DISPATCH_ORDER["cpu, dropout" if facts.get("dropout") else "cpu"]
 
 
 def refuse_sdpa(call: Call) -> list[str]:
@@ -60,6 +64,19 @@ def refuse_plain(call: Call) -> list[str]:
     for name in ("mask", "bias"):
         if call.facts.get(name):
             reasons.append(f"takes no {name}")
+    return reasons
+
+
+def refuse_flash(call: Call) -> list[str]:
+    """The reasons of PyTorch's flash kernel."""
+    reasons = refuse_plain(call)
+    if (head_dim := call.facts.get("head_dim", 64)) > MAX_FLASH_HEAD_DIM:
+        reasons.append(f"has head dims up to {MAX_FLASH_HEAD_DIM}, got {head_dim}")
+    if call.device.type == "cuda" and torch.cuda.is_available():
+        if not torch.backends.cuda.is_flash_attention_available():
+            reasons.append("is not in this build of PyTorch")
+        if capability(call.device) < (8, 0):
+            reasons.append("needs compute capability 8.0 (A100) or newer")
     return reasons
 
 

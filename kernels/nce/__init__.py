@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
-from ..runtime import refuse_triton
+from ..runtime import refuse_triton, without_autocast
 from . import op, reference
 from .reference import Rows
 
@@ -58,5 +57,5 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
     facts |= {"ranks": first.all.shape[0] // max(1, B), "masks": (first.mask is not None, second.mask is not None)}
     facts["gradient"] = gradient(first.local, second.local)
     call = Call(first.local.device, first.local.dtype, facts, count=B)
-    with torch.autocast(first.local.device.type, enabled=False):  # similarities over the temperature need all digits
+    with without_autocast(first.local.device):  # similarities over the temperature need all digits
         return dispatch("nce", backend, call)(first, second, temperature, kind)

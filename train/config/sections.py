@@ -47,8 +47,13 @@ class EngineConfig:
     activation_checkpointing: bool = False  # keep only the inputs of layers; the backward pass computes the rest again
     cuda_graphs: bool = False  # forward and backward pass in one launch each; not with zero 3, and not yet run on a GPU
     gradient_accumulation: int = 1  # negatives come from one part at a time
-    kernels: str = "auto"  # backend of all operations: auto, triton, or torch for the plain-PyTorch references
+    kernels: str = "auto"  # triton, torch; or auto: checked and timed on a GPU; measured: on a CPU too; unmeasured: not
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
+
+    @property
+    def backend(self) -> str:
+        """What the models are told: "auto", or the backend of all operations."""
+        return "auto" if self.kernels in ("measured", "unmeasured") else self.kernels
 
     def __post_init__(self) -> None:
         if self.zero not in (0, 1, 2, 3):

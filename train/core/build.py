@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from train.config.sections import JobConfig
+from train.core import kernels
 from train.core.checkpoint import Checkpoint, CheckpointError, check_fits, load_latest, set_random_state
 from train.core.command import Job
 from train.core.console import Reporter
@@ -25,8 +26,6 @@ from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
 from vatt.data.skipped import Record
 from vatt.environment import environment
-from vatt.kernels import BackendError, Call, operations, select
-from vatt.precision import type_of
 
 
 def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> tuple[RunFolder, Reporter]:
@@ -47,7 +46,7 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {context.ranks} ranks x "
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation){at_least}"
         )
-    _kernels(config, context)  # before there is a folder
+    kernels.backends(config, context)  # before there is a folder
     folder: RunFolder | None = None
     if context.first:
         folder = RunFolder.reopen(job.out) if job.resume and job.out else RunFolder.create(job.out, name)
@@ -93,6 +92,7 @@ def build_trainer(
     parameters = sum(p.numel() for p in module.parameters())  # ZeRO 3 will shard them
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     rank_batch = config.run.batch_size // context.ranks
+    chosen = kernels.choose_kernels(config, context, folder, reporter, module, job.resume)
     engine = Engine(module, config.engine, config.optim, rank_batch, context.device)
     torch.manual_seed(config.run.seed + 1 + context.rank)  # dropout differs between ranks
     checkpoint = _restore(folder, reporter, engine, shapes, context) if job.resume else None
@@ -121,16 +121,15 @@ def build_trainer(
     if checkpoint:
         trainer.step, trainer.counts, trainer.pending = checkpoint.step, checkpoint.counts, checkpoint.pending
     if context.first:
-        kernels = _kernels(config, context)
         folder.write_json(folder.config, to_dict(config))
         folder.write_json(folder.deepspeed, engine.settings)
         facts = {"ranks": str(context.ranks), "type": str(engine.dtype)}
-        facts |= {f"kernel {op}": backend for op, backend in kernels.items()}
-        folder.write_json(folder.environment, environment() | facts)
+        folder.write_json(folder.environment, environment() | facts | kernels.facts(config, context, chosen))
         precision = "bf16" if engine.dtype == torch.bfloat16 else "fp32"
         where = f"{context.ranks} x {context.device_name}, {precision}, ZeRO {config.engine.zero}; {folder.path}"
         reporter.say(f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {introduction}; {where}")
-        reporter.say(f"kernels: {_by_backend(kernels)}")
+        if not chosen.decisions:
+            reporter.say(f"kernels: {kernels.in_one_line(kernels.backends(config, context))}")
         if skipped:
             reporter.warn(f"the data sets: {skips.summary()}")
         for note in notes:
@@ -166,24 +165,3 @@ def _restore(
         folder.forget_metrics_after(checkpoint.step)
     reporter.say(f"resumed from step {checkpoint.step}")
     return checkpoint
-
-
-def _kernels(config: JobConfig, context: RankContext) -> dict[str, str]:
-    """The backend of each operation of the model.
-
-    Raises:
-        ConfigError: a backend that does not exist or cannot run here.
-    """
-    call = Call(context.device, type_of(config.engine.precision, context.device))
-    try:
-        return {op: select(op, config.engine.kernels, call) for op in operations()}
-    except BackendError as error:
-        raise ConfigError(f"engine.kernels: {error}") from error
-
-
-def _by_backend(kernels: dict[str, str]) -> str:
-    """Each backend with its operations, in one line."""
-    found: dict[str, list[str]] = {}
-    for op, backend in kernels.items():
-        found.setdefault(backend, []).append(op)
-    return ", ".join(f"{backend} ({', '.join(ops)})" for backend, ops in found.items())

@@ -24,6 +24,7 @@ class RunFolder:
         self.retrieval = path / "retrieval.json"
         self.evaluation = path / "evaluation.json"
         self.environment = path / "environment.json"
+        self.kernels = path / "kernels.json"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.tensorboard = path / "tensorboard"

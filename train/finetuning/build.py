@@ -115,14 +115,14 @@ def _changed(config: FinetuneConfig, names: list[str]) -> str:
 def _model(config: FinetuneConfig, resume: bool) -> tuple[Classifier, str]:
     """The classifier, and in words where its weights come from."""
     try:
-        model = Classifier.from_config(config.model, config.engine.kernels)
+        model = Classifier.from_config(config.model, config.engine.backend)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
     if config.init is None:
         return model, "from scratch"
     if resume:
         return model, f"begun from {config.init}"
-    resampled = restore_backbone(model, load_pretrained(config.init, config.engine.kernels), config.model.modality)
+    resampled = restore_backbone(model, load_pretrained(config.init, config.engine.backend), config.model.modality)
     tables = f" ({len(resampled)} position tables resampled)" if resampled else ""
     return model, f"backbone from {config.init}{tables}"
 

@@ -38,7 +38,7 @@ class ClassifierEvaluator:
         options, config = self.config.evaluation, self.config
         state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has sharded
         model = plain_copy(
-            self.engine, state, lambda: Classifier.from_config(config.model, config.engine.kernels), prefix="model."
+            self.engine, state, lambda: Classifier.from_config(config.model, config.engine.backend), prefix="model."
         )
         clips = evenly(self.clips, options.max_clips)
         views = Views(options.clips, options.crops)

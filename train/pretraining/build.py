@@ -93,7 +93,7 @@ def _module(config: PretrainConfig) -> Pretraining:
         ConfigError: sections that do not fit together. TextError: a table of word embeddings that cannot be used.
     """
     try:
-        module = Pretraining(config.model, config.engine.kernels)
+        module = Pretraining(config.model, config.engine.backend)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
     module.vatt.activation_checkpointing = config.engine.activation_checkpointing

@@ -48,7 +48,7 @@ class RetrievalEvaluator:
     def _on_this_rank(self, step: int, state: dict[str, Tensor]) -> Table | None:
         options, skipped = self.config.evaluation, list[Record]()
         model = plain_copy(
-            self.engine, state, lambda: VATT(self.config.model, self.config.engine.kernels), prefix="vatt."
+            self.engine, state, lambda: VATT(self.config.model, self.config.engine.backend), prefix="vatt."
         )
 
         def batches() -> Iterator[Batch]:

@@ -164,7 +164,7 @@ class Encoder(nn.Module):
         kernels would draw one each. Plain operations draw their masks from PyTorch's generator, which is faster there
         than the mask of the kernels."""
         count = SITES * len(self.layers) + 1
-        plain = self.backend == "torch" or (self.backend == "auto" and device.type == "cpu")
+        plain = self.backend == "torch" or (self.backend == "auto" and device.type in ("cpu", "meta"))
         if plain or not self.training or self.dropout == 0:
             return (None,) * count
         return draw_seeds(count, device)

@@ -47,6 +47,15 @@ class Finetuning(nn.Module):
             raise ValueError("smoothing: is for one label a clip; the model takes several")
         self.model, self.targets = model, targets
 
+    def empty_batch(self, count: int) -> dict[str, Tensor]:
+        """``count`` samples as the loader gives them, without memory (on the device "meta")."""
+        config = self.model.config
+        assert config is not None
+        spec, video = config.input, config.modality == "video"
+        shape = (spec.frames, spec.size, spec.size, 3) if video else (spec.samples,)
+        x = torch.empty(count, *shape, dtype=torch.uint8 if video else torch.float32, device="meta")
+        return {"x": x, "target": torch.empty(count, config.num_classes, device="meta")}
+
     def draw(self, batch: Mapping[str, Any], seed: int, part: int = 0) -> dict[str, Tensor]:
         """What a training step draws on the host; see `Pretraining.draw`. Mixup differs between ranks and parts.
 

@@ -32,6 +32,22 @@ class Pretraining(nn.Module):
         self.vatt = VATT(config, backend)
         self.loss = ContrastiveLoss(config.loss, backend)
 
+    def empty_batch(self, count: int) -> dict[str, Tensor]:
+        """``count`` clips as the loader gives them, without memory (on the device "meta")."""
+        config = self.vatt.config
+        spec, sound = config.input, config.spectrogram
+        audio: tuple[int, ...] = (spec.samples,)
+        if config.audio_input == "spectrogram":
+            steps, bins = sound.temporal_patch_size, sound.spectoral_patch_size
+            audio = sound.max_temporal_buckets * steps, sound.max_spectoral_buckets * bins
+        return {
+            "video": torch.empty(count, spec.frames, spec.size, spec.size, 3, dtype=torch.uint8, device="meta"),
+            "audio": torch.empty(count, *audio, device="meta"),
+            "text": torch.empty(count, spec.candidates, spec.words, dtype=torch.int64, device="meta"),
+            "audio_mask": torch.empty(count, device="meta"),
+            "text_mask": torch.empty(count, device="meta"),
+        }
+
     def draw(self, batch: Mapping[str, Any], seed: int, part: int = 0) -> dict[str, Tensor]:
         """What a training step draws on the host, to be put into the batch before it goes to the device.
 

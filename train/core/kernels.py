@@ -1,0 +1,112 @@
+"""The kernels of a run: checked and chosen before its first step, by rank 0 for all ranks.
+
+On a GPU every backend that could run an operation of the model is checked and timed there, once: `vatt.selection` keeps
+the result. A run that goes on after a stop keeps the choice that it began with (kernels.json), so that its steps stay
+the same bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from train.config.sections import EngineConfig, JobConfig
+from train.core.console import Reporter
+from train.core.ranks import RankContext, gather
+from train.core.run_folder import RunFolder
+from vatt.config import ConfigError
+from vatt.kernels import BackendError, Call, cache, operations, select
+from vatt.kernels.registry import forget_decisions, loaded
+from vatt.kernels.selection import Selection
+from vatt.precision import type_of
+from vatt.selection import choose, problems_of
+
+
+class Trained(Protocol):
+    """What a module of a job has besides its call."""
+
+    empty_batch: Callable[[int], dict[str, Tensor]]
+
+
+def backends(config: JobConfig, context: RankContext) -> dict[str, str]:
+    """The backend that each operation takes where nothing was measured.
+
+    Raises:
+        ConfigError: a backend that does not exist or cannot run here.
+    """
+    call = Call(context.device, type_of(config.engine.precision, context.device))
+    try:
+        return {op: select(op, config.engine.backend, call) for op in operations()}
+    except BackendError as error:
+        raise ConfigError(f"engine.kernels: {error}") from error
+
+
+def measures(config: EngineConfig, device: torch.device) -> bool:
+    """Whether a run on ``device`` checks and times its kernels."""
+    return config.kernels == "measured" or (config.kernels == "auto" and device.type == "cuda")
+
+
+def choose_kernels(
+    config: JobConfig, context: RankContext, folder: RunFolder, reporter: Reporter, module: nn.Module, resume: bool
+) -> Selection:
+    """Makes "auto" follow what was measured here for the training steps of ``module``; empty where nothing is to be
+    measured. Rank 0 decides and the others wait for it. It tells times, what was wrong, and what had no time."""
+    forget_decisions()
+    loaded(context.device)
+    if not measures(config.engine, context.device):
+        return Selection()
+    found, whole = None, None
+    if context.first:
+        found = _choose(config, context, folder, module, resume)
+        whole = cache.to_json(cache.load(context.device).merged(found))
+        _tell(found, reporter)
+        folder.write_json(folder.kernels, cache.content(context.device, found))
+    chosen, installed = gather((cache.to_json(found) if found else None, whole))[0]
+    cache.from_json(installed).install(context.device)
+    return cache.from_json(chosen)
+
+
+def _choose(config: JobConfig, context: RankContext, folder: RunFolder, module: nn.Module, resume: bool) -> Selection:
+    samples = config.run.batch_size // context.ranks // config.engine.gradient_accumulation
+    batch = module.empty_batch(samples)  # type: ignore[operator]
+    problems = problems_of(module.train(), batch, 0, dtype=type_of(config.engine.precision, context.device))
+    begun = None
+    if resume and folder.kernels.exists():
+        try:
+            begun = cache.read(json.loads(folder.kernels.read_text(encoding="utf-8")), context.device)
+        except (OSError, ValueError):  # of another GPU or another version: measured again
+            begun = None
+    return choose(problems, context.device, begun=begun)
+
+
+def _tell(found: Selection, reporter: Reporter) -> None:
+    for line in found.lines():
+        reporter.say(line)
+    for (op, backend), why in found.failures().items():
+        reporter.warn(f"kernels: {op}: {backend} is left out: {why}")
+    if waiting := found.unfinished():
+        names = ", ".join(f"{op} {backend}" for op, backend in waiting)
+        reasons = {why for why in waiting.values() if why}
+        reporter.say(
+            f"kernels: no time was left for {names}{' (' + '; '.join(sorted(reasons)) + ')' if reasons else ''}; the "
+            "next run goes on with them"
+        )
+
+
+def facts(config: JobConfig, context: RankContext, found: Selection) -> dict[str, str]:
+    """What environment.json says of the kernels: for each operation the backend without a measurement, or the times."""
+    known = {f"kernel {op}": backend for op, backend in backends(config, context).items()}
+    lines = dict(line.split(": ", 1) for line in found.lines())
+    return known | {f"measured {op}": text for op, text in lines.items()}
+
+
+def in_one_line(kernels: dict[str, str]) -> str:
+    """Each backend with its operations."""
+    found: dict[str, list[str]] = {}
+    for op, backend in kernels.items():
+        found.setdefault(backend, []).append(op)
+    return ", ".join(f"{backend} ({', '.join(ops)})" for backend, ops in found.items())
