@@ -198,7 +198,7 @@ SEARCH_SPACES = (
 # Indices of patches, 8 bytes, are read by every thread for its rows; position rows come in the layout of the product.
 _EXPECT = {
     "patch_embed_forward": Expect(base.TENSOR_CORES, wide=0.5),
-    "patch_embed_dropped": Expect(),
+    "patch_embed_rows": Expect(),
     "patch_embed_starts": Expect(wide=0.0),
     "patch_embed_weight": Expect(base.TENSOR_CORES, wide=0.5),
     "patch_embed_positions": Expect(wide=0.4),
@@ -214,9 +214,9 @@ def _launch(case: PatchEmbed, per_item: bool = False) -> None:
     kept = meta(*((B, K) if per_item else (K,)), dtype=torch.int64)
     weight, bias, positions, token, seed = meta(D, P), meta(D), meta(N, D), meta(D), base.META_SEED
     out = triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
-    grad = triton_launch.dropped(out, 1, seed, p)
+    grad, sums = triton_launch.rows_gradient(out, 1, seed, p)
     triton_launch.weight_gradient(grad, x, patch, kept, 1)
-    triton_launch.positions_gradient(grad, N, kept, 1)
+    triton_launch.positions_gradient(grad, sums, N, kept, 1)
 
 
 _GPU = {case.name: partial(_launch, case) for case in CASES if case.size == "gpu"}

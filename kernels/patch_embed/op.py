@@ -64,10 +64,10 @@ def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):
     """Gradients of the weight (D, P), of the position rows (N, D), whose sum is the bias's, and of the token (D,)."""
     from . import triton_launch
 
-    grad = triton_launch.dropped(grad_out, int(token), seed, p)
+    grad, sums = triton_launch.rows_gradient(grad_out, int(token), seed, p)
     weight_SDP = triton_launch.weight_gradient(grad, x, patch, kept, int(token))
-    positions_ND = triton_launch.positions_gradient(grad, patches, kept, int(token))
-    token_D = grad_out[:, 0].sum(0, dtype=torch.float32) if token else positions_ND.new_empty(0)
+    positions_ND = triton_launch.positions_gradient(grad, sums, patches, kept, int(token))
+    token_D = sums[0].clone() if token else sums.new_empty(0)
     return weight_SDP.sum(0).to(grad_out.dtype), positions_ND, token_D
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ..runtime import interpreting
-from ..triton_dropout import keep, keep_pairs, row_key
+from ..triton_dropout import keep_pairs, keep_tile, row_key
 
 ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
 
@@ -175,33 +175,44 @@ def patch_embed_forward(
 #     db     = sum over rows of g_m = sum over n of dpos_n
 #     dtoken = sum over items of the rows of the token
 #
-# The first kernel gives g (without dropout, dout is g), the second dW, the third dpos. The signal has no gradient.
+# The first kernel gives g (without dropout, dout is g) and its sums over the items, the next two dW, the last dpos. The
+# signal has no gradient.
 
 
 @triton.jit
-def patch_embed_dropped(
+def patch_embed_rows(
     grad_out_ptr,  # (M, D)
-    seed_ptr,  # (1,) int64
-    grad_ptr,  # (M, D), written
-    M,
-    D,
+    seed_ptr,  # (1,) int64, or None without DROPOUT
+    grad_ptr,  # (M, D), written with DROPOUT
+    sums_ptr,  # (K + TOKEN, D) float32, written
+    B,
     rows,  # of an item: K and the token
+    D,
     threshold,
     keep_scale,
     TOKEN: tl.constexpr,
-    ROWS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BLOCK_B: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """g, the gradient in front of the dropout. One pass: the kernels below read it many times."""
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """g, the gradient in front of the dropout, which the next kernels read many times, and its sums over the items. A
+    program: one row of all items."""
+    row = tl.program_id(0)
     d = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = (m < M)[:, None] & (d < D)[None, :]
-    offsets = m.to(tl.int64)[:, None] * D + d[None, :]
-    grad = tl.load(grad_out_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    kept = keep(row_key(seed_ptr, m)[:, None], d[None, :], threshold)
-    dropped = tl.where(kept, grad * keep_scale, 0.0)
-    grad = tl.where((m % rows < TOKEN)[:, None], grad, dropped)
-    tl.store(grad_ptr + offsets, grad.to(grad_ptr.dtype.element_ty), mask=inside)
+    groups = tl.program_id(1) * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
+    acc = tl.zeros([BLOCK_B, COLUMNS], tl.float32)
+    for b0 in range(0, B, BLOCK_B):
+        b = b0 + tl.arange(0, BLOCK_B)
+        m = b * rows + row
+        inside = (b < B)[:, None] & (d < D)[None, :]
+        offsets = m.to(tl.int64)[:, None] * D + d[None, :]
+        grad = tl.load(grad_out_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        if DROPOUT:
+            kept = keep_tile(row_key(seed_ptr, m), groups, threshold) | (row < TOKEN)
+            grad = tl.where(kept, grad * tl.where(row < TOKEN, 1.0, keep_scale), 0.0)
+            tl.store(grad_ptr + offsets, grad.to(grad_ptr.dtype.element_ty), mask=inside)
+        acc += grad
+    tl.store(sums_ptr + row * D + d, tl.sum(acc, 0), mask=d < D)
 
 
 @triton.jit
@@ -283,35 +294,25 @@ def patch_embed_weight(
 
 @triton.jit
 def patch_embed_positions(
-    order_ptr,  # (K,) int64, (B K,) if PER_ITEM: indices into ``kept``, sorted by patch
+    order_ptr,  # (items * K,) int64: rows without those of the token, sorted by patch
     bounds_ptr,  # (N + 1,) int64: where each patch begins in ``order``
-    grad_out_ptr,  # (M, D), g
+    grad_ptr,  # (items * (K + TOKEN), D): g, or its sums over items that share the kept patches, as one item
     grad_positions_ptr,  # (N, D) float32, written
-    B,
     K,
     D,
-    PER_ITEM: tl.constexpr,
     TOKEN: tl.constexpr,
-    BLOCK_B: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """dpos: the sum of the output rows that read each position, in a fixed order. A program: one position."""
+    """dpos: the sum of the rows that read each position, in a fixed order. A program: one position."""
     n = tl.program_id(0)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     first, last = tl.load(bounds_ptr + n), tl.load(bounds_ptr + n + 1)
-    readers = last - first
-    if not PER_ITEM:
-        readers = readers * B
-    acc = tl.zeros([BLOCK_B, BLOCK_D], tl.float32)
-    for r0 in range(0, readers, BLOCK_B):
-        r = r0 + tl.arange(0, BLOCK_B)
-        if PER_ITEM:
-            index = tl.load(order_ptr + first + r, mask=r < readers, other=0)
-            b, k = index // K, index % K
-        else:
-            k = tl.load(order_ptr + first + r // B, mask=r < readers, other=0)
-            b = (r % B).to(tl.int64)
-        m = b * (K + TOKEN) + k + TOKEN
-        inside = (r < readers)[:, None] & (d < D)[None, :]
-        acc += tl.load(grad_out_ptr + m[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
+    acc = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+    for r0 in range(first, last, BLOCK_R):
+        r = r0 + tl.arange(0, BLOCK_R)
+        index = tl.load(order_ptr + r, mask=r < last, other=0).to(tl.int32)
+        m = index // K * (K + TOKEN) + index % K + TOKEN
+        inside = (r < last)[:, None] & (d < D)[None, :]
+        acc += tl.load(grad_ptr + m.to(tl.int64)[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(grad_positions_ptr + n.to(tl.int64) * D + d, tl.sum(acc, 0), mask=d < D)

@@ -12,9 +12,9 @@ from torch import Tensor
 from .. import dropout
 from ..runtime import INTERPRETER, interpreter_block, launch, tensor_arch
 from .triton_kernels import (
-    patch_embed_dropped,
     patch_embed_forward,
     patch_embed_positions,
+    patch_embed_rows,
     patch_embed_starts,
     patch_embed_weight,
 )
@@ -162,18 +162,32 @@ def forward(
     return out
 
 
-def dropped(grad_out: Tensor, extra: int, seed: Tensor | None, p: float) -> Tensor:
-    """The gradient in front of the dropout, (B, ``extra`` + K, D)."""
-    if p == 0:
-        return grad_out
+def rows_gradient(grad_out: Tensor, extra: int, seed: Tensor | None, p: float) -> tuple[Tensor, Tensor]:
+    """The gradient in front of the dropout, (B, ``extra`` + K, D), and its sums over B, (``extra`` + K, D) float32."""
     B, rows, D = grad_out.shape
-    grad = torch.empty_like(grad_out)
-    config = elementwise_config(tensor_arch(grad_out), B * rows, D)
-    grid = (triton.cdiv(B * rows, config.rows), triton.cdiv(D, config.columns))
-    sizes = B * rows, D, rows, dropout.threshold(p), dropout.keep_scale(p)
-    meta = dict(TOKEN=extra, ROWS=config.rows, COLUMNS=config.columns, num_warps=config.warps)
-    launch(patch_embed_dropped, grid, grad_out, seed, grad, *sizes, **meta)
-    return grad
+    dropped = dropout.threshold(p) > 0
+    grad = torch.empty_like(grad_out) if dropped else grad_out
+    sums = grad_out.new_empty(rows, D, dtype=torch.float32)
+    config = elementwise_config(tensor_arch(grad_out), B, D)
+    launch(
+        patch_embed_rows,
+        (rows, triton.cdiv(D, config.columns)),
+        grad_out,
+        seed,
+        grad if dropped else None,
+        sums,
+        B,
+        rows,
+        D,
+        dropout.threshold(p),
+        dropout.keep_scale(p),
+        TOKEN=extra,
+        DROPOUT=dropped,
+        BLOCK_B=config.rows,
+        COLUMNS=config.columns,
+        num_warps=config.warps,
+    )
+    return grad, sums
 
 
 def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor | None, extra: int) -> Tensor:
@@ -240,29 +254,29 @@ def _alignment(numbers: tuple[int, ...], sides: dict[str, int]) -> int:
     return math.gcd(stride_b, sides["PT"] * stride_t, sides["PH"] * stride_h, sides["PW"], 16)
 
 
-def positions_gradient(grad_out: Tensor, count: int, kept: Tensor | None, extra: int) -> Tensor:
-    """Gradient (N, D) in float32 of ``count`` = N position rows. Its sum over N is the gradient of the bias."""
-    B, rows, D = grad_out.shape
-    K = rows - extra
-    places = torch.arange(K, device=grad_out.device) if kept is None else kept.flatten()
-    ordered, order = torch.sort(places, stable=True)
-    bounds = torch.searchsorted(ordered, torch.arange(count + 1, device=grad_out.device))
-    grad = grad_out.new_empty(count, D, dtype=torch.float32)
-    columns = positions_columns(tensor_arch(grad_out), D)
+def positions_gradient(grad: Tensor, sums: Tensor, count: int, kept: Tensor | None, extra: int) -> Tensor:
+    """Gradient (N, D) in float32 of ``count`` = N position rows, from what `rows_gradient` gives. Its sum over N is the
+    gradient of the bias."""
+    K, D = sums.shape[0] - extra, sums.shape[1]
+    if kept is None:
+        return sums[extra:]
+    shared = kept.ndim == 1
+    ordered, order = torch.sort(kept.flatten(), stable=True)
+    bounds = torch.searchsorted(ordered, torch.arange(count + 1, device=grad.device))
+    positions = sums.new_empty(count, D)
+    columns = positions_columns(tensor_arch(grad), D)
     launch(
         patch_embed_positions,
         (count, triton.cdiv(D, columns)),
         order,
         bounds,
-        grad_out,
-        grad,
-        B,
+        sums[extra:] if shared else grad,
+        positions,
         K,
         D,
-        PER_ITEM=kept is not None and kept.ndim == 2,
-        TOKEN=extra,
-        BLOCK_B=8,
+        TOKEN=0 if shared else extra,
+        BLOCK_R=4 if shared else 8,
         BLOCK_D=columns,
         num_warps=4,
     )
-    return grad
+    return positions
