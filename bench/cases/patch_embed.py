@@ -31,6 +31,7 @@ class PatchEmbed(base.Case):
     """``signal`` is (B, T, H, W, 3) in uint8 or (B, L) in floating point; ``kept`` of its patches become tokens."""
 
     op = OP
+    backends = (base.OURS, "gather")
     signal: tuple[int, ...]
     patch: tuple[int, ...]
     kept: int
@@ -203,6 +204,7 @@ _EXPECT = {
     "patch_embed_weight": Expect(base.TENSOR_CORES, wide=0.5),
     "patch_embed_positions": Expect(wide=0.4),
 }
+_EXPECT_GATHER = {"patch_gather": Expect(), "patch_finish": Expect()}
 
 
 def _launch(case: PatchEmbed, per_item: bool = False) -> None:
@@ -219,7 +221,22 @@ def _launch(case: PatchEmbed, per_item: bool = False) -> None:
     triton_launch.positions_gradient(grad, sums, N, kept, 1)
 
 
+def _launch_gather(case: PatchEmbed) -> None:
+    """What "gather" adds."""
+    from vatt.kernels.patch_embed import triton_gather
+
+    (N, _), B, K, D = case.sizes, case.signal[0], case.kept, case.width
+    x, kept = meta(*case.signal, dtype=torch.uint8 if case.pixels else torch.float32), meta(K, dtype=torch.int64)
+    triton_gather.gather(x, list(case.patch), kept, 1, torch.bfloat16)
+    triton_gather.finish(meta(B, 1 + K, D), meta(D), kept, meta(N, D), meta(D), base.META_SEED, 0.1)
+
+
 _GPU = {case.name: partial(_launch, case) for case in CASES if case.size == "gpu"}
 _LAUNCHES = {name: _GPU[name] for name in _WIDTHS}
 _LAUNCHES |= {"video_per_item": partial(_GPU["video_768"], per_item=True), "audio_768": _GPU["audio_768"]}
 COMPILATIONS = tuple(base.Compilation(OP, name, launch, _EXPECT) for name, launch in _LAUNCHES.items())
+COMPILATIONS += tuple(
+    base.Compilation(OP, f"{case.name}_gather", partial(_launch_gather, case), _EXPECT_GATHER)
+    for case in CASES
+    if case.size == "gpu" and case.width == 768
+)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
-from . import op, reference
+from . import gather, op, reference
 from .reference import add_positions
 
 __all__ = ["add_positions", "patch_embed"]
 
 register("patch_embed", "triton", op.patch_embed, op.refuse)
+register("patch_embed", "gather", gather.patch_embed, op.refuse)
 register("patch_embed", "torch", reference.patch_embed, refuse_non_float)
 
 
@@ -47,7 +48,8 @@ def patch_embed(
         dropout_p: dropout of the tokens after the positions were added.
         seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
             same in all backends. None draws one from PyTorch's generator.
-        backend: "auto", "triton" (one implicit matrix product, which reads kept patches where they lie) or "torch".
+        backend: "auto", "triton" (one implicit matrix product, which reads kept patches where they lie), "gather" (kept
+            patches become rows of a matrix, which cuBLAS multiplies) or "torch".
 
     Returns:
         (B, K, D), or (B, 1 + K, D) with ``token``, of the type of ``weight``.

@@ -39,7 +39,7 @@ def refuse(call: Call) -> list[str]:
 
 
 def _fake(x, weight, bias, patch, kept, positions, token, seed, p):
-    K = _patches(x, patch) if kept is None else kept.shape[-1]
+    K = patch_count(x, patch) if kept is None else kept.shape[-1]
     return weight.new_empty(x.shape[0], K + (token is not None), weight.shape[0])
 
 
@@ -71,26 +71,35 @@ def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):
     return weight_SDP.sum(0).to(grad_out.dtype), positions_ND, token_D
 
 
-def _patches(x: Tensor, patch: list[int]) -> int:
+def patch_count(x: Tensor, patch: list[int]) -> int:
+    """N."""
     return math.prod([size // side for size, side in zip(x.shape[1:], patch, strict=False)])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, patch, kept, positions, token, seed, p = inputs
-    ctx.patch, ctx.p, ctx.kind = patch, p, weight.dtype
+    x, _, bias, patch, kept, positions, token, seed, p = inputs
+    ctx.patch, ctx.p = patch, p
     ctx.kinds = tuple(None if v is None else v.dtype for v in (bias, positions, token))
     ctx.save_for_backward(x, kept, seed)
 
 
 def _gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     x, kept, seed = ctx.saved_tensors
-    bias, positions, token = ctx.kinds
-    grad_weight, positions_ND, token_D = tokens_backward(
-        grad_out.contiguous(), x, ctx.patch, kept, seed, ctx.p, _patches(x, ctx.patch), token is not None
-    )
+    count, token = patch_count(x, ctx.patch), ctx.kinds[-1] is not None
+    grads = tokens_backward(grad_out.contiguous(), x, ctx.patch, kept, seed, ctx.p, count, token)
+    return of_inputs(grads, ctx.kinds)
+
+
+tokens.gradient(_setup, _gradients)
+
+
+def of_inputs(grads: tuple[Tensor, ...], kinds: tuple[torch.dtype | None, ...]) -> tuple[Tensor | None, ...]:
+    """A gradient for each input of the operator, from what its backward operator gives. ``kinds``: of bias, positions
+    and token, None for those that are not there."""
+    (weight_DP, positions_ND, token_D), (bias, positions, token) = grads, kinds
     return (
         None,
-        grad_weight,
+        weight_DP,
         None if bias is None else positions_ND.sum(0).to(bias),
         None,
         None,
@@ -99,9 +108,6 @@ def _gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         None,
         None,
     )
-
-
-tokens.gradient(_setup, _gradients)
 
 
 def patch_embed(

@@ -7,6 +7,7 @@ flattened in that order. Shapes: B batch, K kept patches, N all patches, P numbe
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -14,6 +15,11 @@ from ..runtime import interpreting
 from ..triton_dropout import keep_pairs, keep_tile, row_key
 
 ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
+
+# By what `centred` divides bytes: in the kernels, and on the host.
+SPREAD_BFLOAT16: tl.constexpr = tl.constexpr(64.0)
+SPREAD_FLOAT16: tl.constexpr = tl.constexpr(512.0)
+SPREAD = {torch.bfloat16: SPREAD_BFLOAT16.value, torch.float16: SPREAD_FLOAT16.value, torch.float32: 1.0}
 
 # Four bytes to four numbers: (b - 127.5) / 64 = b * 2^-133 * 2^127 - 127.5 / 64, and (b - 127.5) / 512 likewise.
 _BYTES = """{
@@ -74,7 +80,7 @@ def centred(x, kind: tl.constexpr, UINT8: tl.constexpr):
 @triton.jit
 def spread(kind: tl.constexpr):
     """What `centred` divides by."""
-    return 64.0 if kind == tl.bfloat16 else 512.0 if kind == tl.float16 else 1.0
+    return SPREAD_BFLOAT16 if kind == tl.bfloat16 else SPREAD_FLOAT16 if kind == tl.float16 else 1.0
 
 
 @triton.jit

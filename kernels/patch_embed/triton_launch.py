@@ -93,7 +93,9 @@ def split_count(arch: str, tiles: int, steps: int) -> int:
     return best
 
 
-def _layout(x: Tensor, patch: list[int]) -> tuple[tuple[int, ...], tuple[int, int, int, int, int], dict[str, int]]:
+def signal_layout(
+    x: Tensor, patch: list[int]
+) -> tuple[tuple[int, ...], tuple[int, int, int, int, int], dict[str, int]]:
     """The signal as (B, T, H, W) with channels in W: grid (GT, GH, GW), (GH, GW, strides of B, T, H), patch sizes."""
     axes = len(patch)
     channels = x.shape[-1] if x.ndim == 2 + axes else 1
@@ -106,8 +108,14 @@ def _layout(x: Tensor, patch: list[int]) -> tuple[tuple[int, ...], tuple[int, in
     return grid, numbers, {"PT": sides[0], "PH": sides[1], "PW": sides[2] * channels}
 
 
-def _flags(x: Tensor, kept: Tensor | None) -> dict[str, bool]:
-    return {"UINT8": x.dtype == torch.uint8, "KEPT": kept is not None, "PER_ITEM": kept is not None and kept.ndim == 2}
+def token_count(grid: tuple[int, ...], kept: Tensor | None) -> int:
+    """K, of a signal with a ``grid`` of patches."""
+    return math.prod(grid) if kept is None else kept.shape[-1]
+
+
+def kept_flags(kept: Tensor | None) -> dict[str, bool]:
+    """Of the kernels that read kept indices."""
+    return {"KEPT": kept is not None, "PER_ITEM": kept is not None and kept.ndim == 2}
 
 
 def forward(
@@ -122,8 +130,8 @@ def forward(
     p: float,
 ) -> Tensor:
     """Tokens (B, K, D) or, with the aggregation token, (B, 1 + K, D)."""
-    grid, numbers, sides = _layout(x, patch)
-    B, K, D = x.shape[0], kept.shape[-1] if kept is not None else math.prod(grid), weight.shape[0]
+    grid, numbers, sides = signal_layout(x, patch)
+    B, K, D = x.shape[0], token_count(grid, kept), weight.shape[0]
     extra = int(token is not None)
     out = weight.new_empty(B, extra + K, D)
     M = B * (extra + K)
@@ -145,7 +153,8 @@ def forward(
         *numbers,
         dropout.threshold(p),
         dropout.keep_scale(p),
-        **_flags(x, kept),
+        UINT8=x.dtype == torch.uint8,
+        **kept_flags(kept),
         **sides,
         BIAS=bias is not None,
         POSITIONS=positions is not None,
@@ -192,7 +201,7 @@ def rows_gradient(grad_out: Tensor, extra: int, seed: Tensor | None, p: float) -
 
 def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor | None, extra: int) -> Tensor:
     """Partial sums (S, D, P) of the gradient of the weight."""
-    _, numbers, sides = _layout(x, patch)
+    _, numbers, sides = signal_layout(x, patch)
     B, rows, D = grad_out.shape
     P, M = math.prod(sides.values()), B * rows
     arch = tensor_arch(grad_out)
@@ -225,11 +234,11 @@ def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor 
 
 def _starts(x: Tensor, patch: list[int], kept: Tensor | None, B: int, K: int, extra: int, multiple: int) -> Tensor:
     """What `patch_embed_starts` computes: (R,) int64, where R is a ``multiple`` of some rows."""
-    _, numbers, sides = _layout(x, patch)
+    _, numbers, sides = signal_layout(x, patch)
     M = B * (K + extra)
     R = triton.cdiv(M, multiple) * multiple
     starts = x.new_empty(R, dtype=torch.int64)
-    flags = dict(KEPT=kept is not None, PER_ITEM=kept is not None and kept.ndim == 2, TOKEN=extra)
+    flags = dict(TOKEN=extra, **kept_flags(kept))
     align, block = _alignment(numbers, sides), 256
     launch(
         patch_embed_starts,
@@ -275,7 +284,7 @@ def positions_gradient(grad: Tensor, sums: Tensor, count: int, kept: Tensor | No
         K,
         D,
         TOKEN=0 if shared else extra,
-        BLOCK_R=4 if shared else 8,
+        BLOCK_R=2 if shared else 8,
         BLOCK_D=columns,
         num_warps=4,
     )
