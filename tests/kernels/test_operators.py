@@ -132,6 +132,7 @@ RUNS = {
     "layer_norm": (run_layer_norm, "triton"),
     "rms_norm": (run_rms_norm, "triton"),
     "patch_embed": (run_patch_embed, "triton"),
+    "patch_embed, gathered": (run_patch_embed, "gather"),
 }
 
 
