@@ -1,6 +1,8 @@
 """Checks and measures the kernels on a GPU at the shapes of the models: the script of a first session.
 
-``python -m bench check [--only correctness|speed|sweep|train] [--op NAME ...] [--out DIR] [--seconds S] [--resume]``
+``python -m bench check [--only STAGE] [--op NAME ...] [--out DIR] [--seconds S] [--resume]``
+
+Stages: compile, correctness, speed, sweep, train.
 
 Writes correctness.csv, speed.csv (a results file), sweep.csv, environment.json, summary.txt and train.log under
 ``--out``, each row at once. Work is ordered by importance; what no longer fits into ``--seconds`` is named. ``--device
@@ -25,21 +27,23 @@ from bench import store
 from bench.cases import OPS, TARGETS, cases
 from bench.cases.base import TORCH, Target
 from bench.checks import correctness
+from bench.checks.correctness import rates
 from bench.measure.peaks import DATASHEET
 from bench.measure.session import BOTH, Session, Writer, matches, plan
 from bench.measure.timing import DeviceLost
 from bench.report.data import load, machines
 from bench.report.summary import markdown
 from bench.subjects import subjects
-from bench.sweep import FIELDS, Sweep
+from bench.sweep import FIELDS, Sweep, ahead, compile_once, pool
 from vatt.errors import UserError
 from vatt.process import ProcessFailed, running
 from vatt.results import Row, Table, number
 
 TIMES, MOST_TIMES = "BENCH_CHECK_RESUMED", 12
 say = partial(print, flush=True)
-STAGES = ("correctness", "speed", "sweep", "train")
-SECONDS = {"correctness": 420.0, "speed": 440.0, "sweep": 180.0, "train": 480.0}  # of the sweep: an operation
+STAGES = ("compile", "correctness", "speed", "sweep", "train")
+# Of the sweep: an operation.
+SECONDS = {"compile": 240.0, "correctness": 420.0, "speed": 440.0, "sweep": 180.0, "train": 480.0}
 
 
 class Check:
@@ -59,10 +63,25 @@ class Check:
         self.notes.append(text)
         say(text)
 
+    def compile(self) -> None:
+        """Compiles our kernels on all cores, so that the time of the other stages is not the compiler's."""
+        if self.device.type != "cuda":
+            return
+        found = [(c, name, rate) for c in cases(self.size, self.ops) for name in c.backends for rate in rates(c)]
+        tasks = [(*task, str(self.device)) for task in found]
+        workers, began = pool(), time.monotonic()
+        done = ahead(workers, compile_once, tasks, began + self.options.seconds["compile"])
+        workers.shutdown(wait=False, cancel_futures=True)
+        self.note(f"compiled ahead: {len(done)} of {len(tasks)} in {time.monotonic() - began:.0f} s")
+        for index, failure in done.items():
+            if failure:
+                case, name, rate = found[index]
+                say(f"  {case.op} {case.name} p={rate} {name}: {failure}")
+
     def correctness(self) -> None:
         until = time.monotonic() + self.options.seconds["correctness"]
         for case in cases(self.size, self.ops):
-            for rate in reversed(correctness.rates(case)):  # without dropout first: there results are compared
+            for rate in reversed(rates(case)):  # without dropout first: there results are compared
                 find = partial(self.checked.find, op=case.op, case=case.name, dropout=rate)
                 todo = [name for name in case.backends if not (find(backend=name) or find(backend=TORCH))]
                 if not todo:

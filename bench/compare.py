@@ -27,11 +27,12 @@ import torch
 from bench import store
 from bench.checks import correctness
 from bench.measure.session import Prepared, Subject, matches, select
-from bench.measure.timing import reason, sample, summarise, tidy
+from bench.measure.timing import summarise, tidy
 from bench.subjects import Operation, subjects
 from vatt import results
 from vatt.errors import UserError
 from vatt.files import TREE
+from vatt.kernels.timing import reason, sample
 from vatt.process import Message, Process, ProcessFailed, Send, running, worker
 
 # How far the results of two commits may lie apart, relative: other sums, same numbers.

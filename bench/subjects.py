@@ -18,8 +18,9 @@ from bench.checks.correctness import WIDER, evaluate, largest_error, rates
 from bench.jobs.case import columns_of, config_of, random_batch
 from bench.jobs.options import DROPS
 from bench.measure.session import BOTH, FORWARD, MODES, STEP, Prepared, Subject
-from bench.measure.timing import reason, synchronize
+from bench.measure.timing import synchronize
 from vatt.analysis.flops import train_flops_per_sample
+from vatt.kernels.timing import reason
 from vatt.models.transformer import Encoder
 from vatt.objectives.pretraining import Pretraining
 from vatt.precision import type_of

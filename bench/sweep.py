@@ -26,9 +26,10 @@ import torch
 
 from bench.cases import SEARCH_SPACES, cases
 from bench.cases.base import ARCH, DROPOUT, Case, Problem, SearchSpace
-from bench.checks.correctness import error, named
-from bench.measure.timing import DeviceLost, guarded, measure, reason, synchronize, tidy
+from bench.checks.correctness import error, named, warm
+from bench.measure.timing import DeviceLost, guarded, measure, synchronize, tidy
 from vatt.kernels.runtime import device_arch
+from vatt.kernels.timing import reason
 from vatt.results import Table, text
 
 FIELDS = ("op", "kernel", "case", "dropout", "candidate", "ms", "ms_p20", "ms_p80", "faster", "note")
@@ -94,11 +95,13 @@ def pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(max(1, min(WORKERS, (os.cpu_count() or 2) - 2)), multiprocessing.get_context("spawn"))
 
 
-def _ahead(workers: ProcessPoolExecutor, tasks: Sequence[tuple[Any, ...]], until: float) -> dict[int, str | None]:
-    """Runs `_once` on each. By the index of those that ended before ``until``: why one cannot run, or None. Empty if a
-    worker died."""
+def ahead(
+    workers: ProcessPoolExecutor, function: Callable[..., str | None], tasks: Sequence[tuple[Any, ...]], until: float
+) -> dict[int, str | None]:
+    """Calls ``function`` with each task, in other processes. By the index of those that ended before ``until``: why one
+    cannot run, or None. Empty if a worker died."""
     try:
-        futures = [workers.submit(_once, *task) for task in tasks]
+        futures = [workers.submit(function, *task) for task in tasks]
         wait(futures, timeout=max(0.0, until - time.monotonic()))
         # What runs already cannot be stopped; it must not run beside a measurement.
         wait([future for future in futures if not future.cancel()], timeout=60)
@@ -109,17 +112,25 @@ def _ahead(workers: ProcessPoolExecutor, tasks: Sequence[tuple[Any, ...]], until
 
 
 def _once(number: int, case: Case, value: Any, arch: str, dropout: float) -> str | None:
+    space, device = SEARCH_SPACES[number], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def run() -> None:
+        if case not in _problems:
+            _problems.clear()
+            _problems[case] = Problem(case, device, SEED)
+        with replaced(space, arch, value):
+            _call(_problems[case], space, dropout)()
+            synchronize(device)
+
+    return attempt(run, device)
+
+
+def attempt(run: Callable[[], Any], device: torch.device) -> str | None:
+    """In a worker: why ``run`` fails, or None. After one that lost the device nothing else is tried."""
     if _lost:
         return f"left out: another candidate broke its process ({_lost[0]})"
-    space, device = SEARCH_SPACES[number], torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if case not in _problems:
-        _problems.clear()
-        _problems[case] = Problem(case, device, SEED)
-    problem = _problems[case]
     try:
-        with replaced(space, arch, value):
-            _call(problem, space, dropout)()
-            synchronize(device)
+        run()
     except Exception as failure:  # the compiler's or the driver's word is the result
         try:
             tidy(device)
@@ -127,6 +138,11 @@ def _once(number: int, case: Case, value: Any, arch: str, dropout: float) -> str
             _lost.append(reason(failure))
         return reason(failure)
     return None
+
+
+def compile_once(case: Case, backend: str, dropout: float, device: str) -> str | None:
+    """A task of `ahead`."""
+    return attempt(lambda: warm(case, backend, dropout, torch.device(device)), torch.device(device))
 
 
 class Sweep:
@@ -179,7 +195,7 @@ class Sweep:
         faults: dict[int, str | None] = dict.fromkeys(range(len(values)))
         if self.workers is not None:
             tasks = [(number, case, value, self.arch, dropout) for value in values]
-            faults = _ahead(self.workers, tasks, time.monotonic() + 0.6 * (until - time.monotonic()))
+            faults = ahead(self.workers, _once, tasks, time.monotonic() + 0.6 * (until - time.monotonic()))
             if not faults:  # a worker died, and with it the pool
                 self.close()
                 self.workers = pool()

@@ -16,7 +16,8 @@ import pytest
 from bench.conftest import selected
 from bench.measure.peaks import DevicePeaks, measure_peaks
 from bench.measure.session import Prepared, Subject, row_of
-from bench.measure.timing import reason, sample, summarise
+from bench.measure.timing import summarise
+from vatt.kernels.timing import reason, sample
 
 Work = tuple[Subject, str, str]
 

@@ -47,8 +47,8 @@ class Attention(base.Case):
             found["mask"] = (torch.arange(N, device=draw.device) < draw.integers(1, N + 1, B, 1)).flatten()
         return found
 
-    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
-        options = dict(mask=inputs.get("mask"), bias=inputs.get("bias"), scale=self.scale, dropout_p=dropout)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, seed: Tensor | None = None) -> Call:
+        options = dict(mask=inputs.get("mask"), bias=inputs.get("bias"), scale=self.scale, dropout_p=dropout, seed=seed)
         segments = ((self.batch, self.length),)
         return lambda: (packed_attention(inputs["qkv"], segments, backend=backend, **options),)  # type: ignore
 

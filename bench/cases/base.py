@@ -167,7 +167,7 @@ class Case(ABC):
 
     @abstractmethod
     def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
-        """The call of the operation; it returns what ``outputs`` names."""
+        """The call of the operation; it returns what ``outputs`` names. Where it has dropout it also takes ``seed``."""
 
     @abstractmethod
     def passes(self, dropout: float) -> tuple[Cost, Cost]:

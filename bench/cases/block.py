@@ -20,7 +20,7 @@ from bench.baselines import need
 from bench.cases import base
 from bench.cases.base import COMPILE, OURS, TORCH, Baseline, Call, Case, Cost, Draw, Leaves, Problem, Target, ours
 from vatt.models.config import TransformerConfig
-from vatt.models.transformer import EncoderLayer
+from vatt.models.transformer import SITES, EncoderLayer
 
 OP = "block"
 TIMM, LAYER = "timm", "torch.nn"
@@ -55,13 +55,13 @@ class Block(Case):
             found[name] = draw.leaf(*x.shape, std=std, mean=float("norm.weight" in name))
         return found
 
-    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, seed: Tensor | None = None) -> Call:
         layer = self.layer(backend, dropout)
         # The leaves themselves become the parameters, so that gradients are asked of the leaves.
         layer.load_state_dict({name: x for name, x in inputs.items() if "." in name}, assign=True)
 
         def call() -> tuple[Tensor, ...]:
-            stream, update, _ = layer(inputs["stream"], inputs["update"])
+            stream, update, _ = layer(inputs["stream"], inputs["update"], seeds=(seed,) * SITES)
             assert update is not None
             return stream, update
 

@@ -37,8 +37,8 @@ class Mlp(Case):
             "bias_out": draw.leaf(D, std=0.2),
         }
 
-    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
-        return lambda: (mlp(*inputs.values(), dropout_p=dropout, backend=backend),)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, seed: Tensor | None = None) -> Call:
+        return lambda: (mlp(*inputs.values(), dropout_p=dropout, seed=seed, backend=backend),)
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
         R, D, M, s = self.rows, self.width, 4 * self.width, self.dtype.itemsize

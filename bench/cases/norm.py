@@ -36,8 +36,8 @@ class Norm(Case):
         found = {"x": x, "residual": residual, "weight": draw.leaf(D, std=0.2, mean=1.0)}
         return found | ({"bias": draw.leaf(D, std=0.2)} if self.centred else {})
 
-    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
-        options: dict[str, Any] = dict(residual=inputs["residual"], dropout_p=dropout, backend=backend)
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, seed: Tensor | None = None) -> Call:
+        options: dict[str, Any] = dict(residual=inputs["residual"], dropout_p=dropout, seed=seed, backend=backend)
         if self.centred:
             return lambda: layer_norm(inputs["x"], inputs["weight"], inputs["bias"], **options)  # type: ignore
         return lambda: rms_norm(inputs["x"], inputs["weight"], **options)  # type: ignore

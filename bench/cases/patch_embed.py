@@ -63,9 +63,9 @@ class PatchEmbed(base.Case):
             "token": draw.leaf(D, std=0.1),
         }
 
-    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float) -> Call:
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, seed: Tensor | None = None) -> Call:
         rest: dict[str, Any] = {name: inputs[name] for name in ("kept", "positions", "token")}
-        rest |= dict(dropout_p=dropout, backend=backend)
+        rest |= dict(dropout_p=dropout, seed=seed, backend=backend)
         return lambda: (patch_embed(inputs["x"], inputs["weight"], inputs["bias"], self.patch, **rest),)
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from bench.jobs.options import GIB, Options
 from bench.measure.peaks import measure_peaks
-from bench.measure.timing import Timing, reason, repeat, summarise, tidy
+from bench.measure.timing import Timing, summarise, tidy
 from vatt.analysis.flops import peak_flops
 from vatt.config import update
+from vatt.kernels.timing import reason, repeat
 from vatt.models.config import VATTConfig
 from vatt.objectives.pretraining import Pretraining
 from vatt.precision import type_of

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from bench.jobs.case import MOST, Row, Training, attempt, case, config_of, figures, model_case
 from bench.jobs.options import DROPS, Options
-from bench.measure.timing import Timing, repeat, summarise, synchronize
+from bench.measure.timing import Timing, summarise, synchronize
 from vatt.clip import InputConfig
 from vatt.data import Batch, Clip, DataConfig, Source, Tokenizer, TrainLoader, eval_batches, read_clips
 from vatt.data.captions import Caption
 from vatt.data.samples import PretrainReader
 from vatt.evaluation.retrieval import embed as extract
+from vatt.kernels.timing import repeat
 from vatt.models import VATT
 from vatt.models.config import VATTConfig
 from vatt.precision import type_of

@@ -20,10 +20,11 @@ from bench import store
 from bench.baselines import package_version
 from bench.cases.base import Cost
 from bench.measure.peaks import DevicePeaks, measure_peaks
-from bench.measure.timing import Timing, TooLong, guarded, reason, sample, summarise, tidy
+from bench.measure.timing import Timing, guarded, summarise, tidy
 from vatt import results
 from vatt.analysis.flops import peak_flops
 from vatt.analysis.peak_memory import peak_mib
+from vatt.kernels.timing import TooLong, reason, sample
 
 Row = dict[str, Any]
 FORWARD, BOTH, STEP = "forward", "forward+backward", "step"

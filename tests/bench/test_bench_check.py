@@ -26,11 +26,13 @@ from bench.checks.correctness import error, named, poisoned
 from bench.measure import timing
 from bench.measure.peaks import EARLIER, DevicePeaks, lower_bounds
 from bench.measure.session import Session, plan
-from bench.measure.timing import DeviceLost, TooLong, limited
+from bench.measure.timing import DeviceLost
 from bench.subjects import Operation, subjects
 from bench.sweep import COMMITTED, NO_TIME, candidates, key_on, line, module, replaced
+from tests.kernels.planted import plant, uproot
 from tests.limits import HANG
 from vatt.analysis.flops import forward_flops, tokens
+from vatt.kernels.timing import TooLong, limited
 from vatt.presets import preset
 
 pytest.importorskip("triton")
@@ -64,9 +66,20 @@ def test_correctness_of_all_operations(out):
     assert {row["backend"] for row in found} == {"triton", "triton_gemm"}
     for row in found:
         assert (row["passed"], row["nans"], row["same_bits"]) == ("True", "0", "True"), row
-        assert (row["dropout"] == "0.1") == (row["error"] == ""), row  # with dropout there is nothing to compare with
-        assert row["error"] == "" or float(row["error"]) <= float(row["bound"]) < 1e-4, row
+        assert float(row["error"]) <= float(row["bound"]) < 1e-4, row  # with dropout too, by the mask of the reference
     assert {"out", "grad weight", "grad positions", "grad token"} <= {r["tensor"] for r in found if r["op"] == OPS[0]}
+
+
+def test_another_mask_in_the_backward_pass_is_a_failure():
+    plant("mask", "slow")
+    try:
+        for case in (case for case in SIZES["tiny"] if isinstance(case, Attention)):
+            found = list(correctness.check(case, 0.1, CPU, ["planted mask", "planted slow"]))
+            wrong = {(row["backend"], row["tensor"]) for row in found if not row["passed"]}
+            assert wrong == {("planted mask", "grad qkv")}, found
+            assert all(row["passed"] for row in correctness.check(case, 0.0, CPU, ["planted mask"]))
+    finally:
+        uproot()
 
 
 @pytest.mark.slow

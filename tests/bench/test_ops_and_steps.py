@@ -17,10 +17,10 @@ from bench.cases import OPS, SIZES
 from bench.checks.correctness import largest_error
 from bench.measure.peaks import DevicePeaks
 from bench.measure.session import Session, select
-from bench.measure.timing import sample
 from bench.store import read
 from bench.subjects import Operation, subjects
 from tests.limits import HANG
+from vatt.kernels.timing import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
