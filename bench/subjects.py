@@ -125,7 +125,7 @@ class Step(Subject):
         module = self._module(provider).to(self.device, self.dtype).train()
         loss = _loss(module, inputs, provider.startswith("ours"))
         parameters = [p for p in module.parameters() if p.requires_grad]
-        adam = torch.optim.AdamW(parameters, lr=1e-4, fused=self.device.type == "cuda")
+        adam = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
         # Gradients are freed at the end, so that they count into the memory of the next call.
         def both() -> None:

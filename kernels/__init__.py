@@ -2,10 +2,10 @@
 
 An operation is a sub-package of five files: ``__init__`` (the public function), ``reference`` (plain PyTorch: the
 oracle of the tests, and the path of the CPU), ``op`` (custom operators and their gradients), ``triton_launch`` and
-``triton_kernels``. ``registry`` knows all backends, selects one, and says why others are refused; ``runtime`` knows
-where Triton can run. What "auto" takes on a GPU is measured there: ``selection`` chooses with ``problems``,
-``checking`` and ``timing``, and ``cache`` keeps what it chose. This package knows nothing of VATT and needs torch
-alone: Triton is imported when a kernel runs.
+``triton_kernels``; and ``cpu`` where the reference is slow on a CPU. ``registry`` knows all backends, selects one, and
+says why others are refused; ``runtime`` knows where Triton can run. What "auto" takes on a GPU is measured there:
+``selection`` chooses with ``problems``, ``checking`` and ``timing``, and ``cache`` keeps what it chose. This package
+knows nothing of VATT and needs torch alone: Triton is imported when a kernel runs.
 """
 
 from .attention import attention, packed_attention

@@ -68,7 +68,7 @@ def keep_share(p: float) -> float:
 def keep_mask(seed: Tensor, rows: Tensor, columns: Tensor, p: float) -> Tensor:
     """Booleans, True for kept elements: ``rows`` and ``columns`` are integer tensors that broadcast to the shape. Four
     neighbouring columns share a hash: what a thread of an elementwise kernel holds."""
-    return _lane(_row_key(seed, rows), columns >> 2, columns & 3) >= threshold(p)
+    return _lane(row_keys(seed, rows), columns >> 2, columns & 3) >= threshold(p)
 
 
 def tile_keep_mask(seed: Tensor, first: Tensor, rows: Tensor, columns: Tensor, p: float) -> Tensor:
@@ -79,7 +79,7 @@ def tile_keep_mask(seed: Tensor, first: Tensor, rows: Tensor, columns: Tensor, p
     thread, straight and transposed.
     """
     lane = (rows >> 3 & 1) * 2 + (columns >> 3 & 1)
-    return _lane(_row_key(seed, first + (rows & ~8)), columns & ~8, lane) >= threshold(p)
+    return _lane(row_keys(seed, first + (rows & ~8)), columns & ~8, lane) >= threshold(p)
 
 
 def dropout(x: Tensor, p: float, seed: Tensor | None = None) -> Tensor:
@@ -95,7 +95,8 @@ def dropout(x: Tensor, p: float, seed: Tensor | None = None) -> Tensor:
     return torch.where(kept, x * keep_scale(p), 0.0)
 
 
-def _row_key(seed: Tensor, rows: Tensor) -> Tensor:
+def row_keys(seed: Tensor, rows: Tensor) -> Tensor:
+    """What the seed and each row make of the hash: numbers below 2^32, int64."""
     low, high = seed[:1] & 0xFFFFFFFF, (seed[:1] >> 32) & 0xFFFFFFFF
     key = _mix(_mix(rows ^ low) ^ high)
     return key ^ (key >> 16)

@@ -121,7 +121,7 @@ class Training:
         torch.manual_seed(0)
         self.module = Pretraining(config, backend).to(device, type_of("auto", device)).train()
         trained = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
         self._steps = 0
 
     def step(self, batch: Mapping[str, Any]) -> None:

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from ..registry import Call, dispatch, gradient, refuse_non_float, register, set_dispatch_order
-from . import external, op, reference
+from . import cpu, external, op, reference
 from .varlen import Dense, Segments, by_segment, longest, segments_of, tokens
 
 __all__ = ["Segments", "attention", "packed_attention", "segments_of"]
 
 _DENSE: dict[str, tuple[Dense, Callable[[Call], list[str]]]] = {
     "triton": (op.dense_attention, op.refuse),
+    "cpu": (cpu.attention, cpu.refuse),
     "sdpa": (external.sdpa, external.refuse_sdpa),
     "sdpa_flash": (external.sdpa_with(SDPBackend.FLASH_ATTENTION), external.refuse_flash),
     "sdpa_cudnn": (external.sdpa_with(SDPBackend.CUDNN_ATTENTION), external.refuse_plain),
@@ -28,10 +29,11 @@ _DENSE: dict[str, tuple[Dense, Callable[[Call], list[str]]]] = {
     "xformers": (external.xformers, external.refuse_package("xformers", "xformers")),
     "torch": (reference.attention, refuse_non_float),
 }
+_PACKED = {"triton": op.attention, "cpu": cpu.packed_attention}  # the others run a segment at a time
 for _name, (_run, _refuse) in _DENSE.items():
-    _ours = _name in ("triton", "torch")
+    _ours = _name in ("triton", "cpu", "torch")
     register("attention", _name, _run, _refuse, twin=_ours)
-    register("packed_attention", _name, op.attention if _name == "triton" else by_segment(_run), _refuse, twin=_ours)
+    register("packed_attention", _name, _PACKED.get(_name) or by_segment(_run), _refuse, twin=_ours)
 set_dispatch_order("attention", external.dispatch_order)
 set_dispatch_order("packed_attention", external.dispatch_order)
 
@@ -60,11 +62,12 @@ def attention(
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.
         seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
-            same in "triton" and "torch"; the backends of others ignore it. None draws one from PyTorch's generator.
+            same in "triton", "cpu" and "torch"; the backends of others ignore it. None draws one from PyTorch's
+            generator.
         return_weights: also return the weights (B, H, N, N) after dropout; the "torch" backend alone can.
-        backend: "auto" (by the dispatch order in `external.py`), "triton" (flash attention, this project's), "sdpa"
-            (PyTorch's scaled_dot_product_attention), "sdpa_flash" and "sdpa_cudnn" (one of its kernels), "flash_attn",
-            "flash_attn_4", "xformers" (where installed), or "torch".
+        backend: "auto" (by the dispatch order in `external.py`), "triton" (flash attention, this project's), "cpu" (in
+            place, for training on a CPU), "sdpa" (PyTorch's scaled_dot_product_attention), "sdpa_flash" and
+            "sdpa_cudnn" (one of its kernels), "flash_attn", "flash_attn_4", "xformers" (where installed), or "torch".
 
     Returns:
         (B, N, H, E), or this and the weights.

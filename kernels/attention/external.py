@@ -34,7 +34,7 @@ DISPATCH_ORDER: dict[str, tuple[str, ...]] = {
     "cpu": ("sdpa", "torch"),
     # With dropout PyTorch's SDPA has no fused way on a CPU, and is slower there than the plain operations (measured:
     # the rows "attention video_785_h12" of bench/results/results.csv).
-    "cpu, dropout": ("torch", "sdpa"),
+    "cpu, dropout": ("cpu", "torch", "sdpa"),
 }
 
 

@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from ..cpu import refuse_cpu
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
-from . import op, reference
+from . import cpu, op, reference
 
 __all__ = ["dense_gelu", "mlp"]
 
 register("mlp", "triton", op.mlp, refuse_triton)
 register("mlp", "triton_gemm", op.mlp_gemm, refuse_triton)
+register("mlp", "cpu", cpu.mlp, refuse_cpu)
 register("mlp", "torch", reference.mlp, refuse_non_float)
 register("dense_gelu", "triton", op.dense_gelu, refuse_triton)
 register("dense_gelu", "torch", reference.dense_gelu, refuse_non_float)
@@ -41,7 +43,8 @@ def mlp(
         seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
             same in all backends. None draws one from PyTorch's generator.
         backend: "auto", "triton" (cuBLAS's products; bias, GELU and dropout in one pass between them), "triton_gemm"
-            (the first product in Triton too, that pass on its accumulators) or "torch".
+            (the first product in Triton too, that pass on its accumulators), "cpu" (as "triton", on blocks in the cache
+            of a CPU) or "torch".
 
     Returns:
         (..., D).

@@ -7,9 +7,10 @@ from typing import Any, overload
 
 from torch import Tensor
 
+from ..cpu import refuse_cpu
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
-from . import op, reference
+from . import cpu, op, reference
 
 __all__ = ["layer_norm", "rms_norm"]
 
@@ -24,6 +25,8 @@ def _refuse(call: Call) -> list[str]:
 
 register("layer_norm", "triton", op.layer_norm, _refuse)
 register("rms_norm", "triton", op.rms_norm, _refuse)
+register("layer_norm", "cpu", cpu.layer_norm, refuse_cpu)
+register("rms_norm", "cpu", cpu.rms_norm, refuse_cpu)
 register("layer_norm", "torch", reference.layer_norm, refuse_non_float)
 register("rms_norm", "torch", reference.rms_norm, refuse_non_float)
 
@@ -72,7 +75,7 @@ def layer_norm(
         dropout_p: dropout of x before the sum; only with a residual.
         seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
             same in all backends. None draws one from PyTorch's generator.
-        backend: "auto", "triton" or "torch".
+        backend: "auto", "triton", "cpu" (dropout and sum on blocks in the cache of a CPU) or "torch".
 
     Returns:
         The normalised tensor; with ``residual`` the pair (x + residual, normalised).

@@ -34,7 +34,7 @@ def formula(q, k, v, mask, bias, scale):
     return out
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "torch"])
+@pytest.mark.parametrize("backend", ["cpu", "sdpa", "torch"])
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 1 / math.sqrt(E)])
@@ -45,7 +45,7 @@ def test_equals_the_formula(backend, with_mask, with_bias, scale):
     torch.testing.assert_close(out, formula(q, k, v, mask, bias, scale))
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "torch"])
+@pytest.mark.parametrize("backend", ["cpu", "sdpa", "torch"])
 def test_gradients(backend):
     q, k, v, mask, bias = inputs()
     leaves = [x.requires_grad_() for x in (q, k, v, bias)]

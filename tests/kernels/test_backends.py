@@ -33,7 +33,7 @@ def test_a_named_backend_refuses_with_its_reason(qkv):
 
 
 def test_an_unknown_backend_lists_the_known_ones(qkv):
-    with pytest.raises(BackendError, match=r"unknown backend 'cuda'; there are: auto, triton, sdpa, .*, torch"):
+    with pytest.raises(BackendError, match=r"unknown backend 'cuda'; there are: auto, triton, cpu, sdpa, .*, torch"):
         attention(*qkv, scale=0.5, backend="cuda")
 
 

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vatt.kernels import Call
+from vatt.kernels.cpu import refuse_cpu
 from vatt.kernels.dropout import draw_seeds
 from vatt.models.config import TextConfig, TransformerConfig
 from vatt.models.layers import MLP, Attention, LayerNorm, Packing, RMSNorm, embedding_uniform
@@ -143,7 +145,7 @@ class Encoder(nn.Module):
             bias_HNN = self.relative_bias(x_BND.shape[1])
             x_BND = self._drop(x_BND)
         stream_BND, update_BND, all_weights = x_BND, None, []
-        seeds = self._draw_seeds(x_BND.device)
+        seeds = self._draw_seeds(x_BND)
         for number, layer in enumerate(self.layers):
             own = seeds[SITES * number : SITES * (number + 1)]
             inputs = stream_BND, update_BND, mask_BN, bias_HNN, packing, return_weights, own
@@ -159,12 +161,14 @@ class Encoder(nn.Module):
         _, normed_BND = self.final_norm(stream_BND, update_BND, rate, seeds[-1])
         return self._drop(normed_BND), all_weights
 
-    def _draw_seeds(self, device: torch.device) -> Seeds:
+    def _draw_seeds(self, x_BND: Tensor) -> Seeds:
         """A seed for each site of dropout: four a layer, and the final norm's. One launch draws all of them; the
-        kernels would draw one each. Plain operations draw their masks from PyTorch's generator, which is faster there
-        than the mask of the kernels."""
-        count = SITES * len(self.layers) + 1
-        plain = self.backend == "torch" or (self.backend == "auto" and device.type in ("cpu", "meta"))
+        operations would draw one each. The plain operations of PyTorch draw their masks from its generator, which is
+        faster there than the mask of ours."""
+        count, device = SITES * len(self.layers) + 1, x_BND.device
+        plain = self.backend == "torch" or device.type == "meta"
+        if self.backend == "auto" and device.type == "cpu":
+            plain = bool(refuse_cpu(Call(device, x_BND.dtype)))
         if plain or not self.training or self.dropout == 0:
             return (None,) * count
         return draw_seeds(count, device)
