@@ -79,9 +79,9 @@ def test_the_fastest_that_is_right_is_taken():
     (decision,) = found.decisions
     verdicts = decision.verdicts
     assert decision.complete
-    assert decision.backend in ("torch", "sdpa")
+    assert decision.backend in ("cpu", "torch", "sdpa")
     times = {name: verdict.ms for name, verdict in verdicts.items() if verdict.state == "timed"}
-    assert times.keys() == {"torch", "sdpa", "planted slow"}
+    assert times.keys() == {"cpu", "torch", "sdpa", "planted slow"}
     assert times["planted slow"] > 50
     assert decision.backend == min(times, key=times.get)
     assert {name for name, verdict in verdicts.items() if verdict.state == "failed"} == {
@@ -107,14 +107,14 @@ def test_auto_follows_a_decision_and_takes_nothing_that_was_wrong_anywhere():
         packed_attention(qkv, ((4, 37),), scale=0.25, dropout_p=0.1, backend="torch")
     (op, call), other = calls[0], Call(CPU, torch.float32, {"sequences": ((1, 99, False),)})
     facts = dict(call.facts)
-    assert select(op, "auto", call) in ("torch", "sdpa")  # the order of attention names them first
+    assert select(op, "auto", call) in ("cpu", "torch", "sdpa")  # the order of attention names them first
     for _, backend in _with_order_of_registration():
         assert backend == "planted wrong"  # without a check nothing speaks against it
     asked = Problem.of(op, call)
     assert dict(asked.facts) == facts
     select_backends([asked], CPU).install(CPU)
     for chosen_call in (call, other):
-        assert select(op, "auto", chosen_call) in ("torch", "sdpa")
+        assert select(op, "auto", chosen_call) in ("cpu", "torch", "sdpa")
     assert select(op, "planted wrong", call) == "planted wrong"  # by name
 
 
@@ -130,7 +130,7 @@ def test_a_backend_that_hangs_costs_its_limit_alone(monkeypatch):
     (decision,) = select_backends([problem()], CPU, seconds=120).decisions
     assert decision.verdicts["planted hangs"].state == "failed"
     assert "took longer than" in decision.verdicts["planted hangs"].why
-    assert decision.backend in ("torch", "sdpa")
+    assert decision.backend in ("cpu", "torch", "sdpa")
 
 
 class Fake:
@@ -155,18 +155,18 @@ class Fake:
 def test_the_budget_is_held_and_the_next_start_goes_on(monkeypatch):
     plant("slow", "raises")
     asked = problem()
-    examiner = Fake(monkeypatch=monkeypatch, times={"sdpa": 2.0, "torch": 1.0})
+    examiner = Fake(monkeypatch=monkeypatch, times={"sdpa": 2.0, "cpu": 1.0})
     found = select_backends([asked], CPU, examiner=lambda: examiner, seconds=30)
     (decision,) = found.decisions
     # 21 seconds of checks: two, and the third is cut; then one time.
     assert [what for what, _ in examiner.asked] == ["check", "check", "check", "time"]
     assert examiner.now == 30
     assert not decision.complete
-    assert decision.backend == "torch"
+    assert decision.backend == "cpu"
     assert found.unfinished().keys() >= {("packed_attention", "sdpa"), ("packed_attention", "planted slow")}
     fast = Fake(monkeypatch=monkeypatch, takes=0.1, times={"planted slow": 0.5})
     (again,) = select_backends([asked], CPU, known=found, examiner=lambda: fast).decisions
-    assert ("check", "torch") not in fast.asked
+    assert ("check", "cpu") not in fast.asked
     assert again.complete
     assert again.backend == "planted slow"
     nobody = lambda: pytest.fail("all is known")  # noqa: E731
@@ -185,7 +185,7 @@ def test_an_examiner_that_cannot_work_says_nothing_about_the_backend():
     found = select_backends([problem()], CPU, examiner=lambda: Absent(CPU))
     (decision,) = found.decisions
     assert not found.failures()
-    assert decision.backend == "torch"  # the first of the order
+    assert decision.backend == "cpu"  # the first of the order
     assert set(found.unfinished().values()) == {"its process does not start"}
 
 
@@ -277,7 +277,7 @@ class TestTheCache:
         decision = Decision(problem(), "planted slow", {"planted slow": Verdict("timed", 1.0)})
         Selection([decision]).install(CPU)
         call = problem().call(CPU)
-        assert select("packed_attention", "auto", call) == "torch"
+        assert select("packed_attention", "auto", call) == "cpu"
 
 
 @pytest.mark.parametrize("length", [17, 160, 785, 601, 3201])
