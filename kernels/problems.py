@@ -119,7 +119,7 @@ def words(problem: Problem) -> str:
         text = f"{count} x {facts['ranks']} clips, {' and '.join(map(str, facts['candidates']))} rows each"
     else:
         text = f"{count} x {facts.get('width', '?')}" + (f" to {facts['inner']}" if "inner" in facts else "")
-        text += " after a sum" if facts.get("residual") is not None else ""
+        text += " after a sum" if facts.get("residual") else ""
     return text + ("" if facts.get("gradient", True) else ", forward")
 
 
@@ -192,11 +192,11 @@ def _patches(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
 def _norm(centred: bool) -> Callable[[dict[str, Any], int, Draw], Inputs]:
     def make(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
         D = facts["width"]
-        leaves = {"x": draw.normal(count, D), "weight": 1 + draw.normal(D, std=0.1, dtype=facts["weight"])}
+        leaves = {"x": draw.normal(count, D), "weight": 1 + draw.normal(D, std=0.1)}
         if centred:
-            leaves["bias"] = draw.normal(D, dtype=facts["weight"])
-        if facts["residual"] is not None:
-            leaves["residual"] = draw.normal(count, D, dtype=facts["residual"])
+            leaves["bias"] = draw.normal(D)
+        if facts["residual"]:
+            leaves["residual"] = draw.normal(count, D)
 
         def call(x: Tensors, backend: str, p: float, seed: Tensor | None) -> Any:
             options: dict[str, Any] = dict(residual=x.get("residual"), dropout_p=p, seed=seed, backend=backend)
@@ -210,12 +210,12 @@ def _norm(centred: bool) -> Callable[[dict[str, Any], int, Draw], Inputs]:
 
 
 def _mlp(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
-    D, M, kind = facts["width"], facts["inner"], facts["weight"]
+    D, M = facts["width"], facts["inner"]
     leaves = {"x": draw.normal(count, D)}
-    leaves["weight_in"] = draw.normal(M, D, std=D**-0.5, dtype=kind)
-    leaves["weight_out"] = draw.normal(D, M, std=M**-0.5, dtype=kind)
+    leaves["weight_in"] = draw.normal(M, D, std=D**-0.5)
+    leaves["weight_out"] = draw.normal(D, M, std=M**-0.5)
     if facts["bias"]:
-        leaves |= {"bias_in": draw.normal(M, dtype=kind), "bias_out": draw.normal(D, dtype=kind)}
+        leaves |= {"bias_in": draw.normal(M), "bias_out": draw.normal(D)}
 
     def call(x: Tensors, backend: str, p: float, seed: Tensor | None) -> Any:
         parameters = x["weight_in"], x.get("bias_in"), x["weight_out"], x.get("bias_out")
@@ -225,10 +225,10 @@ def _mlp(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
 
 
 def _dense_gelu(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
-    D, M, kind = facts["width"], facts["inner"], facts["weight"]
-    leaves = {"x": draw.normal(count, D), "weight": draw.normal(M, D, std=D**-0.5, dtype=kind)}
+    D, M = facts["width"], facts["inner"]
+    leaves = {"x": draw.normal(count, D), "weight": draw.normal(M, D, std=D**-0.5)}
     if facts["bias"]:
-        leaves["bias"] = draw.normal(M, dtype=kind)
+        leaves["bias"] = draw.normal(M)
 
     def call(x: Tensors, backend: str, p: float, seed: Tensor | None) -> Any:
         return dense_gelu(x["x"], x["weight"], x.get("bias"), backend=backend)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from ..registry import Call, dispatch, gradient, refuse_non_float, register, set_dispatch_order
+from ..types import of_a_product
 from . import cpu, external, op, reference
 from .varlen import Dense, Segments, by_segment, longest, segments_of, tokens
 
@@ -58,7 +59,7 @@ def attention(
             all three, without a copy.
         mask: (B, N) over the keys, nonzero where a key may be seen. Where an item has no key to see, all weights are
             equal, in every type and backend (in the official code, -1e9 swallows the scores in float32).
-        bias: (H, N, N), finite, added to the scores of every item; differentiable.
+        bias: (H, N, N), finite, of any floating-point type, added to the scores of every item; differentiable.
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.
         seed: (1,) or longer, int64, of which the first number counts. The mask of the dropout is a function of it, the
@@ -70,7 +71,7 @@ def attention(
             "sdpa_cudnn" (one of its kernels), "flash_attn", "flash_attn_4", "xformers" (where installed), or "torch".
 
     Returns:
-        (B, N, H, E), or this and the weights.
+        (B, N, H, E), or this and the weights, of the type of the queries; under autocast of its type.
 
     Raises:
         ValueError: shapes or types that do not fit; the message names the argument.
@@ -79,8 +80,9 @@ def attention(
     if q_BNHE.ndim != 4:
         raise ValueError(f"q_BNHE: expected 4 dimensions, got {tuple(q_BNHE.shape)}")
     for name, value in (("k_BNHE", k_BNHE), ("v_BNHE", v_BNHE)):
-        if value.shape != q_BNHE.shape or value.dtype != q_BNHE.dtype:
-            raise ValueError(f"{name}: {tuple(value.shape)} {value.dtype} differs from q_BNHE {tuple(q_BNHE.shape)}")
+        if value.shape != q_BNHE.shape:
+            raise ValueError(f"{name}: {tuple(value.shape)} differs from q_BNHE {tuple(q_BNHE.shape)}")
+    q_BNHE, k_BNHE, v_BNHE = of_a_product("attention", q_BNHE=q_BNHE, k_BNHE=k_BNHE, v_BNHE=v_BNHE)
     B, N, H, _ = q_BNHE.shape
     if mask is not None and mask.shape != (B, N):
         raise ValueError(f"mask: expected {(B, N)}, got {tuple(mask.shape)}")
@@ -142,6 +144,7 @@ def packed_attention(
     N = longest(segments)
     if bias is not None and (bias.shape != (H, N, N) or len(segments) != 1):
         raise ValueError(f"bias: expected {(H, N, N)} and sequences of one length, got {tuple(bias.shape)}, {segments}")
+    (qkv_T3HE,) = of_a_product("packed_attention", qkv_T3HE=qkv_T3HE)
     call = _call(qkv_T3HE, segments, masked, mask, bias, dropout_p, False)
     run = dispatch("packed_attention", backend, call)
     return run(qkv_T3HE, segments, mask, masked, bias, scale, dropout_p, seed)

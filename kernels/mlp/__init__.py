@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import Tensor
 
 from ..cpu import refuse_cpu
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
+from ..types import of_a_product
 from . import cpu, op, reference
 
 __all__ = ["dense_gelu", "mlp"]
@@ -47,10 +47,10 @@ def mlp(
             of a CPU) or "torch".
 
     Returns:
-        (..., D).
+        (..., D), of the type of all inputs; under autocast of its type.
 
     Raises:
-        ValueError: shapes that do not fit; the message names the argument.
+        ValueError: shapes or types that do not fit; the message names the argument.
         BackendError: the backend cannot run this call.
     """
     M, D = weight_in.shape
@@ -58,10 +58,11 @@ def mlp(
         raise ValueError(f"x: expected (..., {D}), got {tuple(x.shape)}")
     if weight_out.shape[1] != M:
         raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
-    facts: dict[str, Any] = {"width": D, "inner": M, "bias": bias_in is not None, "dropout": dropout_p}
-    facts |= {"weight": weight_in.dtype, "gradient": gradient(x, weight_in)}
-    call = Call(x.device, x.dtype, facts, count=math.prod(x.shape[:-1]))
-    return dispatch("mlp", backend, call)(x, weight_in, bias_in, weight_out, bias_out, dropout_p, seed)
+    given = of_a_product("mlp", x=x, weight_in=weight_in, bias_in=bias_in, weight_out=weight_out, bias_out=bias_out)
+    facts = {"width": D, "inner": M, "bias": bias_in is not None, "dropout": dropout_p}
+    facts["gradient"] = gradient(x, weight_in)
+    call = Call(x.device, given[0].dtype, facts, count=math.prod(x.shape[:-1]))
+    return dispatch("mlp", backend, call)(*given, dropout_p, seed)
 
 
 def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str = "auto") -> Tensor:
@@ -73,16 +74,16 @@ def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str =
         backend: "auto", "triton" (cuBLAS's product; bias and GELU in one pass) or "torch".
 
     Returns:
-        (..., M).
+        (..., M), of the type of all inputs; under autocast of its type.
 
     Raises:
-        ValueError: shapes that do not fit; the message names the argument.
+        ValueError: shapes or types that do not fit; the message names the argument.
         BackendError: the backend cannot run this call.
     """
     if x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x: expected (..., {weight.shape[1]}), got {tuple(x.shape)}")
     M, D = weight.shape
-    facts: dict[str, Any] = {"width": D, "inner": M, "bias": bias is not None, "weight": weight.dtype}
-    facts["gradient"] = gradient(x, weight)
-    call = Call(x.device, x.dtype, facts, count=math.prod(x.shape[:-1]))
-    return dispatch("dense_gelu", backend, call)(x, weight, bias)
+    given = of_a_product("dense_gelu", x=x, weight=weight, bias=bias)
+    facts = {"width": D, "inner": M, "bias": bias is not None, "gradient": gradient(x, weight)}
+    call = Call(x.device, given[0].dtype, facts, count=math.prod(x.shape[:-1]))
+    return dispatch("dense_gelu", backend, call)(*given)

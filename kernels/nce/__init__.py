@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton, without_autocast
+from ..types import check_types
 from . import op, reference
 from .reference import Rows
 
@@ -52,6 +53,8 @@ def nce(first: Rows, second: Rows, *, temperature: float, kind: str = "asymmetri
         raise ValueError(f"second: width {second.local.shape[2]}, but first has {first.local.shape[2]}")
     if kind not in ("asymmetric", "symmetric"):
         raise ValueError(f"kind: {kind!r} is not one of 'asymmetric', 'symmetric'")
+    others = {"first.all": first.all, "second.local": second.local, "second.all": second.all}
+    check_types("nce", first.local.dtype, others)
     B, C, D = first.local.shape
     facts: dict[str, Any] = {"kind": kind, "width": D, "candidates": (C, second.local.shape[1])}
     facts |= {"ranks": first.all.shape[0] // max(1, B), "masks": (first.mask is not None, second.mask is not None)}

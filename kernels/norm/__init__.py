@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, overload
+from typing import overload
 
 from torch import Tensor
 
 from ..cpu import refuse_cpu
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
+from ..types import of_a_norm
 from . import cpu, op, reference
 
 __all__ = ["layer_norm", "rms_norm"]
@@ -78,13 +79,15 @@ def layer_norm(
         backend: "auto", "triton", "cpu" (dropout and sum on blocks in the cache of a CPU) or "torch".
 
     Returns:
-        The normalised tensor; with ``residual`` the pair (x + residual, normalised).
+        The normalised tensor; with ``residual`` the pair (x + residual, normalised). Of the wider type of x and
+        residual; under autocast of float32 or wider.
 
     Raises:
-        ValueError: shapes that do not fit, or dropout without a residual; the message names the argument.
+        ValueError: shapes or types that do not fit, or dropout without a residual; the message names the argument.
         BackendError: the backend cannot run this call.
     """
     _check("layer_norm", x, residual, dropout_p, weight=weight, bias=bias)
+    x, residual, weight, bias = of_a_norm("layer_norm", x, residual, weight=weight, bias=bias)
     call = _call(x, weight, residual, dropout_p)
     return dispatch("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p, seed)
 
@@ -123,13 +126,14 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, as T5 does; otherwise as `layer_norm`."""
     _check("rms_norm", x, residual, dropout_p, weight=weight)
+    x, residual, weight = of_a_norm("rms_norm", x, residual, weight=weight)
     call = _call(x, weight, residual, dropout_p)
     return dispatch("rms_norm", backend, call)(x, weight, eps, residual, dropout_p, seed)
 
 
 def _call(x: Tensor, weight: Tensor, residual: Tensor | None, dropout_p: float) -> Call:
-    facts: dict[str, Any] = {"width": x.shape[-1], "residual": None if residual is None else residual.dtype}
-    facts |= {"dropout": dropout_p, "weight": weight.dtype, "gradient": gradient(x, residual, weight)}
+    facts = {"width": x.shape[-1], "residual": residual is not None, "dropout": dropout_p}
+    facts["gradient"] = gradient(x, residual, weight)
     return Call(x.device, x.dtype, facts, count=math.prod(x.shape[:-1]))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
+from ..types import autocast_type, check_types
 from . import gather, op, reference
 from .reference import add_positions
 
@@ -52,7 +53,7 @@ def patch_embed(
             patches become rows of a matrix, which cuBLAS multiplies) or "torch".
 
     Returns:
-        (B, K, D), or (B, 1 + K, D) with ``token``, of the type of ``weight``.
+        (B, K, D), or (B, 1 + K, D) with ``token``, of the type of ``weight``; under autocast of its type.
 
     Raises:
         ValueError: shapes or types that do not fit; the message names the argument.
@@ -60,6 +61,11 @@ def patch_embed(
     """
     _check(x, weight, bias, patch, kept)
     _check_rows(x, weight, patch, positions, token)
+    lower = autocast_type(weight.device)
+    if lower is not None and weight.dtype != torch.float64:
+        weight = weight.to(lower)
+        bias, positions, token = (None if v is None else v.to(lower) for v in (bias, positions, token))
+    check_types("patch_embed", weight.dtype, {"bias": bias})
     facts: dict[str, Any] = {"patch": tuple(patch), "input": x.dtype, "sizes": tuple(x.shape[1:])}
     facts |= {"width": weight.shape[0], "kept": None if kept is None else (kept.shape[-1], kept.ndim == 2)}
     facts |= {"bias": bias is not None, "positions": positions is not None, "token": token is not None}
