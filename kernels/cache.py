@@ -38,7 +38,7 @@ def about(device: torch.device) -> dict[str, str]:
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         facts = {"device": name, "capability": ".".join(map(str, capability))}
     else:
-        facts = {"device": device.type, "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+        facts = {"device": device.type, "machine": platform.machine()}
     return {**facts, "torch": torch.__version__, **_packages(), "kernels": sources()}
 
 

@@ -21,6 +21,7 @@ from typing import Literal, Protocol, TypeVar
 import torch
 
 from . import checking, problems
+from .cpu import refuse_cpu
 from .dropout import draw_seed
 from .registry import BackendError, Problem, decide, exclude, explain_call
 from .timing import TooLong, free_buffers, limited, reason, sample
@@ -109,8 +110,9 @@ def milliseconds(problem: Problem, backend: str, device: torch.device) -> float:
     comes before and is not measured."""
     made = problems.inputs(problem, device)
     p = float(dict(problem.facts).get("dropout", 0.0))
-    # As the models: plain operations on a CPU draw their masks from PyTorch's generator.
-    seed = draw_seed(device) if p > 0 and device.type != "cpu" else None
+    # As the models: what only plain operations can run on a CPU draws its masks from PyTorch's generator.
+    plain = device.type == "cpu" and bool(refuse_cpu(problem.call(device)))
+    seed = draw_seed(device) if p > 0 and not plain else None
     found = made.call(made.leaves | made.fixed, backend, p, seed)
     outputs = found if isinstance(found, tuple) else (found,)
     leaves = [x.requires_grad_() for x in made.leaves.values()]

@@ -13,7 +13,9 @@ from tests.limits import HANG
 from vatt.__main__ import main
 from vatt.analysis.describe import parameters
 from vatt.environment import environment
-from vatt.kernels import operations
+from vatt.kernels import cache, operations
+from vatt.kernels.registry import Problem
+from vatt.kernels.selection import Decision, Selection, Verdict
 from vatt.models import VATT
 from vatt.presets import PRESETS, preset
 
@@ -31,6 +33,24 @@ def test_json_holds_all_models_and_all_operations(capsys):
     for op in operations():
         assert sum(row["chosen"] for row in found["kernels"] if row["op"] == op) == 1
     assert found["environment"]["torch"] == torch.__version__
+
+
+def test_what_was_measured_here_is_shown(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("VATT_CACHE", str(tmp_path))
+    assert main(["info"]) == 0
+    assert "Measured" not in capsys.readouterr().out
+    problem = Problem("nce", torch.float32, (("candidates", (1, 5)), ("gradient", True), ("ranks", 2)), 64)
+    verdicts = {"torch": Verdict("timed", 3.25), "triton": Verdict("failed", why="WrongResult: loss: error 0.5")}
+    cache.save(torch.device("cpu"), Selection([Decision(problem, "torch", verdicts)]))
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    table = " ".join(out[out.index("Measured on this machine") :].split())
+    assert str(tmp_path) in table.replace(" ", "")
+    for words in ("nce", "64 x 2 clips, 1 and 5 rows each, float32", "torch 3.25 ms", "triton left out: WrongResult"):
+        assert words in table, table
+    assert main(["info", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["measured"]["decisions"]
+    assert row["milliseconds"] == {"torch": 3.25}
 
 
 @pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])

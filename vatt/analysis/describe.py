@@ -21,7 +21,8 @@ from vatt.config import to_dict
 from vatt.data.tokenizer import FILE, TextError, Tokenizer
 from vatt.environment import environment
 from vatt.inference.spaces import spaces_of
-from vatt.kernels import explain, operations
+from vatt.kernels import cache, explain, operations
+from vatt.kernels.problems import words
 from vatt.models import VATT
 from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig
@@ -56,7 +57,8 @@ def describe(names: Iterable[str]) -> dict[str, Any]:
         ConfigError: an unknown model.
     """
     models = {name: describe_model(preset(name)) for name in names}
-    return {"models": models, "environment": environment(), "kernels": describe_kernels()}
+    found = {"models": models, "environment": environment(), "kernels": describe_kernels()}
+    return found | {"measured": describe_measured()}
 
 
 def describe_model(config: VATTConfig) -> dict[str, Any]:
@@ -78,6 +80,20 @@ def describe_kernels() -> list[dict[str, Any]]:
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     rows = [asdict(row) for op in operations() for row in explain(op, device, dtype)]
     return [{**row, "device": device, "dtype": str(dtype).removeprefix("torch.")} for row in rows]
+
+
+def describe_measured() -> dict[str, Any]:
+    """What runs on this machine's usual device have measured of its kernels: the ``file`` that holds it, and by
+    operation and problem the backend that is taken, the milliseconds of those that were right, and what was wrong with
+    the others."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    rows = []
+    for decision in cache.load(device).decisions:
+        timed = {name: verdict.ms for name, verdict in decision.verdicts.items() if verdict.ms is not None}
+        wrong = {name: verdict.why for name, verdict in decision.verdicts.items() if verdict.state == "failed"}
+        about = {"op": decision.problem.op, "problem": words(decision.problem), "backend": decision.backend}
+        rows.append({**about, "dtype": str(decision.problem.dtype), "milliseconds": timed, "left_out": wrong})
+    return {"file": str(cache.cache_file(device)), "decisions": rows}
 
 
 def describe_folder(path: str | Path) -> dict[str, Any]:

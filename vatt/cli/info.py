@@ -69,6 +69,8 @@ def _show(found: dict[str, Any], console: Console, detailed: bool) -> None:
         tables += [table for name, model in found["models"].items() for table in _detail_tables(name, model)]
     tables.append(("Environment", _table(("", ""), found["environment"].items(), left=2)))
     tables.append(_kernel_table(found["kernels"]))
+    if found["measured"]["decisions"]:
+        tables.append(_measured_table(found["measured"]))
     for title, table in tables:
         console.print(title, style="bold")  # not the table's own title, which rich wraps to the width of the table
         console.print(table)
@@ -117,6 +119,21 @@ def _kernel_table(rows: list[dict[str, Any]]) -> Titled:
         cells.append([row["op"], row["backend"], state])
     title = f'Backends of the operations, for backend="auto" on {where}'
     return title, _table(("operation", "backend", ""), cells, left=3)
+
+
+def _measured_table(found: dict[str, Any]) -> Titled:
+    """What was measured on this machine: the fastest first, and what is left out because it was wrong."""
+    rows = []
+    for row in found["decisions"]:
+        timed = sorted(row["milliseconds"].items(), key=lambda pair: pair[1])
+        told = [f"{name} {ms:.3g} ms" for name, ms in timed]
+        told += [f"{name} left out: {why}" for name, why in row["left_out"].items()]
+        rows.append(
+            [row["op"], f"{row['problem']}, {row['dtype'].removeprefix('torch.')}", row["backend"], ", ".join(told)]
+        )
+    return f"Measured on this machine, before the order above ({found['file']})", _table(
+        ("operation", "problem", "backend", ""), rows, left=4
+    )
 
 
 def _table(columns: Sequence[str], rows: Iterable[Iterable[str]], left: int = 1) -> Table:
