@@ -6,7 +6,19 @@ import pytest
 import torch
 
 from vatt.kernels import BackendError, attention, backends, dispatch, explain, layer_norm, operations
-from vatt.kernels.registry import _OPERATIONS, Call, Problem, decide, forget_decisions, listening, register, select
+from vatt.kernels.cache import install_cached
+from vatt.kernels.registry import (
+    _OPERATIONS,
+    Call,
+    Problem,
+    decide,
+    exclude,
+    forget_decisions,
+    listening,
+    load_decisions_with,
+    register,
+    select,
+)
 
 CPU = torch.device("cpu")
 
@@ -120,3 +132,55 @@ def test_a_decision_for_a_backend_that_refuses_the_call_is_passed_over(calls):
     assert select("attention", "auto", Call(CPU, torch.float32, facts)) == "torch"
     with pytest.raises(BackendError, match="attention: unknown backend 'cuda'"):
         decide(CPU, Problem("attention", torch.float32), "cuda")
+
+
+CUDA = torch.device("cuda", 0)
+HEADS = {"heads": 12, "head_dim": 64}
+
+
+@pytest.mark.parametrize("op", ["attention", "packed_attention"])
+@pytest.mark.parametrize(
+    ("dtype", "facts", "chosen"),
+    [
+        (torch.bfloat16, {}, "sdpa_flash"),
+        (torch.float16, {"dropout": 0.1}, "sdpa_flash"),
+        (torch.float32, {"dropout": 0.1}, "sdpa"),
+        (torch.bfloat16, {"head_dim": 512}, "sdpa"),
+        (torch.bfloat16, {"mask": True}, "sdpa"),
+        (torch.bfloat16, {"bias": True, "mask": True}, "sdpa"),
+        (torch.bfloat16, {"return_weights": True}, "torch"),
+    ],
+)
+def test_on_a_gpu_pytorchs_own_attention_comes_first(op, dtype, facts, chosen):
+    assert [row.backend for row in explain(op, CUDA, dtype, **(HEADS | facts)) if row.chosen] == [chosen]
+
+
+def test_the_decisions_of_earlier_runs_are_loaded_at_the_first_call_on_a_gpu(calls, monkeypatch):
+    for name in ("first", "second"):
+        register("test_op", name, lambda: None, lambda call: [])
+    asked = Call(CUDA, torch.float32, {"length": 3})
+    loads = []
+
+    def loader(device):
+        loads.append(device)
+        decide(device, Problem.of("test_op", asked), "second")
+
+    try:
+        load_decisions_with(loader)
+        assert select("test_op", "auto", asked) == "first"  # no GPU here
+        load_decisions_with(loader)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert select("test_op", "first", asked) == "first"
+        assert loads == []  # nothing for a backend by name
+        for _ in range(2):
+            assert select("test_op", "auto", asked) == "second"
+        assert select("test_op", "auto", Call(CUDA, torch.float32, {"length": 4})) == "first"
+        assert select("test_op", "auto", Call(CPU, torch.float32, {"length": 3})) == "first"
+        assert loads == [CUDA]
+        exclude(CUDA, "test_op", "first")
+        assert select("test_op", "auto", Call(CUDA, torch.float32, {"length": 4})) == "second"
+        exclude(CUDA, "test_op", "second")  # nothing else is left
+        assert select("test_op", "auto", Call(CUDA, torch.float32, {"length": 4})) == "first"
+    finally:
+        del _OPERATIONS["test_op"]
+        load_decisions_with(install_cached)
