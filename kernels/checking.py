@@ -57,7 +57,7 @@ def compare(made: Inputs, backend: str, p: float, device: torch.device) -> None:
     for name, value in found.items():
         if value.shape != eager[name].shape or value.dtype != eager[name].dtype:
             raise WrongResult(f"{name}{at} is {tuple(value.shape)} {value.dtype}, not {tuple(eager[name].shape)}")
-        allowed = 2 * error(eager[name], exact[name]) + SLACK[kind]
+        allowed = 2 * error(eager[name], exact[name]) + SLACK[made.precision or kind]
         if not (off := error(value, exact[name])) <= allowed:  # NaN is in no order
             raise WrongResult(f"{name}{at}: error {off:.2g}, at most {allowed:.2g} is right")
 

@@ -35,6 +35,7 @@ class Inputs:
     leaves: Tensors
     fixed: Tensors
     call: Callable[[Tensors, str, float, Tensor | None], Any]
+    precision: torch.dtype | None = None  # of products, where it is not the type of the leaves
 
     def run(self, backend: str, p: float, seed: Tensor | None, wider: torch.dtype | None = None) -> Tensors:
         """Outputs and, where a gradient is asked for, those of the leaves ("grad NAME"); in the type ``wider`` all is
@@ -238,6 +239,7 @@ def _dense_gelu(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
 
 def _nce(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
     others, leaves, fixed = count * (facts["ranks"] - 1), {}, {}
+    precision = getattr(torch, facts["precision"])
     sides = list(zip(("first", "second"), facts["candidates"], facts["masks"], strict=True))
     for name, candidates, masked in sides:
         leaves[name] = F.normalize(draw.normal(count, candidates, facts["width"]).float(), dim=-1).to(draw.dtype)
@@ -253,9 +255,10 @@ def _nce(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
         return Rows(local, every, None if mask is None else mask[:count], mask)
 
     def call(x: Tensors, backend: str, p: float, seed: Tensor | None) -> Any:
-        return nce(rows(x, "first"), rows(x, "second"), temperature=TEMPERATURE, kind=facts["kind"], backend=backend)
+        options: dict[str, Any] = dict(kind=facts["kind"], precision=precision, backend=backend)
+        return nce(rows(x, "first"), rows(x, "second"), temperature=TEMPERATURE, **options)
 
-    return Inputs(leaves, fixed, call)
+    return Inputs(leaves, fixed, call, precision)
 
 
 _MAKERS: dict[str, Callable[[dict[str, Any], int, Draw], Inputs]] = {

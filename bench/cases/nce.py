@@ -20,12 +20,13 @@ from bench.cases.base import ARCH, OURS, Baseline, Call, Cost, Draw, Leaves, Pro
 from vatt.kernels.nce import Rows, nce
 
 OP = "nce"
-OPEN_CLIP, SLICES, CLIP = "open_clip", "torch in slices", "open_clip package"
+OPEN_CLIP, SLICES, CLIP, MATMUL = "open_clip", "torch in slices", "open_clip package", "matmul"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nce(base.Case):
-    """``videos`` against ``candidates`` texts (or one sound) each, on one rank: local rows are all rows."""
+    """``videos`` against ``candidates`` texts (or one sound) each, on one rank: local rows are all rows.
+    ``products``: the type of the products, None for that of the rows."""
 
     op = OP
     outputs = ("loss",)
@@ -34,20 +35,20 @@ class Nce(base.Case):
     candidates: int
     width: int
     temperature: float = 0.07
+    products: torch.dtype | None = None
 
     def inputs(self, draw: Draw) -> dict[str, Tensor]:
-        """Texts lie near their video, so that the loss is neither chance nor zero. Local and gathered rows are leaves
-        of their own, as they are on several ranks."""
+        """Texts lie near their video, so that the loss is neither chance nor zero."""
         V, C, D = self.videos, self.candidates, self.width
         video = draw.raw(V, 1, D)
         rows = {"first": F.normalize(video, dim=-1), "second": F.normalize(0.3 * video + draw.raw(V, C, D), dim=-1)}
-        names = {f"{name}_{part}": x for name, x in rows.items() for part in ("local", "all")}
-        return {name: x.to(draw.dtype).clone().requires_grad_() for name, x in names.items()}
+        return {name: x.to(draw.dtype).clone().requires_grad_() for name, x in rows.items()}
 
-    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, items: slice = slice(None)) -> Call:
+    def bind(self, inputs: dict[str, Tensor], backend: str, dropout: float, items: slice | None = None) -> Call:
         def call() -> tuple[Tensor, ...]:
-            pair = (Rows(inputs[f"{name}_local"][items], inputs[f"{name}_all"]) for name in ("first", "second"))
-            return (nce(*pair, temperature=self.temperature, backend=backend),)
+            everywhere = inputs["first"], inputs["second"]
+            pair = (Rows(x if items is None else x[items], x) for x in everywhere)
+            return (nce(*pair, temperature=self.temperature, precision=self.products, backend=backend),)
 
         return call
 
@@ -61,11 +62,11 @@ class Nce(base.Case):
         return [slice(first, min(first + step, V)) for first in range(0, V, step)]
 
     def passes(self, dropout: float) -> tuple[Cost, Cost]:
-        """Two products, videos against all texts and texts against all videos. With one rank they hold the same
-        numbers; the operation is defined for local and gathered rows, where they do not."""
+        """One product, of videos and texts, and three for the gradients: one of them is that of the forward pass
+        again."""
         V, C, D, s = self.videos, self.candidates, self.width, self.dtype.itemsize
-        product, rows = 2 * V * V * C * D, 2 * (V + V * C) * D * s
-        return Cost(2 * product, rows + V * s), Cost(6 * product, 2 * rows + V * s)
+        product, rows = 2 * V * V * C * D, (V + V * C) * D * s
+        return Cost(product, rows + V * s), Cost(3 * product, 2 * rows + V * s)
 
     def cost(self, backward: bool, dropout: float = 0.0, provider: str = OURS) -> Cost:
         """open_clip's loss makes one matrix of logits and keeps it: one product there and two back."""
@@ -76,12 +77,13 @@ class Nce(base.Case):
 
     def baselines(self) -> dict[str, Baseline]:
         found = super().baselines()
+        found[MATMUL] = Baseline(base.ours(MATMUL), needs="kernels")
         found |= {OPEN_CLIP: Baseline(self._open_clip, same=False), SLICES: Baseline(self._in_slices)}
         found[CLIP] = Baseline(self._package, same=False)
         return found | {f"{base.COMPILE} of open_clip": base.compiled(self._open_clip, same=False)}
 
     def _open_clip(self, problem: Problem, dropout: float) -> tuple[Call, Leaves]:
-        leaves = _gathered(problem)
+        leaves = _copies(problem)
 
         def call() -> tuple[Tensor, ...]:
             video, text = (x.flatten(0, 1) for x in leaves.values())
@@ -93,10 +95,10 @@ class Nce(base.Case):
         """open_clip's own ClipLoss, the mean over the candidates, since it takes one text a video."""
         if dropout > 0:
             raise ValueError(f"open_clip's loss has no dropout, {dropout:g} was asked for")
-        loss, leaves = need("open_clip.loss", "ClipLoss")(), _gathered(problem)
+        loss, leaves = need("open_clip.loss", "ClipLoss")(), _copies(problem)
 
         def call() -> tuple[Tensor, ...]:
-            video, texts = leaves["first_all"].squeeze(1), leaves["second_all"].unbind(1)
+            video, texts = leaves["first"].squeeze(1), leaves["second"].unbind(1)
             return (torch.stack([loss(video, text, 1 / self.temperature) for text in texts]).mean(),)
 
         return call, leaves
@@ -108,8 +110,8 @@ class Nce(base.Case):
         return lambda: (torch.cat([checkpoint(call, use_reentrant=False)[0] for call in calls]),), problem.leaves
 
 
-def _gathered(problem: Problem) -> Leaves:
-    return {name: problem.leaves[name].detach().clone().requires_grad_() for name in ("first_all", "second_all")}
+def _copies(problem: Problem) -> Leaves:
+    return {name: x.detach().clone().requires_grad_() for name, x in problem.leaves.items()}
 
 
 def clip_style(video: Tensor, text: Tensor, temperature: float) -> Tensor:
@@ -121,20 +123,21 @@ def clip_style(video: Tensor, text: Tensor, temperature: float) -> Tensor:
     return (F.cross_entropy(logits, texts[::C]) + F.cross_entropy(logits.T, texts // C)) / 2
 
 
-# The loss casts its rows to float32 (vatt/objectives/contrastive.py), so float32 is what training runs; bfloat16 is
-# what it could run.
+# The loss normalises its rows in float32. A run in bfloat16 rounds them to float16 for products.
 _F32 = torch.float32
 CASES = (
     Nce(name="mil_32768x5_f32", priority=1, videos=32768, candidates=5, width=256, dtype=_F32),
     Nce(name="mil_32768x5_bf16", priority=1, videos=32768, candidates=5, width=256),
+    Nce(name="mil_32768x5", videos=32768, candidates=5, width=256, dtype=_F32, products=torch.float16),
     Nce(name="mil_4096x5_f32", videos=4096, candidates=5, width=256, dtype=_F32),
     Nce(name="mil_4096x5_bf16", videos=4096, candidates=5, width=256),
+    Nce(name="va_4096_bf16", videos=4096, candidates=1, width=512),
     Nce(name="va_4096_f32", videos=4096, candidates=1, width=512, dtype=_F32),
     Nce(name="va_32768_f32", videos=32768, candidates=1, width=512, dtype=_F32),
     Nce(name="mil_512x5", size="cpu", priority=1, videos=512, candidates=5, width=256),
     Nce(name="mil", size="tiny", priority=1, videos=6, candidates=3, width=16),
 )
-_MIL = ("mil_32768x5_f32", "mil_32768x5_bf16", "mil_4096x5_f32", "mil_4096x5_bf16")
+_MIL = ("mil_32768x5", "mil_32768x5_f32", "mil_32768x5_bf16", "mil_4096x5_f32", "mil_4096x5_bf16")
 TARGETS = (
     Target("at least 2x the fastest that fits", _MIL, 2.0, ("*",)),
     # Against those that have the whole matrix in memory.
@@ -142,44 +145,55 @@ TARGETS = (
 )
 
 
-def _space(kernel: str, float32: bool, cases: tuple[str, ...], *grid: tuple[int, ...]) -> SearchSpace:
-    """``grid``: rows that a program keeps, rows a step reads, depth, width of the gradient, warps, stages."""
-    name, key = f"{kernel} {'f32' if float32 else 'bf16'}", (kernel, float32, ARCH)
-    return SearchSpace(OP, name, "CONFIGS", key, grid, cases, backward=kernel == "gradient")
+def _space(kernel: str, rows: str, cases: tuple[str, ...], *grid: tuple[int, ...]) -> SearchSpace:
+    """``grid``: rows that a program keeps, rows a step reads, depth and width of the gradient, warps, stages."""
+    return SearchSpace(OP, f"{kernel} {rows}", "CONFIGS", (kernel, rows, ARCH), grid, cases, kernel == "gradient")
 
 
 _BF16_CASES, _F32_CASES = ("mil_4096x5_bf16",), ("mil_4096x5_f32", "va_4096_f32")
 SEARCH_SPACES = (
-    _space("forward", False, _BF16_CASES, (64, 128), (64, 128, 256), (32, 64), (0,), (4, 8), (2, 3, 4)),
-    _space("forward", True, _F32_CASES, (64, 128), (32, 64, 128), (32, 64), (0,), (4, 8), (1, 2)),
-    _space("gradient", False, _BF16_CASES, (64, 128), (32, 64), (32, 64), (128, 256), (4, 8), (1, 2)),
-    _space("gradient", True, _F32_CASES, (32, 64, 128), (32, 64), (32,), (64, 128), (4, 8), (1, 2)),
-    SearchSpace(OP, "splits", "PROGRAMS", ARCH, base.PROGRAMS_GRID, ("mil_4096x5_f32",)),
+    _space("forward", "narrow", _BF16_CASES, (64, 128), (32, 64, 128), (0,), (0,), (4, 8), (2, 3, 4)),
+    _space("forward", "wide", ("va_4096_bf16",), (64, 128), (32, 64), (0,), (0,), (4, 8), (2, 3)),
+    _space("forward", "float32", _F32_CASES, (64, 128), (32, 64, 128), (32, 64), (0,), (4, 8), (1, 2)),
+    _space("gradient", "narrow", _BF16_CASES, (64, 128), (32, 64), (0,), (0,), (4, 8), (2, 3, 4)),
+    _space("gradient", "wide", ("va_4096_bf16",), (64,), (32, 64), (0,), (0,), (8,), (2, 3, 4)),
+    _space("gradient", "float32", _F32_CASES, (32, 64, 128), (32, 64), (32,), (64, 128), (4, 8), (1, 2)),
+    SearchSpace(OP, "splits", "PROGRAMS", ARCH, base.PROGRAMS_GRID, ("mil_4096x5_bf16",)),
 )
 
 
-def _launch(queries: int, keys: int, width: int, masked: bool, dtype: torch.dtype, of: str) -> None:
-    """The forward kernel, or that of the gradient ``of`` queries or keys."""
+def _launch(queries: int, keys: int, width: int, masked: bool, dtype: torch.dtype, of: str, both: bool) -> None:
+    """The forward kernel, or that of the gradient ``of`` queries or keys; ``both``: of the log-sum-exps of both sides,
+    as on one rank, else of the queries' alone."""
     from vatt.kernels.nce import triton_launch
 
-    rows = meta(queries, width, dtype=dtype), meta(keys, width, dtype=dtype)
-    mask, lse = meta(keys, dtype=torch.uint8) if masked else None, meta(queries, dtype=torch.float32)
-    if of:
-        own, other = rows if of == "queries" else reversed(rows)
-        triton_launch.gradient(own, other, mask, lse, lse, 0.07, of == "queries")
+    query, key = meta(queries, width, dtype=dtype), meta(keys, width, dtype=dtype)
+    valid = meta(keys, dtype=torch.float32) if masked else None
+    lse, back = ((x, x) for x in (meta(queries, dtype=torch.float32), meta(keys, dtype=torch.float32)))
+    key_lse, result = back if both else None, (0.07, torch.float32)
+    if of == "queries":
+        triton_launch.gradient(query, key, None, valid, lse, key_lse, *result)
+    elif of == "keys":
+        triton_launch.gradient(key, query, valid, None, key_lse, lse, *result)
     else:
-        triton_launch.forward(*rows, mask, 0.07)
+        triton_launch.lse(query, key, None, valid, 0.07, both)
 
 
-# Single precision is what the loss runs in: the embeddings are normalised in it.
+_FORWARD = {"similarity_lse_forward": base.Expect(base.TENSOR_CORES), "combine_lse": base.Expect()}
+_GRADIENT = {"similarity_lse_gradient": base.Expect(base.TENSOR_CORES, wide=0.6)}  # a row has up to five scalars
+# "text" and "audio" on one rank; "ranks": the rows of one among 64.
 COMPILATIONS = tuple(
     base.Compilation(
         OP,
         f"{name}_{dtype}{of and '_'}{of}",
-        partial(_launch, *sizes, getattr(torch, dtype), of),
-        {f"similarity_lse_{kernel}": base.Expect(base.TENSOR_CORES)},
+        partial(_launch, *sizes, getattr(torch, dtype), of, name != "ranks"),
+        kernels,
     )
-    for name, sizes in {"text": (32768, 163840, 256, True), "audio": (256, 2048, 512, False)}.items()
-    for dtype in ("float32", "bfloat16")
-    for of, kernel in {"": "forward", "queries": "gradient", "keys": "gradient"}.items()
+    for name, sizes in {
+        "text": (32768, 163840, 256, True),
+        "audio": (256, 2048, 512, False),
+        "ranks": (512, 163840, 256, True),
+    }.items()
+    for dtype in ("float32", "bfloat16", "float16")[: 3 if name == "text" else 2]
+    for of, kernels in {"": _FORWARD, "queries": _GRADIENT, "keys": _GRADIENT}.items()
 )

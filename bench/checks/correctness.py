@@ -142,6 +142,7 @@ def warm(case: Case, backend: str, dropout: float, device: torch.device) -> None
 
 def _rows(problem: Problem, backend: str, dropout: float, want: Leaves, eager: dict[str, float]) -> Iterator[Row]:
     kind = problem.case.dtype
+    slack = SLACK[getattr(problem.case, "products", None) or kind]
     with poisoned():
         first = evaluate(problem, backend, kind, dropout)
     cuda = problem.device.type == "cuda"
@@ -155,7 +156,7 @@ def _rows(problem: Problem, backend: str, dropout: float, want: Leaves, eager: d
         row: Row = dict(tensor=name, peak_mib=peak, nans=int(value.isnan().sum()))
         row["same_bits"] = torch.equal(second[name], third[name])
         row["passed"] = row["same_bits"] and not row["nans"]
-        found, bound = error(value, want[name]), 2 * eager[name] + SLACK[kind]
+        found, bound = error(value, want[name]), 2 * eager[name] + slack
         row |= dict(error=found, eager_error=eager[name], bound=bound)
         row["passed"] = row["passed"] and math.isfinite(found) and found <= bound
         yield row

@@ -28,21 +28,32 @@ class Rows:
     mask_all: Tensor | None = None
 
 
-def nce(first: Rows, second: Rows, temperature: float, kind: str) -> Tensor:
+def nce(first: Rows, second: Rows, temperature: float, kind: str, precision: torch.dtype | None = None) -> Tensor:
     """The losses (B,) as `vatt.kernels.nce.nce` describes them."""
     dtype = first.local.dtype
-    first, second = _at_least_fp32(first), _at_least_fp32(second)
+    first, second = at_least_fp32(first, precision), at_least_fp32(second, precision)
     if kind == "asymmetric":
         first = replace(first, mask=None, mask_all=None)
         return scale(_asymmetric(first, second, temperature), second.mask).to(dtype)
     return scale(scale(_symmetric(first, second, temperature), first.mask), second.mask).to(dtype)
 
 
-def _at_least_fp32(rows: Rows) -> Rows:
-    """The similarities are divided by a small temperature, and 1e9 is beyond float16."""
+def at_least_fp32(rows: Rows, precision: torch.dtype | None) -> Rows:
+    """The rows rounded to ``precision``, then in the type of the computation: the similarities are divided by a small
+    temperature, and 1e9 is beyond float16. Where ``all`` is ``local`` it stays so."""
     dtype = torch.promote_types(rows.local.dtype, torch.float32)
     mask, mask_all = (None if m is None else m.to(dtype) for m in (rows.mask, rows.mask_all))
-    return replace(rows, local=rows.local.to(dtype), all=rows.all.to(dtype), mask=mask, mask_all=mask_all)
+    local = _rounded(rows.local, precision, dtype)
+    everywhere = local if rows.all is rows.local else _rounded(rows.all, precision, dtype)
+    return replace(rows, local=local, all=everywhere, mask=mask, mask_all=mask_all)
+
+
+def _rounded(x: Tensor, precision: torch.dtype | None, dtype: torch.dtype) -> Tensor:
+    """``x`` rounded to ``precision``, in ``dtype``; its gradient is not rounded."""
+    exact = x.to(dtype)
+    if precision is None or torch.finfo(precision).eps <= torch.finfo(x.dtype).eps:
+        return exact
+    return exact + (exact.to(precision).to(dtype) - exact).detach()
 
 
 def _asymmetric(first: Rows, second: Rows, temperature: float) -> Tensor:

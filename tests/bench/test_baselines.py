@@ -165,7 +165,7 @@ def test_patch_dropout_keeps_the_number_asked_for():
 def test_the_losses():
     """open_clip's is the mean over the candidates of a cross-entropy each way; the models' MIL-NCE is ours."""
     problem = Problem(SHAPES["nce-mil"], CPU)
-    video, text = problem.leaves["first_all"].detach(), problem.leaves["second_all"].detach()
+    video, text = problem.leaves["first"].detach(), problem.leaves["second"].detach()
     t = problem.case.temperature
     ours = nce(Rows(video, video), Rows(text, text), temperature=t, backend="torch").mean()
     assert error(mil_nce(video[:, 0], text.flatten(0, 1), t), ours) < 1e-5
@@ -173,7 +173,7 @@ def test_the_losses():
     both = -(logits.log_softmax(1).diag() + logits.log_softmax(0).diag()).mean() / 2
     assert error(clip_style(video[:, 0], text[:, 0], t), both) < 1e-5
     _, call, leaves = made(("nce-mil", CLIP))
-    want = torch.stack([clip_style(leaves["first_all"][:, 0], x, t) for x in leaves["second_all"].unbind(1)]).mean()
+    want = torch.stack([clip_style(leaves["first"][:, 0], x, t) for x in leaves["second"].unbind(1)]).mean()
     (found,) = call()
     assert error(found.detach(), want.detach()) < 1e-5
     pairs = zip(*(torch.autograd.grad(x, list(leaves.values())) for x in (found, want)), strict=True)

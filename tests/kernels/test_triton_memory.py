@@ -38,20 +38,23 @@ def meta(*shape, dtype=torch.bfloat16):
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def test_the_contrastive_loss_grows_with_the_rows_and_not_with_the_pairs():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_contrastive_loss_grows_with_the_rows_and_not_with_the_pairs(dtype):
     from vatt.kernels.nce import triton_launch
 
     def run(videos):
-        query, key = (meta(n, 256, dtype=torch.float32) for n in (videos, 5 * videos))
-        mask, lse = meta(5 * videos, dtype=torch.uint8), meta(videos, dtype=torch.float32)
-        triton_launch.forward(query, key, mask, 0.07)
-        triton_launch.gradient(query, key, mask, lse, lse, 0.07, True)
-        triton_launch.gradient(key, query, mask, lse, lse, 0.07, False)
+        query, key = (meta(n, 256, dtype=dtype) for n in (videos, 5 * videos))
+        valid, lse, key_lse = (meta(n, dtype=torch.float32) for n in (5 * videos, videos, 5 * videos))
+        for keys in (True, False):
+            triton_launch.lse(query, key, None, valid, 0.07, keys)
+        pairs = (lse, lse), (key_lse, key_lse)
+        triton_launch.gradient(query, key, None, valid, *pairs, 0.07, torch.float32)
+        triton_launch.gradient(key, query, valid, None, *pairs[::-1], 0.07, torch.float32)
 
     sizes = [largest(lambda n=n: run(n)) for n in (32768, 65536)]
     assert sizes[0] < 32768 * 5 * 32768 / 100
     assert sizes[1] <= 2 * sizes[0]
-    # Few local rows against many far ones: the loop is split, but into no more parts than fill the GPU.
+    # Few local rows against many far ones: the loop is split, but into few more parts than fill the GPU.
     assert largest(lambda: run(64)) < 300 * 64 * 5 * 256
 
 

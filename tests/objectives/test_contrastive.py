@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from vatt.models.config import LossConfig
+from vatt.objectives import contrastive
 from vatt.objectives.contrastive import ContrastiveLoss
+
+ONE = torch.ones(1)
 
 
 def test_loss_does_not_see_the_length_of_embeddings():
@@ -31,3 +34,42 @@ def test_losses_name_what_is_wrong():
         loss({**x, "text/tovid": torch.rand(7, 3)})
     with pytest.raises(ValueError, match=r"text_mask: expected \(4,\)"):
         loss(x, text_mask=torch.ones(3))
+
+
+def test_the_type_of_the_products(monkeypatch):
+    """Of a model in half precision they are float16 unless the setting says otherwise; else those of the rows."""
+    seen = []
+    monkeypatch.setattr(contrastive, "nce", lambda *rows, **options: seen.append((rows[0].local.dtype, options)) or ONE)
+    draw = torch.Generator().manual_seed(0)
+    expected = {
+        ("auto", torch.float32): None,
+        ("auto", torch.float64): None,
+        ("auto", torch.bfloat16): torch.float16,
+        ("auto", torch.float16): torch.float16,
+        ("fp32", torch.bfloat16): torch.float32,
+        ("fp16", torch.float32): torch.float16,
+        ("bf16", torch.float32): torch.bfloat16,
+    }
+    for (precision, dtype), products in expected.items():
+        x = torch.randn(4, 8, generator=draw).to(dtype)
+        loss = ContrastiveLoss(LossConfig(vid_aud_weight=0, precision=precision))
+        loss({"video/totxt": x, "text/tovid": x})
+        rows, options = seen.pop()
+        assert options["precision"] == products
+        assert rows == torch.promote_types(dtype, torch.float32)  # normalised, and gathered, in float32 or wider
+
+
+def test_products_of_a_half_type_stay_near_those_of_float32():
+    draw = torch.Generator().manual_seed(0)
+    x = [torch.randn(32, 256, generator=draw).bfloat16().requires_grad_() for _ in range(2)]
+    results = []
+    for precision in ("auto", "fp32"):
+        loss = ContrastiveLoss(LossConfig(vid_aud_weight=0, precision=precision))
+        value = loss({"video/totxt": x[0], "text/tovid": x[1]})["loss"]
+        assert value.dtype == torch.float32
+        results.append((value.detach(), *torch.autograd.grad(value, x)))
+    (rounded, *grads), (exact, *wanted) = results
+    assert not torch.equal(rounded, exact)
+    assert abs(rounded - exact) < 2e-4
+    for grad, want in zip(grads, wanted, strict=True):
+        assert (grad - want).float().norm() < 0.005 * want.float().norm()

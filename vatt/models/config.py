@@ -130,6 +130,7 @@ class LossConfig:
 
     kind: Literal["asymmetric", "symmetric"] = "asymmetric"  # softmax over both directions, or a sum of two
     temperature: float = 0.07  # divides the similarities
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # of products; auto: fp16 in a bf16 run, else fp32
     vid_txt_weight: float = 1.0  # video and text; 0 leaves the pair out
     vid_aud_weight: float = 1.0  # video and audio; 0 leaves the pair out
     aud_txt_weight: float = 0.0  # audio and text; 0 leaves the pair out, above 0 needs the joint head

@@ -21,6 +21,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "vidaud_loss": ("video/toaud", "audio/tovid"),
     "audtxt_loss": ("audio/totxt", "text/toaud"),
 }
+PRODUCTS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ContrastiveLoss(nn.Module):
@@ -30,6 +31,9 @@ class ContrastiveLoss(nn.Module):
     of their weights (equation 6 does not divide), and the asymmetric loss counts the positives twice in the denominator
     (equations 4 and 5 count them once). A video mask affects the symmetric loss only. Unlike the official code, which
     replaces a NaN loss of an item by 0, it keeps the NaN, so that the training loop sees it.
+
+    Embeddings are normalised in float32 or wider. For the products (``config.precision``) rows of a model in half
+    precision are rounded to float16 by default; sums, softmax and the gradients of the rows stay in float32.
 
     On several ranks the negatives are gathered with their gradient, while the mean over valid items counts the items
     of this rank only. So the mean loss over ranks equals the loss of the joined batch only if all ranks have equally
@@ -47,6 +51,7 @@ class ContrastiveLoss(nn.Module):
             raise ValueError(f"loss.temperature: must be > 0, got {config.temperature}")
         self.temperature = config.temperature
         self.kind = config.kind
+        self.precision = config.precision
         self.backend = backend
 
     def forward(
@@ -88,7 +93,22 @@ class ContrastiveLoss(nn.Module):
                 raise ValueError(f"embeddings: {name!r} is missing, but {pair} has the weight {self.weights[pair]}")
         B = embeddings[names[0]].shape[0]
         first, second = (self._rows(name, embeddings[name], B, masks[name.partition("/")[0]], group) for name in names)
-        return nce(first, second, temperature=self.temperature, kind=self.kind, backend=self.backend).mean()
+        losses_B = nce(
+            first,
+            second,
+            temperature=self.temperature,
+            kind=self.kind,
+            precision=self._products(embeddings[names[0]]),
+            backend=self.backend,
+        )
+        return losses_B.mean()
+
+    def _products(self, embeddings: Tensor) -> torch.dtype | None:
+        """The type of the products, None for that of the rows. Rows that come from a half type lose little in another,
+        while a product of float32 takes three of tf32. Of the half types float16 is the more exact for unit rows."""
+        if self.precision != "auto":
+            return PRODUCTS[self.precision]
+        return torch.float16 if embeddings.dtype in (torch.bfloat16, torch.float16) else None
 
     @staticmethod
     def _rows(name: str, x: Tensor, B: int, mask: Tensor | None, group: Group) -> Rows:
