@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .dropout import GOLDEN, GROUP, LEVELS, M1, MA, MB, row_keys, threshold
+from .dropout import GROUP, LEVELS, M1, MA, MB, column_keys, row_keys, threshold
 from .registry import Call, refuse_non_float
 
 BLOCK = 1 << 17  # elements that are worked on at a time: arrays of half a megabyte
@@ -70,7 +70,7 @@ def row_scores(seed: Tensor, rows: int, columns: int) -> Tensor:
     keys_R1 = signed(row_keys(seed, torch.arange(rows)))[:, None]
     # Two numbers for each group of four columns, one for each multiplier.
     groups = torch.arange(-(-columns // GROUP)).repeat_interleave(2)
-    of_columns, pair = column_keys(groups), torch.tensor([as_int32(MA), as_int32(MB)], dtype=torch.int32)
+    of_columns, pair = signed_column_keys(column_keys(groups)), torch.tensor([as_int32(MA), as_int32(MB)], dtype=torch.int32)
     multipliers = pair.repeat(len(groups) // 2)
     x = torch.empty(rows, len(groups), dtype=torch.int32)
     scratch = torch.empty_like(x[: max(1, BLOCK // max(1, columns))])
@@ -100,10 +100,9 @@ def as_int32(number: int) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def column_keys(groups: Tensor) -> Tensor:
-    """What a group of columns adds to the keys of the rows, int32; with the highest bit turned, see `mix`."""
-    keys = (groups * GOLDEN) & 0xFFFFFFFF
-    return signed(keys ^ (keys >> 16) ^ (1 << 31))
+def signed_column_keys(keys: Tensor) -> Tensor:
+    """As `signed`, with the highest bit turned, see `mix`."""
+    return signed(keys ^ (1 << 31))
 
 
 def mix(x: Tensor, y: Tensor) -> None:

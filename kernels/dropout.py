@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 GOLDEN = 0x9E3779B9
 M1, MA, MB = 0x7FEB352D, 0x846CA68B, 0x31848BAB
+SPREAD = 0x02442211  # times a number of three bits: copies of it that do not overlap
+SMALL = 0x85EBCA6B
 LEVELS = 1 << 16  # probabilities are multiples of 2^-16
 GROUP = 4  # elements that share a hash
 
@@ -68,7 +70,7 @@ def keep_share(p: float) -> float:
 def keep_mask(seed: Tensor, rows: Tensor, columns: Tensor, p: float) -> Tensor:
     """Booleans, True for kept elements: ``rows`` and ``columns`` are integer tensors that broadcast to the shape. Four
     neighbouring columns share a hash: what a thread of an elementwise kernel holds."""
-    return _lane(row_keys(seed, rows), columns >> 2, columns & 3) >= threshold(p)
+    return _lane(row_keys(seed, rows), column_keys(columns >> 2), columns & 3) >= threshold(p)
 
 
 def tile_keep_mask(seed: Tensor, first: Tensor, rows: Tensor, columns: Tensor, p: float) -> Tensor:
@@ -79,7 +81,13 @@ def tile_keep_mask(seed: Tensor, first: Tensor, rows: Tensor, columns: Tensor, p
     thread, straight and transposed.
     """
     lane = (rows >> 3 & 1) * 2 + (columns >> 3 & 1)
-    return _lane(row_keys(seed, first + (rows & ~8)), columns & ~8, lane) >= threshold(p)
+    return _lane(row_keys(seed, first + (rows & ~8)), tile_column_keys(columns), lane) >= threshold(p)
+
+
+def tile_column_keys(columns: Tensor) -> Tensor:
+    """What the keys of attention add to the keys of the rows: numbers below 2^32, the same for c and c + 8. Xors of
+    parts, of which those that differ within a step of a kernel's loop are constants there (`triton_dropout.py`)."""
+    return ((columns >> 7) * GOLDEN ^ (columns & 0x70) * SPREAD ^ (columns & 7) * SMALL) & 0xFFFFFFFF
 
 
 def dropout(x: Tensor, p: float, seed: Tensor | None = None) -> Tensor:
@@ -102,10 +110,15 @@ def row_keys(seed: Tensor, rows: Tensor) -> Tensor:
     return key ^ (key >> 16)
 
 
-def _lane(keys: Tensor, groups: Tensor, lanes: Tensor) -> Tensor:
+def column_keys(groups: Tensor) -> Tensor:
+    """What a group of columns adds to the keys of the rows: numbers below 2^32."""
+    keys = (groups * GOLDEN) & 0xFFFFFFFF
+    return keys ^ (keys >> 16)
+
+
+def _lane(keys: Tensor, of_columns: Tensor, lanes: Tensor) -> Tensor:
     """The 16 bits of each element."""
-    column_keys = (groups * GOLDEN) & 0xFFFFFFFF
-    x = ((keys ^ column_keys ^ (column_keys >> 16)) * M1) & 0xFFFFFFFF
+    x = ((keys ^ of_columns) * M1) & 0xFFFFFFFF
     x = x ^ (x >> 15)
     x = (x * torch.where((lanes & 2) != 0, MB, MA)) & 0xFFFFFFFF
     x = x ^ (x >> 16)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .runtime import interpreting
+
+ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
 GOLDEN: tl.constexpr = tl.constexpr(0x9E3779B9)
 M1: tl.constexpr = tl.constexpr(0x7FEB352D)
 MA: tl.constexpr = tl.constexpr(0x846CA68B)
 MB: tl.constexpr = tl.constexpr(0x31848BAB)
+MC: tl.constexpr = tl.constexpr(0x27D4EB2F)
+MD: tl.constexpr = tl.constexpr(0xC2B2AE35)
+SPREAD: tl.constexpr = tl.constexpr(0x02442211)
 
 
 @triton.jit
@@ -52,7 +58,7 @@ def keep(keys, columns, threshold):
     return ((pair >> ((columns & 1) * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32) >= threshold
 
 
-# Attention: queries r and r + 8 with keys c and c + 8 are a group.
+# Attention: queries r and r + 8 with keys c and c + 8 are a group. See `tile_keep_mask` of dropout.py.
 
 
 @triton.jit
@@ -63,31 +69,56 @@ def group_first(n0, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def keep_groups(row_keys, column_keys, threshold, TRANSPOSED: tl.constexpr):
-    """Booleans (queries, keys), or (keys, queries) if TRANSPOSED, True for kept scores, from the keys of groups:
-    `row_key` (queries // 2,) and `group_key` (keys // 2,).
+def group_hash(row_keys, n0, BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """Hashes (queries, keys), or (keys, queries) if TRANSPOSED, uint32, of which the high half counts.
 
-    At a rate of 1 the shifted threshold overflows and all are kept: what is kept is multiplied with 0 then.
+    ``row_keys``: `row_key` of the groups of queries (queries // 2,). ``n0``: the first of BLOCK keys, a multiple of
+    BLOCK, a power of two from 16 to 128.
+    """
+    tl.static_assert(BLOCK <= 128)
+    ROWS: tl.constexpr = row_keys.shape[0]
+    # The key of a column is a xor of three parts: what changes from step to step is a scalar, what differs between the
+    # registers of a thread are constants, which leaves one instruction a group.
+    first = (tl.cast(n0 >> 7, tl.uint32) * GOLDEN) ^ (tl.cast(n0 & 0x70, tl.uint32) * SPREAD)
+    within = tl.arange(0, 8).to(tl.uint32) * MC
+    of_16 = (tl.arange(0, BLOCK // 16) * 16).to(tl.uint32) * SPREAD
+    if TRANSPOSED:
+        x = row_keys[None, None, :] ^ (of_16[:, None] ^ (within ^ first)[None, :])[:, :, None]
+    else:
+        x = (row_keys[:, None] ^ (within ^ first)[None, :])[:, None, :] ^ of_16[None, :, None]
+    x *= M1
+    x ^= x >> 15
+    upper, lower = tl.join(x * MA, x * MB), tl.join(x * MC, x * MD)  # of query r, of query r + 8; keys c and c + 8
+    x = tl.join(upper, lower)
+    if TRANSPOSED:  # (BLOCK // 16, 8, ROWS, key, query)
+        x = x.reshape(BLOCK // 16, 8, ROWS // 8, 8, 2, 2).permute(0, 4, 1, 2, 5, 3)
+        x = x.reshape(BLOCK, 2 * ROWS)
+    else:  # (ROWS, BLOCK // 16, 8, key, query)
+        x = x.reshape(ROWS // 8, 8, BLOCK // 16, 8, 2, 2).permute(0, 5, 1, 2, 4, 3)
+        x = x.reshape(2 * ROWS, BLOCK)
+    return x
+
+
+@triton.jit
+def dropped(x, hashes, threshold):
+    """``x`` float32 where the high halves of ``hashes`` reach ``threshold``, else 0.
+
+    At a rate of 1 the shifted threshold overflows and all are kept: what is kept is multiplied with 0 then. By
+    assembly, since LLVM packs the results of the comparisons into bits and takes them out again.
     """
     least = tl.cast(threshold, tl.uint32) << 16
-    if TRANSPOSED:
-        shared = shared_hash(row_keys[None, :], column_keys[:, None])
+    if ASSEMBLY:
+        y = tl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.ge.u32 p, $2, $3; selp.f32 $0, $1, 0f00000000, p; }",
+            "=r,r,r,r",
+            [x, hashes, least],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
     else:
-        shared = shared_hash(row_keys[:, None], column_keys[None, :])
-    a, b = shared * MA, shared * MB
-    # `lane_pair`, compared in place: its high half is that of the product.
-    low_a, low_b = (a << 16) ^ (a & 0xFFFF0000), (b << 16) ^ (b & 0xFFFF0000)
-    upper = tl.join(low_a >= least, a >= least)  # of query r, keys c and c + 8
-    lower = tl.join(low_b >= least, b >= least)
-    kept = tl.join(upper, lower)
-    M: tl.constexpr = shared.shape[0]
-    N: tl.constexpr = shared.shape[1]
-    kept = kept.reshape(M // 8, 8, N // 8, 8, 2, 2)  # the last two: of the key, of the query
-    if TRANSPOSED:
-        kept = kept.permute(0, 4, 1, 2, 5, 3)
-    else:
-        kept = kept.permute(0, 5, 1, 2, 4, 3)
-    return kept.reshape(2 * M, 2 * N)
+        y = tl.where(hashes >= least, x, 0.0)
+    return y
 
 
 # Elementwise kernels and products: four neighbouring columns are a group.

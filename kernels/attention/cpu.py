@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .. import cpu
-from ..dropout import MA, MB, drawn, keep_scale, row_keys
+from ..dropout import MA, MB, drawn, keep_scale, row_keys, tile_column_keys
 from ..registry import Call
 from . import reference
 from .varlen import Place, Segments
@@ -119,7 +119,7 @@ class _Scores:
         tokens = tokens // 8 * TILE + tokens % 8  # the first of the two that share a key
         firsts = first + N * torch.arange(B)[:, None] + total * torch.arange(H)
         self._rows_PK1 = cpu.signed(row_keys(seed, firsts.flatten()[:, None] + tokens))[..., None]
-        self._columns_K = cpu.column_keys(tokens)
+        self._columns_K = cpu.signed_column_keys(tile_column_keys(tokens))
         self._hashes = torch.empty(3, most, len(tokens), len(tokens), dtype=torch.int32)
         self._scores = torch.empty(most, tiles, 2, 8, N, dtype=dtype)
 

@@ -21,10 +21,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..runtime import interpreting
-from ..triton_dropout import group_first, group_key, keep_groups, row_key
+from ..triton_dropout import ASSEMBLY, dropped, group_first, group_hash, row_key
 
-ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LOWERED: tl.constexpr = tl.constexpr(-1e9)  # of masked keys, as in the official code
 
@@ -123,7 +121,7 @@ def _step(l_i, m_i, acc, q, base, rows, n0, length, stride, HE, row_keys, scale,
     alpha = tl.math.exp2(m_i - m_ij)
     l_i = l_i * alpha + tl.sum(p, 1)
     if DROPOUT:
-        p = tl.where(keep_groups(row_keys, group_key(group_first(n0, BLOCK_N)), threshold, False), p, 0.0)
+        p = dropped(p, group_hash(row_keys, n0, BLOCK_N, False), threshold)
     v = load_rows(base + 2 * HE, n0, length, stride, E, BLOCK_E, BLOCK_N, EVEN)
     acc = tl.dot(narrow(p, v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
     return l_i, m_ij, acc
@@ -227,7 +225,7 @@ def _query_step(acc, q, grad_out, lse, delta, base, rows, n0, length, stride, HE
     p = tl.math.exp2(s - lse[:, None])
     dp = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
     if DROPOUT:
-        dp = tl.where(keep_groups(row_keys, group_key(group_first(n0, BLOCK_N)), threshold, False), dp, 0.0)
+        dp = dropped(dp, group_hash(row_keys, n0, BLOCK_N, False), threshold)
     ds = p * (dp - delta[:, None])
     return tl.dot(narrow(ds, k.dtype), k, acc, input_precision=PRECISION)
 
@@ -314,10 +312,10 @@ def attention_backward_queries(
 
 
 @triton.jit
-def _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, length, stride, HE, column_keys, scale, threshold,
+def _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, n0, length, stride, HE, scale, threshold,
               low, mask_ptr, bias_ptr, lse_ptr, delta_ptr, row_keys_ptr, MASK: tl.constexpr, BIAS: tl.constexpr,
               DROPOUT: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr,
-              EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+              BLOCK_N: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """grad_k and grad_v (BLOCK_N, BLOCK_E) with one more block of queries. Blocks of scores are transposed."""
     rows = m0 + tl.arange(0, BLOCK_M)
     q = load_rows(base, m0, length, stride, E, BLOCK_E, BLOCK_M, EVEN)
@@ -329,14 +327,15 @@ def _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, length, st
                True, PRECISION)  # fmt: skip
     p = tl.math.exp2(s - lse[None, :])
     dp = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION)
-    used = p
     if DROPOUT:
         row_keys = load_row_numbers(row_keys_ptr, group_first(m0, BLOCK_M), length, 0, EVEN)
-        kept = keep_groups(row_keys.to(tl.uint32, bitcast=True), column_keys, threshold, True)
-        used = tl.where(kept, p, 0.0)
-        dp = tl.where(kept, dp, 0.0)
+        hashes = group_hash(row_keys.to(tl.uint32, bitcast=True), n0, BLOCK_N, True)
+        used = dropped(p, hashes, threshold)
+        ds = used * dp - p * delta[None, :]
+    else:
+        used = p
+        ds = p * (dp - delta[None, :])
     grad_v = tl.dot(narrow(used, grad_out.dtype), grad_out, grad_v, input_precision=PRECISION)
-    ds = p * (dp - delta[None, :])
     grad_k = tl.dot(narrow(ds, q.dtype), q, grad_k, input_precision=PRECISION)
     return grad_k, grad_v
 
@@ -385,10 +384,8 @@ def attention_backward_keys(
     first = h.to(tl.int64) * T + start
     lse_ptr += first
     delta_ptr += first
-    column_keys = 0
     if DROPOUT:
         row_keys_ptr += first
-        column_keys = group_key(group_first(n0, BLOCK_N))
     if MASK:
         mask_ptr += start
     low = masked_score(mask_ptr, length, MASK, BLOCK_N)
@@ -401,15 +398,15 @@ def attention_backward_keys(
     if TAIL > 0:
         whole = length // BLOCK_M * BLOCK_M
         for m0 in range(0, whole, BLOCK_M):
-            grad_k, grad_v = _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, length, stride, HE,
-                                       column_keys, scale, threshold, low, mask_ptr, bias_ptr, lse_ptr, delta_ptr,
-                                       row_keys_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, BLOCK_M, True,
-                                       PRECISION)  # fmt: skip
+            grad_k, grad_v = _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, n0, length, stride, HE,
+                                       scale, threshold, low, mask_ptr, bias_ptr, lse_ptr, delta_ptr,
+                                       row_keys_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, BLOCK_M, BLOCK_N,
+                                       True, PRECISION)  # fmt: skip
     REST: tl.constexpr = TAIL if TAIL > 0 else BLOCK_M
     for m0 in tl.range(whole, length, REST, num_stages=1):
-        grad_k, grad_v = _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, length, stride, HE,
-                                   column_keys, scale, threshold, low, mask_ptr, bias_ptr, lse_ptr, delta_ptr,
-                                   row_keys_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, REST, False,
+        grad_k, grad_v = _key_step(grad_k, grad_v, k, v, base, grad_out_base, columns, m0, n0, length, stride, HE,
+                                   scale, threshold, low, mask_ptr, bias_ptr, lse_ptr, delta_ptr,
+                                   row_keys_ptr, MASK, BIAS, DROPOUT, E, BLOCK_E, REST, BLOCK_N, False,
                                    PRECISION)  # fmt: skip
     if DROPOUT:
         grad_k *= keep_scale
@@ -478,8 +475,7 @@ def attention_backward_bias(
         if DROPOUT:
             groups = group_first(m0, BLOCK_M)
             row_keys = tl.load(row_keys_ptr + h.to(tl.int64) * T + start + groups, mask=groups < N, other=0)
-            column_keys = group_key(group_first(n0, BLOCK_N))
-            dp = tl.where(keep_groups(row_keys.to(tl.uint32, bitcast=True), column_keys, threshold, False), dp, 0.0)
+            dp = dropped(dp, group_hash(row_keys.to(tl.uint32, bitcast=True), n0, BLOCK_N, False), threshold)
         acc += tl.math.exp2(s - lse[:, None]) * (dp - delta[:, None])
     if DROPOUT:
         acc *= keep_scale
