@@ -27,12 +27,14 @@ TAIL = 32  # tokens of a step behind the last whole block
 
 
 class LaunchConfig(NamedTuple):
-    """``own``: tokens that a program keeps; ``other``: tokens a step of its loop reads."""
+    """``own``: tokens that a program keeps; ``other``: tokens a step of its loop reads; ``registers``: at most so many
+    a thread where one program more then fits on a multiprocessor (None: as the compiler likes)."""
 
     own: int
     other: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 # Sentences: one program per sequence and head.
@@ -40,26 +42,32 @@ SHORT_CONFIGS = dict.fromkeys(("forward", "bias"), LaunchConfig(32, 32, 4, 1)) |
     ("queries", "keys"), LaunchConfig(32, 16, 8, 1)
 )
 
-# (kernel, arch, head dim up to): not yet swept on a GPU.
+# (kernel, arch, head dim up to): not yet swept on a GPU. For sm90 chosen by a model of it (bench/LOG.md), for sm80 by what
+# PyTorch's flex attention takes there, for sm100 by occupancy and the matrix instructions of 128 rows, which are faster.
 LONG_CONFIGS = {
-    ("forward", "sm80", 64): LaunchConfig(128, 64, 8, 2),
-    ("forward", "sm80", 128): LaunchConfig(128, 32, 8, 3),
-    ("forward", "sm90", 64): LaunchConfig(128, 64, 8, 3),
-    ("forward", "sm90", 128): LaunchConfig(128, 64, 8, 2),
-    ("forward", "sm100", 64): LaunchConfig(128, 64, 8, 2),
+    ("forward", "sm80", 64): LaunchConfig(128, 64, 4, 3),
+    ("forward", "sm80", 128): LaunchConfig(128, 64, 8, 3),
+    ("forward", "sm90", 64): LaunchConfig(128, 64, 8, 3, 128),
+    ("forward", "sm90", 128): LaunchConfig(128, 64, 8, 3),
+    ("forward", "sm100", 64): LaunchConfig(128, 32, 8, 3, 128),
     ("forward", "sm100", 128): LaunchConfig(128, 64, 8, 2),
-    ("queries", "sm80", 64): LaunchConfig(128, 64, 8, 2),
+    ("queries", "sm80", 64): LaunchConfig(64, 64, 4, 2),
     ("queries", "sm80", 128): LaunchConfig(64, 64, 8, 2),
-    ("queries", "sm90", 64): LaunchConfig(128, 32, 8, 3),
-    ("queries", "sm90", 128): LaunchConfig(128, 64, 8, 2),
-    ("queries", "sm100", 64): LaunchConfig(64, 64, 4, 2),
-    ("queries", "sm100", 128): LaunchConfig(64, 64, 4, 2),
-    ("keys", "sm80", 64): LaunchConfig(64, 32, 8, 2),
-    ("keys", "sm80", 128): LaunchConfig(64, 64, 8, 1),
-    ("keys", "sm90", 64): LaunchConfig(64, 32, 4, 4),
-    ("keys", "sm90", 128): LaunchConfig(64, 32, 8, 2),
-    ("keys", "sm100", 64): LaunchConfig(64, 64, 4, 2),
-    ("keys", "sm100", 128): LaunchConfig(64, 64, 4, 2),
+    ("queries", "sm90", 64): LaunchConfig(128, 64, 8, 3, 128),
+    ("queries", "sm90", 128): LaunchConfig(64, 32, 4, 3),
+    ("queries", "sm100", 64): LaunchConfig(128, 32, 8, 3, 128),
+    ("queries", "sm100", 128): LaunchConfig(128, 32, 8, 2),
+    ("keys", "sm80", 64): LaunchConfig(64, 32, 4, 3),
+    ("keys", "sm80", 128): LaunchConfig(64, 32, 8, 3),
+    ("keys", "sm90", 64): LaunchConfig(64, 32, 4, 3, 168),
+    ("keys", "sm90", 128): LaunchConfig(64, 16, 4, 3),
+    ("keys", "sm100", 64): LaunchConfig(128, 32, 8, 3, 128),
+    ("keys", "sm100", 128): LaunchConfig(128, 32, 8, 2),
+}
+# Where a mask or a bias needs more registers.
+MASKED_CONFIGS = {
+    ("queries", "sm90", 64): LaunchConfig(64, 64, 4, 3),
+    ("keys", "sm90", 64): LaunchConfig(64, 16, 4, 3),
 }
 # Twice the bytes, and three products for each.
 FP32_CONFIGS = {
@@ -69,8 +77,9 @@ FP32_CONFIGS = {
 }
 
 
-def launch_config(kernel: str, qkv: Tensor, length: int) -> LaunchConfig:
-    """For sequences of up to ``length`` tokens; ``kernel`` is "forward", "queries" (dq), "keys" (dk, dv) or "bias"."""
+def launch_config(kernel: str, qkv: Tensor, length: int, masked: bool) -> LaunchConfig:
+    """For sequences of up to ``length`` tokens; ``kernel`` is "forward", "queries" (dq), "keys" (dk, dv) or "bias".
+    ``masked``: with a mask or a bias."""
     arch = tensor_arch(qkv)
     if arch == INTERPRETER:
         block = 32 if 16 < length <= SHORT else interpreter_block(length)
@@ -79,7 +88,8 @@ def launch_config(kernel: str, qkv: Tensor, length: int) -> LaunchConfig:
         return SHORT_CONFIGS[kernel]
     if qkv.dtype == torch.float32:
         return FP32_CONFIGS[kernel]
-    return LONG_CONFIGS[kernel, arch, 64 if qkv.shape[-1] <= 64 else 128]
+    key = kernel, arch, 64 if qkv.shape[-1] <= 64 else 128
+    return MASKED_CONFIGS[key] if masked and key in MASKED_CONFIGS else LONG_CONFIGS[key]
 
 
 def _meta(
@@ -105,6 +115,7 @@ def _meta(
         PRECISION="tf32x3",
         num_warps=config.warps,
         num_stages=config.stages,
+        **({} if config.registers is None else dict(maxnreg=config.registers)),
     )
 
 
@@ -126,8 +137,8 @@ def forward(
     out, lse = qkv.new_empty(T, H, E), qkv.new_empty(H, T, dtype=torch.float32)
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     for has_mask, length, chosen in groups(segments, masked):
-        config = launch_config("forward", qkv, length)
         seen = mask if has_mask else None
+        config = launch_config("forward", qkv, length, has_mask or bias is not None)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
         meta = _meta(qkv, seen, bias, p, config, length)
         meta["POSITIVE"] = scale > 0
@@ -155,7 +166,7 @@ def backward(
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     for has_mask, length, chosen in groups(segments, masked):
         inputs = qkv, mask if has_mask else None, bias
-        config = launch_config("queries", qkv, length)
+        config = launch_config("queries", qkv, length, has_mask or bias is not None)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
         meta = _meta(qkv, inputs[1], bias, p, config, length)
         outputs = lse, grad_out, delta, row_keys, grad_qkv
@@ -171,7 +182,7 @@ def backward(
             dropout.keep_share(p),
             **meta,
         )
-        config = launch_config("keys", qkv, length)
+        config = launch_config("keys", qkv, length, has_mask or bias is not None)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
         meta = _meta(qkv, inputs[1], bias, p, config, length, swapped=True)
         launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **meta)
@@ -194,7 +205,7 @@ def _bias_gradient(
         return lse.new_empty(0)
     T, _, H, _ = qkv.shape
     ((B, N),) = segments
-    config = launch_config("bias", qkv, N)
+    config = launch_config("bias", qkv, N, True)
     programs = min(BIAS_PROGRAMS, B)
     grad_bias = lse.new_empty(programs, H, N, N)
     meta = _meta(qkv, mask, bias, p, config, N)
