@@ -70,7 +70,10 @@ def row_scores(seed: Tensor, rows: int, columns: int) -> Tensor:
     keys_R1 = signed(row_keys(seed, torch.arange(rows)))[:, None]
     # Two numbers for each group of four columns, one for each multiplier.
     groups = torch.arange(-(-columns // GROUP)).repeat_interleave(2)
-    of_columns, pair = signed_column_keys(column_keys(groups)), torch.tensor([as_int32(MA), as_int32(MB)], dtype=torch.int32)
+    of_columns, pair = (
+        signed_column_keys(column_keys(groups)),
+        torch.tensor([as_int32(MA), as_int32(MB)], dtype=torch.int32),
+    )
     multipliers = pair.repeat(len(groups) // 2)
     x = torch.empty(rows, len(groups), dtype=torch.int32)
     scratch = torch.empty_like(x[: max(1, BLOCK // max(1, columns))])

@@ -12,9 +12,8 @@ GOLDEN: tl.constexpr = tl.constexpr(0x9E3779B9)
 M1: tl.constexpr = tl.constexpr(0x7FEB352D)
 MA: tl.constexpr = tl.constexpr(0x846CA68B)
 MB: tl.constexpr = tl.constexpr(0x31848BAB)
-MC: tl.constexpr = tl.constexpr(0x27D4EB2F)
-MD: tl.constexpr = tl.constexpr(0xC2B2AE35)
 SPREAD: tl.constexpr = tl.constexpr(0x02442211)
+SMALL: tl.constexpr = tl.constexpr(0x85EBCA6B)
 
 
 @triton.jit
@@ -80,7 +79,7 @@ def group_hash(row_keys, n0, BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr):
     # The key of a column is a xor of three parts: what changes from step to step is a scalar, what differs between the
     # registers of a thread are constants, which leaves one instruction a group.
     first = (tl.cast(n0 >> 7, tl.uint32) * GOLDEN) ^ (tl.cast(n0 & 0x70, tl.uint32) * SPREAD)
-    within = tl.arange(0, 8).to(tl.uint32) * MC
+    within = tl.arange(0, 8).to(tl.uint32) * SMALL
     of_16 = (tl.arange(0, BLOCK // 16) * 16).to(tl.uint32) * SPREAD
     if TRANSPOSED:
         x = row_keys[None, None, :] ^ (of_16[:, None] ^ (within ^ first)[None, :])[:, :, None]
@@ -88,7 +87,9 @@ def group_hash(row_keys, n0, BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr):
         x = (row_keys[:, None] ^ (within ^ first)[None, :])[:, None, :] ^ of_16[None, :, None]
     x *= M1
     x ^= x >> 15
-    upper, lower = tl.join(x * MA, x * MB), tl.join(x * MC, x * MD)  # of query r, of query r + 8; keys c and c + 8
+    # The two `lane_pair`s, of queries r and r + 8, each for keys c and c + 8, in high halves: one is there already.
+    a, b = x * MA, x * MB
+    upper, lower = tl.join((a << 16) ^ (a & 0xFFFF0000), a), tl.join((b << 16) ^ (b & 0xFFFF0000), b)
     x = tl.join(upper, lower)
     if TRANSPOSED:  # (BLOCK // 16, 8, ROWS, key, query)
         x = x.reshape(BLOCK // 16, 8, ROWS // 8, 8, 2, 2).permute(0, 4, 1, 2, 5, 3)

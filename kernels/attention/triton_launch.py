@@ -42,8 +42,8 @@ SHORT_CONFIGS = dict.fromkeys(("forward", "bias"), LaunchConfig(32, 32, 4, 1)) |
     ("queries", "keys"), LaunchConfig(32, 16, 8, 1)
 )
 
-# (kernel, arch, head dim up to): not yet swept on a GPU. For sm90 chosen by a model of it (bench/LOG.md), for sm80 by what
-# PyTorch's flex attention takes there, for sm100 by occupancy and the matrix instructions of 128 rows, which are faster.
+# (kernel, arch, head dim up to), not yet swept on a GPU: for sm90 by a model of it (bench/LOG.md), for sm80 by what
+# PyTorch's flex attention takes there, for sm100 by occupancy and products of 128 rows, which are faster than of 64.
 LONG_CONFIGS = {
     ("forward", "sm80", 64): LaunchConfig(128, 64, 4, 3),
     ("forward", "sm80", 128): LaunchConfig(128, 64, 8, 3),
