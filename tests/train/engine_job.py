@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from train.config.sections import EngineConfig, OptimConfig
+from train.core import engine as engine_file
 from train.core.engine import Engine
 from train.core.ranks import RankContext, start_distributed, stop_distributed, wait_for_all
 from vatt.clip import InputConfig
@@ -98,20 +103,55 @@ def infinite_gradient(parameter: nn.Parameter):
     handle.remove()
 
 
+class HostReads(TorchDispatchMode):
+    """Where the host reads a number of a tensor, or waits for the device: file and function of the caller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def note(self) -> None:
+        callers = [x for x in traceback.extract_stack() if "/torch/" not in x.filename and x.filename != __file__]
+        self.found.append(f"{Path(callers[-1].filename).name} {callers[-1].name}")
+
+    def note_wait(self, device_index: int | None = None) -> None:
+        self.note()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select"):
+            self.note()
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def as_on_a_gpu():
+    """Engines made inside have the optimizer of a GPU; the reads of their steps, as far as the CPU shows them, are
+    collected. What the loop reads one step late (`Later`) is not among them."""
+    reads = HostReads()
+    with ExitStack() as stack:
+        made = engine_file.make_optimizer
+        stack.enter_context(mock.patch.object(engine_file, "make_optimizer", lambda *a, **b: made(*a[:2], True, **b)))
+        stack.enter_context(mock.patch.object(CPU_Accelerator, "synchronize", reads.note_wait))
+        yield reads
+
+
 def run(job: dict, context: RankContext) -> None:
     """Steps ``first`` to ``last`` of a job; on the last rank alone, ``poison`` spoils the input of that step and
-    ``poison_gradient`` a gradient."""
+    ``poison_gradient`` a gradient, that of a classifier's layer with ``spoil_head``."""
     kind, labelled = job.get("kind", "sgd"), job.get("model") == "classifier"
     if labelled:
         module = small_classifier(job.get("frozen", False))
         optim = OptimConfig(kind=kind, lr=rate(kind, 0), clip_backbone=CLIP)
-        spoilt = module.model.backbone.encoder.layers[0].mlp.in_weight
+        backbone = module.model.backbone.encoder.layers[0].mlp.in_weight
+        spoilt = module.model.classifier.weight if job.get("frozen") or job.get("spoil_head") else backbone
     else:
         module = small_pretraining(job.get("model", "vatt-tiny"))
         module.vatt.activation_checkpointing = job["engine"].get("activation_checkpointing", False)
         optim = OptimConfig(lr=RATE, clip_norm=job.get("clip", 0.0))
         spoilt = next(p for p in module.parameters() if p.requires_grad)
     rows = slice(context.rank * BATCH // context.ranks, (context.rank + 1) * BATCH // context.ranks)
+    on_gpu = ExitStack()
+    reads = on_gpu.enter_context(as_on_a_gpu()) if job.get("as_on_gpu") else None
     engine = Engine(module, from_dict(EngineConfig, job["engine"]), optim, BATCH // context.ranks, context.device)
     if job.get("load"):
         engine.load(load_file(job["load"] + ".model"), load_file(job["load"] + ".optimizer"))
@@ -122,16 +162,21 @@ def run(job: dict, context: RankContext) -> None:
         with ExitStack() as stack:
             if last and step == job.get("poison_gradient"):
                 stack.enter_context(infinite_gradient(spoilt))
+            if reads:
+                reads.found.clear()
+                stack.enter_context(reads)
             result = engine.train_step(
                 {key: value[rows] for key, value in batch.items()}, rate(kind, step) if labelled else optim.lr, step
             )
         log.append({"loss": result.losses["loss"], "applied": result.applied})
+        log[-1] |= {"reads": list(reads.found)} if reads else {}
     model, optimizer = engine.model_state(), engine.optimizer_state()
     if context.first:
         Path(job["out"]).write_text(json.dumps(log))
         save_file(model, job["out"] + ".model")
         save_file(optimizer, job["out"] + ".optimizer")
     engine.close()
+    on_gpu.close()
     wait_for_all()
 
 

@@ -28,6 +28,15 @@ SAVERS = {
 }
 
 
+QUIET = {
+    "0": {"zero": 0},
+    "1": {"zero": 1},
+    "bf16": BF16,
+    "bf16 2": {"zero": 2, "precision": "bf16"},
+    "parts": {"zero": 1, "precision": "bf16", "gradient_accumulation": 2},
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("engine")
@@ -42,6 +51,9 @@ def runs(folder):
         "bf16 rest": {"engine": BF16, "first": 2, "load": "bf16 half"},
         "unified bf16": {"model": "vatt-ma-tiny", "engine": {"zero": 2, "precision": "bf16"}},
         "parts": {"engine": {"zero": 2, "gradient_accumulation": 2}, "clip": 0.5},
+        **{f"on gpu {name}": {"engine": engine, "as_on_gpu": True, "clip": CLIP} for name, engine in QUIET.items()},
+        "on gpu 3": {"engine": {"zero": 3}, "as_on_gpu": True, "last": 2},
+        "on gpu poison": {"engine": {"zero": 1}, "as_on_gpu": True, "poison_gradient": 1, "poison": 2},
         **{name: {"engine": engine} for name, engine in SAVERS.items() if engine["zero"] < 3},
     }
     for stage in STAGES:  # in this order: ZeRO 3 leaves another linear layer behind, that rounds otherwise
@@ -114,6 +126,24 @@ def test_what_is_not_finite_changes_nothing(runs, stage):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", QUIET)
+def test_neither_deepspeed_nor_the_optimizer_reads_what_the_device_computes(runs, name):
+    """As on a GPU, where each such read waits. ZeRO 3 and offloading do read (docs/settings.md)."""
+    log, *_ = runs[f"on gpu {name}"]
+    assert [entry["reads"] for entry in log] == [[]] * 4
+    assert all(entry["applied"] for entry in log)
+    assert "utils.py is_invalid_grad_norm" in runs["on gpu 3"][0][-1]["reads"]
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_changes_nothing_where_only_the_device_knows_it(runs):
+    log, weights, optimizer = runs["on gpu poison"]
+    assert [entry["applied"] for entry in log] == [True, False, False, True]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert optimizer["step"] == 2
+
+
+@pytest.mark.slow
 def test_bf16_keeps_fp32_weights(runs):
     log, weights, _ = runs["unified bf16"]
     exact = plain("vatt-ma-tiny").exact.losses["loss 0"]
@@ -162,7 +192,7 @@ def test_generated_deepspeed_json(tmp_path):
         ({"zero": 0}, {}, True, False, False),  # runs as stage 1
         ({"zero": 2}, {"clip_norm": 1.0}, True, False, False),
         ({"zero": 1}, {}, False, None, False),
-        ({"zero": 1}, {"clip_backbone": 1.0}, True, True, True),  # two groups
+        ({"zero": 1}, {"clip_backbone": 1.0}, True, False, False),
         ({"zero": 2, "offload_optimizer": True}, {}, True, True, True),
         ({"zero": 3}, {}, True, True, True),
         ({"zero": 0}, {}, False, None, True),

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from train.config.sections import EngineConfig, OptimConfig
 from train.core.graphs import Graphed, refusals
-from train.core.optimizers import make_optimizer
+from train.core.optimizers import finite_everywhere, make_optimizer
 from train.core.transfer import Later, Uploader
 from vatt.config import ConfigError
 from vatt.data import Batch
@@ -74,19 +74,16 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
         settings["bf16"] = {"enabled": True}
     if config.deepspeed is not None:
         settings = _merge(settings, _users_json(config, bf16))
-    return _merge(_without_waits(settings, groups=2 if optim.clip_backbone else 1), settings)
+    return _merge(_without_waits(settings), settings)
 
 
-def _without_waits(settings: dict[str, Any], groups: int) -> dict[str, Any]:
-    """What keeps DeepSpeed from waiting for the GPU in each step, as far as it can be kept from it.
-
-    The timer of the throughput synchronizes twice a step. The norm of the gradient and the search for what is not
-    finite are read by the host; our optimizer makes the update void instead. But ZeRO hands it one group of parameters
-    at a time, so with several DeepSpeed must find out before the first is changed.
-    """
+def _without_waits(settings: dict[str, Any]) -> dict[str, Any]:
+    """What keeps DeepSpeed from waiting for the GPU in each step, as far as it can be kept from it: the timer of the
+    throughput synchronizes twice a step, and the host reads the norm of the gradient and whether it is finite. Our
+    optimizer makes the update void instead, and clips."""
     zero, clips = settings["zero_optimization"], settings["gradient_clipping"] > 0
     offloads = zero.get("offload_optimizer", {}).get("device", "none") != "none"
-    unread = zero["stage"] in (1, 2) and groups == 1 and not clips and not offloads and "zenflow" not in zero
+    unread = zero["stage"] in (1, 2) and not clips and not offloads and "zenflow" not in zero
     quiet: dict[str, Any] = {"timers": {"throughput": {"enabled": False}}}
     if "bf16" in settings:
         quiet["bf16"] = {"check_grad_overflow": not unread}
@@ -226,6 +223,7 @@ class Engine:
                 value = value.detach().float() / self.parts
                 sums[name] = sums[name] + value if name in sums else value
             self._engine.backward(losses["loss"])
+            self._optimizer.finite = self._finite()
             self._engine.step()  # updates the weights with the last part
         names = sorted(sums)
         means = torch.stack([sums[name] for name in names])
@@ -233,6 +231,13 @@ class Engine:
             dist.all_reduce(means)
             means /= dist.get_world_size()
         return StepResult(names, Later(means), self._optimizer.made)
+
+    def _finite(self) -> Tensor | None:
+        """Whether all gradients are finite, where ZeRO 1 or 2 holds those of several groups; see `Guarded.finite`."""
+        if len(self._optimizer.param_groups) == 1 or self.settings["zero_optimization"]["stage"] not in (1, 2):
+            return None
+        held = [gradient for group in self._wrapper.averaged_gradients.values() for gradient in group or ()]
+        return finite_everywhere(held) if held else None  # none while parts accumulate, or where they are offloaded
 
     def _split(self, batch: Batch, seed: int) -> Iterator[Batch]:
         """The tensors of a batch in equal parts, each with what its step draws on the host."""

@@ -34,6 +34,8 @@ class Guarded(torch.optim.Optimizer):
         deferred: whether the device alone decides if an update is made. The host then learns it later, at the latest
             before the next update, when the device has long decided and has other work to do. Else the host waits.
         made: of the step under way, one entry for each call: whether the update was made.
+        finite: whether all gradients of the step under way are finite, as `finite_everywhere` gives it, if the caller
+            knows: ZeRO 1 to 3 show ``step`` one group at a time. None: it looks at those that it is shown.
     """
 
     moments: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ class Guarded(torch.optim.Optimizer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.made: list[Later | bool] = []
+        self.finite: Tensor | None = None
         self._unread: list[tuple[Group, Later]] = []
 
     def step(self, closure: Any = None) -> Any:
@@ -53,7 +56,9 @@ class Guarded(torch.optim.Optimizer):
         if not groups:
             return super().step(closure)
         self._settle()
-        finite = _finite_everywhere([gradient for _, gradients in groups for gradient in gradients])
+        finite = self.finite
+        if finite is None:
+            finite = finite_everywhere([gradient for _, gradients in groups for gradient in gradients])
         if not self.deferred and not finite:  # waits
             self.made.append(False)
             return None
@@ -159,7 +164,7 @@ def _gradients(group: Group) -> list[Tensor]:
     return [parameter.grad for parameter in group["params"] if parameter.grad is not None]
 
 
-def _finite_everywhere(tensors: list[Tensor]) -> Tensor:
+def finite_everywhere(tensors: list[Tensor]) -> Tensor:
     """1.0 if all elements are finite, on all ranks, else 0.0; on the device."""
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, float("inf"))])
     return _over_ranks(torch.isfinite(norms).all().float(), dist.ReduceOp.MIN)
