@@ -96,11 +96,6 @@ def stepped(kind, deferred, spoil, **options):
     settings = {"lr": 0.1, "epsilon": 0.1, "beta2": 0.9, **options}  # so large that the count of updates shows
     optimizer = make_optimizer(module, OptimConfig(kind=kind, **settings), on_gpu=deferred)
     assert optimizer.deferred == deferred
-    if kind == "adam":  # both the fused one, which PyTorch has for the CPU, too
-        for group in optimizer.param_groups:
-            group["fused"] = True
-        optimizer.defaults["fused"] = True
-        optimizer._step_supports_amp_scaling = True
     log = []
     for step in range(5):
         for index, parameter in enumerate(module.parameters()):

@@ -114,8 +114,8 @@ class GuardedAdam(Guarded, Adam):
         return self._before + group.get("applied", 0)
 
     def fresh_state(self, parameter: Tensor, step: int) -> dict[str, Tensor]:
-        on = parameter.device if self.defaults.get("fused") else torch.device("cpu")
-        return {"step": torch.tensor(float(step), device=on), **super().fresh_state(parameter, step)}
+        count = torch.tensor(float(step), device=parameter.device)  # where the fused implementation has it
+        return {"step": count, **super().fresh_state(parameter, step)}
 
 
 class GuardedSGD(Guarded, SGD):
@@ -130,7 +130,7 @@ def make_optimizer(module: nn.Module, optim: OptimConfig, on_gpu: bool, clip: bo
     With ``clip_backbone`` there are two groups: the classification layer, whose gradient is not clipped, and the rest.
 
     Args:
-        on_gpu: the optimizer works on a GPU: Adam is the fused one, and no update makes the host wait.
+        on_gpu: the optimizer works on a GPU, where no update makes the host wait.
         clip: whether ``clip_norm`` is this optimizer's work (`clip_backbone` is in any case).
     """
     groups = list(_groups(module, optim.clip_backbone, optim.clip_norm if clip else 0.0))
@@ -144,7 +144,7 @@ def make_optimizer(module: nn.Module, optim: OptimConfig, on_gpu: bool, clip: bo
             betas=(optim.beta1, optim.beta2),
             eps=optim.epsilon,
             weight_decay=optim.weight_decay,
-            fused=on_gpu,
+            fused=True,  # on a CPU four times as fast as the others
         )
     made.deferred = on_gpu
     return made
