@@ -217,13 +217,13 @@ class Engine:
                 group["lr"] = lr
         self._optimizer.made = []
         sums: dict[str, Tensor] = {}
-        for part in self._split(batch, seed):
+        for number, part in enumerate(self._split(batch, seed), start=1):
             losses = self._engine(self._upload(part), seed)
             for name, value in losses.items():
                 value = value.detach().float() / self.parts
                 sums[name] = sums[name] + value if name in sums else value
             self._engine.backward(losses["loss"])
-            self._optimizer.finite = self._finite()
+            self._optimizer.finite = self._finite() if number == self.parts else None
             self._engine.step()  # updates the weights with the last part
         names = sorted(sums)
         means = torch.stack([sums[name] for name in names])
@@ -237,7 +237,7 @@ class Engine:
         if len(self._optimizer.param_groups) == 1 or self.settings["zero_optimization"]["stage"] not in (1, 2):
             return None
         held = [gradient for group in self._wrapper.averaged_gradients.values() for gradient in group or ()]
-        return finite_everywhere(held) if held else None  # none while parts accumulate, or where they are offloaded
+        return finite_everywhere(held) if held else None  # none where they are offloaded
 
     def _split(self, batch: Batch, seed: int) -> Iterator[Batch]:
         """The tensors of a batch in equal parts, each with what its step draws on the host."""

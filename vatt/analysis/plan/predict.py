@@ -102,7 +102,7 @@ def memory(request: Request, config: VATTConfig, states: States) -> dict[str, in
         "gathered parameters": states.gathered,
         "gradient bucket": states.buckets,
         "its copy, reduced": states.copies,
-        "batch": request.local_batch * sample_bytes(config),
+        "batch and the next one": 2 * request.local_batch * sample_bytes(config),  # copied while this one is computed
         "activations": sum(kept.samples.values()) + kept.constant,
         "recomputed layer": kept.recomputed,
         "embeddings of all GPUs": kept.gathered,
