@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol, TypeVar
 
@@ -28,22 +28,26 @@ from .timing import TooLong, free_buffers, limited, reason, sample
 
 SECONDS = 30.0  # in all
 CHECK_SHARE = 0.7  # of them; the rest is for times
-LIMIT = 15.0  # of one check, with compilation; and of one backend's times
+LIMIT = 20.0  # of one check, with compilation; and of one backend's times
+MOST_STARTS = 3  # that use up their time on one backend; Triton keeps what it compiled, so the next needs less
 MEASURED = 0.006  # seconds of calls for a time
 
+_OVERRAN = "ran out of time"
 Result = TypeVar("Result")
-State = Literal["timed", "refused", "failed", "no time"]
+State = Literal["timed", "refused", "failed", "no memory", "no time"]
 # What costs most comes first. Dense attention is only used for its weights.
 _IMPORTANCE = ("packed_attention", "patch_embed", "nce", "mlp", "layer_norm", "dense_gelu", "rms_norm", "attention")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one backend for one problem: the milliseconds of a call, or why there are none."""
+    """Of one backend for one problem: the milliseconds of a call, or why there are none. ``starts``: how many used up
+    their time on it."""
 
     state: State
     ms: float | None = None
     why: str = ""
+    starts: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ class Examiner(Protocol):
 
     workers: int
 
+    def prepare(self, limit: float) -> None:
+        """Does within ``limit`` seconds what is to be done once."""
+
     def check(self, problem: Problem, backend: str, limit: float) -> None:
         """Raises whatever is wrong with it; TooLong after ``limit`` seconds; NotExamined."""
 
@@ -83,6 +90,9 @@ class Here:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+
+    def prepare(self, limit: float) -> None:
+        pass
 
     def check(self, problem: Problem, backend: str, limit: float) -> None:
         with self._within(limit):
@@ -216,6 +226,13 @@ def select_backends(
                 verdicts[problem][row.backend] = old
     if tasks:
         _examine(tasks, verdicts, (examiner or (lambda: Here(device)))(), time.monotonic(), seconds)
+    for problem, backend in tasks:
+        verdict, before = verdicts[problem][backend], None if known is None else known.of(problem)
+        if verdict.why == _OVERRAN:
+            old = before.verdicts.get(backend) if before else None
+            starts = 1 + (old.starts if old else 0)
+            given_up = Verdict("failed", why=f"did not end in {starts} starts")
+            verdicts[problem][backend] = given_up if starts >= MOST_STARTS else replace(verdict, starts=starts)
     return Selection([Decision(problem, _choose(found), found) for problem, found in verdicts.items()])
 
 
@@ -227,6 +244,8 @@ def _examine(
     seconds: float,
 ) -> None:
     """Checks all, then times those that are right: not side by side, and never before all compilers are done."""
+
+    examiner.prepare(CHECK_SHARE * seconds)
 
     def check(task: tuple[Problem, str]) -> Verdict | None:
         return _attempt(lambda limit: examiner.check(*task, limit), began + CHECK_SHARE * seconds)
@@ -254,7 +273,9 @@ def _attempt(do: Callable[[float], Result], until: float) -> Result | Verdict:
     except NotExamined as error:
         return Verdict("no time", why=str(error))
     except TooLong as error:
-        return Verdict("failed", why=reason(error)) if left == LIMIT else Verdict("no time")
+        return Verdict("failed", why=reason(error)) if left == LIMIT else Verdict("no time", why=_OVERRAN)
+    except torch.OutOfMemoryError as error:  # which says nothing about smaller problems
+        return Verdict("no memory", why=reason(error))
     except Exception as error:  # whatever a compiler, a driver or a missing package raises is the verdict
         return Verdict("failed", why=reason(error))
 

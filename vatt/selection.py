@@ -13,7 +13,8 @@ import queue
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -105,6 +106,13 @@ class Workers:
         for _ in range(self.workers):
             self._idle.put(None)  # one that is to be started
 
+    def prepare(self, limit: float) -> None:
+        """Starts them, side by side. One that does not start is tried again when it is needed."""
+        with ThreadPoolExecutor(self.workers) as pool, suppress(NotExamined):
+            for process in pool.map(lambda _: self._start(limit), range(self.workers)):
+                self._idle.get()
+                self._idle.put(process)
+
     def check(self, problem: Problem, backend: str, limit: float) -> None:
         self._ask("check", problem, backend, limit)
 
@@ -122,7 +130,8 @@ class Workers:
                 return process.ask(request, max(left, 0.1))
             except ProcessFailed as failure:
                 if process.expired is None:
-                    raise RuntimeError(str(failure)) from failure
+                    told = str(failure)
+                    raise (torch.OutOfMemoryError if "OutOfMemoryError" in told else RuntimeError)(told) from failure
                 if left < 0.9 * limit:  # the rest went into its start
                     raise NotExamined("no time after the start of its process") from failure
                 raise TooLong(f"took longer than {limit:.0f} s") from failure

@@ -39,9 +39,9 @@ def clean(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("wrong", "output: error 0.05"),
-        ("gradient", "grad qkv: error"),
-        ("nan", "output: error nan"),
+        ("wrong", "output with dropout 0.1: error 0.05"),
+        ("gradient", "grad qkv with dropout 0.1: error"),
+        ("nan", "output with dropout 0.1: error nan"),
         ("dropout", "output with dropout 0.1: error 0.05"),
         ("mask", "grad qkv with dropout 0.1: error"),
     ],
@@ -140,6 +140,9 @@ class Fake:
         self.workers, self.takes, self.asked, self.times, self.now = workers, takes, [], times or {}, 0.0
         monkeypatch.setattr("vatt.kernels.selection.time.monotonic", lambda: self.now)
 
+    def prepare(self, limit):
+        assert limit <= 30
+
     def check(self, problem, backend, limit):
         self.asked.append(("check", backend))
         self.now += min(self.takes, limit)
@@ -177,6 +180,29 @@ def test_the_budget_is_held_and_the_next_start_goes_on(monkeypatch):
     assert more.asked == [("check", "planted compiler"), ("time", "planted compiler")]
 
 
+def test_what_never_ends_is_given_up_after_some_starts(monkeypatch):
+    known, asked = None, problem()
+    for start in (1, 2, 3):
+        examiner = Fake(monkeypatch=monkeypatch, takes=100)
+        known = select_backends([asked], CPU, known=known, examiner=lambda examiner=examiner: examiner, seconds=10)
+        first = examiner.asked[0][1]  # which takes all of the time
+        verdict = known.decisions[0].verdicts[first]
+        assert verdict.state == ("failed" if start == 3 else "no time")
+    assert verdict.why == "did not end in 3 starts"
+    assert known.decisions[0].backend != first
+
+
+def test_a_problem_too_large_for_a_backend_says_nothing_about_others():
+    def full(*_):
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    examiner = type("Full", (Here,), {"time": full})
+    found = select_backends([problem()], CPU, examiner=lambda: examiner(CPU))
+    assert found.decisions[0].verdicts["torch"].state == "no memory"
+    assert found.decisions[0].complete
+    assert not found.failures()
+
+
 def test_an_examiner_that_cannot_work_says_nothing_about_the_backend():
     class Absent(Here):
         def check(self, problem, backend, limit):
@@ -193,7 +219,7 @@ def test_where_all_are_wrong_the_reference_runs():
     found = {"sdpa": Verdict("failed"), "triton": Verdict("refused")}
     asked = problem()
     known = Selection([Decision(asked, "torch", found)])
-    examiner = type("No", (), {"workers": 1, "check": lambda *_: 1 / 0})
+    examiner = type("No", (), {"workers": 1, "prepare": lambda *_: None, "check": lambda *_: 1 / 0})
     (decision,) = select_backends([asked], CPU, known=known, examiner=examiner).decisions
     assert all(verdict.state in ("failed", "refused") for verdict in decision.verdicts.values())
     assert decision.backend == "torch"

@@ -43,7 +43,7 @@ def test_a_wrong_kernel_is_refused_at_the_start_of_a_run(sample, tmp_path):  # n
     new = ["run.steps=2", "run.save_every=1"]
     said = start(cache, *words_of(sample, out, *new, "engine.kernels=measured"))
     assert "warning: kernels: packed_attention: planted wrong is left out: " in said
-    assert "WrongResult: output: error 0.05" in said
+    assert "WrongResult: output" in said
     (line,) = [line for line in said.splitlines() if line.startswith("attention: ")]
     assert "planted" not in line
     assert "sdpa" in line
