@@ -39,20 +39,20 @@ def check(problem: Problem, backend: str, device: torch.device) -> None:
     little = small(problem)
     made = inputs(little, device)
     p = float(dict(problem.facts).get("dropout", 0.0))
-    twin, products = has_twin(problem.op, backend), getattr(torch, dict(problem.facts).get("precision", ""), None)
-    compare(made, backend, p if twin else 0.0, device, products)
+    twin = has_twin(problem.op, backend)
+    compare(made, backend, p if twin else 0.0, device)
     if p > 0 and not twin:
         check_statistics(little, backend, p, device)
 
 
-def compare(made: Inputs, backend: str, p: float, device: torch.device, products: torch.dtype | None = None) -> None:
+def compare(made: Inputs, backend: str, p: float, device: torch.device) -> None:
     """All outputs and gradients against the reference, with its mask; as exact as plain PyTorch in the type of the
-    ``products``, where that is told and less exact than that of the inputs. Raises WrongResult."""
+    products, where that is told and less exact than that of the inputs. Raises WrongResult."""
     seed = draw_seed(device) if p > 0 else None
     kind = next(x.dtype for x in (made.leaves | made.fixed).values() if x.is_floating_point())
     exact = made.run(REFERENCE, p, seed, WIDER.get(kind, kind))
     plain, found = made.run(REFERENCE, p, seed), made.run(backend, p, seed)
-    eager = plain
+    eager, products = plain, made.precision
     if products is not None and torch.finfo(products).eps > torch.finfo(kind).eps:
         eager, kind = made.run(REFERENCE, p, seed, products), products
     at = f" with dropout {p:g}" if p > 0 else ""
@@ -62,7 +62,7 @@ def compare(made: Inputs, backend: str, p: float, device: torch.device, products
         if value.shape != plain[name].shape or value.dtype != plain[name].dtype:
             wanted = f"{tuple(plain[name].shape)} {plain[name].dtype}"
             raise WrongResult(f"{name}{at} is {tuple(value.shape)} {value.dtype}, not {wanted}")
-        allowed = 2 * error(eager[name], exact[name]) + SLACK[made.precision or kind]
+        allowed = 2 * error(eager[name], exact[name]) + SLACK[kind]
         if not (off := error(value, exact[name])) <= allowed:  # NaN is in no order
             raise WrongResult(f"{name}{at}: error {off:.2g}, at most {allowed:.2g} is right")
 

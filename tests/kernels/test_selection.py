@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 
+from tests.kernels.conftest import DEVICE, needs_triton
 from tests.kernels.planted import plant, uproot
 from vatt.kernels import attention, cache, packed_attention
 from vatt.kernels.checking import WrongResult, check
@@ -335,3 +336,32 @@ def test_dense_attention_is_examined_too():
     (decision,) = select_backends(calls, CPU).decisions
     assert decision.backend == "torch"
     assert "cannot return the attention weights" in decision.verdicts["sdpa"].why
+
+
+def problems_of_all_operations(dtype):
+    """As a training step of a small model has them: problem, and a backend of ours."""
+    common = {"dropout": 0.1, "gradient": True}
+    patches = dict(patch=(2, 4, 4), sizes=(4, 8, 12, 3), width=16, bias=True, positions=True, token=True)
+    patches |= dict(input=torch.uint8, kept=(7, False), input_gradient=False)
+    rows = dict(kind="asymmetric", width=16, candidates=(1, 3), ranks=2, masks=(False, True), gradient=True)
+    found = {
+        "patch_embed": (patches | common, ("triton", "gather")),
+        "mlp": (dict(width=16, inner=64, bias=True) | common, ("triton", "triton_gemm")),
+        "dense_gelu": (dict(width=16, inner=24, bias=False, gradient=True), ("triton",)),
+        "layer_norm": (dict(width=16, residual=True) | common, ("triton",)),
+        "rms_norm": (dict(width=16, residual=True) | common, ("triton",)),
+        "nce": (rows | dict(precision=str(dtype).removeprefix("torch.")), ("triton", "matmul")),
+    }
+    for op, (facts, names) in found.items():
+        yield from ((Problem(op, dtype, tuple(sorted(facts.items())), 5), name) for name in names)
+    yield from ((asked, "triton") for asked in (problem(dtype), problem(dtype, length=17, mask=True, bias=True)))
+    whole = Problem("nce", torch.float32, tuple(sorted((rows | dict(precision="float16", ranks=1)).items())), 7)
+    yield from ((whole, name) for name in ("triton", "matmul"))
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_our_own_kernels_are_right(dtype):
+    for asked, backend in problems_of_all_operations(dtype):
+        check(asked, backend, DEVICE)
