@@ -286,6 +286,6 @@ def positions_gradient(grad: Tensor, sums: Tensor, count: int, kept: Tensor | No
         TOKEN=0 if shared else extra,
         BLOCK_R=2 if shared else 8,
         BLOCK_D=columns,
-        num_warps=4,
+        num_warps=2,
     )
     return positions
