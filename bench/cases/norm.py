@@ -94,8 +94,12 @@ CASES = (
     Norm(name="rms", size="tiny", rows=5, width=16, centred=False),
 )
 SEARCH_SPACES = (
-    SearchSpace(OP, "forward", "forward_config", None, ((1, 2, 4, 8), (2, 4, 8), (0,)), ("layer_768",), backward=False),
-    SearchSpace(OP, "backward", "backward_config", None, ((1, 2, 4), (2, 4, 8), (264, 528, 1056)), ("layer_768",)),
+    SearchSpace(
+        OP, "forward", "forward_config", None, ((1, 2, 4, 8), (2, 4, 8), (0,), (1,)), ("layer_768",), backward=False
+    ),
+    SearchSpace(
+        OP, "backward", "backward_config", None, ((1, 2, 4), (2, 4, 8), (264, 528, 1056), (1, 2, 3)), ("layer_768",)
+    ),
 )
 
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ..runtime import interpreting
-from ..triton_dropout import keep, keep_tile, row_key
+from ..triton_dropout import keep_pairs, keep_tile, row_key
 
 ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())  # the interpreter knows no inline assembly
 
@@ -180,5 +180,6 @@ def linear_gelu_forward(
     upper, _ = normal(out, kind == tl.float32)
     out = out * upper
     if DROPOUT:
-        out = tl.where(keep(row_key(seed_ptr, r)[:, None], m[None, :], threshold), out * scale, 0.0)
+        pairs = within // height * (BLOCK_M // 2) + tl.arange(0, BLOCK_M // 2)
+        out = tl.where(keep_pairs(row_key(seed_ptr, r), pairs, threshold), out * scale, 0.0)
     tl.store(out_ptr + offsets, out.to(kind), mask=inside)

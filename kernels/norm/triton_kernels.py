@@ -1,7 +1,7 @@
 """Residual sum, dropout and norm in one pass over the rows, and their backward pass.
 
 Shapes: R rows, D width, G programs of the backward pass. Every tensor is contiguous. A program holds whole rows:
-WIDTH is D, or the power of two above it.
+WIDTH is D, or the power of two above it, and at least 4.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_dropout import keep, row_key
+from ..triton_dropout import keep_tile, row_key
 
 
 @triton.jit
@@ -41,7 +41,7 @@ def norm_forward(
     offsets = rows.to(tl.int64)[:, None] * D + columns[None, :]
     total = tl.load(x_ptr + offsets, mask=inside, other=0.0)
     if DROPOUT:
-        kept = keep(row_key(seed_ptr, rows)[:, None], columns[None, :], threshold)
+        kept = keep_tile(row_key(seed_ptr, rows), tl.arange(0, WIDTH // 4), threshold)
         total = tl.where(kept, total.to(tl.float32) * scale, 0.0)
     if RESIDUAL:
         residual = tl.load(residual_ptr + offsets, mask=inside, other=0.0)
@@ -96,13 +96,14 @@ def norm_backward(
     DROPOUT: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Each program walks over tiles of rows and keeps its own sums for weight and bias, (G, D): no atomics."""
     columns = tl.arange(0, WIDTH)
     weight = tl.load(weight_ptr + columns, mask=columns < D, other=0.0).to(tl.float32)
     grad_weight = tl.zeros([WIDTH], tl.float32)
     grad_bias = tl.zeros([WIDTH], tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(R, ROWS), tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tl.cdiv(R, ROWS), tl.num_programs(0), num_stages=STAGES):
         rows = tile * ROWS + tl.arange(0, ROWS)
         inside = (rows < R)[:, None] & (columns < D)[None, :]
         offsets = rows.to(tl.int64)[:, None] * D + columns[None, :]
@@ -126,7 +127,7 @@ def norm_backward(
             grad_x += tl.load(grad_total_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
         tl.store(grad_residual_ptr + offsets, grad_x.to(grad_residual_ptr.dtype.element_ty), mask=inside)
         if DROPOUT:
-            kept = keep(row_key(seed_ptr, rows)[:, None], columns[None, :], threshold)
+            kept = keep_tile(row_key(seed_ptr, rows), tl.arange(0, WIDTH // 4), threshold)
             grad_x = tl.where(kept, grad_x * scale, 0.0)
             tl.store(grad_x_ptr + offsets, grad_x.to(grad_x_ptr.dtype.element_ty), mask=inside)
     own = tl.program_id(0).to(tl.int64) * D + columns

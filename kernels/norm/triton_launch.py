@@ -15,11 +15,12 @@ from .triton_kernels import norm_backward, norm_forward
 
 class LaunchConfig(NamedTuple):
     """``rows``: rows of a tile; ``programs``: how many programs share the rows in the backward pass, each with one row
-    of partial sums for the gradients of weight and bias."""
+    of partial sums for the gradients of weight and bias; ``stages``: tiles of it that are read ahead."""
 
     rows: int
     warps: int
     programs: int
+    stages: int
 
 
 # Multiples of the streaming multiprocessors (108 on A100, 132 on H100, 148 on B200).
@@ -32,7 +33,7 @@ def forward_config(arch: str, width: int, rows: int) -> LaunchConfig:
         return _interpreter_config(rows)
     # Tiles of at least 2048 numbers, so that each of 128 threads has 16 bytes to read in one go.
     tile = max(2, 2048 // triton.next_power_of_2(width))
-    return LaunchConfig(tile, warps=4 if width <= 1024 else 8, programs=0)
+    return LaunchConfig(tile, warps=4 if width <= 1024 else 8, programs=0, stages=1)
 
 
 def backward_config(arch: str, width: int, rows: int) -> LaunchConfig:
@@ -40,11 +41,11 @@ def backward_config(arch: str, width: int, rows: int) -> LaunchConfig:
     if arch == INTERPRETER:
         return _interpreter_config(rows)
     tile = max(1, 1024 // triton.next_power_of_2(width))
-    return LaunchConfig(tile, warps=4 if width <= 1024 else 8, programs=PROGRAMS[arch])
+    return LaunchConfig(tile, warps=4 if width <= 1024 else 8, programs=PROGRAMS[arch], stages=3)
 
 
 def _interpreter_config(rows: int) -> LaunchConfig:
-    return LaunchConfig(2 if rows <= 32 else 32, warps=4, programs=3)
+    return LaunchConfig(2 if rows <= 32 else 32, warps=4, programs=3, stages=1)
 
 
 def forward(
@@ -82,9 +83,9 @@ def forward(
         dropout.keep_scale(p),
         RESIDUAL=residual_RD is not None,
         CENTRED=bias is not None,
-        DROPOUT=p > 0,
+        DROPOUT=dropout.threshold(p) > 0,
         ROWS=config.rows,
-        WIDTH=triton.next_power_of_2(D),
+        WIDTH=max(4, triton.next_power_of_2(D)),
         num_warps=config.warps,
     )
     return total, normed, mean, rstd
@@ -128,9 +129,10 @@ def backward(
         dropout.keep_scale(p),
         GRAD_TOTAL=grad_total_RD is not None,
         CENTRED=mean is not None,
-        DROPOUT=p > 0,
+        DROPOUT=dropout.threshold(p) > 0,
         ROWS=config.rows,
-        WIDTH=triton.next_power_of_2(D),
+        WIDTH=max(4, triton.next_power_of_2(D)),
+        STAGES=config.stages,
         num_warps=config.warps,
     )
     return grad_residual, grad_x, grad_weight, grad_bias

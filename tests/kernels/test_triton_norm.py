@@ -31,7 +31,8 @@ from vatt.kernels.dropout import draw_seed, keep_mask, keep_scale, threshold
 
 triton = pytest.importorskip("triton")
 tl = triton.language
-keep, row_key = (getattr(pytest.importorskip("vatt.kernels.triton_dropout"), name) for name in ("keep", "row_key"))
+_dropout = pytest.importorskip("vatt.kernels.triton_dropout")
+keep, keep_pairs, keep_tile, row_key = _dropout.keep, _dropout.keep_pairs, _dropout.keep_tile, _dropout.row_key
 
 pytestmark = needs_triton
 
@@ -165,6 +166,16 @@ def write_mask(seed_ptr, rows_ptr, columns_ptr, out_ptr, below, ROWS: tl.constex
     tl.store(out_ptr + r[:, None] * COLUMNS + c[None, :], kept.to(tl.int32))
 
 
+@triton.jit
+def write_tiles(seed_ptr, row, column, tile_ptr, pairs_ptr, below, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    r, c = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    keys, offsets = row_key(seed_ptr, row + r), r[:, None] * COLUMNS + c[None, :]
+    tile = keep_tile(keys, column // 4 + tl.arange(0, COLUMNS // 4), below)
+    pairs = keep_pairs(keys, column // 2 + tl.arange(0, COLUMNS // 2), below)
+    tl.store(tile_ptr + offsets, tile.to(tl.int32))
+    tl.store(pairs_ptr + offsets, pairs.to(tl.int32))
+
+
 class TestMask:
     """`keep_mask` of kernels/dropout.py."""
 
@@ -225,6 +236,18 @@ class TestMask:
         out = torch.full((8, 8), -1, dtype=torch.int32, device=DEVICE)
         write_mask[(1,)](seeds, rows, columns.to(torch.int32), out, threshold(0.5), ROWS=8, COLUMNS=8)
         assert torch.equal(out, keep_mask(seeds, rows[:, None], columns[None, :], 0.5).int())
+
+    @pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 1 - 2**-16, 1.0])
+    @pytest.mark.parametrize(("row", "column"), [(0, 0), (2**32 - 16, 2**31 - 64), (77, 128)])
+    def test_tiles_with_shared_hashes_are_equal_bit_by_bit(self, p, row, column):
+        rows = torch.arange(row, row + 16, device=DEVICE)[:, None]
+        columns = torch.arange(column, column + 64, device=DEVICE)[None, :]
+        seeds = torch.tensor([123456789012345678], device=DEVICE)
+        tile, pairs = torch.full((2, 16, 64), -1, dtype=torch.int32, device=DEVICE)
+        write_tiles[(1,)](seeds, row, column, tile, pairs, threshold(p), ROWS=16, COLUMNS=64)
+        expected = keep_mask(seeds, rows, columns, p).int()
+        assert torch.equal(tile, expected)
+        assert torch.equal(pairs, expected)
 
 
 @pytest.mark.parametrize("op", OPS)
