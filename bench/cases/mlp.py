@@ -57,6 +57,7 @@ CASES = (
 _ELEMENTS_GRID = ((1, 2, 4, 8, 16), (256, 512, 1024), (0,), (4, 8), (1,))
 SEARCH_SPACES = (
     SearchSpace(OP, "elements", "ELEMENTWISE_CONFIG", None, _ELEMENTS_GRID, ("video_768",)),
+    SearchSpace(OP, "blocks", "BLOCKS", ARCH, ((1, 2, 4, 8, 12),), ("video_768",), backward=False),
     SearchSpace(OP, "programs", "PROGRAMS", ARCH, base.PROGRAMS_GRID, ("video_768", "video_1024")),
     SearchSpace(
         OP, "product", "PRODUCT_CONFIGS", ARCH, base.PRODUCT_GRID, ("video_768",), backward=False, backend=GEMM

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.conftest import (
+    DEVICE,
     HALF,
     Case,
     check_compiled,
@@ -25,6 +26,10 @@ from tests.kernels.conftest import (
     randn,
 )
 from vatt.kernels import dense_gelu, mlp
+
+triton = pytest.importorskip("triton")
+tl = triton.language
+normal = pytest.importorskip("vatt.kernels.mlp.triton_kernels").normal
 
 pytestmark = needs_triton
 
@@ -123,6 +128,37 @@ def test_gelu_far_from_zero():
     ours = dense_case((97,), 1, 1, bias=False)
     ours.leaves = {"x": x.to(ours.leaves["x"]), "weight": torch.ones_like(ours.leaves["weight"])}
     check_reference(ours)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_gelu_far_from_zero_in_half_types(dtype):
+    """There the error function is a formula."""
+    ours = dense_case((97,), 1, 1, bias=False)
+    ours.leaves = {"x": torch.linspace(-12, 12, 97, device=DEVICE)[:, None], "weight": torch.ones(1, 1, device=DEVICE)}
+    check_half(ours, dtype)
+
+
+@triton.jit
+def write_normal(x_ptr, upper_ptr, density_ptr, EXACT: tl.constexpr, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    upper, density = normal(tl.load(x_ptr + i), EXACT)
+    tl.store(upper_ptr + i, upper)
+    tl.store(density_ptr + i, density)
+
+
+@pytest.mark.parametrize(("exact", "error"), [(True, 1.5e-7), (False, 3e-7)])
+def test_the_normal_distribution(exact, error):
+    """The formula is as good as its source says, and also relative to the tail where a half type still sees it."""
+    x = torch.linspace(-9, 9, 4096, device=DEVICE)
+    upper, density = torch.full((2, 4096), float("nan"), device=DEVICE)
+    write_normal[(1,)](x, upper, density, EXACT=exact, SIZE=4096)
+    distribution = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    wanted = torch.special.ndtr(x.double())
+    assert (upper - wanted).abs().max() < error
+    assert (density - distribution.log_prob(x.double()).exp()).abs().max() < error
+    if not exact:
+        tail = (x > -5) & (x < 0)
+        assert ((upper - wanted) / wanted)[tail].abs().max() < 2e-3  # half a rounding of bfloat16
 
 
 @pytest.mark.parametrize("dtype", HALF)
