@@ -31,11 +31,13 @@ class LaunchConfig(NamedTuple):
 
 
 # Not yet swept on a GPU. Forward: rows are tokens, columns the width, the sum runs over the numbers of a patch.
+# Four warps leave room for two programs on a multiprocessor of sm90: one converts bytes while the other multiplies.
 FORWARD_CONFIGS = {
     "sm80": LaunchConfig(128, 128, 64, 8, 3),
     "sm90": LaunchConfig(128, 128, 64, 4, 3),
     "sm100": LaunchConfig(128, 128, 64, 8, 3),
 }
+UNEVEN_CONFIG = LaunchConfig(128, 128, 64, 8, 3)
 # Weight gradient: rows are the numbers of a patch, columns the width, the sum runs over tokens.
 WEIGHT_CONFIGS = {
     "sm80": LaunchConfig(128, 128, 32, 8, 3),
@@ -45,15 +47,18 @@ WEIGHT_CONFIGS = {
 FP32_CONFIG = LaunchConfig(64, 64, 32, 8, 2)
 # Programs of the weight gradient that run at a time.
 PROGRAMS = {"interpreter": 4, "sm80": 108, "sm90": 264, "sm100": 296}
-
-FULL, MAX_WAVES = 0.9, 8
+FULL, MAX_WAVES = 0.9, 8  # of `split_count`
 
 
 def forward_config(arch: str, fp32: bool, rows: int, width: int, patch: int) -> LaunchConfig:
     """``fp32``: float32 weights."""
     if arch == INTERPRETER:
         return _interpreter_config(rows, width, patch)
-    return FP32_CONFIG if fp32 else FORWARD_CONFIGS[arch]
+    if fp32:
+        return FP32_CONFIG
+    config = FORWARD_CONFIGS[arch]
+    # Of sizes that are no multiples of the tile, the masks take registers, and four warps have none to spare.
+    return UNEVEN_CONFIG if config.warps < 8 and (width % config.columns or patch % config.depth) else config
 
 
 def weight_config(arch: str, fp32: bool, rows: int, width: int, patch: int) -> LaunchConfig:
