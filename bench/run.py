@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bench.baselines.official import Official
 from bench.cases import OPS, SIZES
 from bench.compare import compare, least_rounds
 from bench.measure.session import MODES, Session, Writer, matches, plan, select
@@ -35,6 +36,9 @@ def _parser(name: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     if name != "steps":
         add("--op", nargs="+", choices=OPS, help="operations; default: all")
+    if name == "steps":
+        add("--official", metavar="FOLDER", help="that holds the official code's vatt/: its step too, in a process")
+        add("--official-python", metavar="PYTHON", default=sys.executable, help="which imports it (default: this one)")
     if name != "ops":
         add("--step", nargs="+", metavar="MODEL:BATCH", help="steps of these, such as vatt-base:2")
     add("--case", default="*", metavar="PATTERN", help="op/case/dtype/pDROPOUT; default: all")
@@ -82,6 +86,8 @@ def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     only = "steps" if steps else only or ("ops" if ops else None)
     options.wanted = dict(size=options.size, ops=() if only == "steps" else ops or OPS)
     options.wanted["steps"] = () if only == "ops" else steps and [_step(text, parser) for text in steps]
+    if (folder := getattr(options, "official", None)) is not None:
+        options.wanted["official"] = Official(folder, options.official_python)
     return options
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.baselines.models import models
+from bench.baselines.models import missing, models
+from bench.baselines.official import LIMIT, OFFICIAL, Official
 from bench.cases import OPS, cases
 from bench.cases.base import AUTO, OURS, TORCH, Case, Cost, Leaves, Problem
 from bench.checks.correctness import WIDER, evaluate, largest_error, rates
@@ -105,9 +107,11 @@ class Step(Subject):
     """One preset at one batch, with DropToken and dropout as configured."""
 
     modes = MODES
-    heavy = frozenset({_COMPILED})
+    heavy = frozenset({_COMPILED, OFFICIAL})
 
-    def __init__(self, model: str, batch: int, size: str, device: torch.device, kernels: bool) -> None:
+    def __init__(
+        self, model: str, batch: int, size: str, device: torch.device, kernels: bool, official: Official | None = None
+    ) -> None:
         self.config, self.batch, self.device = config_of(model, DROPS[0], size == "tiny"), batch, device
         # Of a tiny model only the tracing is exercised: the C++ compiler would take a minute.
         self.compiler = "aot_eager" if size == "tiny" else "inductor"
@@ -117,9 +121,20 @@ class Step(Subject):
         self.select = f"--step {model}:{batch}"
         self.ours = "ours triton" if kernels else "ours auto"
         self.providers = (self.ours, "ours torch", *models(self.config), _COMPILED)
+        self.official = official
+        if official is not None and missing(self.config) is None:
+            self.providers += (OFFICIAL,)
 
     def prepare(self, provider: str) -> Prepared:
         began = time.perf_counter()
+        used: dict[str, list[float]] = defaultdict(list)  # CPU seconds
+        work = train_flops_per_sample(self.config) * self.batch
+        if provider == OFFICIAL:
+            assert self.official is not None
+            process, version = self.official.start(self.config, self.batch)
+            costs, once = {STEP: Cost(work, 0.0)}, lambda: used[STEP].append(process.ask({}, LIMIT)["cpu"])
+            rest: dict[str, Any] = dict(samples=self.batch, notes=[f"TensorFlow {version}"], cpu=used, here=False)
+            return Prepared({STEP: once}, costs, lambda: None, time.perf_counter() - began, **rest)
         torch.manual_seed(0)
         inputs = random_batch(self.config, self.batch, self.device)
         module = self._module(provider).to(self.device, self.dtype).train()
@@ -141,13 +156,25 @@ class Step(Subject):
             for x in inputs.values():
                 x.copy_(x.flip(0, 1))
 
-        calls: dict[str, Callable[[], Any]] = {FORWARD: loss, BOTH: both, STEP: step}
+        def counted(mode: str, call: Callable[[], Any]) -> Callable[[], Any]:
+            def run() -> None:
+                before = time.process_time()
+                call()
+                used[mode].append(time.process_time() - before)
+
+            return run if self.device.type == "cpu" else call
+
+        calls = {mode: counted(mode, call) for mode, call in ((FORWARD, loss), (BOTH, both), (STEP, step))}
         for _ in range(2 if provider in self.heavy else 1):
             step()
         synchronize(self.device)
-        work = train_flops_per_sample(self.config) * self.batch
         costs = {mode: Cost(work / 3 if mode == FORWARD else work, 0.0) for mode in calls}
-        return Prepared(calls, costs, refresh, time.perf_counter() - began, samples=self.batch)
+        return Prepared(calls, costs, refresh, time.perf_counter() - began, samples=self.batch, cpu=used)
+
+    def release(self) -> None:
+        if self.official is not None:
+            self.official.close()
+        super().release()
 
     def _module(self, provider: str) -> nn.Module:
         if not provider.startswith("ours"):
@@ -174,15 +201,16 @@ def subjects(
     ops: Sequence[str] = OPS,
     steps: Sequence[tuple[str, int]] | None = None,
     kernels: bool | None = None,
+    official: Official | None = None,
 ) -> list[Subject]:
     """Operations, the most important first (cases with a target as training runs them, then without dropout, then the
     others), and steps.
 
     ``size``: of `bench.cases.SIZES`; ``steps``: presets and clips of a batch, None for those of the size; ``kernels``:
-    as of `Operation`, by default on a GPU.
+    as of `Operation`, by default on a GPU; ``official``: also a provider of steps.
     """
     kernels = device.type == "cuda" if kernels is None else kernels
     found: list[Subject] = [Operation(case, rate, device, kernels) for case in cases(size, ops) for rate in rates(case)]
     found.sort(key=lambda subject: subject.rank)
     chosen = STEPS[size] if steps is None else steps
-    return found + [Step(model, batch, size, device, kernels) for model, batch in chosen]
+    return found + [Step(model, batch, size, device, kernels, official) for model, batch in chosen]

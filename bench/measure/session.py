@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
+import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -48,7 +49,9 @@ SAME = ("commit", "dirty", "device", "torch", "triton", "threads")  # of the sam
 class Prepared:
     """Calls by mode, which all ran once, and what each costs at least. ``refresh``: new numbers into the inputs;
     ``first_call_s``: seconds of the first calls, with compilation; ``error``: ||out - reference|| / ||reference||, None
-    where the results are not comparable (dropout, another loss); ``samples``: clips of a call, of whole steps."""
+    where the results are not comparable (dropout, another loss); ``samples``: clips of a call, of whole steps; ``cpu``:
+    by mode, seconds of all threads of the calls so far, where they are counted; ``here``: in this process, whose memory
+    is known."""
 
     calls: Mapping[str, Callable[[], Any]]
     costs: Mapping[str, Cost]
@@ -57,6 +60,8 @@ class Prepared:
     error: float | None = None
     samples: int | None = None
     notes: list[str] = field(default_factory=list)
+    cpu: Mapping[str, list[float]] = field(default_factory=dict)
+    here: bool = True
 
 
 class Subject(ABC):
@@ -182,7 +187,7 @@ class _Turn:
 
     name: str
     prepared: Prepared
-    mib: dict[str, float]
+    mib: dict[str, float | None]
     times: dict[str, tuple[list[float], list[float]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
 
     def measure(self, mode: str, device: torch.device, seconds: float) -> None:
@@ -237,7 +242,8 @@ class Session:
             with self._attempt(subject, name, min(left, LIMIT_HEAVY if heavy else LIMIT)):
                 prepared = subject.prepare(name)
                 asked = {mode: call for mode, call in prepared.calls.items() if mode in modes}
-                turns.append(_Turn(name, prepared, {mode: peak_mib(call, self.device) for mode, call in asked.items()}))
+                peaks = {mode: peak_mib(c, self.device) if prepared.here else None for mode, c in asked.items()}
+                turns.append(_Turn(name, prepared, peaks))
         if first := next((turn for turn in turns if turn.name == ours and not heavy), None):
             turns.append(_Turn(ours + AGAIN, first.prepared, first.mib))
         for number in range(self.rounds):
@@ -278,6 +284,8 @@ def row_of(subject: Subject, provider: str, mode: str, prepared: Prepared, timin
     bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
     row: Row = dict(subject.about, provider=provider, mode=mode, command=_command(subject, provider))
     row |= timing.figures
+    if used := prepared.cpu.get(mode):
+        row["host_ms"] = 1e3 * statistics.median(used)
     row["tflops"] = needed.flops / timing.median * 1e-9
     row["gbps"] = needed.bytes / timing.median * 1e-6 if needed.bytes else None
     row |= dict(roof_tflops=peaks.rate(subject.dtype) * 1e-12, roof_gbps=peaks.copy * 1e-9)
