@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from .dropout import GROUP, LEVELS, M1, MA, MB, column_keys, row_keys, threshold
 from .registry import Call, refuse_non_float
 
-BLOCK = 1 << 17  # elements that are worked on at a time: arrays of half a megabyte
+BLOCK = 1 << 16  # elements that a thread works on at a time: arrays of a quarter of a megabyte
 _TYPES = (torch.float32, torch.float64)
 
 
@@ -49,10 +49,14 @@ def differentiable(
     return [next(found) if needed else None for _, needed in zip(inputs, wanted, strict=False)]
 
 
-def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """The rows of an array, in blocks that fit into the cache."""
-    step = max(1, BLOCK // max(1, columns))
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+def blocks(step: int, *arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of ``step`` rows of each array at a time: one split of an array costs less than many slices."""
+    return zip(*(array.split(step) for array in arrays), strict=True)
+
+
+def rows_of_block(columns: int) -> int:
+    """The rows of an array that fit into the cache."""
+    return max(1, torch.get_num_threads() * BLOCK // max(1, columns))
 
 
 def select(x: Tensor, scores: Tensor, p: float, out: Tensor) -> Tensor:
@@ -75,22 +79,22 @@ def row_scores(seed: Tensor, rows: int, columns: int) -> Tensor:
         torch.tensor([as_int32(MA), as_int32(MB)], dtype=torch.int32),
     )
     multipliers = pair.repeat(len(groups) // 2)
-    x = torch.empty(rows, len(groups), dtype=torch.int32)
-    scratch = torch.empty_like(x[: max(1, BLOCK // max(1, columns))])
-    for block in row_blocks(rows, columns):
-        part, y = x[block], scratch[: block.stop - block.start]
-        torch.bitwise_xor(keys_R1[block], of_columns, out=part)
+    x, step = torch.empty(rows, len(groups), dtype=torch.int32), rows_of_block(columns)
+    scratch = torch.empty_like(x[:step])
+    for part, keys in blocks(step, x, keys_R1):
+        y = scratch[: len(part)]
+        torch.bitwise_xor(keys, of_columns, out=part)
         mix(part, y)
         finish(part.mul_(multipliers), y)
     return x.view(torch.int16)[:, :columns]
 
 
-def score_blocks(scores: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """The blocks of `row_blocks`, each with its scores in ``dtype``, which are valid until the next."""
-    rows, columns = scores.shape
-    numbers = torch.empty(max(1, min(rows, BLOCK // max(1, columns))), columns, dtype=dtype)
-    for block in row_blocks(rows, columns):
-        yield block, numbers[: block.stop - block.start].copy_(scores[block])
+def score_blocks(scores: Tensor, *arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of ``arrays`` (R, D), each with its scores in their type, which are valid until the next."""
+    step = rows_of_block(scores.shape[1])
+    numbers = arrays[0].new_empty(scores[:step].shape)
+    for part, *others in blocks(step, scores, *arrays):
+        yield numbers[: len(part)].copy_(part), *others
 
 
 def signed(x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from ..registry import Call
 from . import reference
 from .varlen import Place, Segments
 
-GROUP = 3 << 18  # scores of the heads that are worked on at a time: an array of 3 MB
+GROUP = 3 << 18  # scores that a thread works on at a time: an array of 3 MB, a head of 785 tokens
 TILE = 16  # tokens that share the hashes of 8
 
 
@@ -48,20 +48,20 @@ class _Attention(torch.autograd.Function):
         q_PNE.mul_(scale)
         added = _added(mask_BN, bias_HNN, (B, H, N), q_PNE.dtype, seed is not None)
         weights_PNN, out_PNE = q_PNE.new_empty(B * H, N, N), torch.empty_like(q_PNE)
-        groups = _groups(B, H, N, bias_HNN is not None)
-        scores = None if seed is None else _Scores(seed, place, (B, H, N), groups[0].stop, p, q_PNE.dtype)
-        scratch_GNN = weights_PNN if scores is None else torch.empty_like(weights_PNN[groups[0]])
-        for group in groups:
-            weights = weights_PNN[group]
+        G = _group(B, H, N, bias_HNN is not None)
+        scores = None if seed is None else _Scores(seed, place, (B, H, N), G, p, q_PNE.dtype)
+        scratch_GNN = weights_PNN if scores is None else torch.empty_like(weights_PNN[:G])
+        terms = () if added is None else added.split(G)
+        for number, (weights, q, k, v, out) in enumerate(cpu.blocks(G, weights_PNN, q_PNE, k_PNE.mT, v_PNE, out_PNE)):
             kept = weights if scores is None else scratch_GNN[: len(weights)]
-            torch.bmm(q_PNE[group], k_PNE[group].mT, out=kept)
-            if added is not None:
-                kept.add_(added[group])
+            torch.bmm(q, k, out=kept)
+            if terms:
+                kept.add_(terms[number])
             torch.softmax(kept, -1, out=kept)
             if scores is not None:
-                torch.copysign(kept, scores(group), out=weights)
+                torch.copysign(kept, scores(number), out=weights)
                 torch.clamp(weights, min=0.0, out=kept)
-            torch.bmm(kept, v_PNE[group], out=out_PNE[group])
+            torch.bmm(kept, v, out=out)
         out_BNHE = (out_PNE.view(B, H, N, E).transpose(1, 2) * keep_scale(p)).contiguous()
         ctx.save_for_backward(qkv_BN3HE, mask_BN, bias_HNN, seed, split, weights_PNN, out_BNHE)
         ctx.place, ctx.scale, ctx.p = place, scale, p
@@ -81,19 +81,19 @@ class _Attention(torch.autograd.Function):
         grad_PNE = (grad_BNHE.transpose(1, 2) * keep_scale(ctx.p)).reshape(B * H, N, E)
         grads_q, grads_k, grads_v = grads = torch.empty_like(split)
         grad_bias = torch.zeros_like(bias_HNN) if of_bias else None
-        groups = _groups(B, H, N, bias_HNN is not None)
-        kept_GNN, ds_GNN = (torch.empty_like(weights_PNN[groups[0]]) for _ in range(2))
-        for group in groups:
-            weights = weights_PNN[group]
+        G = _group(B, H, N, bias_HNN is not None)
+        kept_GNN, ds_GNN = (torch.empty_like(weights_PNN[:G]) for _ in range(2))
+        arrays = weights_PNN, grad_PNE, row_sums_PN1, q_PNE, k_PNE, v_PNE.mT, grads_q, grads_k, grads_v
+        for weights, grad, row_sums, q, k, v, grad_q, grad_k, grad_v in cpu.blocks(G, *arrays):
             kept, ds = kept_GNN[: len(weights)], ds_GNN[: len(weights)]
             torch.clamp(weights, min=0.0, out=kept)
-            torch.bmm(kept.mT, grad_PNE[group], out=grads_v[group])
-            torch.bmm(grad_PNE[group], v_PNE[group].mT, out=ds)
-            ds.mul_(kept).addcmul_(torch.abs(weights, out=kept), row_sums_PN1[group], value=-1)
+            torch.bmm(kept.mT, grad, out=grad_v)
+            torch.bmm(grad, v, out=ds)
+            ds.mul_(kept).addcmul_(torch.abs(weights, out=kept), row_sums, value=-1)
             if grad_bias is not None:
                 grad_bias += ds.view(-1, H, N, N).sum(0)
-            torch.bmm(ds, k_PNE[group], out=grads_q[group])
-            torch.bmm(ds.mT, q_PNE[group], out=grads_k[group])
+            torch.bmm(ds, k, out=grad_q)
+            torch.bmm(ds.mT, q, out=grad_k)
         grads_q.mul_(ctx.scale)
         if grad_bias is not None and seed is not None:
             grad_bias = torch.empty_like(grad_bias).index_copy_(2, _order(N), grad_bias)
@@ -112,38 +112,40 @@ class _Scores:
     def __init__(
         self, seed: Tensor, place: Place, shape: tuple[int, int, int], most: int, p: float, dtype: torch.dtype
     ) -> None:
-        """``most`` pairs in a group, of the ``shape`` (B, H, N)."""
+        """``most`` pairs in a group; ``shape``: (B, H, N)."""
         (first, total), (B, H, N) = place, shape
         tiles, self._whole, self._p = -(-N // TILE), N // TILE * TILE, p
         tokens = torch.arange(8 * tiles)
         tokens = tokens // 8 * TILE + tokens % 8  # the first of the two that share a key
         firsts = first + N * torch.arange(B)[:, None] + total * torch.arange(H)
-        self._rows_PK1 = cpu.signed(row_keys(seed, firsts.flatten()[:, None] + tokens))[..., None]
+        keys_PK = cpu.signed(row_keys(seed, firsts.flatten()[:, None] + tokens))
+        self._rows = keys_PK[..., None].split(most)
         self._columns_K = cpu.signed_column_keys(tile_column_keys(tokens))
         self._hashes = torch.empty(3, most, len(tokens), len(tokens), dtype=torch.int32)
         self._scores = torch.empty(most, tiles, 2, 8, N, dtype=dtype)
 
-    def __call__(self, group: slice) -> Tensor:
-        rows, whole = self._rows_PK1[group], self._whole
+    def __call__(self, number: int) -> Tensor:
+        """Of the group ``number``."""
+        rows, whole = self._rows[number], self._whole
         (x, half, y), scores = self._hashes[:, : len(rows)], self._scores[: len(rows)]
         cpu.mix(torch.bitwise_xor(rows, self._columns_K, out=x), y)
         for number, multiplier in enumerate((MA, MB)):  # queries, and those 8 behind them
             found = cpu.finish(torch.mul(x, cpu.as_int32(multiplier), out=half), y).unflatten(1, (-1, 8))
             to = scores[:, :, number]
             to[..., :whole].copy_(found[..., :whole])
-            for parity in range(2):
+            for parity in range(2 if whole < scores.shape[-1] else 0):
                 last = to[..., whole + 8 * parity : whole + 8 * parity + 8]
                 last.copy_(found[..., whole + parity :: 2][..., : last.shape[-1]])
         N = scores.shape[-1]
         return scores.flatten(1, 3)[:, :N].sub_(cpu.least_kept(self._p))
 
 
-def _groups(B: int, H: int, N: int, whole_items: bool) -> list[slice]:
-    """The pairs that are worked on together, the first group the largest. ``whole_items``: all heads of an item."""
-    size = max(1, GROUP // max(1, N * N))
-    if whole_items:
-        size = max(1, size // H) * H
-    return [slice(start, min(start + size, B * H)) for start in range(0, max(1, B * H), size)]
+def _group(B: int, H: int, N: int, whole_items: bool) -> int:
+    """How many pairs are worked on together: each thread has its own in a product. ``whole_items``: all heads of an
+    item."""
+    pairs = torch.get_num_threads() * max(1, GROUP // max(1, N * N))
+    pairs = max(1, pairs // H) * H if whole_items else pairs
+    return min(pairs, max(1, B * H))
 
 
 def _order(N: int) -> Tensor:

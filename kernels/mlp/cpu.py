@@ -6,12 +6,13 @@ Shapes: R rows, D width, M inner width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cpu import differentiable, row_blocks, row_scores, score_blocks, select
+from ..cpu import blocks, differentiable, row_scores, rows_of_block, score_blocks, select
 from ..dropout import drawn, keep_scale
 from . import reference
 
@@ -23,8 +24,7 @@ class _Mlp(torch.autograd.Function):
         product_RM = x_RD @ weight_in.T
         hidden_RM = torch.empty_like(product_RM)
         scores_RM = None if seed is None else row_scores(seed, *product_RM.shape)
-        for block, scores in _blocks(product_RM, scores_RM):
-            product, hidden = product_RM[block], hidden_RM[block]
+        for scores, product, hidden in _blocks(scores_RM, product_RM, hidden_RM):
             if bias_in is not None:
                 product.add_(bias_in)
             torch.ops.aten.gelu.out(product, out=hidden)
@@ -48,11 +48,10 @@ class _Mlp(torch.autograd.Function):
             return None, None, None, grad_weight_out, grad_bias_out, None, None
         grad_RM = grad_RD @ weight_out
         grad_bias_in = torch.zeros_like(bias_in) if of_bias_in else None
-        for block, scores in _blocks(product_RM, scores_RM):
-            grad = grad_RM[block]
+        for scores, product, grad in _blocks(scores_RM, product_RM, grad_RM):
             if scores is not None:
                 select(grad, scores, ctx.p, out=grad).mul_(keep_scale(ctx.p))
-            torch.ops.aten.gelu_backward.grad_input(grad, product_RM[block], grad_input=grad)
+            torch.ops.aten.gelu_backward.grad_input(grad, product, grad_input=grad)
             if grad_bias_in is not None:
                 grad_bias_in += grad.sum(0)
         grad_weight_in = grad_RM.T @ x.reshape(-1, x.shape[-1]) if of_weight_in else None
@@ -60,11 +59,11 @@ class _Mlp(torch.autograd.Function):
         return grad_x, grad_weight_in, grad_bias_in, grad_weight_out, grad_bias_out, None, None
 
 
-def _blocks(x_RM: Tensor, scores_RM: Tensor | None) -> Any:
-    """(block, scores or None)."""
-    if scores_RM is None:
-        return ((block, None) for block in row_blocks(*x_RM.shape))
-    return score_blocks(scores_RM, x_RM.dtype)
+def _blocks(scores_RM: Tensor | None, *arrays: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Scores, or None, and the arrays."""
+    if scores_RM is not None:
+        return score_blocks(scores_RM, *arrays)
+    return ((None, *parts) for parts in blocks(rows_of_block(arrays[0].shape[1]), *arrays))
 
 
 def mlp(

@@ -17,9 +17,9 @@ class _DropoutSum(torch.autograd.Function):
     def forward(ctx: Any, x, residual, p, seed):
         """dropout(x) + residual, both (R, D)."""
         scores, total = row_scores(seed, *x.shape), torch.empty_like(residual)
-        for block, numbers in score_blocks(scores, x.dtype):
-            part = select(x[block], numbers, p, out=total[block])
-            torch.add(residual[block], part, alpha=keep_scale(p), out=part)
+        for numbers, of_x, of_residual, part in score_blocks(scores, x, residual, total):
+            select(of_x, numbers, p, out=part)
+            torch.add(of_residual, part, alpha=keep_scale(p), out=part)
         ctx.save_for_backward(scores, seed)
         ctx.p = p
         return total
@@ -31,8 +31,8 @@ class _DropoutSum(torch.autograd.Function):
             grad_x = dropout(grad, ctx.p, seed)  # linear, so its gradient is that of itself
         elif ctx.needs_input_grad[0]:
             grad_x = torch.empty_like(grad)
-            for block, numbers in score_blocks(scores, grad.dtype):
-                select(grad[block], numbers, ctx.p, out=grad_x[block]).mul_(keep_scale(ctx.p))
+            for numbers, part, out in score_blocks(scores, grad, grad_x):
+                select(part, numbers, ctx.p, out=out).mul_(keep_scale(ctx.p))
         return grad_x, grad, None, None
 
 
