@@ -80,6 +80,8 @@ _OPERATIONS: dict[str, dict[str, _Backend]] = {}
 _DISPATCH_ORDERS: dict[str, Callable[[Call], Sequence[str]]] = {}
 # By operation, device and type: (problem, backend).
 _DECISIONS: dict[tuple[str, torch.device, torch.dtype], list[tuple[Problem, str]]] = {}
+_FOUND: dict[tuple[Any, ...], str | None] = {}  # what `_decided` gave for a call
+_MOST_FOUND = 4096
 _EXCLUDED: set[tuple[torch.device, str, str]] = set()  # device, operation, backend
 _listener: Callable[[str, Call], None] | None = None
 # Brings the decisions of earlier runs, at the first call of "auto" on a device that has none yet.
@@ -122,6 +124,7 @@ def decide(device: torch.device, problem: Problem, backend: str) -> None:
     """
     if backend not in _OPERATIONS[problem.op]:
         raise BackendError(f"{problem.op}: unknown backend {backend!r}; there are: {', '.join(backends(problem.op))}")
+    _FOUND.clear()
     known = _DECISIONS.setdefault((problem.op, device, problem.dtype), [])
     known[:] = [(other, name) for other, name in known if other != problem]
     known.append((problem, backend))
@@ -135,6 +138,7 @@ def exclude(device: torch.device, op: str, backend: str) -> None:
 def forget_decisions() -> None:
     """Back to the order alone."""
     _DECISIONS.clear()
+    _FOUND.clear()
     _EXCLUDED.clear()
 
 
@@ -151,8 +155,20 @@ def loaded(device: torch.device) -> None:
 
 
 def _decided(op: str, call: Call) -> str | None:
-    """The backend for the facts of ``call``; where several counts were measured, that of the nearest. As plain as this
-    because torch.compile traces it, perhaps with sizes that are symbols."""
+    """The backend for the facts of ``call``, found once where nothing traces."""
+    if torch.compiler.is_compiling():
+        return _find_decision(op, call)
+    key = (op, call.device, call.dtype, call.count, *call.facts.values())  # facts of an operation have one order
+    if key not in _FOUND:
+        if len(_FOUND) >= _MOST_FOUND:  # ragged batches have new facts in each step
+            _FOUND.clear()
+        _FOUND[key] = _find_decision(op, call)
+    return _FOUND[key]
+
+
+def _find_decision(op: str, call: Call) -> str | None:
+    """Where several counts were measured, that of the nearest. As plain as this because torch.compile traces it,
+    perhaps with sizes that are symbols."""
     chosen, least = None, math.inf
     for problem, backend in _DECISIONS.get((op, call.device, call.dtype), ()):
         if all(call.facts.get(name) == value for name, value in problem.facts):

@@ -28,13 +28,14 @@ def of_a_product(op: str, **tensors: Tensor | None) -> tuple[Any, ...]:
     Raises:
         ValueError: types that differ, without autocast; the message names the argument.
     """
-    given = [x for x in tensors.values() if x is not None]
-    first = given[0]
+    found = tuple(tensors.values())
+    first = found[0]
+    assert first is not None
     lower = autocast_type(first.device)
-    if lower is not None and all(x.dtype != torch.float64 for x in given):
-        return tuple([None if x is None else x.to(lower) for x in tensors.values()])
+    if lower is not None and all(x is None or x.dtype != torch.float64 for x in found):
+        return tuple([None if x is None else x.to(lower) for x in found])
     check_types(op, first.dtype, tensors)
-    return tuple(tensors.values())
+    return found
 
 
 def of_a_norm(op: str, x: Tensor, residual: Tensor | None, **parameters: Tensor) -> tuple[Any, ...]:
@@ -44,14 +45,18 @@ def of_a_norm(op: str, x: Tensor, residual: Tensor | None, **parameters: Tensor)
     Raises:
         ValueError: parameters of another type, without autocast; the message names the argument.
     """
-    wide = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+    wide = x.dtype if residual is None or residual.dtype == x.dtype else torch.promote_types(x.dtype, residual.dtype)
     if autocast_type(x.device) is not None:
         for parameter in parameters.values():
             wide = torch.promote_types(wide, parameter.dtype)
         wide = torch.promote_types(wide, torch.float32)
         parameters = {name: parameter.to(wide) for name, parameter in parameters.items()}
     check_types(op, wide, parameters)
-    return x.to(wide), None if residual is None else residual.to(wide), *parameters.values()
+    if x.dtype != wide:
+        x = x.to(wide)
+    if residual is not None and residual.dtype != wide:
+        residual = residual.to(wide)
+    return x, residual, *parameters.values()
 
 
 def check_types(op: str, wanted: torch.dtype, tensors: Mapping[str, Tensor | None]) -> None:

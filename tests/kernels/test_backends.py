@@ -119,6 +119,20 @@ def test_a_decision_comes_before_the_order_and_is_for_its_own_facts_alone(qkv, c
     assert select(*calls[-1][:1], "auto", calls[-1][1]) == "torch"
 
 
+@pytest.mark.slow
+def test_torch_compile_follows_a_decision_with_sizes_that_are_symbols(qkv, calls):
+    attention(*qkv, scale=0.5)
+    decide(CPU, Problem.of(*calls[0]), "torch")
+    for dynamic in (False, True):
+        torch._dynamo.reset()
+        compiled = torch.compile(
+            lambda q, k, v: attention(q, k, v, scale=0.5), fullgraph=True, backend="aot_eager", dynamic=dynamic
+        )
+        for times in (1, 2):
+            parts = [x.repeat(times, times, 1, 1) for x in qkv]
+            torch.testing.assert_close(compiled(*parts), attention(*parts, scale=0.5))
+
+
 def test_the_nearest_count_decides(calls):
     for count, backend in ((4, "torch"), (400, "sdpa")):
         decide(CPU, Problem("attention", torch.float32, (("heads", 1),), count), backend)
