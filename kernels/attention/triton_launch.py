@@ -64,10 +64,15 @@ LONG_CONFIGS = {
     ("keys", "sm100", 64): LaunchConfig(128, 32, 8, 3, 128),
     ("keys", "sm100", 128): LaunchConfig(128, 32, 8, 2),
 }
-# Where a mask or a bias needs more registers.
+# A mask needs more registers, a bias still more.
 MASKED_CONFIGS = {
     ("queries", "sm90", 64): LaunchConfig(64, 64, 4, 3),
     ("keys", "sm90", 64): LaunchConfig(64, 16, 4, 3),
+}
+BIASED_CONFIGS = {
+    "forward": LaunchConfig(64, 32, 8, 2),
+    "queries": LaunchConfig(64, 32, 4, 2),
+    "keys": LaunchConfig(64, 32, 8, 1),
 }
 # Twice the bytes, and three products for each.
 FP32_CONFIGS = {
@@ -77,9 +82,8 @@ FP32_CONFIGS = {
 }
 
 
-def launch_config(kernel: str, qkv: Tensor, length: int, masked: bool) -> LaunchConfig:
-    """For sequences of up to ``length`` tokens; ``kernel`` is "forward", "queries" (dq), "keys" (dk, dv) or "bias".
-    ``masked``: with a mask or a bias."""
+def launch_config(kernel: str, qkv: Tensor, length: int, masked: bool, biased: bool) -> LaunchConfig:
+    """For sequences of up to ``length`` tokens; ``kernel`` is "forward", "queries" (dq), "keys" (dk, dv) or "bias"."""
     arch = tensor_arch(qkv)
     if arch == INTERPRETER:
         block = 32 if 16 < length <= SHORT else interpreter_block(length)
@@ -88,6 +92,8 @@ def launch_config(kernel: str, qkv: Tensor, length: int, masked: bool) -> Launch
         return SHORT_CONFIGS[kernel]
     if qkv.dtype == torch.float32:
         return FP32_CONFIGS[kernel]
+    if biased:
+        return BIASED_CONFIGS[kernel]
     key = kernel, arch, 64 if qkv.shape[-1] <= 64 else 128
     return MASKED_CONFIGS[key] if masked and key in MASKED_CONFIGS else LONG_CONFIGS[key]
 
@@ -138,7 +144,7 @@ def forward(
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     for has_mask, length, chosen in groups(segments, masked):
         seen = mask if has_mask else None
-        config = launch_config("forward", qkv, length, has_mask or bias is not None)
+        config = launch_config("forward", qkv, length, has_mask, bias is not None)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
         meta = _meta(qkv, seen, bias, p, config, length)
         meta["POSITIVE"] = scale > 0
@@ -166,7 +172,7 @@ def backward(
     numbers = T, H, scale, dropout.threshold(p), dropout.keep_scale(p)
     for has_mask, length, chosen in groups(segments, masked):
         inputs = qkv, mask if has_mask else None, bias
-        config = launch_config("queries", qkv, length, has_mask or bias is not None)
+        config = launch_config("queries", qkv, length, has_mask, bias is not None)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
         meta = _meta(qkv, inputs[1], bias, p, config, length)
         outputs = lse, grad_out, delta, row_keys, grad_qkv
@@ -182,7 +188,7 @@ def backward(
             dropout.keep_share(p),
             **meta,
         )
-        config = launch_config("keys", qkv, length, has_mask or bias is not None)
+        config = launch_config("keys", qkv, length, has_mask, bias is not None)
         tiles = tile_map(segments, chosen, config.own, qkv.device)
         meta = _meta(qkv, inputs[1], bias, p, config, length, swapped=True)
         launch(attention_backward_keys, (len(tiles), H), *inputs, tiles, *outputs, *numbers, **meta)
@@ -205,7 +211,7 @@ def _bias_gradient(
         return lse.new_empty(0)
     T, _, H, _ = qkv.shape
     ((B, N),) = segments
-    config = launch_config("bias", qkv, N, True)
+    config = launch_config("bias", qkv, N, mask is not None, True)
     programs = min(BIAS_PROGRAMS, B)
     grad_bias = lse.new_empty(programs, H, N, N)
     meta = _meta(qkv, mask, bias, p, config, N)

@@ -57,7 +57,7 @@ def dense(B=2, N=17, H=2, E=16, mask=None, bias=False, scale=None, p=0.0):
     leaves = {f"{name}_BNHE": randn(B, N, H, E, seed=seed) for seed, name in enumerate("qkv")}
     if bias:
         leaves["bias"] = randn(H, N, N, seed=3)
-    options = dict(mask=mask_of(mask, B, N), scale=scale or 1 / math.sqrt(E), dropout_p=p)
+    options = dict(mask=mask_of(mask, B, N), scale=1 / math.sqrt(E) if scale is None else scale, dropout_p=p)
 
     def run(backend, **leaves):
         return attention(**leaves, **options, backend=backend)
@@ -77,7 +77,9 @@ def packed(segments=SEVERAL, H=1, E=16, mask=None, bias=False, scale=None, p=0.0
     if bias:
         leaves["bias"] = randn(H, max(lengths), max(lengths), seed=3)
     masks = [mask_of(mask if i == 0 else "some", 1, length)[0] for i, length in enumerate(lengths) if mask]
-    options = dict(mask=torch.cat(masks) if masks else None, scale=scale or 1 / math.sqrt(E), dropout_p=p)
+    options = dict(
+        mask=torch.cat(masks) if masks else None, scale=1 / math.sqrt(E) if scale is None else scale, dropout_p=p
+    )
     packing = dict(cu_seqlens=[0, *accumulate(lengths)]) if bounds else dict(segments=segments, masked=masked)
 
     def run(backend, **leaves):
@@ -160,8 +162,22 @@ def test_more_items_than_programs_of_the_bias_gradient():
 
 @pytest.mark.parametrize("length", [64, 65, 130])
 def test_long_sequences(length):
-    """Beyond 64 tokens the interpreter has blocks of 64."""
+    """Beyond 64 tokens the interpreter has blocks of 64, and steps of 32 behind the last whole one."""
     check_reference(packed(((1, length),), H=1, mask="some", bias=True))
+
+
+@pytest.mark.parametrize(("length", "E"), [(81, 64), (128, 80), (191, 16)])
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_long_sequences_without_mask_and_bias(length, E, p):
+    """17 tokens, none, and nearly a block behind the last whole block."""
+    check_reference(packed(((1, length),), E=E, p=p))
+
+
+@pytest.mark.parametrize("scale", [-0.5, 0.0])
+@pytest.mark.parametrize("mask", [None, "some"])
+def test_scales_that_are_not_positive(scale, mask):
+    """The largest score is then not that of the largest product."""
+    check_reference(packed(((1, 81),), mask=mask, scale=scale))
 
 
 @pytest.mark.parametrize("mask", ["row", "all"])
@@ -233,8 +249,10 @@ def test_half_types_are_as_exact_as_plain_pytorch(dtype, options):
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_half_types_packed(dtype):
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_half_types_packed(dtype, p):
     check_half(packed(mask="some"), dtype)
+    check_half(packed(((1, 81),), p=p), dtype)
 
 
 @pytest.mark.parametrize(

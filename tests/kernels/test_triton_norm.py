@@ -1,4 +1,4 @@
-"""The norms in Triton against plain PyTorch; and the dropout mask, which all operations share."""
+"""The norms in Triton against plain PyTorch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,6 @@ from tests.kernels.conftest import (
 )
 from tests.numerics import assert_as_exact_as_eager
 from vatt.kernels import layer_norm, rms_norm
-from vatt.kernels.dropout import draw_seed, keep_mask, keep_scale, threshold
-
-triton = pytest.importorskip("triton")
-tl = triton.language
-_dropout = pytest.importorskip("vatt.kernels.triton_dropout")
-keep, keep_pairs, keep_tile, row_key = _dropout.keep, _dropout.keep_pairs, _dropout.keep_tile, _dropout.row_key
 
 pytestmark = needs_triton
 
@@ -156,98 +150,6 @@ def test_compiles_without_a_break(name):
 )
 def test_any_shape(op, shape, width, residual):
     check_reference(case(op, shape, width, residual))
-
-
-@triton.jit
-def write_mask(seed_ptr, rows_ptr, columns_ptr, out_ptr, below, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    r, c = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    keys = row_key(seed_ptr, tl.load(rows_ptr + r))
-    kept = keep(keys[:, None], tl.load(columns_ptr + c)[None, :], below)
-    tl.store(out_ptr + r[:, None] * COLUMNS + c[None, :], kept.to(tl.int32))
-
-
-@triton.jit
-def write_tiles(seed_ptr, row, column, tile_ptr, pairs_ptr, below, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    r, c = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    keys, offsets = row_key(seed_ptr, row + r), r[:, None] * COLUMNS + c[None, :]
-    tile = keep_tile(keys, column // 4 + tl.arange(0, COLUMNS // 4), below)
-    pairs = keep_pairs(keys, column // 2 + tl.arange(0, COLUMNS // 2), below)
-    tl.store(tile_ptr + offsets, tile.to(tl.int32))
-    tl.store(pairs_ptr + offsets, pairs.to(tl.int32))
-
-
-class TestMask:
-    """`keep_mask` of kernels/dropout.py."""
-
-    ROWS, COLUMNS = 300, 200
-
-    def kept(self, p, seed=123456789012345678, rows=None, columns=None):
-        rows = torch.arange(self.ROWS)[:, None] if rows is None else rows
-        columns = torch.arange(self.COLUMNS)[None, :] if columns is None else columns
-        return keep_mask(torch.tensor([seed]), rows, columns, p)
-
-    @pytest.mark.parametrize("p", [0.02, 0.1, 0.5, 0.9])
-    @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**62 - 1])
-    def test_share(self, p, seed):
-        kept = self.kept(p, seed).double()
-        deviation = (p * (1 - p)) ** 0.5
-        assert abs(kept.mean() - (1 - p)) < 4 * deviation / kept.numel() ** 0.5
-        # Every row and every column as well: 5 standard deviations, for about a thousand of each.
-        for axis in (0, 1):
-            assert (kept.mean(axis) - (1 - p)).abs().max() < 5 * deviation / kept.shape[axis] ** 0.5
-
-    @pytest.mark.parametrize("p", [0.1, 0.5])
-    @pytest.mark.parametrize("distance", [1, 2, 64, 2**16])
-    def test_no_correlation_between_rows_columns_and_seeds(self, p, distance):
-        rows, columns = torch.arange(self.ROWS)[:, None], torch.arange(self.COLUMNS)[None, :]
-        here = self.kept(p)
-        neighbours = {
-            "row": self.kept(p, rows=rows + distance),
-            "column": self.kept(p, columns=columns + distance),
-            "seed": self.kept(p, seed=123456789012345678 + distance),
-            "high part of the seed": self.kept(p, seed=123456789012345678 + (distance << 32)),
-            "seed and row": self.kept(p, seed=123456789012345678 ^ (distance << 32), rows=rows ^ distance),
-            "row and column": self.kept(p, rows=rows + distance, columns=columns + distance),
-        }
-        for name, other in neighbours.items():
-            correlation = torch.corrcoef(torch.stack([here.flatten(), other.flatten()]).double())[0, 1]
-            assert abs(correlation) < 4.5 / here.numel() ** 0.5, name
-
-    def test_extremes(self):
-        assert self.kept(0.0).all()
-        assert not self.kept(1.0).any()
-        assert keep_scale(0.0) == 1.0
-        assert keep_scale(0.5) == 2.0
-        assert keep_scale(1.0) == 0.0
-
-    def test_seeds_come_from_the_generator(self):
-        torch.manual_seed(0)
-        seeds = [draw_seed(DEVICE).item() for _ in range(3)]
-        torch.manual_seed(0)
-        assert [draw_seed(DEVICE).item() for _ in range(3)] == seeds
-        assert len(set(seeds)) == 3
-
-    @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1, 2**32, 2**62 - 1])
-    def test_the_twin_in_triton_is_equal_bit_by_bit(self, seed):
-        """Also for rows near 2^32 and columns near 2^31, where signed arithmetic would differ."""
-        rows = torch.tensor([0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 77, 12345678], device=DEVICE)
-        columns = torch.tensor([0, 1, 63, 64, 4095, 2**20, 2**31 - 2, 2**31 - 1], device=DEVICE)
-        seeds = torch.tensor([seed], device=DEVICE)
-        out = torch.full((8, 8), -1, dtype=torch.int32, device=DEVICE)
-        write_mask[(1,)](seeds, rows, columns.to(torch.int32), out, threshold(0.5), ROWS=8, COLUMNS=8)
-        assert torch.equal(out, keep_mask(seeds, rows[:, None], columns[None, :], 0.5).int())
-
-    @pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 1 - 2**-16, 1.0])
-    @pytest.mark.parametrize(("row", "column"), [(0, 0), (2**32 - 16, 2**31 - 64), (77, 128)])
-    def test_tiles_with_shared_hashes_are_equal_bit_by_bit(self, p, row, column):
-        rows = torch.arange(row, row + 16, device=DEVICE)[:, None]
-        columns = torch.arange(column, column + 64, device=DEVICE)[None, :]
-        seeds = torch.tensor([123456789012345678], device=DEVICE)
-        tile, pairs = torch.full((2, 16, 64), -1, dtype=torch.int32, device=DEVICE)
-        write_tiles[(1,)](seeds, row, column, tile, pairs, threshold(p), ROWS=16, COLUMNS=64)
-        expected = keep_mask(seeds, rows, columns, p).int()
-        assert torch.equal(tile, expected)
-        assert torch.equal(pairs, expected)
 
 
 @pytest.mark.parametrize("op", OPS)
