@@ -108,10 +108,15 @@ class Workers:
 
     def prepare(self, limit: float) -> None:
         """Starts them, side by side. One that does not start is tried again when it is needed."""
-        with ThreadPoolExecutor(self.workers) as pool, suppress(NotExamined):
-            for process in pool.map(lambda _: self._start(limit), range(self.workers)):
-                self._idle.get()
-                self._idle.put(process)
+
+        def start(process: Process | None) -> None:
+            with suppress(NotExamined):
+                process = process or self._start(limit)
+            self._idle.put(process)
+
+        idle = [self._idle.get() for _ in range(self.workers)]  # all, before the first comes back
+        with ThreadPoolExecutor(self.workers) as pool:
+            list(pool.map(start, idle))
 
     def check(self, problem: Problem, backend: str, limit: float) -> None:
         self._ask("check", problem, backend, limit)

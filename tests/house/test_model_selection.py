@@ -91,6 +91,24 @@ def test_what_was_chosen_is_in_the_cache(tmp_path, monkeypatch):
     forget_decisions()
 
 
+def test_workers_are_started_once_each(monkeypatch):
+    started = []
+
+    def start(self, limit):
+        started.append(f"process {len(started)}")
+        if len(started) == 2:
+            raise NotExamined("its process does not start")
+        return started[-1]
+
+    monkeypatch.setattr(Workers, "_start", start)
+    with ExitStack() as stack:
+        workers = Workers(CPU, stack, workers=3)
+        workers.prepare(300)
+        held = [workers._idle.get(block=False) for _ in range(3)]
+    assert len(started) == 3
+    assert {str(process) for process in held} == {"process 0", "process 2", "None"}
+
+
 @pytest.mark.slow
 def test_workers_outlive_what_hangs_and_what_dies(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))

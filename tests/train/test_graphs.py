@@ -8,6 +8,7 @@ import torch
 
 from tests.train.engine_job import batch_of, labelled_batch, small_classifier, small_pretraining
 from train.config.sections import EngineConfig, OptimConfig
+from train.core import graphs
 from train.core.engine import Engine
 from train.core.graphs import Graphed, refusals
 from vatt.config import ConfigError
@@ -94,6 +95,26 @@ def test_other_shapes_and_evaluation_run_without():
         assert module(batch | module.draw(batch, 0), 0)["loss"].requires_grad
     module.eval()(whole, 0)
     assert (capture.captures, capture.replays) == (1, 2)
+
+
+@pytest.mark.parametrize("takes_mode", [False, True])
+def test_a_capture_does_not_mind_other_threads(monkeypatch, takes_mode):
+    """The thread that pins batches asks the driver for memory, at any time. Newer versions of PyTorch take the mode."""
+    modes, graph = [], lambda graph, pool=None, capture_error_mode="global": modes.append(capture_error_mode)
+
+    def plain(passes, inputs, allow_unused_input):
+        torch.cuda.graph("forward", pool=0)
+        return passes
+
+    def newer(passes, inputs, allow_unused_input, capture_error_mode="global"):
+        torch.cuda.graph("forward", pool=0, capture_error_mode=capture_error_mode)
+        return passes
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", newer if takes_mode else plain)
+    assert graphs.capture("passes", (), allow_unused_input=True) == "passes"
+    assert modes == ["thread_local"]
+    assert torch.cuda.graph is graph
 
 
 def test_evaluation_before_training_captures_nothing():

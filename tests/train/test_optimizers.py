@@ -136,6 +136,26 @@ def test_nothing_is_read_before_the_next_update(monkeypatch):
     assert reads == [1, 2]
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_parts_of_a_group_that_come_one_by_one_are_one_update(on_gpu):
+    """As ZeRO 3 shows a model of more than ``sub_group_size`` parameters."""
+    settings = OptimConfig(kind="adam", lr=0.1, epsilon=0.1, beta2=0.9)  # so large that the count of updates shows
+    whole, parted = module_of([1.0, 2.0]), module_of([1.0, 2.0])
+    expected, found = (make_optimizer(module, settings, on_gpu) for module in (whole, parted))
+    (group,) = found.param_groups
+    for step in range(3):
+        for module in (whole, parted):
+            for parameter in module.parameters():
+                parameter.grad = torch.full_like(parameter, 1.0 + step)
+        expected.step()
+        for parameter in parted.parameters():
+            group["params"] = [parameter]
+            found.step()
+            group["params"] = []
+    assert found.steps_done() == expected.steps_done() == 3
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parted.parameters(), strict=True))
+
+
 def test_what_is_frozen_has_no_state():
     module = module_of([1.0])
     module.backbone.requires_grad_(False)

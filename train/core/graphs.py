@@ -10,7 +10,9 @@ comes with the batch, and PyTorch copies a batch into the memory that the graph 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,6 +46,21 @@ def refusals(config: EngineConfig, device: torch.device, ranks: int, collectives
     return reasons
 
 
+def capture(passes: nn.Module, inputs: tuple[Tensor, ...], **options: Any) -> Callable[..., tuple[Tensor, ...]]:
+    """`torch.cuda.make_graphed_callables`, for a process with other threads: the one that pins the loader's batches
+    asks the driver for memory, which in PyTorch's mode "global" spoils a capture and ends the loader."""
+    graphed: Any = torch.cuda.make_graphed_callables
+    mode: dict[str, Any] = {"capture_error_mode": "thread_local"}
+    if mode.keys() <= inspect.signature(graphed).parameters.keys():
+        return graphed(passes, inputs, **mode, **options)
+    graph = torch.cuda.graph
+    torch.cuda.graph = partial(graph, **mode)  # type: ignore[assignment, misc]
+    try:
+        return graphed(passes, inputs, **options)
+    finally:
+        torch.cuda.graph = graph  # type: ignore[misc]
+
+
 class Graphed:
     """Stands in for the forward pass of a module that is called with (batch, seed) and returns losses.
 
@@ -51,7 +68,7 @@ class Graphed:
     without graphs. Weights must stay where they are in memory.
     """
 
-    def __init__(self, module: nn.Module, capture: Callable[..., Any] = torch.cuda.make_graphed_callables) -> None:
+    def __init__(self, module: nn.Module, capture: Callable[..., Any] = capture) -> None:
         self._module, self._capture = module, capture
         self._passes = _Passes(module)
         self._captured: Callable[..., tuple[Tensor, ...]] | None = None

@@ -48,14 +48,16 @@ class Guarded(torch.optim.Optimizer):
         super().__init__(*args, **options)
         self.made: list[Later | bool] = []
         self.finite: Tensor | None = None
-        self._unread: list[tuple[Group, Later]] = []
+        # By the first parameter of a group: ZeRO 3 shows the parts of a group one by one.
+        self._applied: dict[Tensor, int] = {}
+        self._unread: list[tuple[Tensor, Later]] = []
 
     def step(self, closure: Any = None) -> Any:
         """One update, unless something is not finite. ZeRO 1 to 3 call this for one group at a time."""
         groups = [(group, gradients) for group in self.param_groups if (gradients := _gradients(group))]
         if not groups:
             return super().step(closure)
-        self._settle()
+        self._settle({group["params"][0] for group, _ in groups})
         finite = self.finite
         if finite is None:
             finite = finite_everywhere([gradient for _, gradients in groups for gradient in gradients])
@@ -69,7 +71,7 @@ class Guarded(torch.optim.Optimizer):
             result = super().step(closure)
             self.made.append(True)
             for group, _ in groups:
-                group["applied"] = group.get("applied", 0) + 1
+                self._count(group["params"][0])
             return result
         self.found_inf = 1 - finite
         try:
@@ -78,22 +80,27 @@ class Guarded(torch.optim.Optimizer):
             self.found_inf = None
         later = Later(finite)
         self.made.append(later)
-        self._unread += [(group, later) for group, _ in groups]
+        self._unread += [(group["params"][0], later) for group, _ in groups]
         return result
 
-    def _settle(self) -> None:
-        """Counts the updates of the steps before, which takes reading whether they were made."""
-        own = {id(group) for group in self.param_groups}  # ZeRO shows one group at a time
-        for group, made in self._unread:
-            if id(group) in own and made.read():
-                group["applied"] = group.get("applied", 0) + 1
-        self._unread = [(group, made) for group, made in self._unread if id(group) not in own]
+    def _settle(self, of: set[Tensor] | None = None) -> None:
+        """Counts the updates of the steps before, which takes reading whether they were made; ``of`` these first
+        parameters of groups alone, so that nothing of the step under way is waited for."""
+        later, self._unread = self._unread, []
+        for first, made in later:
+            if of is not None and first not in of:
+                self._unread.append((first, made))
+            elif made.read():
+                self._count(first)
+
+    def _count(self, first: Tensor) -> None:
+        self._applied[first] = self._applied.get(first, 0) + 1
 
     @property
     def updates(self) -> int:
         """Updates that this object made; waits for the last one."""
         self._settle()
-        return max((group.get("applied", 0) for group in self.param_groups), default=0)
+        return max(self._applied.values(), default=0)
 
     def steps_done(self) -> int:
         """Updates of the whole run, also before a resume; waits for the last one."""
@@ -111,7 +118,7 @@ class GuardedAdam(Guarded, Adam):
     moments = ("exp_avg", "exp_avg_sq")
 
     def _steps(self, group: Group) -> int:
-        return self._before + group.get("applied", 0)
+        return self._before + max([self._applied.get(parameter, 0) for parameter in group["params"][:1]], default=0)
 
     def fresh_state(self, parameter: Tensor, step: int) -> dict[str, Tensor]:
         count = torch.tensor(float(step), device=parameter.device)  # where the fused implementation has it
