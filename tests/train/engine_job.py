@@ -6,6 +6,7 @@ Writes what each step said as JSON, and the state as safetensors; can begin from
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import traceback
@@ -19,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.train.capture import Capture
 from train.config.sections import EngineConfig, OptimConfig
 from train.core import engine as engine_file
 from train.core.engine import Engine
+from train.core.graphs import Graphed
 from train.core.ranks import RankContext, start_distributed, stop_distributed, wait_for_all
 from vatt.clip import InputConfig
 from vatt.config import from_dict, override
@@ -136,6 +139,17 @@ def as_on_a_gpu():
         yield reads
 
 
+@contextmanager
+def with_graphs():
+    """Engines made inside have the graphs that no CPU has."""
+    graphed = functools.partial(Graphed, capture=Capture())
+    with (
+        mock.patch.object(engine_file, "refusals", return_value=[]),
+        mock.patch.object(engine_file, "Graphed", graphed),
+    ):
+        yield
+
+
 def run(job: dict, context: RankContext) -> None:
     """Steps ``first`` to ``last`` of a job; on the last rank alone, ``poison`` spoils the input of that step and
     ``poison_gradient`` a gradient, that of a classifier's layer with ``spoil_head``."""
@@ -152,6 +166,8 @@ def run(job: dict, context: RankContext) -> None:
         spoilt = next(p for p in module.parameters() if p.requires_grad)
     rows = slice(context.rank * BATCH // context.ranks, (context.rank + 1) * BATCH // context.ranks)
     on_gpu = ExitStack()
+    if job.get("graphs"):
+        on_gpu.enter_context(with_graphs())
     reads = on_gpu.enter_context(as_on_a_gpu()) if job.get("as_on_gpu") else None
     engine = Engine(module, from_dict(EngineConfig, job["engine"]), optim, BATCH // context.ranks, context.device)
     if job.get("load"):

@@ -1,11 +1,12 @@
-"""CUDA graphs: what is refused and why, and how batches come in and losses go out. No GPU is here, so a function stands
-in for PyTorch's capture that keeps its rules: it warms up, and reads what it was given at the capture."""
+"""CUDA graphs: what is refused and why, and how batches come in and losses go out; under DeepSpeed in test_engine.py.
+No GPU is here: capture.py stands in for PyTorch's capture."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from tests.train.capture import Capture
 from tests.train.engine_job import batch_of, labelled_batch, small_classifier, small_pretraining
 from train.config.sections import EngineConfig, OptimConfig
 from train.core import graphs
@@ -15,36 +16,6 @@ from vatt.config import ConfigError
 from vatt.optim import SGD
 
 CUDA = torch.device("cuda", 0)
-
-
-class Capture:
-    """As `torch.cuda.make_graphed_callables`; the graph is the function itself, on the tensors of the capture."""
-
-    def __init__(self):
-        self.captures = self.replays = 0
-
-    def __call__(self, passes, static, allow_unused_input):
-        assert allow_unused_input
-        assert all(isinstance(x, torch.Tensor) for x in static)
-        assert not passes._forward_hooks
-        assert not passes._forward_pre_hooks
-        self.captures += 1
-        for _ in range(3):
-            outputs = passes(*static)
-            trained = [x for x in passes.parameters() if x.requires_grad]
-            wanted = [x for x in outputs if x.requires_grad]
-            assert len(wanted) == 1
-            torch.autograd.grad(wanted, trained, allow_unused=True)
-
-        def replay(*given):
-            self.replays += 1
-            assert len(given) == len(static)
-            for own, x in zip(static, given, strict=True):
-                assert own.data_ptr() != x.data_ptr()
-                own.copy_(x)
-            return passes(*static)
-
-        return replay
 
 
 def trained(make, batch_of, capture=None, steps=3):
