@@ -58,7 +58,6 @@ def runs(folder):
             f"graphs {name}": {"engine": {**engine, "cuda_graphs": True}, "graphs": True}
             for name, engine in GRAPHED.items()
         },
-        "on gpu 3": {"engine": {"zero": 3}, "as_on_gpu": True, "last": 2},
         "on gpu poison": {"engine": {"zero": 1}, "as_on_gpu": True, "poison_gradient": 1, "poison": 2},
         **{name: {"engine": engine} for name, engine in SAVERS.items() if engine["zero"] < 3},
     }
@@ -71,6 +70,7 @@ def runs(folder):
         jobs[f"unified {stage}"] = {**zero, "model": "vatt-ma-tiny"}
         jobs[f"clip {stage}"] = {**zero, "last": 1, "clip": CLIP}
     jobs |= {name: {"engine": engine} for name, engine in SAVERS.items() if engine["zero"] == 3}
+    jobs["on gpu 3"] = {"engine": {"zero": 3}, "as_on_gpu": True, "last": 2}
     jobs["bf16 3"] = {"engine": {"zero": 3, "precision": "bf16"}, "last": 1}
     jobs["3 to 0"] = {"engine": {"zero": 0}, "first": 2, "load": "3 half"}
     extensions = folder / "extensions"
