@@ -20,6 +20,7 @@ from torch import Tensor
 from vatt.errors import UserError
 
 _AXES = 8  # of a shape that is compared
+_FAR = 1_000_003  # more than there are ranks or parts, so that their seeds do not meet
 Group = Any  # torch.distributed.ProcessGroup, or None for all ranks
 
 
@@ -31,6 +32,12 @@ def world_size(group: Group = None) -> int:
 def rank(group: Group = None) -> int:
     """This rank in ``group``; 0 when torch.distributed was not initialised."""
     return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+def seed_of_rank(seed: int, part: int) -> int:
+    """A seed for what this rank draws for itself in the step of ``seed`` and in ``part`` of its accumulated gradient,
+    counted from 0; below 2^63."""
+    return ((seed * _FAR + rank()) * _FAR + part + 1) % 2**63
 
 
 class UnequalRanks(UserError, ValueError):

@@ -10,9 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.train.engine_job import batch_of, small_model
+from vatt import distributed
 from vatt.models import Classifier, VideoBackbone, WaveformBackbone
 from vatt.models.config import VideoConfig, WaveformConfig
-from vatt.objectives import finetuning, pretraining
 from vatt.objectives.finetuning import Finetuning, TargetConfig
 from vatt.objectives.pretraining import Pretraining
 
@@ -103,7 +103,7 @@ def test_ranks_and_parts_draw_their_own_patches_per_item(name, per_item, monkeyp
     module, batch = small(name, per_item).train(), batch_of(0, poison=False)
     draws = []
     for rank, part, seed in ((0, 0, 7), (0, 1, 7), (1, 0, 7), (1, 1, 7), (0, 0, 8)):
-        monkeypatch.setattr(pretraining, "rank", lambda number=rank: number)
+        monkeypatch.setattr(distributed, "rank", lambda number=rank: number)
         drawn = module.draw(batch, seed, part)
         draws.append(torch.cat([drawn["video_kept"].flatten(), drawn["audio_kept"].flatten()]).tolist())
     assert len(set(map(tuple, draws))) == (5 if per_item else 2)
@@ -116,8 +116,7 @@ def test_fine_tuning_too(monkeypatch):
     batch = {"x": clip(4), "target": torch.eye(3)[[0, 1, 2, 0]]}
     draws = []
     for rank, part in ((0, 0), (0, 1), (1, 0)):
-        for owner in (pretraining, finetuning):
-            monkeypatch.setattr(owner, "rank", lambda number=rank: number)
+        monkeypatch.setattr(distributed, "rank", lambda number=rank: number)
         draws.append(module.draw(batch, 7, part))
     for key in ("x_kept", "mix_share"):
         assert not any(torch.equal(a[key], b[key]) for a, b in combinations(draws, 2)), key

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vatt.distributed import rank
+from vatt.distributed import seed_of_rank
 from vatt.models.classifier import Classifier
 from vatt.models.tokens import send
 from vatt.objectives.classification import Mix, draw_mix, multi_label_loss, single_label_loss, smooth_labels
-from vatt.objectives.pretraining import own_seed
 
 
 @dataclass
@@ -67,12 +66,11 @@ class Finetuning(nn.Module):
             float32 (B,).
         """
         x = batch["x"]
-        own = torch.Generator().manual_seed(own_seed(seed, part))
+        own = torch.Generator().manual_seed(seed_of_rank(seed, part))
         kept = self.model.backbone.tokens.draw(x, torch.Generator().manual_seed(seed), own)
         drawn = {} if kept is None else {"x_kept": kept}
         if self.targets.mixup:
-            generator = torch.Generator().manual_seed(seed * 7919 + rank() + part * 15_485_863)
-            mix = draw_mix(len(x), self.targets.mixup, self.targets.mixup, generator)
+            mix = draw_mix(len(x), self.targets.mixup, self.targets.mixup, own)
             drawn |= {"mix_order": mix.permutation, "mix_share": mix.lam}
         return drawn
 

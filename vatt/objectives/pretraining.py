@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vatt.distributed import rank
+from vatt.distributed import seed_of_rank
 from vatt.models.config import VATTConfig
 from vatt.models.vatt import VATT
 from vatt.objectives.contrastive import ContrastiveLoss
-
-_FAR = 1_000_003  # more than there are ranks or parts, so that seeds do not meet
 
 
 class Pretraining(nn.Module):
@@ -63,7 +61,7 @@ class Pretraining(nn.Module):
             "video_kept", "audio_kept", int64 (K,) or (B, K), those that drop patches; nothing in evaluation mode.
         """
         inputs = {name: batch[name] for name in ("video", "audio") if batch.get(name) is not None}
-        own = torch.Generator().manual_seed(own_seed(seed, part))
+        own = torch.Generator().manual_seed(seed_of_rank(seed, part))
         kept = self.vatt.draw_kept(inputs, torch.Generator().manual_seed(seed), own)
         return {f"{name}_kept": indices for name, indices in kept.items()}
 
@@ -84,8 +82,3 @@ class Pretraining(nn.Module):
         kept = {name: batch[f"{name}_kept"] for name in inputs if f"{name}_kept" in batch}
         embeddings = self.vatt(**inputs, kept=kept)
         return self.loss(embeddings, audio_mask=batch.get("audio_mask"), text_mask=batch.get("text_mask"))
-
-
-def own_seed(seed: int, part: int) -> int:
-    """The seed of a step for what this rank and this part of an accumulated step draw for themselves."""
-    return ((seed * _FAR + rank()) * _FAR + part + 1) % 2**63
