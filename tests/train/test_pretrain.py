@@ -131,7 +131,7 @@ def alone(sample, tmp_path_factory):
 
 REFUSED = {
     "deepspeed": ["{folder}/own.json", "stag"],
-    "kernels": ["engine.kernels: attention: unknown backend 'cuda'; there are: auto, triton, sdpa"],
+    "kernels": ["engine.kernels: 'cuda' is not one of auto, measured, unmeasured, torch, triton"],
     "diverged": ["3 steps in a row gave a loss or gradient", "optim.lr"],
     "wrong": ["{folder}/wrong.csv", "vidoe", "did you mean 'video'"],
     "empty": ["{folder}/empty", "no video file"],

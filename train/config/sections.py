@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 
 from vatt.data.config import AugmentConfig, DataConfig
 
+KERNEL_CHOICES = ("auto", "measured", "unmeasured")  # of `EngineConfig.kernels`, beside names of backends
+
 
 @dataclass
 class OptimConfig:
@@ -53,7 +55,7 @@ class EngineConfig:
     @property
     def backend(self) -> str:
         """What the models are told: "auto", or the backend of all operations."""
-        return "auto" if self.kernels in ("measured", "unmeasured") else self.kernels
+        return "auto" if self.kernels in KERNEL_CHOICES else self.kernels
 
     def __post_init__(self) -> None:
         if self.zero not in (0, 1, 2, 3):

@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from train.config.sections import EngineConfig, JobConfig
+import vatt.kernels
+from train.config.sections import KERNEL_CHOICES, EngineConfig, JobConfig
 from train.core.console import Reporter
 from train.core.ranks import RankContext, gather
 from train.core.run_folder import RunFolder
@@ -36,8 +37,12 @@ def backends(config: JobConfig, context: RankContext) -> dict[str, str]:
     """The backend that each operation takes where nothing was measured.
 
     Raises:
-        ConfigError: a backend that does not exist or cannot run here.
+        ConfigError: a backend that not every operation has, or that cannot run here.
     """
+    name, known = config.engine.kernels, [set(vatt.kernels.backends(op)) for op in operations()]
+    choices = [*KERNEL_CHOICES, *sorted(set.intersection(*known))]
+    if name not in choices:
+        raise ConfigError(f"engine.kernels: {name!r} is not one of {', '.join(choices)}")
     call = Call(context.device, type_of(config.engine.precision, context.device))
     try:
         return {op: select(op, config.engine.backend, call) for op in operations()}
