@@ -31,7 +31,8 @@ Row = dict[str, Any]
 FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
 MODES = (FORWARD, BOTH, STEP)
 ROUNDS = 3
-LIMIT, LIMIT_HEAVY = 60.0, 240.0  # seconds to prepare a provider
+LIMIT, LIMIT_HEAVY = 60.0, 240.0  # seconds to prepare a provider on a GPU
+PATIENCE = 5  # times as long on a CPU
 AGAIN = " again"  # ours a second time: what differs between the two is noise
 
 WORDS = {
@@ -275,7 +276,7 @@ class Session:
                 row = {"provider": name, "note": reason(failure), "command": _command(subject, name)}
                 self.write(subject.about | row)
 
-        return guarded(seconds, self.device, failed)
+        return guarded(seconds * (1 if self.device.type == "cuda" else PATIENCE), self.device, failed)
 
 
 def row_of(subject: Subject, provider: str, mode: str, prepared: Prepared, timing: Timing, peaks: DevicePeaks) -> Row:
@@ -284,14 +285,16 @@ def row_of(subject: Subject, provider: str, mode: str, prepared: Prepared, timin
     bound = peaks.lower_bound_ms(needed.flops, needed.bytes, subject.dtype)
     row: Row = dict(subject.about, provider=provider, mode=mode, command=_command(subject, provider))
     row |= timing.figures
+    cpu = ""
     if used := prepared.cpu.get(mode):
         row["host_ms"] = 1e3 * statistics.median(used)
+        cpu = f"{row['host_ms']:.4g} ms of CPU time"
     row["tflops"] = needed.flops / timing.median * 1e-9
     row["gbps"] = needed.bytes / timing.median * 1e-6 if needed.bytes else None
     row |= dict(roof_tflops=peaks.rate(subject.dtype) * 1e-12, roof_gbps=peaks.copy * 1e-9)
     row |= dict(floor_ms=bound, floor_share=bound / timing.median)
     row |= dict(first_call_s=prepared.first_call_s, error=prepared.error)
-    row["note"] = "; ".join(filter(None, [package_version(provider), *prepared.notes]))
+    row["note"] = "; ".join(filter(None, [package_version(provider), *prepared.notes, cpu]))
     if prepared.samples:
         # MFU: of the data sheet; where none is known, of what a large product reached in this run.
         known = peak_flops(torch.cuda.get_device_name(subject.device)) if subject.device.type == "cuda" else None
