@@ -1,11 +1,11 @@
 """The operations of the project, each behind one function with an explicit ``backend=`` argument.
 
 An operation is a sub-package of five files: ``__init__`` (the public function), ``reference`` (plain PyTorch: the
-oracle of the tests, and the path of the CPU), ``op`` (custom operators and their gradients), ``triton_launch`` and
-``triton_kernels``; and ``cpu`` where the reference is slow on a CPU. ``registry`` knows all backends, selects one, and
-says why others are refused; ``runtime`` knows where Triton can run. What "auto" takes on a GPU is measured there:
-``selection`` chooses with ``problems``, ``checking`` and ``timing``, and ``cache`` keeps what it chose. This package
-knows nothing of VATT and needs torch alone: Triton is imported when a kernel runs.
+oracle of the tests), ``op`` (operators and their gradients), ``triton_launch`` and ``triton_kernels``; and further
+backends, such as ``cpu`` where the reference is slow in training on a CPU. ``registry`` knows all backends, selects
+one, and says why others are refused; ``runtime`` knows where Triton can run. What "auto" takes on a GPU is measured
+there: ``selection`` chooses with ``problems``, ``checking`` and ``timing``, and ``cache`` keeps what it chose. This
+package knows nothing of VATT and needs torch alone: Triton is imported when a kernel runs.
 """
 
 from .attention import attention, packed_attention
@@ -46,4 +46,5 @@ __all__ = [
     "select",
 ]
 
+# Not by the registry itself: the cache needs the selection, which needs the registry.
 load_decisions_with(install_cached)

@@ -25,10 +25,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GOLDEN = 0x9E3779B9
+GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: multiples of it lie far apart
 M1, MA, MB = 0x7FEB352D, 0x846CA68B, 0x31848BAB
 SPREAD = 0x02442211  # times a number of three bits: copies of it that do not overlap
-SMALL = 0x85EBCA6B
+SMALL = 0x85EBCA6B  # times the lowest three bits of a key's number; an odd constant of MurmurHash3
 LEVELS = 1 << 16  # probabilities are multiples of 2^-16
 GROUP = 4  # elements that share a hash
 

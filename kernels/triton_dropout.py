@@ -5,15 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from . import dropout
 from .runtime import interpreting
 
 ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
-GOLDEN: tl.constexpr = tl.constexpr(0x9E3779B9)
-M1: tl.constexpr = tl.constexpr(0x7FEB352D)
-MA: tl.constexpr = tl.constexpr(0x846CA68B)
-MB: tl.constexpr = tl.constexpr(0x31848BAB)
-SPREAD: tl.constexpr = tl.constexpr(0x02442211)
-SMALL: tl.constexpr = tl.constexpr(0x85EBCA6B)
+GOLDEN: tl.constexpr = tl.constexpr(dropout.GOLDEN)
+M1: tl.constexpr = tl.constexpr(dropout.M1)
+MA: tl.constexpr = tl.constexpr(dropout.MA)
+MB: tl.constexpr = tl.constexpr(dropout.MB)
+SPREAD: tl.constexpr = tl.constexpr(dropout.SPREAD)
+SMALL: tl.constexpr = tl.constexpr(dropout.SMALL)
 
 
 @triton.jit
