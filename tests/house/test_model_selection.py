@@ -52,9 +52,15 @@ def real(batch):
     }
 
 
+def checkpointed():
+    module = pretraining("vatt-tiny")()
+    module.vatt.activation_checkpointing = True
+    return module
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("make", [pretraining("vatt-tiny"), pretraining("vatt-ma-tiny"), finetuning])
+@pytest.mark.parametrize("make", [checkpointed, pretraining("vatt-tiny"), pretraining("vatt-ma-tiny"), finetuning])
 def test_the_problems_of_a_module_are_those_of_a_real_step(make, dtype):
     module = make().train()
     found = problems_of(module, module.empty_batch(2), 0, dtype=dtype)
@@ -115,6 +121,9 @@ def test_workers_outlive_what_hangs_and_what_dies(monkeypatch):
     monkeypatch.setenv("PLANT", "wrong,hangs,dies,slow")
     asked = problem()
     with ExitStack() as stack:
+        two = Workers(CPU, stack, workers=2)
+        two.prepare(300)
+        assert {process.alive for process in (two._idle.get(), two._idle.get())} == {True}
         workers = Workers(CPU, stack, workers=1, modules="tests.kernels.planted")
         workers.prepare(300)
         workers.check(asked, "planted slow", 300)
