@@ -27,7 +27,7 @@ from .registry import Problem
 from .selection import Decision, Selection, Verdict
 
 FOLDER = "VATT_CACHE"
-_PACKAGES = ("triton", "flash-attn", "xformers")
+_PACKAGES = ("triton", "flash-attn", "flash-attn-4", "xformers")
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def about(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         facts = {"device": name, "capability": ".".join(map(str, capability))}
+        facts["cudnn"] = str(torch.backends.cudnn.version())  # a package of its own, whose attention may be chosen
     else:
         facts = {"device": device.type, "machine": platform.machine()}
     return {**facts, "torch": torch.__version__, **_packages(), "kernels": sources()}
