@@ -54,8 +54,17 @@ def gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor | None) -> Te
     items: slice | Tensor = slice(None)
     if kept.ndim == 2:
         items = torch.arange(x.shape[0], device=x.device)[:, None]
-    chosen = blocks[(items, *torch.unravel_index(kept, grid))]
+    chosen = blocks[(items, *_unravelled(kept, grid))]
     return chosen.reshape(x.shape[0], kept.shape[-1], volume)
+
+
+def _unravelled(kept: Tensor, grid: tuple[int, ...]) -> list[Tensor]:
+    """The place of each patch along each axis. torch.unravel_index copies the sizes to the device, and waits for it."""
+    places = []
+    for size in reversed(grid):
+        places.insert(0, kept % size)
+        kept = kept // size
+    return places
 
 
 def _blocks(x: Tensor, patch: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
