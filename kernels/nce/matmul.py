@@ -22,8 +22,8 @@ from .reference import INVALID, Rows, at_least_fp32
 SAFE = 40.0  # exp(-2 SAFE) and its inverse are far from the ends of float32
 
 _LSE = (
-    "(Tensor query, Tensor key, Tensor? query_valid, Tensor? key_valid, float temperature, bool keys, float peak)"
-    " -> (Tensor, Tensor, Tensor)"
+    "(Tensor query, Tensor key, Tensor? query_valid, Tensor? key_valid, float temperature, int items, float peak)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _GRADIENT = (
     "(Tensor matrix, Tensor? query_valid, Tensor? key_valid, Tensor query_lse, Tensor? query_grad, Tensor key_lse,"
@@ -54,29 +54,40 @@ def _peak(first: Rows, second: Rows, temperature: float) -> float:
     return peak if peak <= SAFE else 0.0
 
 
-def _similarity_lse(peak, query, key, query_valid, key_valid, temperature, keys, precision):
+def _similarity_lse(peak, query, key, query_valid, key_valid, temperature, items, precision):
     """An `op.LogSumExp` for rows that are rounded already."""
-    return matrix_lse(query, key, query_valid, key_valid, temperature, keys, peak)[:2]
+    query_lse, key_lse, pairs, _ = matrix_lse(query, key, query_valid, key_valid, temperature, items, peak)
+    return query_lse, key_lse, pairs if items else None
 
 
-def _fake(query, key, query_valid, key_valid, temperature, keys, peak):
+def _fake(query, key, query_valid, key_valid, temperature, items, peak):
     M, N = query.shape[0], key.shape[0]
-    return query.new_empty(M), query.new_empty(N if keys else 0), query.new_empty(M, N)
+    pairs = (items, M // items, N // items) if items else (0,)
+    return query.new_empty(M), query.new_empty(N if items else 0), query.new_empty(pairs), query.new_empty(M, N)
 
 
 @operator("vatt_kernels::similarity_matrix_lse", _LSE, _fake)
-def matrix_lse(query, key, query_valid, key_valid, temperature, keys, peak):
-    """The log-sum-exps of `op.LogSumExp`, and the matrix (M, N): of exp(s - peak), or with peak 0 of s itself."""
+def matrix_lse(query, key, query_valid, key_valid, temperature, items, peak):
+    """As `op.LogSumExp`, and the matrix (M, N): of exp(s - peak), or with peak 0 of s itself."""
     matrix = (query / temperature) @ key.T
+    pairs = _pairs(matrix, items).clone() if items else matrix.new_empty(0)
+    key_lse = matrix.new_empty(0)
     if peak == 0:
         query_lse = _lowered(matrix, key_valid, 0).logsumexp(1)
-        return query_lse, _lowered(matrix, query_valid, 1).logsumexp(0) if keys else matrix.new_empty(0), matrix
+        if items:
+            key_lse = _lowered(matrix, query_valid, 1).logsumexp(0)
+        return query_lse, key_lse, pairs, matrix
     matrix.sub_(peak).exp_()
     query_lse = _log(matrix.sum(1) if key_valid is None else matrix @ key_valid).add_(peak)
-    if not keys:
-        return query_lse, matrix.new_empty(0), matrix
-    key_lse = _log(matrix.sum(0) if query_valid is None else query_valid @ matrix).add_(peak)
-    return query_lse, key_lse, matrix
+    if items:
+        key_lse = _log(matrix.sum(0) if query_valid is None else query_valid @ matrix).add_(peak)
+    return query_lse, key_lse, pairs, matrix
+
+
+def _pairs(matrix: Tensor, items: int) -> Tensor:
+    """The part of the matrix of each item with itself, a view (B, C, S)."""
+    M, N = matrix.shape
+    return matrix.view(items, M // items, items, N // items).diagonal(0, 0, 2).permute(2, 0, 1)
 
 
 def _lowered(matrix: Tensor, valid: Tensor | None, axis: int) -> Tensor:
@@ -110,15 +121,21 @@ def matrix_gradient(matrix, query_valid, key_valid, query_lse, query_grad, key_l
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, query_valid, key_valid, ctx.temperature, ctx.keys, ctx.peak = inputs
-    query_lse, key_lse, matrix = output
+    query, key, query_valid, key_valid, ctx.temperature, ctx.items, ctx.peak = inputs
+    query_lse, key_lse, _, matrix = output
+    ctx.set_materialize_grads(False)  # none for the matrix
     ctx.save_for_backward(query, key, query_valid, key_valid, query_lse, key_lse, matrix)
 
 
-def _gradients(ctx: Any, query_grad: Tensor, key_grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+def _gradients(
+    ctx: Any, query_grad: Tensor | None, key_grad: Tensor | None, pairs_grad: Tensor | None, _: Any
+) -> tuple[Tensor | None, ...]:
     query, key, query_valid, key_valid, query_lse, key_lse, matrix = ctx.saved_tensors
-    grads = query_lse, query_grad, key_lse, key_grad if ctx.keys else None
+    query_grad = torch.zeros_like(query_lse) if query_grad is None else query_grad
+    grads = query_lse, query_grad, key_lse, key_grad if ctx.items else None
     grad_MN = matrix_gradient(matrix, query_valid, key_valid, *grads, ctx.peak)
+    if ctx.items and pairs_grad is not None:
+        _pairs(grad_MN, ctx.items).add_(pairs_grad)
     grad_query = (grad_MN @ key).div_(ctx.temperature) if ctx.needs_input_grad[0] else None
     grad_key = grad_MN.T @ (query / ctx.temperature) if ctx.needs_input_grad[1] else None
     return grad_query, grad_key, None, None, None, None, None

@@ -24,10 +24,12 @@ _GRADIENT = (
     "(Tensor own, Tensor other, Tensor? own_valid, Tensor? other_valid, Tensor? own_lse, Tensor? own_grad,"
     " Tensor? other_lse, Tensor? other_grad, float temperature, ScalarType precision) -> Tensor"
 )
-# (query (M, D), key (N, D), query_valid (M,) or None, key_valid (N,) or None, temperature, keys, precision) -> the
-# natural log-sum-exp of the similarities of each query with all valid keys (M,), and with ``keys`` that of each key
-# with all valid queries (N,). Rows are rounded to the type ``precision``; their gradients are of their own type.
-LogSumExp = Callable[..., tuple[Tensor, Tensor]]
+# (query (M, D), key (N, D), query_valid (M,) or None, key_valid (N,) or None, temperature, items, precision) -> the
+# natural log-sum-exp of the similarities of each query with all valid keys (M,). With ``items``, the number B of items
+# that rows of both sides belong to in order, also that of each key with all valid queries (N,), and the similarities
+# of each item's own pairs (B, C, S) if they are at hand, else None. Rows are rounded to the type ``precision``; their
+# gradients are of their own type.
+LogSumExp = Callable[..., tuple[Tensor, Tensor, Tensor | None]]
 
 
 def _fake(query, key, query_valid, key_valid, temperature, keys, precision):
@@ -88,20 +90,28 @@ def _gradients(ctx: Any, grad_query_lse: Tensor | None, grad_key_lse: Tensor | N
 similarity_lse.gradient(_setup, _gradients)
 
 
+def _streamed(query, key, query_valid, key_valid, temperature, items, precision):
+    return *similarity_lse(query, key, query_valid, key_valid, temperature, items > 0, precision), None
+
+
 def nce(
     first: Rows,
     second: Rows,
     temperature: float,
     kind: str,
     precision: torch.dtype | None = None,
-    lse: LogSumExp = similarity_lse,
+    lse: LogSumExp = _streamed,
 ) -> Tensor:
     """As `reference.nce`. Lowering the row of an invalid local item is left out: its loss is multiplied with 0."""
     exact_1, exact_2 = at_least_fp32(first, precision), at_least_fp32(second, precision)
-    positive_B = positive(exact_1, exact_2, temperature)
     masks = exact_1.mask, exact_2.mask
     valid = [None if kind == "asymmetric" else first.mask_all, second.mask_all]
-    forward_B, backward_B = _both(first, second, valid, temperature, precision or first.local.dtype, lse)
+    products = precision or first.local.dtype
+    forward_B, backward_B, pairs_BCS = _both(first, second, valid, temperature, products, lse)
+    if pairs_BCS is None:
+        positive_B = positive(exact_1, exact_2, temperature)
+    else:
+        positive_B = pairs_BCS.flatten(1).logsumexp(1)
     if kind == "asymmetric":
         losses_B = torch.logaddexp(forward_B, backward_B) - positive_B
         return scale(losses_B, masks[1]).to(first.local.dtype)
@@ -111,22 +121,23 @@ def nce(
 
 def _both(
     first: Rows, second: Rows, valid: list[Tensor | None], temperature: float, precision: torch.dtype, lse: LogSumExp
-) -> tuple[Tensor, Tensor]:
-    """(B,) of the local items of each side: the log-sum-exp of all their candidates with all rows of the other side."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(B,) of the local items of each side: the log-sum-exp of all their candidates with all rows of the other side.
+    And the similarities of their own pairs, if ``lse`` gives them."""
     sides, T = (first, second), float(temperature)
     valid_1, valid_2 = (
         None if v is None else v.repeat_interleave(rows.all.shape[1]) for v, rows in zip(valid, sides, strict=True)
     )
     all_1, all_2 = (_flat(rows.all) for rows in sides)
     if first.all is first.local and second.all is second.local:  # one matrix has the similarities of both
-        found = lse(all_1, all_2, valid_1, valid_2, T, True, precision)
+        found = lse(all_1, all_2, valid_1, valid_2, T, first.all.shape[0], precision)
     else:
         local_1, local_2 = (_flat(rows.local) for rows in sides)
-        one_way = lse(local_1, all_2, None, valid_2, T, False, precision)
-        back = lse(local_2, all_1, None, valid_1, T, False, precision)
-        found = one_way[0], back[0]
-    forward_B, backward_B = (x.view(rows.local.shape[:2]).logsumexp(1) for x, rows in zip(found, sides, strict=True))
-    return forward_B, backward_B
+        one_way = lse(local_1, all_2, None, valid_2, T, 0, precision)
+        back = lse(local_2, all_1, None, valid_1, T, 0, precision)
+        found = one_way[0], back[0], None
+    forward_BC, backward_BS = (x.view(rows.local.shape[:2]) for x, rows in zip(found[:2], sides, strict=True))
+    return forward_BC.logsumexp(1), backward_BS.logsumexp(1), found[2]
 
 
 def _flat(x: Tensor) -> Tensor:
