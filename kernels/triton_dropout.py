@@ -8,7 +8,7 @@ import triton.language as tl
 from . import dropout
 from .runtime import interpreting
 
-ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
+ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())  # the interpreter knows no inline assembly
 GOLDEN: tl.constexpr = tl.constexpr(dropout.GOLDEN)
 M1: tl.constexpr = tl.constexpr(dropout.M1)
 MA: tl.constexpr = tl.constexpr(dropout.MA)

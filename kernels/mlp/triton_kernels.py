@@ -8,10 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..runtime import interpreting
-from ..triton_dropout import keep_pairs, keep_tile, row_key
-
-ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())  # the interpreter knows no inline assembly
+from ..triton_dropout import ASSEMBLY, keep_pairs, keep_tile, row_key
 
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)

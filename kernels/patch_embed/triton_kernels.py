@@ -11,10 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..runtime import interpreting
-from ..triton_dropout import keep_pairs, keep_tile, row_key
-
-ASSEMBLY: tl.constexpr = tl.constexpr(not interpreting())
+from ..triton_dropout import ASSEMBLY, keep_pairs, keep_tile, row_key
 
 # By what `centred` divides bytes: in the kernels, and on the host.
 SPREAD_BFLOAT16: tl.constexpr = tl.constexpr(64.0)
