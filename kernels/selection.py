@@ -281,11 +281,12 @@ def _attempt(do: Callable[[float], Result], until: float) -> Result | Verdict:
 
 
 def _choose(verdicts: Mapping[str, Verdict]) -> str:
-    """The fastest that was right; where none was timed, the first that nothing speaks against; else the reference."""
+    """The fastest that was right; where none was timed, the first that nothing speaks against, then the first that had
+    no memory, which the reference needs most of; else the reference."""
     timed = [(verdict.ms, name) for name, verdict in verdicts.items() if verdict.ms is not None]
     if timed:
         return min(timed)[1]
-    open_to = [name for name, verdict in verdicts.items() if verdict.state in ("no time", "timed")]
+    open_to = [name for state in ("no time", "no memory") for name, v in verdicts.items() if v.state == state]
     return open_to[0] if open_to else checking.REFERENCE
 
 
