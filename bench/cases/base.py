@@ -209,7 +209,7 @@ class Case(ABC):
         """The shape in words: the fields that a subclass adds."""
         common = {f.name for f in fields(Case)}
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in common}
-        return ", ".join(f"{name} {value}" for name, value in rest.items() if value is not False)
+        return ", ".join(f"{name} {value}" for name, value in rest.items() if value is not False and value is not None)
 
 
 @dataclass
