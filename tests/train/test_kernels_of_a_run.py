@@ -60,7 +60,7 @@ def test_a_wrong_kernel_is_refused_at_the_start_of_a_run(sample, tmp_path):  # n
     # Without the check nothing speaks against it, and the losses are others.
     free = tmp_path / "free"
     said = start(cache, *words_of(sample, free, *new, "engine.kernels=unmeasured"))
-    assert "kernels: planted wrong (" in said
+    assert "planted wrong (packed_attention)" in said
     assert "left out" not in said
     assert losses(free) != losses(out)
 

@@ -46,7 +46,7 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {context.ranks} ranks x "
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation){at_least}"
         )
-    kernels.backends(config, context)  # before there is a folder
+    kernels.check_setting(config, context)  # before there is a folder
     folder: RunFolder | None = None
     if context.first:
         folder = RunFolder.reopen(job.out) if job.resume and job.out else RunFolder.create(job.out, name)
@@ -92,7 +92,7 @@ def build_trainer(
     parameters = sum(p.numel() for p in module.parameters())  # ZeRO 3 will shard them
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     rank_batch = config.run.batch_size // context.ranks
-    chosen = kernels.choose_kernels(config, context, folder, reporter, module, job.resume)
+    chosen, taken = kernels.choose_kernels(config, context, folder, reporter, module, job.resume)
     engine = Engine(module, config.engine, config.optim, rank_batch, context.device)
     torch.manual_seed(config.run.seed + 1 + context.rank)  # dropout differs between ranks
     checkpoint = _restore(folder, reporter, engine, shapes, context) if job.resume else None
@@ -124,12 +124,12 @@ def build_trainer(
         folder.write_json(folder.config, to_dict(config))
         folder.write_json(folder.deepspeed, engine.settings)
         facts = {"ranks": str(context.ranks), "type": str(engine.dtype)}
-        folder.write_json(folder.environment, environment() | facts | kernels.facts(config, context, chosen))
+        folder.write_json(folder.environment, environment() | facts | kernels.facts(chosen, taken))
         precision = "bf16" if engine.dtype == torch.bfloat16 else "fp32"
         where = f"{context.ranks} x {context.device_name}, {precision}, ZeRO {config.engine.zero}; {folder.path}"
         reporter.say(f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {introduction}; {where}")
         if not chosen.decisions:
-            reporter.say(f"kernels: {kernels.in_one_line(kernels.backends(config, context))}")
+            reporter.say(f"kernels: {kernels.in_one_line(taken)}")
         if skipped:
             reporter.warn(f"the data sets: {skips.summary()}")
         for note in notes:

@@ -8,11 +8,9 @@ the same bit by bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import vatt.kernels
 from train.config.sections import KERNEL_CHOICES, EngineConfig, JobConfig
@@ -21,20 +19,14 @@ from train.core.ranks import RankContext, gather
 from train.core.run_folder import RunFolder
 from vatt.config import ConfigError
 from vatt.kernels import BackendError, Call, cache, operations, select
-from vatt.kernels.registry import forget_decisions, loaded
+from vatt.kernels.registry import Problem, forget_decisions, loaded
 from vatt.kernels.selection import Selection
 from vatt.precision import type_of
 from vatt.selection import choose, problems_of
 
 
-class Trained(Protocol):
-    """What a module of a job has besides its call."""
-
-    empty_batch: Callable[[int], dict[str, Tensor]]
-
-
-def backends(config: JobConfig, context: RankContext) -> dict[str, str]:
-    """The backend that each operation takes where nothing was measured.
+def check_setting(config: JobConfig, context: RankContext) -> None:
+    """Looks at engine.kernels before anything is built.
 
     Raises:
         ConfigError: a backend that not every operation has, or that cannot run here.
@@ -45,7 +37,8 @@ def backends(config: JobConfig, context: RankContext) -> dict[str, str]:
         raise ConfigError(f"engine.kernels: {name!r} is not one of {', '.join(choices)}")
     call = Call(context.device, type_of(config.engine.precision, context.device))
     try:
-        return {op: select(op, config.engine.backend, call) for op in operations()}
+        for op in operations():
+            select(op, config.engine.backend, call)
     except BackendError as error:
         raise ConfigError(f"engine.kernels: {error}") from error
 
@@ -57,16 +50,31 @@ def measures(config: EngineConfig, device: torch.device) -> bool:
 
 def choose_kernels(
     config: JobConfig, context: RankContext, folder: RunFolder, reporter: Reporter, module: nn.Module, resume: bool
-) -> Selection:
-    """Makes "auto" follow what was measured here for the training steps of ``module``; empty where nothing is to be
-    measured. Rank 0 decides and the others wait for it. It tells times, what was wrong, and what had no time."""
+) -> tuple[Selection, dict[str, str]]:
+    """Makes "auto" follow what was measured here for the training steps of ``module``. Rank 0 decides and the others
+    wait for it. It tells times, what was wrong, and what had no time.
+
+    Returns:
+        The decisions, none where nothing is to be measured; and on rank 0 the backends that a step takes, by operation.
+
+    Raises:
+        ConfigError: the backend asked for cannot run an operation of the model.
+    """
     forget_decisions()
     loaded(context.device)
-    if not measures(config.engine, context.device):
-        return Selection()
+    problems = _problems(config, context, module) if context.first else []
+    chosen = Selection()
+    if measures(config.engine, context.device):
+        chosen = _measured(problems, context, folder, reporter, resume)
+    return chosen, _taken(problems, config.engine.backend, context.device)
+
+
+def _measured(
+    problems: list[Problem], context: RankContext, folder: RunFolder, reporter: Reporter, resume: bool
+) -> Selection:
     found, whole = None, None
     if context.first:
-        found = _choose(config, context, folder, module, resume)
+        found = _choose(problems, context, folder, resume)
         whole = cache.to_json(cache.load(context.device).merged(found))
         _tell(found, reporter)
         folder.write_json(folder.kernels, cache.content(context.device, found))
@@ -75,10 +83,23 @@ def choose_kernels(
     return cache.from_json(chosen)
 
 
-def _choose(config: JobConfig, context: RankContext, folder: RunFolder, module: nn.Module, resume: bool) -> Selection:
+def _problems(config: JobConfig, context: RankContext, module: nn.Module) -> list[Problem]:
     samples = config.run.batch_size // context.ranks // config.engine.gradient_accumulation
     batch = module.empty_batch(samples)  # type: ignore[operator]
-    problems = problems_of(module.train(), batch, 0, dtype=type_of(config.engine.precision, context.device))
+    return problems_of(module.train(), batch, 0, dtype=type_of(config.engine.precision, context.device))
+
+
+def _taken(problems: list[Problem], backend: str, device: torch.device) -> dict[str, str]:
+    found: dict[str, dict[str, None]] = {}
+    try:
+        for problem in problems:
+            found.setdefault(problem.op, {})[select(problem.op, backend, problem.call(device))] = None
+    except BackendError as error:
+        raise ConfigError(f"engine.kernels: {error}") from error
+    return {op: " and ".join(names) for op, names in found.items()}
+
+
+def _choose(problems: list[Problem], context: RankContext, folder: RunFolder, resume: bool) -> Selection:
     begun = None
     if resume and folder.kernels.exists():
         try:
@@ -102,16 +123,16 @@ def _tell(found: Selection, reporter: Reporter) -> None:
         )
 
 
-def facts(config: JobConfig, context: RankContext, found: Selection) -> dict[str, str]:
-    """What environment.json says of the kernels: for each operation the backend without a measurement, or the times."""
-    known = {f"kernel {op}": backend for op, backend in backends(config, context).items()}
+def facts(found: Selection, taken: dict[str, str]) -> dict[str, str]:
+    """What environment.json says of the kernels: for each operation the backends that a step takes, and the times."""
+    known = {f"kernel {op}": backends for op, backends in taken.items()}
     lines = dict(line.split(": ", 1) for line in found.lines())
     return known | {f"measured {op}": text for op, text in lines.items()}
 
 
-def in_one_line(kernels: dict[str, str]) -> str:
+def in_one_line(taken: dict[str, str]) -> str:
     """Each backend with its operations."""
     found: dict[str, list[str]] = {}
-    for op, backend in kernels.items():
+    for op, backend in taken.items():
         found.setdefault(backend, []).append(op)
     return ", ".join(f"{backend} ({', '.join(ops)})" for backend, ops in found.items())
