@@ -93,11 +93,12 @@ CASES = (
 _LONG = ("video_785_h12", "audio_601_h12", "finetune_3201_h12")
 TARGETS = (base.Target("at least the best baseline", _LONG, 1.0, ("*",), but=(f"{OURS}*", TORCH, f"{base.COMPILE}*")),)
 
-_GRID = ((64, 128), (32, 64, 128), (4, 8), (2, 3))
+_GRID = ((64, 128), (32, 64), (4, 8), (2, 3), (0, 128))
+_KEYS_GRID = (*_GRID[:4], (0, 168))
 _SHORT_GRID, _TEXT = ((32, 64), (16, 32), (1, 2, 4), (1, 2)), ("text_17_h8",)
 SEARCH_SPACES = (
     SearchSpace(OP, "forward", "LONG_CONFIGS", ("forward", ARCH, 64), _GRID, _LONG, backward=False),
-    SearchSpace(OP, "keys", "LONG_CONFIGS", ("keys", ARCH, 64), _GRID, _LONG),
+    SearchSpace(OP, "keys", "LONG_CONFIGS", ("keys", ARCH, 64), _KEYS_GRID, _LONG),
     SearchSpace(OP, "queries", "LONG_CONFIGS", ("queries", ARCH, 64), _GRID, _LONG),
     SearchSpace(OP, "short forward", "SHORT_CONFIGS", "forward", _SHORT_GRID, _TEXT, backward=False),
     SearchSpace(OP, "short keys", "SHORT_CONFIGS", "keys", _SHORT_GRID, _TEXT),

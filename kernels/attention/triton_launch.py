@@ -28,13 +28,13 @@ TAIL = 32  # tokens of a step behind the last whole block
 
 class LaunchConfig(NamedTuple):
     """``own``: tokens that a program keeps; ``other``: tokens a step of its loop reads; ``registers``: at most so many
-    a thread where one program more then fits on a multiprocessor (None: as the compiler likes)."""
+    a thread where one program more then fits on a multiprocessor (0: as the compiler likes)."""
 
     own: int
     other: int
     warps: int
     stages: int
-    registers: int | None = None
+    registers: int = 0
 
 
 # Sentences: one program per sequence and head.
@@ -121,7 +121,7 @@ def _meta(
         PRECISION="tf32x3",
         num_warps=config.warps,
         num_stages=config.stages,
-        **({} if config.registers is None else dict(maxnreg=config.registers)),
+        **(dict(maxnreg=config.registers) if config.registers else {}),
     )
 
 
