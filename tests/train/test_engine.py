@@ -134,7 +134,7 @@ def test_what_is_not_finite_changes_nothing(runs, stage):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUIET)
 def test_neither_deepspeed_nor_the_optimizer_reads_what_the_device_computes(runs, name):
-    """As on a GPU, where each such read waits. ZeRO 3 and offloading do read (docs/settings.md)."""
+    """As on a GPU, where each such read waits. ZeRO 3 and offloading do read (docs/kernels.md)."""
     log, *_ = runs[f"on gpu {name}"]
     assert [entry["reads"] for entry in log] == [[]] * 4
     assert all(entry["applied"] for entry in log)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.limits import HANG
 from tests.train.ranks import ROOT
 from tests.train.test_pretrain import environment, losses, sample, words_of  # noqa: F401
+from train.core import kernels
+from train.core.run_folder import RunFolder
 
 # The planted backend comes first in the order, as a kernel of ours would on a GPU.
 PLANTED = """
@@ -74,6 +78,18 @@ def test_a_wrong_kernel_is_refused_at_the_start_of_a_run(sample, tmp_path):  # n
     again = json.loads((out / "kernels.json").read_text())["decisions"]
     assert {row["backend"] for row in again if row["op"] == "packed_attention"} == {"torch"}
     assert len(losses(out)) == 3
+
+
+@pytest.mark.parametrize("content", ["{}", '{"about": {}, "decisions": []}', "cut sho"])
+def test_a_choice_that_a_resumed_run_cannot_keep_is_told(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("VATT_CACHE", str(tmp_path / "cache"))
+    folder, said = RunFolder(tmp_path), []
+    folder.kernels.write_text(content)
+    context, reporter = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(warn=said.append)
+    assert kernels._choose([], context, folder, reporter, resume=True).decisions == []
+    (warning,) = said
+    assert warning.startswith(f"{folder.kernels}: ")
+    assert warning.endswith("kernels are chosen anew, so losses may differ by rounding")
 
 
 @pytest.mark.slow

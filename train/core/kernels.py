@@ -74,7 +74,7 @@ def _measured(
 ) -> Selection:
     found, whole = None, None
     if context.first:
-        found = _choose(problems, context, folder, resume)
+        found = _choose(problems, context, folder, reporter, resume)
         whole = cache.to_json(cache.load(context.device).merged(found))
         _tell(found, reporter)
         folder.write_json(folder.kernels, cache.content(context.device, found))
@@ -99,13 +99,15 @@ def _taken(problems: list[Problem], backend: str, device: torch.device) -> dict[
     return {op: " and ".join(names) for op, names in found.items()}
 
 
-def _choose(problems: list[Problem], context: RankContext, folder: RunFolder, resume: bool) -> Selection:
+def _choose(
+    problems: list[Problem], context: RankContext, folder: RunFolder, reporter: Reporter, resume: bool
+) -> Selection:
     begun = None
     if resume and folder.kernels.exists():
         try:
             begun = cache.read(json.loads(folder.kernels.read_text(encoding="utf-8")), context.device)
-        except (OSError, ValueError):  # of another GPU or another version: measured again
-            begun = None
+        except (OSError, ValueError) as error:
+            reporter.warn(f"{folder.kernels}: {error}; kernels are chosen anew, so losses may differ by rounding")
     return choose(problems, context.device, begun=begun)
 
 
