@@ -180,7 +180,8 @@ def _find_decision(op: str, call: Call) -> str | None:
 
 @contextmanager
 def listening(listener: Callable[[str, Call], None]) -> Iterator[None]:
-    """Inside, ``listener`` is told every operation that runs, and its call."""
+    """Inside, ``listener`` is told every operation that runs, and its call. On tensors without memory (meta) the
+    reference stands in for any backend."""
     global _listener
     before, _listener = _listener, listener
     try:
@@ -213,6 +214,8 @@ def select(op: str, backend: str, call: Call) -> str:
     known = _OPERATIONS[op]
     if _listener is not None:
         _listener(op, call)
+        if call.device.type == "meta":  # nothing is computed, and what was asked for may only run on a GPU
+            backend = "auto"
     if backend == "auto":
         if _loader is not None and call.device.type == "cuda" and call.device not in _LOADED:
             _load(call.device)

@@ -97,6 +97,15 @@ def test_what_was_chosen_is_in_the_cache(tmp_path, monkeypatch):
     forget_decisions()
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_a_model_that_is_told_its_backend_has_the_same_problems(backend):
+    """That of engine.kernels may run on a GPU alone."""
+    told, free = (Pretraining(preset("vatt-tiny"), name).train() for name in (backend, "auto"))
+    batch = free.empty_batch(4)
+    found, expected = (problems_of(module, batch, 0, dtype=torch.bfloat16) for module in (told, free))
+    assert found == expected != []
+
+
 def test_workers_are_started_once_each(monkeypatch):
     started = []
 

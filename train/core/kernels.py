@@ -55,14 +55,14 @@ def choose_kernels(
     wait for it. It tells times, what was wrong, and what had no time.
 
     Returns:
-        The decisions, none where nothing is to be measured; and on rank 0 the backends that a step takes, by operation.
+        The decisions, none where nothing is to be measured; and the backends that a step takes, by operation.
 
     Raises:
-        ConfigError: the backend asked for cannot run an operation of the model.
+        ConfigError: on all ranks, the backend asked for cannot run an operation of the model.
     """
     forget_decisions()
     loaded(context.device)
-    problems = _problems(config, context, module) if context.first else []
+    problems = _problems(config, context, module)
     chosen = Selection()
     if measures(config.engine, context.device):
         chosen = _measured(problems, context, folder, reporter, resume)
