@@ -60,7 +60,7 @@ def gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor | None) -> Te
 
 def _unravelled(kept: Tensor, grid: tuple[int, ...]) -> list[Tensor]:
     """The place of each patch along each axis. torch.unravel_index copies the sizes to the device, and waits for it."""
-    places = []
+    places: list[Tensor] = []
     for size in reversed(grid):
         places.insert(0, kept % size)
         kept = kept // size
