@@ -4,12 +4,11 @@ An operation is a sub-package of five files: ``__init__`` (the public function),
 oracle of the tests), ``op`` (operators and their gradients), ``triton_launch`` and ``triton_kernels``; and further
 backends, such as ``cpu`` where the reference is slow in training on a CPU. ``registry`` knows all backends, selects
 one, and says why others are refused; ``runtime`` knows where Triton can run. What "auto" takes on a GPU is measured
-there: ``selection`` chooses with ``problems``, ``checking`` and ``timing``, and ``cache`` keeps what it chose. This
-package knows nothing of VATT and needs torch alone: Triton is imported when a kernel runs.
+there: ``selection`` checks backends, times them, chooses, and keeps what it chose. This package knows nothing of VATT
+and needs torch alone: Triton is imported when a kernel runs.
 """
 
 from .attention import attention, packed_attention
-from .cache import install_cached
 from .mlp import dense_gelu, mlp
 from .nce import nce
 from .norm import layer_norm, rms_norm
@@ -25,6 +24,7 @@ from .registry import (
     operations,
     select,
 )
+from .selection.cache import install_cached
 
 __all__ = [
     "Availability",

@@ -1,8 +1,8 @@
 """Errors of this project's kernels at the real shapes, next to those of plain PyTorch in the same type.
 
-The rule is that of `vatt.kernels.checking`, which a run asks at small shapes: the reference is the plain backend one
-type wider, on the same rounded inputs and with the same seed of dropout. Besides, a tensor may hold no NaN although all
-new memory was filled with it, and a second run must give the same bits.
+The rule is that of `vatt.kernels.selection.checking`, which a run asks at small shapes: the reference is the plain
+backend one type wider, on the same rounded inputs and with the same seed of dropout. Besides, a tensor may hold no NaN
+although all new memory was filled with it, and a second run must give the same bits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bench.cases.base import DROPOUT, TORCH, Call, Case, Leaves, Problem
 from bench.cases.nce import Nce
 from bench.measure.timing import synchronize, tidy
 from vatt.analysis.peak_memory import peak_mib
-from vatt.kernels.checking import SLACK, WIDER, error
 from vatt.kernels.dropout import draw_seed
+from vatt.kernels.selection.checking import SLACK, WIDER, error
 from vatt.kernels.timing import limited, reason
 
 FIELDS = (

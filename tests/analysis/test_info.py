@@ -13,9 +13,9 @@ from tests.limits import HANG
 from vatt.__main__ import main
 from vatt.analysis.describe import parameters
 from vatt.environment import environment
-from vatt.kernels import cache, operations
+from vatt.kernels import operations
 from vatt.kernels.registry import Problem
-from vatt.kernels.selection import Decision, Selection, Verdict
+from vatt.kernels.selection import Decision, Selection, Verdict, cache
 from vatt.models import VATT
 from vatt.presets import PRESETS, preset
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from vatt.kernels import BackendError, attention, backends, dispatch, explain, layer_norm, operations
-from vatt.kernels.cache import install_cached
 from vatt.kernels.registry import (
     _OPERATIONS,
     Call,
@@ -19,6 +18,7 @@ from vatt.kernels.registry import (
     register,
     select,
 )
+from vatt.kernels.selection.cache import install_cached
 
 CPU = torch.device("cpu")
 

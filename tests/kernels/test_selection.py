@@ -10,11 +10,11 @@ import torch
 
 from tests.kernels.conftest import DEVICE, needs_triton
 from tests.kernels.planted import plant, uproot
-from vatt.kernels import attention, cache, packed_attention
-from vatt.kernels.checking import WrongResult, check
-from vatt.kernels.problems import inputs, small, words
+from vatt.kernels import attention, packed_attention
 from vatt.kernels.registry import Call, Problem, forget_decisions, listening, select
-from vatt.kernels.selection import Decision, Here, NotExamined, Selection, Verdict, select_backends
+from vatt.kernels.selection import Decision, Here, NotExamined, Selection, Verdict, cache, select_backends
+from vatt.kernels.selection.checking import WrongResult, check
+from vatt.kernels.selection.problems import inputs, small, words
 from vatt.kernels.timing import TooLong
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def _with_order_of_registration():
 
 
 def test_a_backend_that_hangs_costs_its_limit_alone(monkeypatch):
-    monkeypatch.setattr("vatt.kernels.selection.LIMIT", 0.5)
+    monkeypatch.setattr("vatt.kernels.selection.choice.LIMIT", 0.5)
     plant("hangs", first=True)
     (decision,) = select_backends([problem()], CPU, seconds=120).decisions
     assert decision.verdicts["planted hangs"].state == "failed"
@@ -139,7 +139,7 @@ class Fake:
 
     def __init__(self, workers=1, takes=10.0, times=None, monkeypatch=None):
         self.workers, self.takes, self.asked, self.times, self.now = workers, takes, [], times or {}, 0.0
-        monkeypatch.setattr("vatt.kernels.selection.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("vatt.kernels.selection.choice.time.monotonic", lambda: self.now)
 
     def prepare(self, limit):
         assert limit <= 30

@@ -1,8 +1,8 @@
 """The kernels of a run: checked and chosen before its first step, by rank 0 for all ranks.
 
-On a GPU every backend that could run an operation of the model is checked and timed there, once: `vatt.selection` keeps
-the result. A run that goes on after a stop keeps the choice that it began with (kernels.json), so that its steps stay
-the same bit by bit.
+On a GPU every backend that could run an operation of the model is checked and timed there, once:
+`vatt.kernel_selection` keeps the result. A run that goes on after a stop keeps the choice that it began with
+(kernels.json), so that its steps stay the same bit by bit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from train.core.console import Reporter
 from train.core.ranks import RankContext, gather
 from train.core.run_folder import RunFolder
 from vatt.config import ConfigError
-from vatt.kernels import BackendError, Call, cache, operations, select
+from vatt.kernel_selection import choose, problems_of
+from vatt.kernels import BackendError, Call, operations, select
 from vatt.kernels.registry import Problem, forget_decisions, loaded
-from vatt.kernels.selection import Selection
+from vatt.kernels.selection import Selection, cache
 from vatt.precision import type_of
-from vatt.selection import choose, problems_of
 
 
 def check_setting(config: JobConfig, context: RankContext) -> None:

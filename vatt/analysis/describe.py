@@ -21,8 +21,9 @@ from vatt.config import to_dict
 from vatt.data.tokenizer import FILE, TextError, Tokenizer
 from vatt.environment import environment
 from vatt.inference.spaces import spaces_of
-from vatt.kernels import cache, explain, operations
-from vatt.kernels.problems import words
+from vatt.kernels import explain, operations
+from vatt.kernels.selection import cache
+from vatt.kernels.selection.problems import words
 from vatt.models import VATT
 from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig

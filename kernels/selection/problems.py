@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import attention, packed_attention
-from .mlp import dense_gelu, mlp
-from .nce import Rows, nce
-from .norm import layer_norm, rms_norm
-from .patch_embed import patch_embed
-from .registry import Problem
+from ..attention import attention, packed_attention
+from ..mlp import dense_gelu, mlp
+from ..nce import Rows, nce
+from ..norm import layer_norm, rms_norm
+from ..patch_embed import patch_embed
+from ..registry import Problem
 
 Tensors = dict[str, Tensor]
 TEMPERATURE = 0.07

@@ -20,11 +20,11 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
+from ..cpu import refuse_cpu
+from ..dropout import draw_seed
+from ..registry import BackendError, Problem, decide, exclude, explain_call
+from ..timing import TooLong, free_buffers, limited, reason, sample
 from . import checking, problems
-from .cpu import refuse_cpu
-from .dropout import draw_seed
-from .registry import BackendError, Problem, decide, exclude, explain_call
-from .timing import TooLong, free_buffers, limited, reason, sample
 
 SECONDS = 30.0  # in all
 CHECK_SHARE = 0.7  # of them; the rest is for times

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from .dropout import draw_seed
+from ..dropout import draw_seed
+from ..registry import Problem, has_twin
 from .problems import Inputs, Tensors, inputs, small
-from .registry import Problem, has_twin
 
 REFERENCE = "torch"
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}

@@ -1,4 +1,4 @@
-"""Decisions of a machine, kept between runs: one file for each (device, torch, triton, sources of this package).
+"""Decisions of a machine, kept between runs: one file for each (device, torch, triton, sources of `vatt.kernels`).
 
 In the folder of the environment variable VATT_CACHE, else in ~/.cache/vatt. A file that cannot be read, or that is of
 something else, is ignored with a warning that names it.
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from ..registry import Problem
 from . import problems
-from .registry import Problem
-from .selection import Decision, Selection, Verdict
+from .choice import Decision, Selection, Verdict
 
 FOLDER = "VATT_CACHE"
 _PACKAGES = ("triton", "flash-attn", "flash-attn-4", "xformers")
@@ -56,8 +56,8 @@ def _packages() -> dict[str, str]:
 
 @cache
 def sources() -> str:
-    """The start of a SHA-256 of all files of this package."""
-    here, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    """The start of a SHA-256 of all files of `vatt.kernels`."""
+    here, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
         digest.update(f"{path.relative_to(here)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

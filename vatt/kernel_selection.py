@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vatt.kernels import cache
 from vatt.kernels.registry import Call, Problem, listening
-from vatt.kernels.selection import SECONDS, Examiner, Here, NotExamined, Selection, select_backends
+from vatt.kernels.selection import SECONDS, Examiner, Here, NotExamined, Selection, cache, select_backends
 from vatt.kernels.timing import TooLong, reason
 from vatt.process import Message, Process, ProcessFailed, Send, running, worker
 
@@ -144,7 +143,7 @@ class Workers:
             self._idle.put(process if process is not None and process.alive else None)
 
     def _start(self, limit: float) -> Process:
-        process = self._stack.enter_context(running(worker("vatt.selection:work", self._settings)))
+        process = self._stack.enter_context(running(worker("vatt.kernel_selection:work", self._settings)))
         try:
             process.ask({"do": "start"}, limit)
         except ProcessFailed as failure:

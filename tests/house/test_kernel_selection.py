@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from tests.kernels.test_selection import problem
-from vatt import selection
-from vatt.kernels import cache
+from vatt import kernel_selection
+from vatt.kernel_selection import Workers, choose, problems_of
 from vatt.kernels.registry import Problem, forget_decisions, listening
-from vatt.kernels.selection import NotExamined, Selection, select_backends
+from vatt.kernels.selection import NotExamined, Selection, cache, select_backends
 from vatt.kernels.timing import TooLong
 from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig
 from vatt.objectives.finetuning import Finetuning, TargetConfig
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
-from vatt.selection import Workers, choose, problems_of
 
 CPU = torch.device("cpu")
 
@@ -89,7 +88,7 @@ def test_what_was_chosen_is_in_the_cache(tmp_path, monkeypatch):
     first = choose([problem()], CPU)
     assert first.decisions[0].complete
     assert cache.load(CPU) == first
-    monkeypatch.setattr(selection, "Here", lambda device: pytest.fail("all is known"))
+    monkeypatch.setattr(kernel_selection, "Here", lambda device: pytest.fail("all is known"))
     assert choose([problem()], CPU) == first
     other = Selection([replace(first.decisions[0], backend="torch")])
     assert choose([problem()], CPU, begun=other) == other
