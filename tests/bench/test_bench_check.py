@@ -63,7 +63,7 @@ def out(tmp_path_factory):
 def test_correctness_of_all_operations(out):
     found = rows(out / "correctness.csv")
     assert {row["op"] for row in found} == set(OPS)
-    assert {row["backend"] for row in found} == {"triton", "triton_gemm"}
+    assert {row["backend"] for row in found} == {"triton", "triton_gemm", "gather"}
     for row in found:
         assert (row["passed"], row["nans"], row["same_bits"]) == ("True", "0", "True"), row
         assert float(row["error"]) <= float(row["bound"]) < 1e-4, row  # with dropout too, by the mask of the reference
