@@ -14,12 +14,8 @@ from torch import Tensor
 
 from .. import dropout
 from ..runtime import INTERPRETER, interpreter_block, launch, tensor_arch
-from .triton_kernels import (
-    attention_backward_bias,
-    attention_backward_keys,
-    attention_backward_queries,
-    attention_forward,
-)
+from .triton_backward import attention_backward_bias, attention_backward_keys, attention_backward_queries
+from .triton_kernels import attention_forward
 from .varlen import SHORT, Segments, groups, tile_map
 
 BIAS_PROGRAMS = 16  # partial sums of the bias gradient
