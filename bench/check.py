@@ -2,11 +2,11 @@
 
 ``python -m bench check [--only STAGE] [--op NAME ...] [--out DIR] [--seconds S] [--resume]``
 
-Stages: compile, correctness, speed, sweep, train.
+Stages: compile, correctness, speed, steps, sweep, train.
 
-Writes correctness.csv, speed.csv (a results file), sweep.csv, environment.json, summary.txt and train.log under
-``--out``, each row at once. Work is ordered by importance; what no longer fits into ``--seconds`` is named. ``--device
-cpu --tiny`` runs the same code on a CPU, the Triton kernels in its interpreter (set TRITON_INTERPRET=1).
+Writes correctness.csv, speed.csv and steps.csv (results files), sweep.csv, environment.json, summary.txt and train.log
+under ``--out``, each row at once. Work is ordered by importance; what no longer fits into ``--seconds`` is named.
+``--device cpu --tiny`` runs the same code on a CPU, the Triton kernels in its interpreter (set TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bench.cases.base import TORCH, Target
 from bench.checks import correctness
 from bench.checks.correctness import rates
 from bench.measure.peaks import DATASHEET
-from bench.measure.session import BOTH, Session, Writer, matches, plan
+from bench.measure.session import BOTH, Session, Subject, Writer, matches, plan
 from bench.measure.timing import DeviceLost
 from bench.report.data import load, machines
 from bench.report.summary import markdown
@@ -41,9 +41,9 @@ from vatt.results import Row, Table, number
 
 TIMES, MOST_TIMES = "BENCH_CHECK_RESUMED", 12
 say = partial(print, flush=True)
-STAGES = ("compile", "correctness", "speed", "sweep", "train")
+STAGES = ("compile", "correctness", "speed", "steps", "sweep", "train")
 # Of the sweep: an operation.
-SECONDS = {"compile": 240.0, "correctness": 420.0, "speed": 440.0, "sweep": 180.0, "train": 480.0}
+SECONDS = {"compile": 240.0, "correctness": 420.0, "speed": 440.0, "steps": 440.0, "sweep": 180.0, "train": 480.0}
 
 
 class Check:
@@ -96,7 +96,17 @@ class Check:
         say(f"correctness: {len(self.checked.rows)} rows")
 
     def speed(self) -> None:
-        tiny, path, until = self.options.tiny, self.out / "speed.csv", time.monotonic() + self.options.seconds["speed"]
+        self._measure("speed", subjects(self.device, self.size, self.ops, steps=(), kernels=True))
+
+    def steps(self) -> None:
+        """Whole steps of each preset with a fixed batch, which waits for no loader."""
+        if self.device.type != "cuda":
+            self.note("steps: left out, not on a CPU: python -m bench steps")
+            return
+        self._measure("steps", subjects(self.device, self.size, ops=()))
+
+    def _measure(self, stage: str, found: Sequence[Subject]) -> None:
+        tiny, path, until = self.options.tiny, self.out / f"{stage}.csv", time.monotonic() + self.options.seconds[stage]
         if not self.options.resume:
             path.unlink(missing_ok=True)
         writer = Writer(path, self.device, self.options.resume, self.options.commit, any_origin=True)
@@ -106,10 +116,10 @@ class Check:
         self.note(f"device peaks: copy {rates} ({share} of an H100's data sheet)")
         seconds, rounds = (0.0, 1) if tiny else (0.35, 3)
         session = Session(writer, self.device, peaks, seconds, until, rounds, known=writer.known)
-        for subject, heavy in plan(subjects(self.device, self.size, self.ops, steps=(), kernels=True)):
+        for subject, heavy in plan(found):
             if not tiny or subject.rank == 0:  # each kind of provider once is enough
                 session.run(subject, heavy)
-        self.left_out += [f"speed {words}" for words in session.left_out]
+        self.left_out += [f"{stage} {words}" for words in session.left_out]
 
     def sweep(self) -> None:
         with closing(Sweep(self.swept, self.device, self.options.tiny)) as sweep:
@@ -138,8 +148,8 @@ class Check:
 
     def finish(self) -> int:
         """Writes and prints the summary; 1 if a tensor failed."""
-        facts, path = self.facts, self.out / "speed.csv"
-        timed = load([path]) if path.exists() else []
+        facts, paths = self.facts, [self.out / "speed.csv", self.out / "steps.csv"]
+        timed = load([path for path in paths if path.exists()])
         head = f"{facts['device']}, driver {facts['driver']}, torch {facts['torch']}, triton {facts['triton']}, "
         lines = [f"{head}commit {facts['commit'][:12]}{' with changes' if facts['dirty'] == 'True' else ''}"]
         if self.device.type != "cuda":
