@@ -59,12 +59,13 @@ def test_a_fault_is_found_and_named(fault, message, asked, dtype):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("dropout", r"dropout 0\.1: mean of the kept weights 1\.0[45]"),
+        ("dropout", r"dropout 0\.1: mean of the kept weights 1\.0[4-6]"),
         ("mask", r"dropout 0\.1: the backward pass drops other weights"),
     ],
 )
 def test_dropout_of_those_who_take_no_seed_is_judged_by_its_statistics(fault, message, asked, dtype):
     asked = Problem(asked.op, dtype, asked.facts, asked.count)
+    torch.manual_seed(0)  # of the masks that have no seed
     plant(fault, "slow", twin=False)
     with pytest.raises(WrongResult, match=message):
         check(asked, f"planted {fault}", CPU)
