@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import secrets
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -65,7 +66,10 @@ def sources() -> str:
 
 def cache_file(device: torch.device) -> Path:
     """Where the decisions of ``device`` are, or will be."""
-    folder = Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "vatt")
+    try:
+        folder = Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "vatt")
+    except RuntimeError:  # no home, as for an unknown user in a container
+        folder = Path(tempfile.gettempdir()) / "vatt-cache"
     key = hashlib.sha256(json.dumps(about(device), sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"kernels-{key}.json"
 

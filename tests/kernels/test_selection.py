@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -296,6 +298,14 @@ class TestTheCache:
         cache.save(CPU, self.selection())
         assert f"{file / 'cache'}" in caplog.text
         assert "is not kept" in caplog.text
+
+    def test_without_a_home_the_file_is_among_the_temporary_ones(self, monkeypatch):
+        def nobody():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("VATT_CACHE")
+        monkeypatch.setattr(cache.Path, "home", nobody)
+        assert cache.cache_file(CPU).parent == Path(tempfile.gettempdir()) / "vatt-cache"
 
     def test_other_sources_are_another_file(self, monkeypatch):
         before = cache.cache_file(CPU)
