@@ -7,6 +7,7 @@ beginning. Each figure is printed, and with ``--results`` appended to a results 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -87,6 +88,10 @@ def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     options.wanted = dict(size=options.size, ops=() if only == "steps" else ops or OPS)
     options.wanted["steps"] = () if only == "ops" else steps and [_step(text, parser) for text in steps]
     if (folder := getattr(options, "official", None)) is not None:
+        if not (Path(folder) / "vatt").is_dir():
+            parser.error(f"--official {folder}: there is no folder vatt in it")
+        if shutil.which(options.official_python) is None:
+            parser.error(f"--official-python {options.official_python}: not found, or not a program")
         options.wanted["official"] = Official(folder, options.official_python)
     return options
 

@@ -51,6 +51,24 @@ def drawn(seed: Tensor | None, p: float, device: torch.device) -> Tensor | None:
     return draw_seed(device) if seed is None else seed
 
 
+def check_dropout(op: str, p: float, seed: Tensor | None, device: torch.device) -> None:
+    """What a kernel does not check: it would read any bytes as a seed.
+
+    Raises:
+        ValueError: ``p`` is no rate from 0 to 1, or ``seed`` is not (1,) or longer, int64, on ``device``.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"{op}: dropout_p: expected 0 to 1, got {p}")
+    if seed is None:
+        return
+    if not isinstance(seed, Tensor):
+        raise ValueError(f"{op}: seed: expected a tensor (1,), int64, got {type(seed).__name__}")
+    if seed.dtype != torch.int64 or seed.ndim != 1 or seed.shape[0] < 1:
+        raise ValueError(f"{op}: seed: expected (1,) or longer, int64, got {tuple(seed.shape)}, {seed.dtype}")
+    if seed.device != device:
+        raise ValueError(f"{op}: seed: is on {seed.device}, but the other tensors are on {device}")
+
+
 def threshold(p: float) -> int:
     """Elements whose lane (16 bits) is below this are dropped."""
     return round(p * LEVELS)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from ..dropout import check_dropout
 from ..registry import Call, dispatch, gradient, refuse_non_float, register, set_dispatch_order
 from ..types import of_a_product
 from . import cpu, external, op, reference
@@ -88,6 +89,7 @@ def attention(
         raise ValueError(f"mask: expected {(B, N)}, got {tuple(mask.shape)}")
     if bias is not None and bias.shape != (H, N, N):
         raise ValueError(f"bias: expected {(H, N, N)}, got {tuple(bias.shape)}")
+    check_dropout("attention", dropout_p, seed, q_BNHE.device)
     call = _call(q_BNHE, ((B, N),), None, mask, bias, dropout_p, return_weights)
     run = dispatch("attention", backend, call)
     out_BNHE, weights_BHNN = run(q_BNHE, k_BNHE, v_BNHE, mask, bias, scale, dropout_p, seed)
@@ -145,6 +147,7 @@ def packed_attention(
     if bias is not None and (bias.shape != (H, N, N) or len(segments) != 1):
         raise ValueError(f"bias: expected {(H, N, N)} and sequences of one length, got {tuple(bias.shape)}, {segments}")
     (qkv_T3HE,) = of_a_product("packed_attention", qkv_T3HE=qkv_T3HE)
+    check_dropout("packed_attention", dropout_p, seed, qkv_T3HE.device)
     call = _call(qkv_T3HE, segments, masked, mask, bias, dropout_p, False)
     run = dispatch("packed_attention", backend, call)
     return run(qkv_T3HE, segments, mask, masked, bias, scale, dropout_p, seed)

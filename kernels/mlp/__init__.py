@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from ..cpu import refuse_cpu
+from ..dropout import check_dropout
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
 from ..types import of_a_product
@@ -53,11 +54,12 @@ def mlp(
         ValueError: shapes or types that do not fit; the message names the argument.
         BackendError: the backend cannot run this call.
     """
-    M, D = weight_in.shape
-    if x.shape[-1] != D:
-        raise ValueError(f"x: expected (..., {D}), got {tuple(x.shape)}")
-    if weight_out.shape[1] != M:
-        raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
+    M, D = _check_layer(x, weight_in, bias_in, "weight_in", "bias_in")
+    if weight_out.shape != (D, M):
+        raise ValueError(f"weight_out: expected {(D, M)}, got {tuple(weight_out.shape)}")
+    if bias_out is not None and bias_out.shape != (D,):
+        raise ValueError(f"bias_out: expected {(D,)}, got {tuple(bias_out.shape)}")
+    check_dropout("mlp", dropout_p, seed, x.device)
     given = of_a_product("mlp", x=x, weight_in=weight_in, bias_in=bias_in, weight_out=weight_out, bias_out=bias_out)
     facts = {"width": D, "inner": M, "bias": bias_in is not None, "dropout": dropout_p}
     facts["gradient"] = gradient(x, weight_in)
@@ -80,10 +82,20 @@ def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, *, backend: str =
         ValueError: shapes or types that do not fit; the message names the argument.
         BackendError: the backend cannot run this call.
     """
-    if x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x: expected (..., {weight.shape[1]}), got {tuple(x.shape)}")
-    M, D = weight.shape
+    M, D = _check_layer(x, weight, bias, "weight", "bias")
     given = of_a_product("dense_gelu", x=x, weight=weight, bias=bias)
     facts = {"width": D, "inner": M, "bias": bias is not None, "gradient": gradient(x, weight)}
     call = Call(x.device, given[0].dtype, facts, count=math.prod(x.shape[:-1]))
     return dispatch("dense_gelu", backend, call)(*given)
+
+
+def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, *names: str) -> tuple[int, int]:
+    """M and D of a layer. A bias that broadcasts is refused too: a kernel would read past its end."""
+    if weight.ndim != 2:
+        raise ValueError(f"{names[0]}: expected (M, D), got {tuple(weight.shape)}")
+    M, D = weight.shape
+    if x.ndim == 0 or x.shape[-1] != D:
+        raise ValueError(f"x: expected (..., {D}), got {tuple(x.shape)}")
+    if bias is not None and bias.shape != (M,):
+        raise ValueError(f"{names[1]}: expected {(M,)}, got {tuple(bias.shape)}")
+    return M, D

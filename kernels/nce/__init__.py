@@ -74,6 +74,8 @@ def nce(
         raise ValueError(f"second: {second.local.shape[0]} items, but first has {first.local.shape[0]}")
     if first.local.shape[2] != second.local.shape[2]:
         raise ValueError(f"second: width {second.local.shape[2]}, but first has {first.local.shape[2]}")
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected more than 0, got {temperature}")
     if kind not in ("asymmetric", "symmetric"):
         raise ValueError(f"kind: {kind!r} is not one of 'asymmetric', 'symmetric'")
     others = {"first.all": first.all, "second.local": second.local, "second.all": second.all}

@@ -85,7 +85,7 @@ def _lower(similar_BX: Tensor, own: Rows, far: Rows) -> Tensor:
     if own.mask is not None:
         similar_BX = similar_BX - INVALID * (1 - own.mask)[:, None]
     if far.mask_all is not None:
-        pairs = similar_BX.shape[1] // far.mask_all.shape[0]
+        pairs = similar_BX.shape[1] // max(1, far.mask_all.shape[0])
         similar_BX = similar_BX - INVALID * (1 - far.mask_all).repeat_interleave(pairs)
     return similar_BX
 

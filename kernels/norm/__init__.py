@@ -8,6 +8,7 @@ from typing import overload
 from torch import Tensor
 
 from ..cpu import refuse_cpu
+from ..dropout import check_dropout
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..runtime import refuse_triton
 from ..types import of_a_norm
@@ -86,7 +87,7 @@ def layer_norm(
         ValueError: shapes or types that do not fit, or dropout without a residual; the message names the argument.
         BackendError: the backend cannot run this call.
     """
-    _check("layer_norm", x, residual, dropout_p, weight=weight, bias=bias)
+    _check("layer_norm", x, residual, dropout_p, seed, weight=weight, bias=bias)
     x, residual, weight, bias = of_a_norm("layer_norm", x, residual, weight=weight, bias=bias)
     call = _call(x, weight, residual, dropout_p)
     return dispatch("layer_norm", backend, call)(x, weight, bias, eps, residual, dropout_p, seed)
@@ -125,7 +126,7 @@ def rms_norm(
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, as T5 does; otherwise as `layer_norm`."""
-    _check("rms_norm", x, residual, dropout_p, weight=weight)
+    _check("rms_norm", x, residual, dropout_p, seed, weight=weight)
     x, residual, weight = of_a_norm("rms_norm", x, residual, weight=weight)
     call = _call(x, weight, residual, dropout_p)
     return dispatch("rms_norm", backend, call)(x, weight, eps, residual, dropout_p, seed)
@@ -137,9 +138,12 @@ def _call(x: Tensor, weight: Tensor, residual: Tensor | None, dropout_p: float) 
     return Call(x.device, x.dtype, facts, count=math.prod(x.shape[:-1]))
 
 
-def _check(operation: str, x: Tensor, residual: Tensor | None, dropout_p: float, **parameters: Tensor) -> None:
-    if not 0 <= dropout_p <= 1 or (dropout_p > 0 and residual is None):
-        raise ValueError(f"{operation}: dropout_p: expected 0 to 1, and 0 without a residual, got {dropout_p}")
+def _check(
+    operation: str, x: Tensor, residual: Tensor | None, dropout_p: float, seed: Tensor | None, **parameters: Tensor
+) -> None:
+    check_dropout(operation, dropout_p, seed, x.device)
+    if dropout_p > 0 and residual is None:
+        raise ValueError(f"{operation}: dropout_p: expected 0 without a residual, got {dropout_p}")
     for name, value in parameters.items():
         if value.shape != x.shape[-1:]:
             raise ValueError(f"{operation}: {name}: expected ({x.shape[-1]},), got {tuple(value.shape)}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dropout import check_dropout
 from ..registry import Call, dispatch, gradient, refuse_non_float, register
 from ..types import autocast_type, check_types
 from . import gather, op, reference
@@ -61,6 +62,7 @@ def patch_embed(
     """
     _check(x, weight, bias, patch, kept)
     _check_rows(x, weight, patch, positions, token)
+    check_dropout("patch_embed", dropout_p, seed, x.device)
     lower = autocast_type(weight.device)
     if lower is not None and weight.dtype != torch.float64:
         weight = weight.to(lower)

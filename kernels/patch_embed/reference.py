@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dropout import dropout
+from ..dropout import check_dropout, dropout
 
 
 def patch_embed(
@@ -59,12 +59,13 @@ def gather_patches(x: Tensor, patch: tuple[int, ...], kept: Tensor | None) -> Te
 
 
 def _unravelled(kept: Tensor, grid: tuple[int, ...]) -> list[Tensor]:
-    """The place of each patch along each axis. torch.unravel_index copies the sizes to the device, and waits for it."""
+    """The place of each patch along each axis. torch.unravel_index copies the sizes to the device, and waits for it.
+    Along the first axis without a remainder, so that a patch beyond the last one is an error and not another patch."""
     places: list[Tensor] = []
-    for size in reversed(grid):
+    for size in reversed(grid[1:]):
         places.insert(0, kept % size)
         kept = kept // size
-    return places
+    return [kept, *places]
 
 
 def _blocks(x: Tensor, patch: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
@@ -93,6 +94,7 @@ def add_positions(
 
     The token has no position (the paper's equation 2 gives it one; the official code does not).
     """
+    check_dropout("add_positions", dropout_p, seed, x_BKD.device)
     if positions is not None:
         rows = positions if kept is None else positions[kept]
         if rows.shape[-2:] != x_BKD.shape[-2:]:

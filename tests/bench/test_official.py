@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -96,6 +97,22 @@ def test_it_is_given_our_sizes_by_its_own_names_and_timed(checkout, tmp_path):
 
 
 def test_what_does_not_import_is_the_reason(tmp_path):
+    (tmp_path / "vatt").mkdir()
     _, (row,) = steps(tmp_path, tmp_path / "results.csv")
     assert row["ms"] == ""
     assert "official TensorFlow: ended with status 1: ModuleNotFoundError: No module named" in row["note"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--official", "{}/nowhere"], "--official .*/nowhere: there is no folder vatt in it"),
+        (["--official", "{}"], "--official .*: there is no folder vatt in it"),
+        (["--official", "{}/with", "--official-python", "{}/python"], "--official-python .*/python: not found"),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_is_timed(tmp_path, capsys, words, message):
+    (tmp_path / "with" / "vatt").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        run.main(["steps", "--size", "tiny", *(word.format(tmp_path) for word in words)])
+    assert re.search(message, capsys.readouterr().err)

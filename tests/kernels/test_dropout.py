@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.kernels.conftest import DEVICE, RUNNABLE, needs_triton, randn
-from vatt.kernels import packed_attention
+from vatt.kernels import add_positions, attention, layer_norm, mlp, packed_attention, patch_embed, rms_norm
 from vatt.kernels.dropout import draw_seed, keep_mask, keep_scale, threshold, tile_keep_mask
 
 if RUNNABLE:
@@ -244,3 +244,41 @@ def test_every_kernel_of_attention_has_the_mask_of_the_twin():
     assert torch.equal(grad_bias > 0, kept_HNN)
     (grad_qkv,) = torch.autograd.grad(out, qkv, unit.contiguous())
     assert torch.equal(grad_qkv[:, 2, :, :N].permute(1, 2, 0) > 0, kept_HNN)
+
+
+def every_operation(**dropout):
+    x, w, b = randn(2, 4), randn(4, 4, seed=1), randn(4, seed=2)
+    q, qkv = randn(1, 3, 2, 4), randn(3, 3, 2, 4)
+    return {
+        "attention": lambda: attention(q, q, q, scale=1.0, **dropout),
+        "packed_attention": lambda: packed_attention(qkv, ((1, 3),), scale=1.0, **dropout),
+        "mlp": lambda: mlp(x, w, b, w, b, **dropout),
+        "layer_norm": lambda: layer_norm(x, b, b, residual=x, **dropout),
+        "rms_norm": lambda: rms_norm(x, b, residual=x, **dropout),
+        "patch_embed": lambda: patch_embed(randn(2, 8), w, b, (4,), **dropout),
+        "add_positions": lambda: add_positions(q[0], positions=None, **dropout),
+    }
+
+
+@pytest.mark.parametrize(
+    ("dropout", "message"),
+    [
+        (dict(dropout_p=1.5), "dropout_p: expected 0 to 1, got 1.5"),
+        (dict(dropout_p=-0.1), "dropout_p: expected 0 to 1, got -0.1"),
+        (dict(dropout_p=math.nan), "dropout_p: expected 0 to 1, got nan"),
+        (
+            dict(dropout_p=0.5, seed=torch.tensor([1.5])),
+            r"seed: expected \(1,\) or longer, int64, got \(1,\), torch.fl",
+        ),
+        (dict(dropout_p=0.5, seed=torch.tensor([1], dtype=torch.int32)), "seed: expected .* got .* torch.int32"),
+        (dict(dropout_p=0.5, seed=torch.zeros(0, dtype=torch.int64)), r"seed: expected .* got \(0,\)"),
+        (dict(dropout_p=0.5, seed=torch.tensor(5)), r"seed: expected .* got \(\)"),
+        (dict(dropout_p=0.5, seed=torch.ones(2, 1, dtype=torch.int64)), r"seed: expected .* got \(2, 1\)"),
+        (dict(dropout_p=0.5, seed=torch.ones(1, dtype=torch.int64, device="meta")), "seed: is on meta, but"),
+        (dict(dropout_p=0.5, seed=5), r"seed: expected a tensor \(1,\), int64, got int"),
+    ],
+)
+def test_rates_and_seeds_that_no_kernel_would_refuse_are_refused(dropout, message):
+    for op, run in every_operation(**dropout).items():
+        with pytest.raises(ValueError, match=f"^{op}: {message}"):
+            run()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vatt.kernels import layer_norm, mlp, nce, rms_norm
+from vatt.kernels import dense_gelu, layer_norm, mlp, nce, rms_norm
 from vatt.kernels.nce import Rows
 
 HALF = [torch.float32, torch.bfloat16, torch.float16]
@@ -69,6 +69,17 @@ def test_mlp():
     assert torch.autograd.gradcheck(mlp, [v.requires_grad_() for v in (x, w1, b1, w2, b2)])
     with pytest.raises(ValueError, match=r"x: expected \(\.\.\., 4\)"):
         mlp(randn(2, 3), w1, b1, w2, b2)
+
+
+@pytest.mark.parametrize("name", ["bias_in", "bias_out"])
+def test_a_bias_that_would_broadcast_is_refused(name):
+    shapes = {"x": (3, 4), "weight_in": (6, 4), "bias_in": (6,), "weight_out": (4, 6), "bias_out": (4,)}
+    leaves = {each: randn(*shape) for each, shape in shapes.items()}
+    for shape in ((1,), (3, 1)):
+        with pytest.raises(ValueError, match=rf"{name}: expected \({shapes[name][0]},\)"):
+            mlp(**leaves | {name: randn(*shape)})
+        with pytest.raises(ValueError, match=r"^bias: expected \(6,\)"):
+            dense_gelu(randn(3, 4), randn(6, 4), randn(*shape))
 
 
 def rows(items, candidates, seed, valid=None, offset=0, local=None):
@@ -139,6 +150,9 @@ def test_nce_errors_name_the_argument():
         nce(first, second, temperature=0.5)
     with pytest.raises(ValueError, match="kind: 'x' is not one of"):
         nce(first, first, temperature=0.5, kind="x")
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature: expected more than 0"):
+            nce(first, first, temperature=temperature)
     with pytest.raises(ValueError, match=r"second\.mask: expected \(3,\)"):
         nce(first, Rows(first.local, first.all, torch.ones(2), torch.ones(3)), temperature=0.5)
 

@@ -146,3 +146,11 @@ def test_errors_name_the_argument(change, message):
     arguments = {"x": x, "weight": weight, "bias": bias, "patch": patch, **change}
     with pytest.raises(ValueError, match=message):
         patch_embed(**arguments)
+
+
+@pytest.mark.parametrize("name", ["waveform", "video"])
+def test_a_kept_patch_beyond_the_last_is_an_error_on_a_cpu(name):
+    x, weight, bias, patch = case(name, torch.float32)
+    N = patch_embed(x, weight, bias, patch).shape[1]
+    with pytest.raises(IndexError):
+        patch_embed(x, weight, bias, patch, kept=torch.tensor([0, N]))

@@ -8,10 +8,14 @@ import torch
 
 from tests.train.capture import Capture
 from tests.train.engine_job import batch_of, labelled_batch, small_classifier, small_pretraining
+from train.config.pretraining import PretrainConfig
 from train.config.sections import EngineConfig, OptimConfig
 from train.core import graphs
+from train.core.build import open_run
+from train.core.command import Job
 from train.core.engine import Engine
 from train.core.graphs import Graphed, refusals
+from train.core.ranks import RankContext
 from vatt.config import ConfigError
 from vatt.optim import SGD
 
@@ -125,3 +129,11 @@ def test_who_asks_for_graphs_in_vain_is_told_at_the_start(monkeypatch):
         ConfigError, match=r"engine\.cuda_graphs: this run has no CUDA device; activation_checkpointing"
     ):
         Engine(small_pretraining(), config, OptimConfig(), 8, torch.device("cpu"))
+
+
+def test_they_are_told_before_there_is_a_folder_or_a_sample(tmp_path):
+    config = PretrainConfig(engine=EngineConfig(cuda_graphs=True, gradient_accumulation=2))
+    job = Job(config, tmp_path / "run", resume=False, sample=True)
+    with pytest.raises(ConfigError, match=r"^engine\.cuda_graphs: this run has no CUDA device; the parts of an"):
+        open_run(job, "sample", RankContext(0, 1, torch.device("cpu")))
+    assert not job.out.exists()

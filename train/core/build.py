@@ -18,6 +18,7 @@ from train.core.checkpoint import Checkpoint, CheckpointError, check_fits, load_
 from train.core.command import Job
 from train.core.console import Reporter
 from train.core.engine import Engine
+from train.core.graphs import refusals
 from train.core.loop import Trainer
 from train.core.ranks import RankContext, gather, wait_for_all
 from train.core.run_folder import RunFolder
@@ -47,6 +48,8 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation){at_least}"
         )
     kernels.check_setting(config, context)  # before there is a folder
+    if config.engine.cuda_graphs and (reasons := refusals(config.engine, context.device, context.ranks)):
+        raise ConfigError(f"engine.cuda_graphs: {'; '.join(reasons)}")
     folder: RunFolder | None = None
     if context.first:
         folder = RunFolder.reopen(job.out) if job.resume and job.out else RunFolder.create(job.out, name)

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from train.config.sections import EngineConfig
 
 
-def refusals(config: EngineConfig, device: torch.device, ranks: int, collectives: bool) -> list[str]:
+def refusals(config: EngineConfig, device: torch.device, ranks: int, collectives: bool = False) -> list[str]:
     """Why the passes of a run cannot be captured.
 
     Args:
         ranks: of the run.
-        collectives: whether the forward pass talks to the other ranks.
+        collectives: whether the forward pass talks to the other ranks, where that is known yet.
     """
     reasons = []
     if device.type != "cuda":
