@@ -55,10 +55,10 @@ def mlp(
         BackendError: the backend cannot run this call.
     """
     M, D = _check_layer(x, weight_in, bias_in, "weight_in", "bias_in")
-    if weight_out.shape != (D, M):
-        raise ValueError(f"weight_out: expected {(D, M)}, got {tuple(weight_out.shape)}")
-    if bias_out is not None and bias_out.shape != (D,):
-        raise ValueError(f"bias_out: expected {(D,)}, got {tuple(bias_out.shape)}")
+    if weight_out.ndim != 2 or weight_out.shape[1] != M:
+        raise ValueError(f"weight_out: expected (D, {M}), got {tuple(weight_out.shape)}")
+    if bias_out is not None and bias_out.shape != weight_out.shape[:1]:
+        raise ValueError(f"bias_out: expected ({weight_out.shape[0]},), got {tuple(bias_out.shape)}")
     check_dropout("mlp", dropout_p, seed, x.device)
     given = of_a_product("mlp", x=x, weight_in=weight_in, bias_in=bias_in, weight_out=weight_out, bias_out=bias_out)
     facts = {"width": D, "inner": M, "bias": bias_in is not None, "dropout": dropout_p}
