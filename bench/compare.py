@@ -14,6 +14,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -179,7 +180,10 @@ def checkout(ref: str) -> Iterator[tuple[Path, str]]:
     with tempfile.TemporaryDirectory(prefix="vatt-bench-") as scratch:
         folder = Path(scratch)
         _git(f"no library in {commit[:12]}", "archive", f"--output={folder / 'library.tar'}", commit, *LIBRARY)
-        shutil.unpack_archive(folder / "library.tar", folder, filter="data")
+        safe: dict[str, Any] = (
+            {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        )  # not in Python 3.11.0 to 3.11.3
+        shutil.unpack_archive(folder / "library.tar", folder, **safe)
         (folder / "bench").symlink_to(TREE / "bench", target_is_directory=True)
         yield folder, commit
 

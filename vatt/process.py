@@ -159,6 +159,7 @@ class Process:
 def _main(function: str, settings: str) -> None:
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # else it is behind the reason of an exit
     module, _, name = function.partition(":")
 
     def send(message: Message) -> None:

@@ -167,7 +167,7 @@ def test_the_command_line_appends_rows_and_survives_a_real_lack_of_memory(tmp_pa
     assert all(row["commit"] and row["device"] and row["suite"] == "jobs" for row in rows)
     found = {(row["provider"], row["case"].split()[0]): row for row in rows}
     assert "CUDA" in found.pop(("triton", "b64"))["note"]  # the interpreter's time would say nothing
-    assert set(found) == {(name, batch) for name in ("torch", "open_clip") for batch in ("b64", "b20000")}
+    assert set(found) == {(name, batch) for name in ("torch", "matmul", "open_clip") for batch in ("b64", "b20000")}
     for (_, batch), row in found.items():
         if batch == "b64":
             assert float(row["rate"]) == pytest.approx(64e3 / float(row["ms"]), rel=1e-4)

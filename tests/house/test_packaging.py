@@ -70,7 +70,7 @@ def test_wheel_made_from_the_sdist(checkout, tmp_path):
     build = "import sys, setuptools.build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
     sdist = run(sys.executable, "-c", build, "sdist", tmp_path / "dist", cwd=checkout).strip().splitlines()[-1]
     with tarfile.open(tmp_path / "dist" / sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     unpacked = tmp_path / sdist.removesuffix(".tar.gz")
     wheel = run(sys.executable, "-c", build, "wheel", tmp_path / "dist", cwd=unpacked).strip().splitlines()[-1]
     site = tmp_path / "site"

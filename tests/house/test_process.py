@@ -33,6 +33,7 @@ def script(*words: str) -> list[str]:
 def test_a_worker_answers_and_says_why_it_ended(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the last line must be the reason without it, too
     with running(worker(HERE, {"start": 3})) as process:
         assert process.ask({"add": 4}, 300) == {"sum": 7, "interpret": None}
         with pytest.raises(ProcessFailed, match=r"^not negative$"):
