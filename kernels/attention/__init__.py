@@ -137,6 +137,8 @@ def packed_attention(
     if segments is None:
         assert cu_seqlens is not None
         segments = segments_of(cu_seqlens)
+    if any(count < 0 or length < 0 for count, length in segments):
+        raise ValueError(f"segments: expected counts and lengths of 0 or more, got {segments}")
     if tokens(segments) != T:
         raise ValueError(f"segments: {tokens(segments)} tokens, but qkv_T3HE has {T}")
     if mask is not None and mask.shape != (T,):

@@ -9,7 +9,7 @@ import torch
 
 from tests.kernels.conftest import DEVICE, needs_triton
 from tests.numerics import assert_as_exact_as_eager, distance, largest
-from vatt.kernels import attention
+from vatt.kernels import attention, packed_attention
 
 B, N, H, E = 2, 5, 3, 4
 
@@ -120,3 +120,8 @@ def test_errors_name_the_argument(name, value):
     arguments = {"q_BNHE": q, "k_BNHE": k, "v_BNHE": v, "scale": 1.0, name: value}
     with pytest.raises(ValueError, match=f"{name}: "):
         attention(**arguments)
+
+
+def test_segments_below_zero_are_refused_though_their_sum_fits():
+    with pytest.raises(ValueError, match="segments: expected counts and lengths of 0 or more"):
+        packed_attention(torch.zeros(3, 3, 2, 4), ((-1, 3), (2, 3)), scale=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vatt.config import ConfigError, override
 from vatt.models import Classifier, VideoBackbone
 from vatt.models.config import VideoConfig
 from vatt.objectives.pretraining import Pretraining
@@ -54,3 +55,10 @@ def test_presets_share_nothing():
         changed = preset(name)
         changed.input.size += 16
         assert preset(name).input.size == changed.input.size - 16
+
+
+@pytest.mark.parametrize("field", ["dropout_rate", "position_dropout_rate"])
+def test_rates_that_are_no_share_are_refused_with_their_place(field):
+    for rate in ("1.5", "-0.1"):
+        with pytest.raises(ConfigError, match=rf"^text: {field}: must be in \[0, 1\], got {rate}"):
+            override(preset("vatt-tiny"), [f"text.{field}={rate}"])

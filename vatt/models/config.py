@@ -27,6 +27,11 @@ class TransformerConfig:
     layer_norm_epsilon: float = 1e-6  # added to the variance
     position_dropout_rate: float = 0.1  # after adding positions; the official code fixes it at 0.1
 
+    def __post_init__(self) -> None:
+        for name in ("dropout_rate", "position_dropout_rate"):
+            if not 0 <= (rate := getattr(self, name)) <= 1:
+                raise ValueError(f"{name}: must be in [0, 1], got {rate}")
+
 
 @dataclass
 class DropTokenConfig:
