@@ -59,7 +59,8 @@ def attention(
         q_BNHE, k_BNHE, v_BNHE: (B, N, H, E), one floating-point type. `packed_attention` reads one tensor that holds
             all three, without a copy.
         mask: (B, N) over the keys, nonzero where a key may be seen. Where an item has no key to see, all weights are
-            equal, in every type and backend (in the official code, -1e9 swallows the scores in float32).
+            equal, in every type and backend (in the official code, -1e9 swallows the scores in float32). The gradient
+            of q, k and bias of such an item is the official one in "torch", "cpu" and "triton", and 0 in "sdpa".
         bias: (H, N, N), finite, of any floating-point type, added to the scores of every item; differentiable.
         scale: factor of the scores, 1/sqrt(E) or, for T5, 1.
         dropout_p: dropout of the weights.
