@@ -12,6 +12,7 @@ from tests.numerics import assert_as_exact_as_eager, largest, nudged
 from vatt.clip import InputConfig
 from vatt.config import to_dict
 from vatt.models import VATT
+from vatt.models.layers import MLP, Attention, LayerNorm
 from vatt.models.transformer import Encoder
 from vatt.objectives.pretraining import Pretraining
 from vatt.optim import SGD
@@ -149,3 +150,19 @@ def test_an_encoder_draws_the_seeds_of_its_dropout_at_once(checkpointing):
         draws = [name for name in called.names if "randint" in name or "random" in name]
         assert len(draws) == 1, draws
     assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))
+
+
+def test_every_site_of_dropout_has_a_seed_of_its_own():
+    config = small("vatt-tiny").video
+    config.num_layers, config.dropout_rate = 2, 0.3
+    config.d_model, config.d_kv, config.d_ff, config.num_heads = 16, 8, 24, 2
+    encoder, found = Encoder(config), []
+
+    def keep(module, inputs, kinds):
+        found.extend(int(x[0]) for x in (*inputs, *kinds.values()) if isinstance(x, torch.Tensor) and x.ndim == 1)
+
+    for module in encoder.modules():
+        if isinstance(module, LayerNorm | Attention | MLP):
+            module.register_forward_pre_hook(keep, with_kwargs=True)
+    encoder(torch.randn(2, 9, config.d_model))
+    assert len(found) == len(set(found)) == 4 * config.num_layers + 1

@@ -23,7 +23,7 @@ from vatt.models.config import ClassifierConfig, DropTokenConfig, TextConfig, Tr
 # first match counts. The data sheets state them with sparsity, which is twice as much, and for whole systems. Sources,
 # all of NVIDIA: the data sheets "Blackwell" and "Blackwell Ultra" (GB200 and GB300 NVL72: 360 PFLOPS sparse, 72 GPUs;
 # HGX B200 and B300: 36 PFLOPS sparse, 8 GPUs), "H200", "GH200", "H100", "A100", "L40S", "L4", "A10"; and the white
-# papers of the RTX Blackwell and RTX PRO Blackwell GPUs, appendix A.
+# papers of the RTX Blackwell and RTX PRO Blackwell GPUs, appendix A. Those of Blackwell were read in tables of others.
 _PEAKS: tuple[tuple[str, float], ...] = (
     ("GB200|GB300", 2500e12),
     ("B200|B300", 2250e12),
