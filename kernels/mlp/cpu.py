@@ -32,7 +32,9 @@ class _Mlp(torch.autograd.Function):
                 select(hidden, scores, p, out=hidden).mul_(keep_scale(p))
         ctx.save_for_backward(x, weight_in, bias_in, weight_out, bias_out, seed, product_RM, hidden_RM, scores_RM)
         ctx.p = p
-        return torch.nn.functional.linear(hidden_RM, weight_out, bias_out).view(*x.shape[:-1], weight_out.shape[0])
+        out = torch.nn.functional.linear(hidden_RM, weight_out, bias_out)
+        # No view: the caller may change the output in place, as that of the plain operations.
+        return torch.ops.aten._unsafe_view(out, [*x.shape[:-1], weight_out.shape[0]])
 
     @staticmethod
     def backward(ctx: Any, grad_out):

@@ -148,6 +148,16 @@ def test_only_the_gradients_asked_for():
             assert x.grad is None if name != trained else torch.equal(x.grad, whole[f"gradient of {name}"])
 
 
+def test_the_output_of_the_mlp_may_be_changed_in_place():
+    x = randn(2, 3, 8).requires_grad_()
+    weights = randn(16, 8, seed=1), None, randn(8, 16, seed=2), None
+    grads = []
+    for change in (lambda y: y.mul_(2), lambda y: y * 2):
+        out = change(mlp(x, *weights, dropout_p=0.1, seed=SEED, backend="cpu"))
+        grads.append(torch.autograd.grad(out.square().sum(), x)[0])
+    assert torch.equal(*grads)
+
+
 def test_attention_keeps_one_array_of_weights():
     """Plain PyTorch keeps three: the weights, the mask, and their product."""
     B, N, H, E = 2, 64, 3, 4
