@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class InputConfig:
     """What a model reads of a clip. The default is the paper's: 3.2 s of video, sound and words (section 4.1).
 
-    The clips themselves are files: `vatt.data.manifest.Clip`.
+    The clips themselves are files: `vatt.data.clips.Clip`.
     """
 
     frames: int = 32  # of a clip

@@ -17,7 +17,8 @@ from tests.data.media import RATE, click_at, flash_at, write
 from tests.limits import HANG
 from vatt.__main__ import main as vatt
 from vatt.data.check import check, run_isolated
-from vatt.data.manifest import ManifestError, read_clips
+from vatt.data.clips import ManifestError
+from vatt.data.manifest import read_clips
 
 
 @pytest.fixture(scope="module")

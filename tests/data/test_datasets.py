@@ -12,9 +12,10 @@ import pytest
 from vatt.__main__ import main as vatt
 from vatt.cli.data import add_arguments
 from vatt.data.captions import Caption
+from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.datasets.reading import json_items
-from vatt.data.manifest import ManifestError, read_clips
+from vatt.data.manifest import read_clips
 
 FIXTURES = Path(__file__).with_name("fixtures")
 HOW, SETS = FIXTURES / "howto100m", FIXTURES / "audioset"

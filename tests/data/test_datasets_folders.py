@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vatt.data.clips import ManifestError
 from vatt.data.datasets import read_dataset
-from vatt.data.manifest import ManifestError
 
 PICTURES = Path(__file__).with_name("fixtures") / "imagenet"
 

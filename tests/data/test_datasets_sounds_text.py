@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vatt.data.clips import ManifestError
 from vatt.data.datasets import read_dataset
-from vatt.data.manifest import ManifestError, read_clips, write_manifest
+from vatt.data.manifest import read_clips, write_manifest
 
 FIXTURES = Path(__file__).with_name("fixtures")
 HOW, SETS = FIXTURES / "howto100m", FIXTURES / "audioset"

@@ -13,8 +13,8 @@ from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data import AugmentConfig, DataConfig, SkipLog, Source, Tokenizer, TooManySkipped, TrainLoader, eval_batches
 from vatt.data.captions import Caption
+from vatt.data.clips import Clip
 from vatt.data.loader import NoUsableClip, Schedule
-from vatt.data.manifest import Clip
 
 SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
 TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])

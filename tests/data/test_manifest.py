@@ -10,7 +10,8 @@ import pickle
 import pytest
 
 from vatt.data.captions import Caption, choose_candidates
-from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips, write_lines, write_manifest
+from vatt.data.clips import Clip, ManifestError, hold_out, other_splits
+from vatt.data.manifest import read_clips, write_lines, write_manifest
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from vatt.data import (
     view_batches,
 )
 from vatt.data.augment import CentreView, SquareView
+from vatt.data.clips import Clip
 from vatt.data.decode import decode_picture, decode_sound, decode_views, decode_window
-from vatt.data.manifest import Clip
 from vatt.data.samples import window_start
 
 SPEC = InputConfig(frames=4, fps=4, size=16, sample_rate=8000)

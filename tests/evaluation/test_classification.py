@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vatt.data import Classes
-from vatt.data.manifest import Clip
+from vatt.data.clips import Clip
 from vatt.evaluation.classification import ScoreError, Scores, classification_table, per_class
 
 LABELS = ["a", "b", "b", "c", "a"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vatt.data.manifest import Clip
+from vatt.data.clips import Clip
 from vatt.evaluation.probe import Features, LowRank, LowRankConfig, ProbeError, fit_low_rank, fit_svm, splits_of
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vatt.data.clips import Clip
 from vatt.data.labels import Classes, LabelError
-from vatt.data.manifest import Clip
 from vatt.evaluation.probe import (
     Features,
     LowRankConfig,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from vatt.cli.progress import progress
 from vatt.data.check import Checked, CheckError, check, write_clean, write_skipped
+from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
-from vatt.data.manifest import ManifestError, write_lines, write_manifest
+from vatt.data.manifest import write_lines, write_manifest
 
 _SHOWN = 5  # skipped files named on the terminal
 _MOST_CLASSES = 40  # that are printed with a line each

@@ -1,11 +1,12 @@
 """From files to batches: data sets, decoding, augmentation, text."""
 
+from vatt.data.clips import Clip, ManifestError, hold_out, other_splits
 from vatt.data.config import AugmentConfig, DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.evaluation_loader import eval_batches, view_batches
 from vatt.data.labels import Classes, LabelError, find_classes, read_classes
 from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader
-from vatt.data.manifest import Clip, ManifestError, hold_out, other_splits, read_clips
+from vatt.data.manifest import read_clips
 from vatt.data.samples import LabelledReader, Views
 from vatt.data.skipped import SkipLog, TooManySkipped
 from vatt.data.tokenizer import TextError, Tokenizer, load_word_embeddings

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vatt.clip import InputConfig
+from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.loader import Batch, worker_options
-from vatt.data.manifest import Clip
 from vatt.data.samples import Modality, Sample, Views, evaluation_windows
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.tokenizer import Tokenizer

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vatt.data.manifest import Clip
+from vatt.data.clips import Clip
 from vatt.errors import UserError
 
 SEPARATOR = "|"  # between the labels of a row that has several

@@ -20,9 +20,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vatt.clip import InputConfig
+from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.manifest import Clip
 from vatt.data.samples import PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.tokenizer import Tokenizer

@@ -7,60 +7,23 @@ from __future__ import annotations
 
 import csv
 import difflib
-import hashlib
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vatt import files
 from vatt.data.captions import Caption, CaptionError, Narration, captions_in, read_captions, sidecar_of, timed_caption
-from vatt.errors import UserError
+from vatt.data.clips import Clip, Clips, ManifestError
 from vatt.files import KINDS, VIDEOS, json_line, kind_of, walk
 
 MEDIA = tuple(KINDS)  # the columns that name a file; a row fills one of them
 COLUMNS = (*MEDIA, "start", "end", "caption", "captions", "label", "split")
-TRAIN = ("train", "", None)  # splits, in lower case
-HELD_OUT = ("val", "valid", "validation", "test")
 
 Row = dict[str, Any]  # column -> value
-
-
-class ManifestError(UserError, ValueError):
-    """A data set that cannot be used. The message names the file, the line and the column."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One item of a data set: a video, or a range of it (seconds), and the narration of the whole video.
-
-    ``video`` is the media file, whatever its ``kind``: a video, a sound file ("audio") or a picture ("image").
-    What a model reads of a clip, `vatt.clip.InputConfig` says.
-    """
-
-    video: Path
-    start: float | None = None
-    end: float | None = None
-    captions: Sequence[Caption] = ()
-    label: str | None = None
-    split: str | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-    kind: str = "video"
-
-
-@dataclass
-class Clips:
-    """What a data set holds, and what of it was skipped: records of {file, field, reason}."""
-
-    clips: list[Clip]
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-
-    def of_split(self, split: str) -> list[Clip]:
-        """The clips of one split, whose name may be in any case."""
-        return [clip for clip in self.clips if clip.split == split.strip().lower()]
 
 
 def read_clips(path: str | Path) -> Clips:
@@ -101,31 +64,6 @@ def media_files(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
         yield from walk(folder, kinds)
     except OSError as error:
         raise ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error
-
-
-def hold_out(clips: list[Clip], share: float) -> tuple[list[Clip], list[Clip]]:
-    """Splits clips into (training, evaluation).
-
-    Where the data set names splits, train goes to training and val, valid, validation or test to evaluation. Otherwise
-    ``share`` of the videos is held out by a hash of their names, so that a video stays on its side when others come.
-    """
-    if any(clip.split for clip in clips):
-        return [c for c in clips if c.split in TRAIN], [c for c in clips if c.split in HELD_OUT]
-    training: list[Clip] = []
-    held: list[Clip] = []
-    for clip in clips:
-        digest = hashlib.sha256(clip.video.name.encode()).digest()
-        (held if int.from_bytes(digest[:8], "big") < share * 2**64 else training).append(clip)
-    return training, held
-
-
-def other_splits(clips: Iterable[Clip]) -> str | None:
-    """In words, the clips whose split is neither that of training nor one that `hold_out` holds out; None if none."""
-    others = Counter(clip.split for clip in clips if clip.split not in (*TRAIN, *HELD_OUT))
-    if not others:
-        return None
-    names = ", ".join(f"{split} ({count})" for split, count in others.most_common(5))
-    return f"{others.total()} clips are in splits that are not used: {names}; known are train, {', '.join(HELD_OUT)}"
 
 
 def _from_folder(folder: Path) -> Clips:

@@ -16,6 +16,7 @@ from torch import Tensor
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView, RandomView, SquareView, augment_audio
 from vatt.data.captions import choose_candidates
+from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import (
     ChooseStart,
@@ -27,7 +28,6 @@ from vatt.data.decode import (
     decode_window,
 )
 from vatt.data.labels import Classes
-from vatt.data.manifest import Clip
 from vatt.data.tokenizer import Tokenizer
 
 Sample = dict[str, Tensor]

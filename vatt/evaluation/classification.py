@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.evaluation_loader import view_batches
 from vatt.data.labels import Classes
-from vatt.data.manifest import Clip
 from vatt.data.samples import Views
 from vatt.errors import UserError
 from vatt.evaluation import evaluating

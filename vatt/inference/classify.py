@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.manifest import Clip
 from vatt.data.samples import Views
 from vatt.evaluation.classification import score_clips
 from vatt.inference.embed import File, clip_of

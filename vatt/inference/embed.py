@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vatt.clip import InputConfig
+from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.evaluation_loader import view_batches
-from vatt.data.manifest import Clip
 from vatt.data.samples import Views
 from vatt.data.skipped import Record
 from vatt.data.tokenizer import TextError, Tokenizer

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import DataConfig
-from vatt.data.manifest import MEDIA, Clip, ManifestError, media_files, read_clips
+from vatt.data.manifest import MEDIA, media_files, read_clips
 from vatt.inference.api import VATT
 from vatt.inference.embed import Embedded, check_audio, clip_of, embed_clips, embed_sentences
 from vatt.inference.output import (

@@ -9,19 +9,9 @@ from pathlib import Path
 
 from vatt.data.check.counts import Counts, count, splits_of
 from vatt.data.check.media import CheckError, Failed, MediaFile, StartError, Tried, run_isolated, try_file
+from vatt.data.clips import Clip, ManifestError
 from vatt.data.labels import labels_of
-from vatt.data.manifest import (
-    MEDIA,
-    Clip,
-    ManifestError,
-    Row,
-    media_files,
-    media_row,
-    parse_row,
-    read_rows,
-    write_lines,
-    write_manifest,
-)
+from vatt.data.manifest import MEDIA, Row, media_files, media_row, parse_row, read_rows, write_lines, write_manifest
 from vatt.data.skipped import Record
 from vatt.files import json_line
 

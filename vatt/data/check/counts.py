@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vatt.data.clips import Clip
 from vatt.data.labels import labels_of
-from vatt.data.manifest import Clip
 
 _SPLIT = re.compile(r"split\d*|fold")  # split1 to split3 of UCF101 and HMDB51, fold of ESC-50
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vatt.data.clips import ManifestError
 from vatt.data.datasets.folders import folder, imagenet
 from vatt.data.datasets.rows import DatasetRows
 from vatt.data.datasets.sounds import audioset, esc50
 from vatt.data.datasets.text_video import howto100m, msrvtt, youcook2
 from vatt.data.datasets.videos import hmdb51, kinetics, moments, ucf101
-from vatt.data.manifest import ManifestError
 
 __all__ = ["DATASETS", "DatasetInfo", "DatasetRows", "Flag", "read_dataset"]
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vatt.data.clips import ManifestError
 from vatt.data.datasets.reading import files_in, header_of, lines_of, read_text, table, whole_number
 from vatt.data.datasets.rows import SPLITS, DatasetRows, label_of
-from vatt.data.manifest import ManifestError, media_files, media_row
+from vatt.data.manifest import media_files, media_row
 from vatt.files import KINDS
 
 WNID = re.compile(r"n\d{8}")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from vatt.data.manifest import ManifestError
+from vatt.data.clips import ManifestError
 
 CHUNK = 2**24  # characters read at a time
 _DECODER = json.JSONDecoder()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vatt.data.clips import ManifestError
 from vatt.data.labels import SEPARATOR
-from vatt.data.manifest import ManifestError, Row, media_files
+from vatt.data.manifest import Row, media_files
 from vatt.files import kind_of
 
 _SHOWN = 5

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vatt.data.captions import timed_caption
+from vatt.data.clips import ManifestError
 from vatt.data.datasets.reading import files_in, header_of, records, table
 from vatt.data.datasets.rows import DatasetRows, MediaFiles, cut_names, known_label, label_of
 from vatt.data.labels import SEPARATOR
-from vatt.data.manifest import ManifestError, Row, media_row
+from vatt.data.manifest import Row, media_row
 
 
 def audioset(annotations: Sequence[Path], videos: Path, *, cut: bool = False, split: str | None = None) -> DatasetRows:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vatt.data.captions import Narration, timed_caption
+from vatt.data.clips import ManifestError
 from vatt.data.datasets.reading import files_in, header_of, json_items, json_object, records, table
 from vatt.data.datasets.rows import DatasetRows, MediaFiles, known_label, split_of
-from vatt.data.manifest import ManifestError, media_row
+from vatt.data.manifest import media_row
 
 
 def howto100m(annotations: Sequence[Path], videos: Path) -> DatasetRows:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from vatt.data.captions import timed_caption
+from vatt.data.clips import ManifestError
 from vatt.data.datasets.reading import files_in, lines_of, records, table, whole_number
 from vatt.data.datasets.rows import DatasetRows, MediaFiles, cut_names, known_label, label_of, split_of
-from vatt.data.manifest import ManifestError, Row, media_row
+from vatt.data.manifest import Row, media_row
 
 _KINETICS_COLUMNS = {"label", "split", "youtube_id", "time_start", "time_end"}  # the others are kept
 

@@ -1,7 +1,7 @@
 """Media files to arrays, through PyAV: windows of videos, sounds, and pictures."""
 
 from vatt.data.decode.audio import decode_sound
-from vatt.data.decode.container import ChooseStart, MediaError, duration_of, open_media
+from vatt.data.decode.container import ChooseStart, MediaError, Packed, Piece, duration_of, open_media
 from vatt.data.decode.image import Box, Filter, Scaler, View, decode_picture
 from vatt.data.decode.video import Window, decode_views, decode_window
 
@@ -10,6 +10,8 @@ __all__ = [
     "ChooseStart",
     "Filter",
     "MediaError",
+    "Packed",
+    "Piece",
     "Scaler",
     "View",
     "Window",

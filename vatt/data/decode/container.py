@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import av
 import av.error
@@ -33,6 +33,40 @@ class MediaError(UserError):
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, str]]:  # so that it comes back from a worker whole
         return MediaError, (self.file, self.field, self.reason)
+
+
+class Piece(Protocol):
+    """A part of a packed clip, a small media file of its own, whose time 0 is ``begins`` in the source.
+
+    Attributes:
+        name: shard and member, for messages.
+        begins, seconds: where it lies in the source, and how long it is.
+    """
+
+    name: str
+    begins: float
+    seconds: float
+
+    def open(self) -> BinaryIO:
+        """Its bytes, seekable. Raises MediaError: they cannot be had."""
+        ...
+
+
+class Packed(Protocol):
+    """Where the media of a clip are that `vatt data pack` has transcoded, see `vatt.data.shards`.
+
+    Attributes:
+        name: for messages.
+        duration: of the whole source, seconds; 0 if it was not known.
+    """
+
+    name: str
+    duration: float
+
+    def piece(self, start: float, seconds: float) -> Piece:
+        """The piece that holds the window of ``seconds`` from ``start`` on, in seconds of the source. Raises
+        MediaError: none does."""
+        ...
 
 
 class TimeLimit:

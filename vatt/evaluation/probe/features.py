@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.evaluation_loader import view_batches
-from vatt.data.manifest import Clip
 from vatt.data.samples import Modality, Views
 from vatt.evaluation import evaluating
 from vatt.evaluation.probe.protocol import ProbeError

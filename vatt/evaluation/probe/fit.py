@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vatt.data.clips import Clip
 from vatt.data.labels import Classes
-from vatt.data.manifest import Clip
 from vatt.evaluation.classification import accuracy
 from vatt.evaluation.probe.features import Features
 from vatt.evaluation.probe.low_rank import LowRankConfig, fit_low_rank

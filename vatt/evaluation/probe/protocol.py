@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from vatt.data.clips import Clip, hold_out
 from vatt.data.labels import Classes
-from vatt.data.manifest import Clip, hold_out
 from vatt.errors import UserError
 
 
