@@ -42,6 +42,18 @@ class Narration(Sequence[Caption]):
         rows = [(caption.start, caption.end, caption.text) for caption in captions]
         self._count, self._packed = len(rows), zlib.compress(json.dumps(list(zip(*rows, strict=True))).encode(), 1)
 
+    @classmethod
+    def from_packed(cls, count: int, packed: bytes) -> Narration:
+        """One again from what its ``len`` and ``packed`` were."""
+        made = cls.__new__(cls)
+        made._count, made._packed = count, packed
+        return made
+
+    @property
+    def packed(self) -> bytes:
+        """The captions as compressed JSON."""
+        return self._packed
+
     def columns(self) -> dict[str, list[Any]]:
         """As HowTo100M writes them: {start: [], end: [], text: []}."""
         return dict(

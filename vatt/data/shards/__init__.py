@@ -1,0 +1,1 @@
+"""Shards: packed copies of a data set, in tar files that decode fast."""
