@@ -348,10 +348,12 @@ def _source(content: dict[str, Any]) -> SourceLine:
     for place, piece in enumerate(pieces):
         numbers = type(piece.offset) is type(piece.size) is int and piece.size > 0 and piece.offset >= TAR_BLOCK
         texts = type(piece.name) is type(piece.sha256) is str
-        if numbers and texts and piece.offset % TAR_BLOCK == 0 and _MEMBER(piece.name) and _SHA256(piece.sha256):
-            if _time(piece.seconds) and _time(piece.begins) and piece.begins > before:
-                before = piece.begins
+        times = _time(piece.seconds) and _time(piece.begins) and piece.begins > before
+        if numbers and texts and times and piece.offset % TAR_BLOCK == 0:
+            before = piece.begins
+            if _MEMBER(piece.name) and _SHA256(piece.sha256):
                 continue
+            before = -1.0  # its times are right
         raise _FieldError(_wrong_piece(piece, before, f"pieces[{place}]"))
     captions = _captions(content["captions"], "captions") if "captions" in content else ()
     return SourceLine(source, number, kind, size, sha256, duration, sound, rows, captions, pieces)
