@@ -34,14 +34,38 @@ SPEC = InputConfig(frames=4, fps=4, size=16, sample_rate=8000)
 
 
 def test_windows_lie_where_they_may():
+    def starts(clip, duration, *places, fps=2.0):  # windows of 3 s
+        return [window_start(clip, duration, InputConfig(frames=round(3 * fps), fps=fps), place) for place in places]
+
     free = Clip(None)
-    assert [window_start(free, 10.0, 3.0, place) for place in (0.0, 0.5, 1.0)] == [0.0, 3.5, 7.0]
-    assert window_start(free, 2.0, 3.0, 0.7) == 0.0
+    assert starts(free, 10.0, 0.0, 0.5, 1.0) == [0.0, 3.5, 7.0]
+    assert starts(free, 2.0, 0.7) == [0.0]
     ranged = Clip(None, start=4.0, end=9.0)
-    assert [window_start(ranged, 20.0, 3.0, place) for place in (0.0, 1.0)] == [4.0, 6.0]
+    assert starts(ranged, 20.0, 0.0, 1.0) == [4.0, 6.0]
     narrow = Clip(None, start=4.0, end=5.0)  # shorter than the window: the window covers it
-    assert [window_start(narrow, 20.0, 3.0, place) for place in (0.0, 1.0)] == [2.0, 4.0]
-    assert window_start(Clip(None, start=18.0, end=30.0), 20.0, 3.0, 1.0) == 17.0
+    assert starts(narrow, 20.0, 0.0, 1.0) == [2.0, 4.0]
+    assert starts(Clip(None, start=18.0, end=30.0), 20.0, 1.0) == [17.0]
+
+
+def test_windows_begin_on_the_grid_of_the_frame_rate():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        fps, frames = rng.choice([4.0, 10.0, 25.0, 29.97]), int(rng.integers(1, 40))
+        spec, duration = InputConfig(frames=frames, fps=fps), rng.uniform(0.5, 30)
+        begin = rng.uniform(0, duration)
+        clip = Clip(None, start=begin, end=rng.uniform(begin, 30)) if rng.random() < 0.7 else Clip(None)
+        start = window_start(clip, duration, spec, rng.random())
+        assert abs(start * fps - round(start * fps)) < 1e-6
+        last = max(0.0, duration - spec.seconds)
+        low, high = sorted(((clip.start or 0.0), min(clip.end or duration, duration) - spec.seconds))
+        low, high = min(max(low, 0.0), last), min(max(high, 0.0), last)
+        beyond = max(low - start, start - high, 0.0) * fps
+        assert beyond <= 0.5 + 1e-6
+        if high - low >= 1 / fps:
+            assert beyond < 1e-5
+        assert start >= 0
+    # A range of the length of the window that begins between two points of the grid begins at the nearer one.
+    assert window_start(Clip(None, 1.23, 4.43), 10.0, InputConfig(), 0.5) == 1.2
 
 
 @pytest.fixture(scope="module")

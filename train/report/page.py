@@ -166,10 +166,10 @@ def _strip(video: str, start: float | None, end: float | None) -> str | None:
     clip = Clip(Path(video), start, end)
 
     def at(place: float, duration: float) -> float:
-        return window_start(clip, duration, _THUMBNAIL.seconds, place)
+        return window_start(clip, duration, _THUMBNAIL, place)
 
     try:
-        found = [decode_window(clip.video, partial(at, place), CentreView(), _THUMBNAIL) for place in _PLACES]
+        found = [decode_window(clip.media, partial(at, place), CentreView(), _THUMBNAIL) for place in _PLACES]
     except MediaError:
         return None
     gap = np.full((_SIDE, _GAP, 3), 255, np.uint8)

@@ -87,10 +87,20 @@ def _spread(contrast: float, middle: float) -> str:
     return ":".join(f"{channel}{name}={value:.4f}" for channel in "rgb" for name, value in levels.items())
 
 
-def augment_audio(audio_L: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Adds Gaussian noise in proportion to the loudest sample and clips to [-1, 1]; float32 (L,)."""
-    peak = float(np.abs(audio_L).max(initial=0.0))
+def augment_audio(
+    audio_L: np.ndarray, config: AugmentConfig, rng: np.random.Generator, out_L: np.ndarray | None = None
+) -> np.ndarray:
+    """Adds Gaussian noise in proportion to the loudest sample and clips to [-1, 1]; float32 (L,).
+
+    In ``out_L`` where it is given, which may be ``audio_L`` itself.
+    """
+    peak = max(float(audio_L.max(initial=0.0)), -float(audio_L.min(initial=0.0)))
     if config.audio_noise == 0 or peak == 0:
-        return audio_L
-    noise = rng.standard_normal(len(audio_L), dtype=np.float32) * np.float32(config.audio_noise * peak)
-    return np.clip(audio_L + noise, -1, 1)
+        if out_L is None:
+            return audio_L
+        out_L[:] = audio_L
+        return out_L
+    noise = rng.standard_normal(len(audio_L), dtype=np.float32)
+    noise *= np.float32(config.audio_noise * peak)
+    noise += audio_L
+    return np.clip(noise, -1, 1, out=noise if out_L is None else out_L)

@@ -16,45 +16,48 @@ from vatt.clip import InputConfig
 from vatt.data.decode.container import (
     MAY_END_EARLY,
     ChooseStart,
+    Media,
     MediaError,
-    TimeLimit,
-    check_duration,
+    Opened,
+    breaks_off,
     duration_of,
     frames_from,
-    open_media,
-    origin_of,
+    open_window,
 )
 
 
 def decode_sound(
-    path: Path, choose_start: ChooseStart, spec: InputConfig, timeout: float = 30.0
+    media: Media,
+    choose_start: ChooseStart,
+    spec: InputConfig,
+    timeout: float = 30.0,
+    out_L: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Sound of the window that ``choose_start`` picks, of a sound file or a video: mono float32 (L,), and its start.
 
-    Past the end of the sound there is silence.
+    Past the end of the sound there is silence. It is written to ``out_L`` where that is given.
 
     Raises:
         MediaError: no regular file, not a media file, no sound, none that can be decoded, the stream ends long before
             the header says, or the time limit.
     """
-    limit = TimeLimit(path, timeout)
-    with open_media(path, "audio") as container:
-        if not container.streams.audio:
-            raise MediaError(path, "audio", "the file has no sound")
-        duration, sure = _sound_length(container)
-        check_duration(path, duration)
-        start = max(0.0, choose_start(duration))
-        audio_L, last = read_sound(container, start, spec, limit)
-    if last == 0 and (sure or start == 0):
-        raise MediaError(path, "audio", "no sound could be decoded")
-    if sure and last + MAY_END_EARLY < min(duration or last, start + spec.seconds):
-        raise MediaError(path, "audio", f"breaks off at {last:.2f} s, though the file should last {duration:.2f} s")
-    return audio_L, start
+    with open_window(media, choose_start, spec.seconds, timeout, "audio", lambda c: _sound_length(c)[0]) as opened:
+        if not opened.container.streams.audio:
+            raise MediaError(opened.name, "audio", "the file has no sound")
+        sure = isinstance(media, Path) and _sound_length(opened.container)[1]
+        audio_L, last = read_sound(opened, spec, out_L)
+    if last == 0 and (sure or opened.at == 0):
+        raise MediaError(opened.name, "audio", "no sound could be decoded")
+    if sure and last + MAY_END_EARLY < min(opened.duration or last, opened.at + spec.seconds):
+        raise MediaError(opened.name, "audio", breaks_off(opened, last))
+    return audio_L, opened.start
 
 
 def _sound_length(container: InputContainer) -> tuple[float, bool]:
     """Seconds of sound, and whether that is sure. Beside a picture, sound may end before the file does: its own length
     counts, and where it has none (.webm, .mkv) it is not known."""
+    if not container.streams.audio:
+        return 0.0, False
     whole, stream = duration_of(container), container.streams.audio[0]
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     if not container.streams.video:
@@ -62,23 +65,22 @@ def _sound_length(container: InputContainer) -> tuple[float, bool]:
     return (min(own, whole) if whole else own, True) if own else (whole, False)
 
 
-def read_sound(
-    container: InputContainer, start: float, spec: InputConfig, limit: TimeLimit
-) -> tuple[np.ndarray, float]:
-    """The sound from ``start`` on, mono float32 (L,), and the time at which the last frame read ends (0: none was).
+def read_sound(opened: Opened, spec: InputConfig, out_L: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """The sound of the window, mono float32 (L,), and the time at which the last frame read ends (0: none was).
 
     Each unbroken run of samples is put where its time says.
     """
-    rate = spec.sample_rate
-    out_L = np.zeros(spec.samples, np.float32)
-    origin = origin_of(container)
+    rate, start = spec.sample_rate, opened.at
+    if out_L is None:
+        out_L = np.empty(spec.samples, np.float32)
+    out_L[:] = 0
     resampler: AudioResampler | None = None
     expected = 0.0  # where the next input should begin, seconds
     position: float = 0.0  # where the next output goes, samples
-    for frame in frames_from(container, "audio", max(0.0, start - 0.2), limit):
+    for frame in frames_from(opened, "audio", max(0.0, start - 0.2)):
         if frame.pts is None or not frame.sample_rate:
             continue
-        begins = frame.time - origin
+        begins = frame.time - opened.origin
         if begins >= start + spec.seconds + 0.1:
             break
         if resampler is None or abs(begins - expected) > 0.03:  # the first, or a gap in the stream
@@ -91,7 +93,7 @@ def read_sound(
         position = _put(out_L, resampler.resample(frame), position)
     if resampler is not None:
         _put(out_L, resampler.resample(None), position)
-    return np.clip(out_L, -1, 1), expected
+    return np.clip(out_L, -1, 1, out=out_L), expected
 
 
 def _put(out_L: np.ndarray, frames: list[Any], position: float) -> int:

@@ -15,7 +15,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
-from vatt.data.decode.container import MediaError, open_media
+from vatt.data.decode.container import Media, MediaError, open_media
 
 Filter = tuple[str, str]  # name and arguments of an FFmpeg filter
 
@@ -87,17 +87,22 @@ class Scaler:
         return graph
 
 
-def decode_picture(path: Path, view: View, spec: InputConfig) -> np.ndarray:
-    """A picture as a clip in which nothing moves: uint8 (T, S, S, 3) (paper, section 4.2.3).
+def decode_picture(media: Media, view: View, spec: InputConfig, out_TSS3: np.ndarray | None = None) -> np.ndarray:
+    """A picture as a clip in which nothing moves: uint8 (T, S, S, 3) (paper, section 4.2.3), in ``out_TSS3`` if given.
 
     Raises:
         MediaError: no regular file, or not a picture that can be decoded.
     """
-    with open_media(path, "image", broken="image") as container:
+    part = media if isinstance(media, Path) else media.piece(0.0, 0.0)
+    name = media if isinstance(media, Path) else part.name
+    with open_media(part, "image", broken="image") as container:
         if not container.streams.video:
-            raise MediaError(path, "image", "the file has no picture")
+            raise MediaError(name, "image", "the file has no picture")
         frame = next(container.decode(video=0), None)
         if frame is None:
-            raise MediaError(path, "image", "no picture could be decoded")
+            raise MediaError(name, "image", "no picture could be decoded")
         picture = Scaler(view, spec.size)(frame)
-    return np.repeat(picture[None], spec.frames, axis=0)
+    if out_TSS3 is None:
+        return np.repeat(picture[None], spec.frames, axis=0)
+    out_TSS3[:] = picture
+    return out_TSS3
