@@ -3,7 +3,7 @@
 measure   ops           operations, beside what others would write
           steps         whole training steps, beside complete models of others
           jobs          training, loading, embedding and memory as a user runs them
-          decode        reading clips, beside bare decoding
+          decode        reading clips on one core, from files and shards, beside other decoders
 compare   compare       this tree and another commit (--base REF) in turns; results first, then times
 check     check         every operation on a GPU at real shapes, then speed and launch parameters: a first session
           compiled      registers, shared memory and spills for A100, H100 and B200, without a GPU

@@ -24,10 +24,10 @@ RESULTS = TREE / "bench" / "results" / "results.csv"
 # What was measured. ``suite``: ops, steps or jobs; ``shape``: in words; ``mode``: forward, forward+backward, step, or
 # what a job did; ``provider``: a backend of ours, or what it is compared with.
 WHAT = ("suite", "op", "case", "shape", "dtype", "dropout", "mode", "provider")
-# Milliseconds of a call (median, 20th and 80th percentile of ``repeats``), of the host to issue it (steps on a CPU: CPU
-# time of all threads); rates of the operations and bytes that the call needs; the device peaks ("roof") of the same
-# run; the lower bound ("floor") that they set, and its share of ``ms``; memory beyond the inputs; the first call with
-# compilation, seconds; ||out - reference|| / ||reference||.
+# Milliseconds of a call (median, 20th and 80th percentile of ``repeats``), of the host to issue it (steps on a CPU and
+# decode: CPU time of all threads); rates of the operations and bytes that the call needs; the device peaks ("roof") of
+# the same run; the lower bound ("floor") that they set, and its share of ``ms``; memory beyond the inputs; the first
+# call with compilation, seconds; ||out - reference|| / ||reference||.
 TIMES = ("ms", "ms_p20", "ms_p80", "repeats", "host_ms", "tflops", "gbps")
 LIMITS = ("roof_tflops", "roof_gbps", "floor_ms", "floor_share", "peak_mib", "first_call_s", "error")
 # Of whole jobs: ``rate`` in ``unit`` (samples/s, clips/s), share of the device's peak, of the time spent on waiting.

@@ -18,6 +18,8 @@ _DISTRIBUTIONS = {
     "flash_attn": "flash-attn",
     "flash_attn_4": "flash-attn-4",
     "xformers": "xformers",
+    "decord2": "decord2",
+    "torchcodec": "torchcodec",
 }
 
 

@@ -20,7 +20,7 @@ JOBS = {
     "loader": "clips a second of reading, and the share of time that a model's steps wait for it",
     "embed": "clips a second from files to embeddings",
     "loss_memory": "the contrastive loss against the batch",
-    "decode": "clips a second of reading on one core, beside bare decoding of the same windows",
+    "decode": "clips a second of reading on one core, from files and shards, beside other decoders; targets",
 }
 DROPS = (50, 0, 25, 75)  # % of the patches that DropToken drops; what the models are configured for comes first
 GIB = 2**30
@@ -51,7 +51,7 @@ class Size:
     """How much of each job is measured.
 
     ``model`` and ``batch``: of train, loader and embed; ``seconds``: for the steps of one case, at least ``fewest`` of
-    them; ``clips``: files that are written to be read, and clips of a round of decode; ``losses``: first and last batch
+    them; ``clips``: files that are written to be read; ``losses``: first and last batch
     of the contrastive loss; ``steps``, ``log``: of the training command; ``limit``: seconds for a process, after which
     it is ended.
     """

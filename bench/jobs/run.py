@@ -10,9 +10,10 @@ from dataclasses import asdict, replace
 import torch
 
 from bench.jobs.case import Row, case
+from bench.jobs.decoding import decode, table
 from bench.jobs.options import GIB, Options, parse
 from bench.jobs.pretraining import loss_memory, pretrain, train
-from bench.jobs.reading import decode, embed, loader
+from bench.jobs.reading import embed, loader
 from bench.measure.session import Writer
 from vatt.process import Message, Send, running, worker
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     with closing(jobs(options)) as rows:  # type: ignore[type-var]
         for row in rows:
             writer(row)
+    if "decode" in options.only:
+        print(table(writer.rows))
     return 0 if any("ms" in row for row in writer.rows) else 1
 
 
