@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from dataclasses import asdict
@@ -17,9 +16,10 @@ import bench.jobs.run
 from bench import store
 from bench.__main__ import main as benchmark
 from bench.jobs.case import config_of, pace
+from bench.jobs.decoding import BARE_TWICE, BEFORE, FILES, SHARDS, SHARDS_PLANES, decode, table, verdicts
 from bench.jobs.options import SIZES, JobError, Options, doubling, parse
 from bench.jobs.pretraining import Training, pretrain, read_records, summary
-from bench.jobs.reading import decode, embed, loader, reading_pace
+from bench.jobs.reading import embed, loader, reading_pace
 from bench.jobs.run import in_process, jobs, main
 from tests.limits import HANG
 from vatt.analysis.flops import tokens, train_flops_per_sample
@@ -256,15 +256,54 @@ def test_reading_rows(job, cases):
             assert row["wait_share"] > 0.9  # nothing else is done
 
 
+@pytest.fixture(scope="module")
+def decoded():
+    return {row["provider"]: row for row in rows_of(decode(TINY))}
+
+
 @pytest.mark.slow
-def test_reading_beside_bare_decoding():
-    (row,) = rows_of(decode(TINY))
-    assert row["rate"] == pytest.approx(1e3 / row["ms"])
-    note = r"([\d.]+) of bare decoding, which reads ([\d.]+) clips/s; medians of (\d+) rounds"
-    ratio, plain, rounds = re.match(note, row["note"]).groups()
-    assert int(rounds) == row["repeats"] == 2
-    assert float(ratio) > 0
-    assert float(plain) > 0
+def test_readers_are_timed_in_turns_on_the_same_windows(decoded, tmp_path):
+    timed = {name: row for name, row in decoded.items() if "ms" in row}
+    assert set(timed) >= {BEFORE, FILES, BARE_TWICE}
+    for name, row in timed.items():
+        assert row["rate"] == pytest.approx(1e3 / row["host_ms"])
+        assert row["repeats"] == 2
+        assert f"x {BEFORE} (" in row["note"] or name == BEFORE
+    assert decoded[BEFORE]["error"] == 0
+    assert 0 <= decoded[FILES]["error"] < 0.02  # the same crop, mirrored and coloured alike; roundings differ
+    store.append(tmp_path / "rows.csv", decoded.values())
+    lines = table(store.read(tmp_path / "rows.csv")).splitlines()
+    assert len(lines) == 2 + len(decoded)
+    assert all(line.count("|") == 7 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_decoder_that_is_not_installed_is_a_row(monkeypatch):
+    for name in ("decord", "torchcodec"):
+        monkeypatch.setitem(sys.modules, name, None)
+    rows = {row["provider"]: row for row in rows_of(decode(TINY))}
+    for name in ("decord2", "torchcodec"):
+        assert "ms" not in rows[name]
+        assert rows[name]["note"].startswith("ImportError")
+    assert rows[FILES]["ms"] > 0
+
+
+def test_targets_are_met_or_missed():
+    used = {BEFORE: [100.0] * 5, FILES: [80.0] * 5, SHARDS: [28.0, 28.5, 29.0, 40.0, 28.0], SHARDS_PLANES: [20.0] * 5}
+    used[BARE_TWICE] = [60.0] * 5
+    words = {name: list(verdicts(name, used, aims=True)) for name in used}
+    before, bare = "1.25 (1.25 to 1.25), target 1.15 met", "0.75 (0.75 to 0.75), target 0.9 MISSED"
+    assert words[FILES] == [
+        before.replace(" ", f"x {BEFORE} ", 1),
+        bare.replace(" ", f"x {BARE_TWICE} ", 1),
+    ]
+    assert words[SHARDS][0].startswith(f"3.51x {BEFORE} (")
+    assert words[SHARDS][0].endswith(", target 3.5 met")
+    assert words[SHARDS_PLANES][0] == f"5x {BEFORE} (5 to 5), target 6 MISSED"
+    assert "target" not in words[BARE_TWICE][0]
+    assert "target" not in next(verdicts(SHARDS, used, aims=False))  # of a film that the targets do not speak of
+    row = dict(op="decode", case="film", provider=FILES, note="; ".join(words[FILES]), rate=12.5, host_ms=80.0)
+    assert table([row]).endswith(f"| film | {FILES} | 80.0 | 12.5 | {before} | {bare} |")
 
 
 @pytest.mark.slow
