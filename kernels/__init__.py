@@ -9,6 +9,7 @@ and needs torch alone: Triton is imported when a kernel runs.
 """
 
 from .attention import attention, packed_attention
+from .frames_to_patches import clips_from_planes, frames_to_patches
 from .mlp import dense_gelu, mlp
 from .nce import nce
 from .norm import layer_norm, rms_norm
@@ -33,9 +34,11 @@ __all__ = [
     "add_positions",
     "attention",
     "backends",
+    "clips_from_planes",
     "dense_gelu",
     "dispatch",
     "explain",
+    "frames_to_patches",
     "layer_norm",
     "mlp",
     "nce",

@@ -13,6 +13,7 @@ from vatt.kernels import (
     backends,
     dense_gelu,
     explain,
+    frames_to_patches,
     layer_norm,
     mlp,
     nce,
@@ -37,10 +38,14 @@ def calls(dtype=torch.float32, **options):
     x, square, row = (torch.randn(shape).to(dtype) for shape in ((5, 4), (4, 4), (4,)))
     rows = Rows(torch.randn(3, 1, 4).to(dtype), torch.randn(6, 1, 4).to(dtype))
     qkv = torch.randn(5, 3, 2, 16).to(dtype)
+    planes, sizes = torch.zeros(1, 2, 6, dtype=torch.uint8), torch.tensor([[2, 2]], dtype=torch.int32)
+    box, colour = torch.tensor([[0, 0, 2, 2]]).to(dtype), torch.ones(1, 3, 4).to(dtype)
+    frames = planes, sizes, box, sizes[:, 0].to(torch.uint8), colour
     return {
         "attention": lambda: attention(*heads(dtype), scale=1.0, **options),
         "packed_attention": lambda: packed_attention(qkv, ((1, 5),), scale=1.0, **options),
         "dense_gelu": lambda: dense_gelu(x, square, row, **options),
+        "frames_to_patches": lambda: frames_to_patches(*frames, size=2, patch=(2, 2, 2), **options),
         "layer_norm": lambda: layer_norm(x, row, row, **options),
         "mlp": lambda: mlp(x, square, row, square, row, **options),
         "nce": lambda: nce(rows, rows, temperature=0.1, **options),
@@ -163,6 +168,21 @@ class TestPatchEmbed:
     def test_four_axes(self, interpreted):
         with pytest.raises(BackendError, match="has patches of up to three axes"):
             patch_embed(torch.randn(1, 2, 2, 2, 2), torch.randn(3, 16), None, (2, 2, 2, 2), backend="triton")
+
+
+class TestFramesToPatches:
+    def call(self, patch, dtype=torch.float32, frames=(8, 6)):
+        planes, sizes = torch.zeros(1, *frames, dtype=torch.uint8), torch.tensor([[2, 2]])
+        rest = torch.zeros(1, 4, dtype=dtype), torch.zeros(1, dtype=torch.uint8), torch.zeros(1, 3, 4, dtype=dtype)
+        return frames_to_patches(planes, sizes, *rest, size=64, patch=patch, backend="triton")
+
+    def test_half_types_of_places(self, interpreted):
+        with pytest.raises(BackendError, match=r"takes places and colours in float32, got torch.float16"):
+            self.call((4, 16, 16), torch.float16)
+
+    def test_large_patches(self, interpreted):
+        with pytest.raises(BackendError, match=r"has patches of up to 4096 pixels .*, got 8192"):
+            self.call((5, 20, 17))
 
 
 # name: (package to import, how it is called), or None for PyTorch's own

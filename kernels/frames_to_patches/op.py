@@ -1,0 +1,95 @@
+"""The patches of planar video as operators of PyTorch: what the backends "triton" and "torch" call.
+
+The plain one is an operator, too: what it computes depends on sizes in memory, which nothing can trace. Imports without
+Triton; shapes as in `reference.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..operators import Operator, operator
+from ..registry import Call, refuse_non_float
+from ..runtime import refuse_triton
+from . import reference
+
+MOST_PIXELS = 4096  # of a patch, which one program holds
+_SCHEMA = (
+    "(Tensor planes, Tensor sizes, Tensor crop, Tensor flip, Tensor colour, Tensor? kept, int size, int[] patch)"
+    " -> Tensor"
+)
+
+
+def refuse(call: Call) -> list[str]:
+    """The reasons why the Triton kernel cannot run ``call``."""
+    reasons = refuse_triton(call)
+    if call.dtype.is_floating_point and call.dtype in (torch.bfloat16, torch.float16):
+        reasons.append(f"takes places and colours in float32, got {call.dtype}")
+    patch, (_, capacity) = call.facts.get("patch", (1, 1, 1)), call.facts.get("frames", (1, 1))
+    if (pixels := padded(patch)) > MOST_PIXELS:
+        reasons.append(f"has patches of up to {MOST_PIXELS} pixels (sides rounded up to powers of 2), got {pixels}")
+    if patch[0] * capacity >= 1 << 31:
+        reasons.append(f"has patches of frames that begin within 2^31 bytes, got {patch[0]} of {capacity}")
+    return reasons
+
+
+def padded(patch: tuple[int, ...]) -> int:
+    """Pixels of a patch, its sides rounded up to powers of 2."""
+    return math.prod([1 << (side - 1).bit_length() for side in patch])
+
+
+def refuse_plain(call: Call) -> list[str]:
+    """The reasons why the reference cannot run ``call``."""
+    return refuse_non_float(call)
+
+
+def _fake(planes, sizes, crop, flip, colour, kept, size, patch):
+    grid = planes.shape[1] // patch[0], size // patch[1], size // patch[2]
+    K = math.prod(grid) if kept is None else kept.shape[-1]
+    return planes.new_empty(planes.shape[0], K, 3 * math.prod(patch))
+
+
+@operator("vatt_kernels::frames_to_patches", _SCHEMA, _fake)
+def patches(planes, sizes, crop, flip, colour, kept, size, patch):
+    """Kept patches (B, K, P)."""
+    from . import triton_launch
+
+    return triton_launch.forward(planes, sizes, crop, flip, colour, kept, size, patch)
+
+
+@operator("vatt_kernels::frames_to_patches_plain", _SCHEMA, _fake)
+def plain_patches(planes, sizes, crop, flip, colour, kept, size, patch):
+    """The same by the reference."""
+    if planes.device.type == "meta":  # sizes have no numbers there
+        return _fake(planes, sizes, crop, flip, colour, kept, size, patch)
+    return reference.frames_to_patches(planes, sizes, crop, flip, colour, kept, size, tuple(patch))
+
+
+def frames_to_patches(*arguments: Any) -> Tensor:
+    """As `reference.frames_to_patches`, in one launch."""
+    return _call(patches, *arguments)
+
+
+def plain_frames_to_patches(*arguments: Any) -> Tensor:
+    """`reference.frames_to_patches`."""
+    return _call(plain_patches, *arguments)
+
+
+def _call(
+    run: Operator,
+    planes: Tensor,
+    sizes: Tensor,
+    crop: Tensor,
+    flip: Tensor,
+    colour: Tensor,
+    kept: Tensor | None,
+    size: int,
+    patch: tuple[int, ...],
+) -> Tensor:
+    planes, sizes, crop, colour = (x.detach().contiguous() for x in (planes, sizes, crop, colour))
+    flip, kept = flip.to(torch.uint8).contiguous(), None if kept is None else kept.contiguous()
+    return run(planes, sizes, crop, flip, colour, kept, size, list(patch))
