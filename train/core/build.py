@@ -6,7 +6,6 @@ A job's own build goes through this file from top to bottom: ``open_run``, its d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -20,13 +19,14 @@ from train.core.console import Reporter
 from train.core.engine import Engine
 from train.core.graphs import refusals
 from train.core.loop import Trainer
+from train.core.nodes import check_folder, check_settings
 from train.core.ranks import RankContext, gather, wait_for_all
 from train.core.run_folder import RunFolder
 from vatt.analysis.flops import peak_flops
 from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
 from vatt.data.skipped import Record
-from vatt.environment import environment
+from vatt.environment import cores, environment
 
 
 def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> tuple[RunFolder, Reporter]:
@@ -37,9 +37,11 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
         part_size: the fewest clips that a rank may have in one part of gradient accumulation.
 
     Raises:
-        ConfigError: the batch does not divide, the kernels cannot run here, or the folder cannot be used.
+        ConfigError: the batch does not divide, the kernels cannot run here, the folder cannot be used, or another
+            node does not see it or has other settings.
     """
     config = job.config
+    check_settings(context, to_dict(config), resume=job.resume, sample=job.sample)
     parts = context.ranks * config.engine.gradient_accumulation
     if config.run.batch_size % parts or config.run.batch_size < part_size * parts:
         at_least = f" of at least {part_size} each" if part_size > 1 else ""
@@ -53,14 +55,16 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
     folder: RunFolder | None = None
     if context.first:
         folder = RunFolder.reopen(job.out) if job.resume and job.out else RunFolder.create(job.out, name)
-    folder = RunFolder(gather(folder.path if folder else None)[0])
+    path, absolute = gather((folder.path, folder.path.resolve()) if folder else None)[0]
+    check_folder(context, absolute)
+    folder = RunFolder(path if context.first else absolute)  # another node may have begun elsewhere
     return folder, Reporter(folder, context.first, config.run.steps)
 
 
 def seed_process(config: JobConfig, context: RankContext) -> None:
     """Threads and random draws, before the module is made: its weights are the same on all ranks."""
     if context.device.type == "cpu":  # a decoding process and a thread on one core would slow each other down
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.ranks - config.data.workers))
+        torch.set_num_threads(max(1, cores() // context.local_ranks - config.data.workers))
     torch.manual_seed(config.run.seed)
 
 
@@ -126,10 +130,11 @@ def build_trainer(
     if context.first:
         folder.write_json(folder.config, to_dict(config))
         folder.write_json(folder.deepspeed, engine.settings)
-        facts = {"ranks": str(context.ranks), "type": str(engine.dtype)}
+        facts = {"ranks": str(context.ranks), "nodes": ", ".join(context.nodes), "type": str(engine.dtype)}
         folder.write_json(folder.environment, environment() | facts | kernels.facts(chosen, taken))
         precision = "bf16" if engine.dtype == torch.bfloat16 else "fp32"
-        where = f"{context.ranks} x {context.device_name}, {precision}, ZeRO {config.engine.zero}; {folder.path}"
+        nodes = f" on {len(context.nodes)} nodes" if len(context.nodes) > 1 else ""
+        where = f"{context.ranks} x {context.device_name}{nodes}, {precision}, ZeRO {config.engine.zero}; {folder.path}"
         reporter.say(f"{config.model.name}: {parameters / 1e6:.1f} M parameters, {introduction}; {where}")
         if not chosen.decisions:
             reporter.say(f"kernels: {kernels.in_one_line(taken)}")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from train.config.sections import JobConfig
-from train.core.ranks import RankContext, peer_lost, start_distributed, stop_distributed
+from train.core.nodes import check_versions
+from train.core.ranks import RankContext, RankLost, rank_lost, start_distributed, stop_distributed, tell
 from vatt.config import ConfigError
 from vatt.errors import UserError
 
@@ -33,8 +34,8 @@ class Job(Generic[Config]):
 def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Callable[[Asked, RankContext], int]) -> int:
     """Parses a command line, joins the other ranks, runs the job and leaves them; returns the exit status.
 
-    What a user can mend is told in one line, and the status is 1 (130 after an interrupt). Anything else is a fault of
-    ours, and is raised.
+    What a user can mend is told in one line, once for all ranks that meet it, and the status is 1 (130 after an
+    interrupt). Anything else is a fault of ours, and is raised.
 
     Args:
         parse: gives what ``run`` takes, with an attribute ``out``.
@@ -42,25 +43,29 @@ def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Call
     asked: Asked | None = None
     try:
         asked = parse(arguments)
-        code = run(asked, start_distributed())
+        context = start_distributed()
+        check_versions(context)
+        code = run(asked, context)
         stop_distributed()
         return code
+    except RankLost as error:
+        return _failed(str(error), once=True)
     except UserError as error:
         return _failed(str(error))
     except OSError as error:  # a full disk names no file
         where = error.filename or getattr(asked, "out", None) or "the folder of the run"
         return _failed(f"{where}: {error.strerror or error}")
     except RuntimeError as error:
-        if not peer_lost(error):
+        if (lost := rank_lost(error)) is None:
             raise
-        return _failed("another rank has ended, for a reason of its own")
+        return _failed(str(lost), once=True)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130
 
 
-def _failed(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+def _failed(message: str, once: bool = False) -> int:
+    tell(message, once)
     return 1
 
 
@@ -76,7 +81,7 @@ def leave(code: int) -> NoReturn:
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the nearest flag when one is unknown."""
+    """Names the nearest flag when one is unknown; one rank speaks for all that were started alike."""
 
     def error(self, message: str) -> NoReturn:
         for word in message.split():
@@ -84,7 +89,8 @@ class Parser(argparse.ArgumentParser):
                 known = [option for action in self._actions for option in action.option_strings]
                 if near := difflib.get_close_matches(word.partition("=")[0], known, n=1):
                     message += f"; did you mean {near[0]}?"
-        super().error(message)
+        tell(f"{message}\n{self.format_usage().rstrip()}")
+        sys.exit(2)
 
 
 def add_local_rank(parser: argparse.ArgumentParser) -> None:

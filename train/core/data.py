@@ -15,18 +15,27 @@ SAMPLE = Path("runs/sample-clips")
 
 
 def sample_manifest(context: RankContext, say: Callable[[str], object], pictures: bool = False) -> str:
-    """The manifest of the sample, or that of its pictures. Rank 0 builds what is not there; the others wait.
+    """The manifest of the sample, or that of its pictures. Rank 0 builds what is not there; the others wait, and the
+    first rank of a node builds it again where that has no disk in common with rank 0.
 
     Raises:
-        SampleError: on rank 0, it cannot be built; the message names the folder.
+        SampleError: it cannot be built; the message names the folder.
     """
-    if context.first:
-        say(f"sample: {SAMPLE} (built once, in under a minute)")
+    manifest = SAMPLE / ("pictures.csv" if pictures else "manifest.csv")
+
+    def make() -> None:
         build(SAMPLE, seed=0, say=say)
         if pictures:
             build_pictures(SAMPLE)
+
+    if context.first:
+        say(f"sample: {SAMPLE} (built once, in under a minute)")
+        make()
     wait_for_all()
-    return str(SAMPLE / ("pictures.csv" if pictures else "manifest.csv"))
+    if not context.first and context.first_of_node and not manifest.is_file():
+        make()
+    wait_for_all()
+    return str(manifest)
 
 
 @dataclass

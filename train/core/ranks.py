@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import socket
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from train.core.heartbeat import Heartbeat
+from train.core.launch import MEETING, connect_again, device_of, find_launch, interfaces, launched_rank, meet
 from vatt.config import ConfigError
 from vatt.distributed import UnequalRanks
+from vatt.errors import UserError
 from vatt.precision import type_of
 
 # A second group beside that of the gradients, on the CPU: a rank waits in it as long as the others live, however long
 # one of them evaluates, and learns at once when one has gone. NCCL gives up after ten minutes.
 _patient: dist.ProcessGroup | None = None
 _LONG = timedelta(days=7)
+_store: dist.Store | None = None  # through which the ranks met, and tell each other why one ends
+_heartbeat: Heartbeat | None = None  # of the first rank of each node, where there are several
+_SOON = timedelta(seconds=3)  # in which ranks that fail alike come to tell it
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+class RankLost(UserError, RuntimeError):
+    """Another rank has ended. The message says what is known of it."""
 
 
 @dataclass
@@ -34,12 +47,37 @@ class RankContext:
         rank, ranks: its number, and how many there are.
         device: where it computes.
         began: when it joined (time.monotonic).
+        places: the name of the node of each rank; without it all are on this one.
     """
 
     rank: int
     ranks: int
     device: torch.device
     began: float = field(default_factory=time.monotonic)
+    places: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.places = self.places or [socket.gethostname()] * self.ranks
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of the nodes, in the order of their first ranks."""
+        return list(dict.fromkeys(self.places))
+
+    @property
+    def node(self) -> str:
+        """The name of this node."""
+        return self.places[self.rank]
+
+    @property
+    def local_ranks(self) -> int:
+        """How many ranks share this node, its cores and its memory."""
+        return self.places.count(self.node)
+
+    @property
+    def first_of_node(self) -> bool:
+        """Whether no rank before this one is on its node."""
+        return self.places.index(self.node) == self.rank
 
     @property
     def first(self) -> bool:
@@ -52,7 +90,8 @@ class RankContext:
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
 
     def __str__(self) -> str:
-        return "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+        ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+        return ranks if len(self.nodes) == 1 else f"{ranks} on {len(self.nodes)} nodes"
 
     def say(self, text: str) -> None:
         """A line for people, on rank 0."""
@@ -72,31 +111,60 @@ def start_distributed() -> RankContext:
     """Joins the ranks that a launcher started, or makes this process the only one.
 
     Raises:
-        ConfigError: the ranks cannot meet; the message names the port.
+        ConfigError: the ranks cannot meet, or what the launcher set makes no sense. RankLost: another one has failed.
     """
-    on_gpu = torch.cuda.is_available()
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
-    if on_gpu:
+    launch = find_launch()
+    device = device_of(launch)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
+    global _patient, _store, _heartbeat
     if not dist.is_initialized():
+        _store = _store or meet(launch)
+        _wait_for_all_to_come(_store, launch.ranks)
         try:
-            dist.init_process_group("nccl" if on_gpu else "gloo")
-        except dist.DistNetworkError as error:
-            port = os.environ["MASTER_PORT"]
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=_store, rank=launch.rank, world_size=launch.ranks)
+            _patient = dist.new_group(backend="gloo", timeout=_LONG)
+        except RuntimeError as error:
             raise ConfigError(
-                f"the ranks cannot meet at port {port} ({str(error).splitlines()[0]}); if another job holds it, start "
-                f"with: deepspeed --master_port PORT train/pretrain.py ..."
+                f"the ranks have met, but cannot reach each other ({str(error).splitlines()[0]}); name the network "
+                f"that the nodes share by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME (here: {interfaces()})"
             ) from error
-        global _patient
-        _patient = dist.new_group(backend="gloo", timeout=_LONG)
-    return RankContext(dist.get_rank(), dist.get_world_size(), device)
+    context = RankContext(launch.rank, launch.ranks, device, places=_places())
+    if len(context.nodes) > 1 and context.first_of_node and _heartbeat is None and _store is not None:
+        _heartbeat = Heartbeat(_store, context.nodes, context.node)
+    return context
+
+
+def _wait_for_all_to_come(store: dist.Store, ranks: int) -> None:
+    """Before the ranks connect to each other, which may hang if one has failed already."""
+    here, until = store.add("here", 1), time.monotonic() + MEETING.total_seconds()
+    while here < ranks:
+        if why := _told(store):
+            raise RankLost(f"another rank has ended: {why}")
+        if time.monotonic() > until:
+            raise ConfigError(
+                f"only {here} of {ranks} ranks came within {MEETING}; start the same command on every node"
+            )
+        time.sleep(0.1)
+        here = store.add("here", 0)
+
+
+def _places() -> list[str]:
+    """The name of the node of each rank: its host's, with a number where several hosts have one name.
+
+    A host is told from others by its name and the number of its start, so containers of one machine count as several,
+    which is right for the memory they share.
+    """
+    path = Path("/proc/sys/kernel/random/boot_id")
+    started = path.read_text().strip() if path.is_file() else ""
+    hosts: list[tuple[str, str]] = gather((socket.gethostname(), started))
+    different = list(dict.fromkeys(hosts))
+    names = [name for name, _ in different]
+    numbered = {
+        host: host[0] if names.count(host[0]) == 1 else f"{host[0]}#{different.index(host)}" for host in different
+    }
+    return [numbered[host] for host in hosts]
 
 
 def agree(flags: list[bool], clips: int | None = None) -> list[bool]:
@@ -135,17 +203,84 @@ def wait_for_all() -> None:
     dist.barrier(group=_patient)
 
 
-def peer_lost(error: RuntimeError) -> bool:
-    """Whether gloo raised the error because another rank has gone. With NCCL a rank waits for its launcher."""
+def rank_lost(error: RuntimeError) -> RankLost | None:
+    """What to say if gloo or NCCL raised the error because another rank has gone; None if it is another error."""
     text = str(error).lower()
-    return "gloo" in text and ("closed by peer" in text or "reset by peer" in text)
+    by_gloo = "gloo" in text and any(words in text for words in _GONE)
+    if not by_gloo and not (isinstance(error, dist.DistBackendError) and "ncclremoteerror" in text):
+        return None
+    why = None
+    if _store is not None:
+        try:
+            time.sleep(0.5)  # it may be about to tell
+            why = _told(_store)
+        except RuntimeError:  # it held the store, too
+            pass
+    return RankLost(f"another rank has ended: {why or 'it did not say why, see its own output (killed, perhaps)'}")
+
+
+# What gloo says of a connection to a rank that has ended, or whose machine cannot be reached any more.
+_GONE = ("closed by peer", "reset by peer", "broken pipe", "connection timed out", "no route to host", "pair closure")
+
+
+def tell(message: str, once: bool = False) -> None:
+    """Prints an error, once for all ranks that fail alike: rank 0 speaks for those with the same message.
+
+    Args:
+        once: whether one of all ranks is enough, whatever they have to tell.
+    """
+    global _store
+    rank, ranks = launched_rank(), int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    from_whom = f"{socket.gethostname()}, rank {rank}: " if rank else ""
+
+    def speak() -> None:
+        print(f"error: {from_whom}{message}", file=sys.stderr, flush=True)
+
+    if rank == 0:
+        speak()
+    if ranks == 1:
+        return
+    key = "told once" if once else "told " + hashlib.sha256(message.encode()).hexdigest()[:16]
+    try:
+        _store = _store or meet(find_launch(), 5 * _SOON)  # wrong arguments are found before the ranks have met
+        store = connect_again(_store, _SOON)
+        if not once:
+            store.compare_set("failed", "", from_whom + message)
+        if rank == 0:
+            store.set(key, "")
+            until = time.monotonic() + _SOON.total_seconds()
+            while store.add("ended", 0) < ranks - 1 and time.monotonic() < until:  # it may hold the store
+                time.sleep(0.05)
+            return
+        alike = _comes(store, key)
+        if not alike and store.add(f"{key}, others", 1) == 1:
+            speak()
+        store.add("ended", 1)
+    except (RuntimeError, UserError):
+        if rank:
+            speak()
+
+
+def _comes(store: dist.Store, key: str) -> bool:
+    try:
+        store.wait([key], _SOON)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _told(store: dist.Store) -> str | None:
+    """What the first rank that failed had to tell."""
+    return store.get("failed").decode() if store.check(["failed"]) else None
 
 
 def stop_distributed() -> None:
     """Leaves together. Ranks that end while others still talk to them abort those."""
+    global _patient, _store, _heartbeat
     if dist.is_initialized():
         wait_for_all()
+        if _heartbeat is not None:
+            _heartbeat.stop()
         gc.collect()
         dist.destroy_process_group()
-        global _patient
-        _patient = None
+        _patient = _store = _heartbeat = None

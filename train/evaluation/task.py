@@ -11,6 +11,7 @@ from typing import Any
 
 from train.config.finetuning import SAMPLE_LABELS
 from train.core.data import sample_manifest
+from train.core.nodes import check_clips
 from train.core.ranks import RankContext
 from vatt.data import Clip, ManifestError, hold_out, other_splits, read_clips
 from vatt.data.skipped import ENOUGH, Record, SkipLog
@@ -53,6 +54,7 @@ def clips_of(context: RankContext, path: str, split: str | None) -> tuple[list[C
     if not chosen:
         there = sorted({str(clip.split) for clip in found.clips})
         raise ManifestError(f"{path}, column split: no clip of {split or HELD_OUT!r}; there are {', '.join(there)}")
+    check_clips(context, f"{path}: {split or HELD_OUT}", chosen)
     return chosen, found.skipped
 
 

@@ -10,6 +10,7 @@ from train.core.build import build_trainer, open_run, seed_process
 from train.core.command import Job
 from train.core.data import Corpus, read_corpus, sample_manifest
 from train.core.loop import Trainer
+from train.core.nodes import check_clips
 from train.core.ranks import RankContext
 from train.finetuning.evaluate import ClassifierEvaluator
 from vatt.analysis.flops import classifier_flops
@@ -36,6 +37,7 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     if job.sample:
         config.data.sources = [sample_manifest(context, reporter.say, pictures=config.task == "image")]
     corpus, classes = _read_labelled(config)
+    check_clips(context, "data.sources", corpus.training_clips())
     held_out, names = corpus.evaluation_clips(), list(classes.names)
     if job.resume and config.model.classes not in ([], names):
         raise ConfigError(f"--resume: {_changed(config, names)}")

@@ -13,6 +13,7 @@ from train.core.build import build_trainer, open_run, seed_process
 from train.core.command import Job
 from train.core.data import SAMPLE, Corpus, read_corpus, sample_manifest
 from train.core.loop import Trainer
+from train.core.nodes import check_clips
 from train.core.ranks import RankContext, wait_for_all
 from train.pretraining.evaluate import RetrievalEvaluator
 from vatt.analysis.flops import train_flops_per_sample
@@ -39,6 +40,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     of_sample = config.data.sources == [str(SAMPLE / "manifest.csv")]
     oracle = dict(levels(config.data.sources[0])) if of_sample else None
     corpus = read_corpus(config.data, dict.fromkeys(("audio", "image"), _VIDEOS_ONLY))
+    check_clips(context, "data.sources", corpus.training_clips())
     held_out = corpus.evaluation_clips()
     if context.first and not job.resume:
         _tokenizer(config.data, corpus).save(folder.path)
