@@ -48,11 +48,13 @@ def decord2(path: Path, spec: InputConfig, fps: float) -> Decode:
     cpu, video, audio = (need("decord", name) for name in ("cpu", "VideoReader", "AudioReader"))
 
     def decode(start: float) -> Any:
-        reader = video(str(path), ctx=cpu(0), width=spec.size, height=spec.size, num_threads=1)
-        frames = reader.get_batch(_frames_at(start, fps, spec)).asnumpy()
+        # No name for the reader: it would go on decoding beside what follows.
+        frames = video(str(path), ctx=cpu(0), width=spec.size, height=spec.size, num_threads=1).get_batch(
+            _frames_at(start, fps, spec)
+        )
         first = round(start * spec.sample_rate)
         sound = audio(str(path), ctx=cpu(0), sample_rate=spec.sample_rate, mono=True)
-        return frames, sound.get_batch(range(first, first + spec.samples)).asnumpy()
+        return frames.asnumpy(), sound.get_batch(np.arange(first, first + spec.samples)).asnumpy()
 
     return decode
 
