@@ -18,10 +18,11 @@ from ..runtime import refuse_triton
 
 _FORWARD = (
     "(Tensor x, Tensor weight, Tensor? bias, int[] patch, Tensor? kept, Tensor? positions, Tensor? token, Tensor? seed,"
-    " float p) -> Tensor"
+    " float p, bool gathered) -> Tensor"
 )
 _BACKWARD = (
-    "(Tensor grad_out, Tensor x, int[] patch, Tensor? kept, Tensor? seed, float p, int patches, bool token)"
+    "(Tensor grad_out, Tensor x, int[] patch, Tensor? kept, Tensor? seed, float p, int patches, bool token,"
+    " bool gathered)"
     " -> (Tensor, Tensor, Tensor)"
 )
 
@@ -38,20 +39,20 @@ def refuse(call: Call) -> list[str]:
     return reasons
 
 
-def _fake(x, weight, bias, patch, kept, positions, token, seed, p):
+def _fake(x, weight, bias, patch, kept, positions, token, seed, p, gathered):
     K = patch_count(x, patch) if kept is None else kept.shape[-1]
     return weight.new_empty(x.shape[0], K + (token is not None), weight.shape[0])
 
 
 @operator("vatt_kernels::patch_embed", _FORWARD, _fake)
-def tokens(x, weight, bias, patch, kept, positions, token, seed, p):
+def tokens(x, weight, bias, patch, kept, positions, token, seed, p, gathered):
     """Tokens (B, K, D) or, with the aggregation token, (B, 1 + K, D)."""
     from . import triton_launch
 
-    return triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
+    return triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p, gathered)
 
 
-def _fake_backward(grad_out, x, patch, kept, seed, p, patches, token):
+def _fake_backward(grad_out, x, patch, kept, seed, p, patches, token, gathered):
     D = grad_out.shape[-1]
     channels = x.shape[-1] if x.ndim == 2 + len(patch) else 1
     weight = grad_out.new_empty(D, math.prod(patch) * channels)
@@ -60,12 +61,12 @@ def _fake_backward(grad_out, x, patch, kept, seed, p, patches, token):
 
 
 @operator("vatt_kernels::patch_embed_backward", _BACKWARD, _fake_backward)
-def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token):
+def tokens_backward(grad_out, x, patch, kept, seed, p, patches, token, gathered):
     """Gradients of the weight (D, P), of the position rows (N, D), whose sum is the bias's, and of the token (D,)."""
     from . import triton_launch
 
     grad, sums = triton_launch.rows_gradient(grad_out, int(token), seed, p)
-    weight_SDP = triton_launch.weight_gradient(grad, x, patch, kept, int(token))
+    weight_SDP = triton_launch.weight_gradient(grad, x, patch, kept, int(token), gathered)
     positions_ND = triton_launch.positions_gradient(grad, sums, patches, kept, int(token))
     token_D = sums[0].clone() if token else sums.new_empty(0)
     return weight_SDP.sum(0).to(grad_out.dtype), positions_ND, token_D
@@ -76,17 +77,23 @@ def patch_count(x: Tensor, patch: list[int]) -> int:
     return math.prod([size // side for size, side in zip(x.shape[1:], patch, strict=False)])
 
 
+def position_count(x: Tensor, patch: list[int], positions: Tensor | None) -> int:
+    """N, also of a signal that only has some of the patches."""
+    return patch_count(x, patch) if positions is None else positions.shape[0]
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, _, bias, patch, kept, positions, token, seed, p = inputs
-    ctx.patch, ctx.p = patch, p
+    x, _, bias, patch, kept, positions, token, seed, p, gathered = inputs
+    ctx.patch, ctx.p, ctx.gathered = patch, p, gathered
+    ctx.count = position_count(x, patch, positions)
     ctx.kinds = tuple(None if v is None else v.dtype for v in (bias, positions, token))
     ctx.save_for_backward(x, kept, seed)
 
 
 def _gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     x, kept, seed = ctx.saved_tensors
-    count, token = patch_count(x, ctx.patch), ctx.kinds[-1] is not None
-    grads = tokens_backward(grad_out.contiguous(), x, ctx.patch, kept, seed, ctx.p, count, token)
+    token = ctx.kinds[-1] is not None
+    grads = tokens_backward(grad_out.contiguous(), x, ctx.patch, kept, seed, ctx.p, ctx.count, token, ctx.gathered)
     return of_inputs(grads, ctx.kinds)
 
 
@@ -107,6 +114,7 @@ def of_inputs(grads: tuple[Tensor, ...], kinds: tuple[torch.dtype | None, ...]) 
         None if token is None else token_D.to(token),
         None,
         None,
+        None,
     )
 
 
@@ -120,10 +128,21 @@ def patch_embed(
     token: Tensor | None,
     dropout_p: float,
     seed: Tensor | None = None,
+    gathered: bool = False,
 ) -> Tensor:
     """As `reference.patch_embed`, in one launch."""
     seed = drawn(seed, dropout_p, x.device)
+    if gathered:
+        x, patch, kept = as_line(x, kept, positions)
     optional = bias, kept, positions, token
     bias, kept, positions, token = (None if value is None else value.contiguous() for value in optional)
     signal, weight = x.contiguous(), weight.contiguous()
-    return tokens(signal, weight, bias, list(patch), kept, positions, token, seed, float(dropout_p))
+    return tokens(signal, weight, bias, list(patch), kept, positions, token, seed, float(dropout_p), gathered)
+
+
+def as_line(x: Tensor, kept: Tensor | None, positions: Tensor | None) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+    """Gathered patches (B, K, P) as a signal (B, K * P) of one axis, its patch, and the ``kept`` of positions."""
+    B, K, P = x.shape
+    if K == 0:  # the kernel reads a patch for rows that have none: there must be one
+        return x.new_zeros(B, P), (P,), torch.zeros(0, dtype=torch.int64, device=x.device)
+    return x.reshape(B, K * P), (P,), None if positions is None else kept

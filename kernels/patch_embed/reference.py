@@ -24,15 +24,16 @@ def patch_embed(
     token: Tensor | None,
     dropout_p: float,
     seed: Tensor | None = None,
+    gathered: bool = False,
 ) -> Tensor:
     """Projection and positions of the kept patches, and the token in front."""
-    tokens_BKD = project(x, weight, bias, patch, kept)
+    patches_BKP = x if gathered else gather_patches(x, patch, kept)
+    tokens_BKD = project(patches_BKP, weight, bias)
     return add_positions(tokens_BKD, positions=positions, kept=kept, token=token, dropout_p=dropout_p, seed=seed)
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor | None, patch: tuple[int, ...], kept: Tensor | None) -> Tensor:
-    """Tokens (B, K, D) of the kept patches. Only they are copied, converted and multiplied."""
-    patches_BKP = gather_patches(x, patch, kept)
+def project(patches_BKP: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Tokens (B, K, D) of kept patches. Only they are converted and multiplied."""
     if patches_BKP.dtype == torch.uint8:
         patches_BKP = normalise_uint8(patches_BKP, weight.dtype)
     return F.linear(patches_BKP.to(weight.dtype), weight, bias)

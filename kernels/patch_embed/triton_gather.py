@@ -33,6 +33,7 @@ def patch_gather(
     UINT8: tl.constexpr,
     KEPT: tl.constexpr,
     PER_ITEM: tl.constexpr,
+    GATHERED: tl.constexpr,
     TOKEN: tl.constexpr,
     PT: tl.constexpr,
     PH: tl.constexpr,
@@ -45,8 +46,8 @@ def patch_gather(
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     b, k = m // (K + TOKEN), m % (K + TOKEN) - TOKEN
     exist = (m < M) & (k >= 0)
-    _, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
-                           exist)  # fmt: skip
+    _, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, GATHERED,
+                           PT, PH, PW, exist)  # fmt: skip
     for p0 in range(0, P, COLUMNS):
         p = p0 + tl.arange(0, COLUMNS)
         offsets = start[:, None] + inside_patch(p, stride_t, stride_h, PH, PW)[None, :]
@@ -82,7 +83,7 @@ def patch_finish(
     b, k = m // (K + TOKEN), m % (K + TOKEN) - TOKEN
     exist = (m < M) & (k >= 0)
     # As a grid of one line: only the index counts.
-    index, _ = patch_start(kept_ptr, b, k, K, 1, 1, 0, 0, 0, KEPT, PER_ITEM, 1, 1, 1, exist)
+    index, _ = patch_start(kept_ptr, b, k, K, 1, 1, 0, 0, 0, KEPT, PER_ITEM, False, 1, 1, 1, exist)
     keys = tl.zeros([ROWS], tl.uint32)
     if DROPOUT:
         keys = row_key(seed_ptr, m)
@@ -111,14 +112,17 @@ def factor(x: Tensor, dtype: torch.dtype) -> float:
     return SPREAD[dtype] / 127.5 if x.dtype == torch.uint8 else 1.0
 
 
-def gather(x: Tensor, patch: list[int], kept: Tensor | None, extra: int, dtype: torch.dtype) -> Tensor:
-    """Patches (M, P) of type ``dtype``, up to `factor`; zeros in the rows of ``extra`` tokens."""
+def gather(
+    x: Tensor, patch: list[int], kept: Tensor | None, extra: int, dtype: torch.dtype, gathered: bool = False
+) -> Tensor:
+    """Patches (M, P) of type ``dtype``, up to `factor`; zeros in the rows of ``extra`` tokens. Those that are
+    ``gathered`` are only converted."""
     grid, numbers, sides = signal_layout(x, patch)
     B, K, P = x.shape[0], token_count(grid, kept), sides["PT"] * sides["PH"] * sides["PW"]
     M = B * (K + extra)
     patches = x.new_empty(M, P, dtype=dtype)
     config = elementwise_config(tensor_arch(x), M, P)
-    flags = dict(UINT8=x.dtype == torch.uint8, TOKEN=extra, **kept_flags(kept))
+    flags = dict(UINT8=x.dtype == torch.uint8, TOKEN=extra, GATHERED=gathered, **kept_flags(kept))
     tile = dict(ROWS=config.rows, COLUMNS=config.columns, num_warps=config.warps)
     launch(patch_gather, (triton.cdiv(M, config.rows),), x, kept, patches, M, K, *numbers, **flags, **sides, **tile)
     return patches

@@ -34,16 +34,17 @@ BYTES_TO_FLOAT16: tl.constexpr = tl.constexpr(_BYTES % ("0x78007800", "0xB3F8B3F
 
 @triton.jit
 def patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT: tl.constexpr, PER_ITEM: tl.constexpr,
-                PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, valid):  # fmt: skip
-    """Index of the k-th kept patch of item b, and the offset of its first number, int64. Patches of an item are counted
-    in 32 bits: a division of 64 bits takes about a hundred instructions."""
+                GATHERED: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, valid):  # fmt: skip
+    """Index of the k-th kept patch of item b, and the offset of its first number, int64; of GATHERED patches it lies in
+    place k. Patches of an item are counted in 32 bits: a division of 64 bits takes about a hundred instructions."""
     index = k
     if KEPT:
         at = k.to(tl.int64)
         if PER_ITEM:
             at += b.to(tl.int64) * K
         index = tl.load(kept_ptr + at, mask=valid, other=0).to(tl.int32)
-    line, column = index // GW, index % GW
+    place = k if GATHERED else index
+    line, column = place // GW, place % GW
     t, row = line // GH, line % GH
     inner = t.to(tl.int64) * (PT * stride_t) + row.to(tl.int64) * (PH * stride_h) + column * PW
     return index, b.to(tl.int64) * stride_b + inner
@@ -103,6 +104,7 @@ def patch_embed_forward(
     UINT8: tl.constexpr,
     KEPT: tl.constexpr,
     PER_ITEM: tl.constexpr,
+    GATHERED: tl.constexpr,
     BIAS: tl.constexpr,
     POSITIONS: tl.constexpr,
     TOKEN: tl.constexpr,
@@ -127,8 +129,8 @@ def patch_embed_forward(
     rows = K + TOKEN
     b, k = m // rows, m % rows - TOKEN
     patches = (m < M) & (k >= 0)
-    index, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
-                               patches)  # fmt: skip
+    index, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, GATHERED,
+                               PT, PH, PW, patches)  # fmt: skip
     # Rows and columns that do not exist read the first ones: a mask a row takes registers, and they are never stored.
     start = tl.where(patches, start, 0)
     if EVEN:
@@ -246,7 +248,7 @@ def patch_embed_starts(
     rows = K + TOKEN
     b, k = m // rows, m % rows - TOKEN
     patches = (m < M) & (k >= 0)
-    _, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, PT, PH, PW,
+    _, start = patch_start(kept_ptr, b, k, K, GH, GW, stride_b, stride_t, stride_h, KEPT, PER_ITEM, False, PT, PH, PW,
                            patches)  # fmt: skip
     tl.store(starts_ptr + m, tl.where(patches, start // ALIGN, -1), mask=m < R)
 

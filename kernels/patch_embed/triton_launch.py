@@ -133,6 +133,7 @@ def forward(
     token: Tensor | None,
     seed: Tensor | None,
     p: float,
+    gathered: bool = False,
 ) -> Tensor:
     """Tokens (B, K, D) or, with the aggregation token, (B, 1 + K, D)."""
     grid, numbers, sides = signal_layout(x, patch)
@@ -160,6 +161,7 @@ def forward(
         dropout.keep_scale(p),
         UINT8=x.dtype == torch.uint8,
         **kept_flags(kept),
+        GATHERED=gathered,
         **sides,
         BIAS=bias is not None,
         POSITIONS=positions is not None,
@@ -204,7 +206,9 @@ def rows_gradient(grad_out: Tensor, extra: int, seed: Tensor | None, p: float) -
     return grad, sums
 
 
-def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor | None, extra: int) -> Tensor:
+def weight_gradient(
+    grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor | None, extra: int, gathered: bool = False
+) -> Tensor:
     """Partial sums (S, D, P) of the gradient of the weight."""
     _, numbers, sides = signal_layout(x, patch)
     B, rows, D = grad_out.shape
@@ -218,7 +222,7 @@ def weight_gradient(grad_out: Tensor, x: Tensor, patch: list[int], kept: Tensor 
         patch_embed_weight,
         (tiles, splits),
         x,
-        _starts(x, patch, kept, B, rows - extra, extra, config.depth),
+        _starts(x, patch, None if gathered else kept, B, rows - extra, extra, config.depth),
         grad_out,
         partial,
         M,

@@ -36,7 +36,10 @@ _OVERRAN = "ran out of time"
 Result = TypeVar("Result")
 State = Literal["timed", "refused", "failed", "no memory", "no time"]
 # What costs most comes first. Dense attention is only used for its weights.
-_IMPORTANCE = ("packed_attention", "patch_embed", "nce", "mlp", "layer_norm", "dense_gelu", "rms_norm", "attention")
+_IMPORTANCE = (
+    *("packed_attention", "patch_embed", "nce", "mlp", "layer_norm", "dense_gelu", "rms_norm", "frames_to_patches"),
+    "attention",
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def milliseconds(problem: Problem, backend: str, device: torch.device) -> float:
     found = made.call(made.leaves | made.fixed, backend, p, seed)
     outputs = found if isinstance(found, tuple) else (found,)
     leaves = [x.requires_grad_() for x in made.leaves.values()]
-    grads = [torch.randn_like(out) for out in outputs]
+    grads = [torch.randn_like(out) for out in outputs] if leaves else []
 
     def call() -> None:
         found = made.call(made.leaves | made.fixed, backend, p, seed)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import attention, packed_attention
+from ..frames_to_patches import frames_to_patches
+from ..frames_to_patches.reference import frame_bytes
 from ..mlp import dense_gelu, mlp
 from ..nce import Rows, nce
 from ..norm import layer_norm, rms_norm
@@ -25,6 +27,7 @@ from ..registry import Problem
 Tensors = dict[str, Tensor]
 TEMPERATURE = 0.07
 EPSILON = 1e-6
+_COLOUR = ((1.16, 0.0, 1.6, -223.0), (1.16, -0.39, -0.81, 136.0), (1.16, 2.02, 0.0, -277.0))  # about that of BT.601
 
 
 @dataclass
@@ -114,6 +117,9 @@ def words(problem: Problem) -> str:
         for share, length, flag in facts["sequences"]:
             parts.append(f"{share * count} x {length}{' masked' if flag else ''}")
         text = " + ".join(parts) + (" biased" if facts.get("bias") else "")
+    elif "frames" in facts:
+        frames, capacity = facts["frames"]
+        return f"{count} x {frames} frames of up to {capacity} bytes to {facts['size']}x{facts['size']}, forward"
     elif "sizes" in facts:
         text = f"{count} x {'x'.join(map(str, facts['sizes']))}"
     elif "candidates" in facts:
@@ -167,6 +173,8 @@ def _patches(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
     sizes, patch, D = facts["sizes"], facts["patch"], facts["width"]
     grid = [size // side for size, side in zip(sizes, patch, strict=False)]
     N, P = math.prod(grid), math.prod(patch) * math.prod(sizes[len(patch) :])
+    if facts["gathered"]:
+        N, P = facts["patches"], sizes[-1]
     signal = (
         draw.integers(0, 256, count, *sizes, dtype=torch.uint8)
         if facts["input"] == torch.uint8
@@ -184,10 +192,43 @@ def _patches(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
 
     def call(x: Tensors, backend: str, p: float, seed: Tensor | None) -> Any:
         options: dict[str, Any] = {name: x.get(name) for name in ("kept", "positions", "token")}
-        options |= dict(dropout_p=p, seed=seed, backend=backend)
+        options |= dict(dropout_p=p, seed=seed, gathered=facts["gathered"], backend=backend)
         return patch_embed(x["x"], x["weight"], x.get("bias"), patch, **options)
 
     return Inputs(leaves, fixed, call)
+
+
+def _frames(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
+    (T, C), patch, size = facts["frames"], facts["patch"], facts["size"]
+    # Pictures of several shapes, as large as a frame has room for, of which a random part is read.
+    shapes = [_fitting(C, aspect) for aspect in (16 / 9, 1.0, 9 / 16)]
+    sizes = torch.tensor([shapes[b % 3] for b in range(count)], device=draw.device, dtype=torch.int32).view(count, 2)
+    extent = ((0.3 + 0.7 * draw.uniform(count, 2)) * sizes).floor().clamp(min=1)
+    start = (draw.uniform(count, 2) * (sizes - extent)).floor()
+    fixed = {"planes": draw.integers(0, 256, count, T, C, dtype=torch.uint8), "sizes": sizes}
+    fixed["crop"] = torch.cat([start, extent], 1).to(draw.dtype)
+    fixed["flip"] = draw.integers(0, 2, count, dtype=torch.uint8)
+    colour = torch.tensor(_COLOUR, device=draw.device) * (0.9 + 0.2 * draw.uniform(count, 1, 1))
+    fixed["colour"] = colour.to(draw.dtype)
+    if facts["kept"] is not None:
+        (kept, per_item), grid = facts["kept"], (T // patch[0]) * (size // patch[1]) * (size // patch[2])
+        order = draw.uniform(count if per_item else 1, grid).argsort(1)[:, :kept]
+        fixed["kept"] = order if per_item else order[0]
+
+    def call(x: Tensors, backend: str, p: float, seed: Tensor | None) -> Any:
+        arguments = x["planes"], x["sizes"], x["crop"], x["flip"], x["colour"]
+        return frames_to_patches(*arguments, size=size, patch=patch, kept=x.get("kept"), backend=backend)
+
+    return Inputs({}, fixed, call)
+
+
+def _fitting(capacity: int, aspect: float) -> tuple[int, int]:
+    """Height and width of about an aspect that fit into the bytes of a frame."""
+    height = max(1, int((capacity / 1.5 / aspect) ** 0.5))
+    width = max(1, int(height * aspect))
+    while width > 1 and frame_bytes(height, width) > capacity:
+        width -= 1
+    return height, width
 
 
 def _norm(centred: bool) -> Callable[[dict[str, Any], int, Draw], Inputs]:
@@ -265,6 +306,7 @@ _MAKERS: dict[str, Callable[[dict[str, Any], int, Draw], Inputs]] = {
     "packed_attention": _packed,
     "attention": _attention,
     "patch_embed": _patches,
+    "frames_to_patches": _frames,
     "nce": _nce,
     "mlp": _mlp,
     "dense_gelu": _dense_gelu,

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.numerics import assert_as_exact_as_eager, distance, largest
 from vatt.kernels import add_positions, patch_embed
+from vatt.kernels.patch_embed.reference import gather_patches
 
 # name: (shape of the input, patch, channels); the sizes leave a remainder on some axes
 CASES = {
@@ -119,6 +120,39 @@ def test_dropped_patches_cost_nothing():
             patch_embed(x, weight, bias, patch, kept=torch.randperm(256)[:count])
         assert flops.get_total_flops() == 2 * B * count * P * D
         assert largest.numel == B * count * P
+
+
+@pytest.mark.parametrize("kept", [None, [5, 0, 0], [[1, 0, 2], [3, 3, 1]]])
+@pytest.mark.parametrize("positions", [False, True])
+def test_gathered_patches_are_those_of_the_signal(kept, positions):
+    """What is already in rows gives the same bits: values, and every gradient."""
+    x, weight, bias, patch = case("video", torch.float32)
+    index = None if kept is None else torch.tensor(kept)
+    leaves = [weight.requires_grad_(), bias.requires_grad_()]
+    rows = gather_patches(x, patch, index)
+    options = dict(kept=index, positions=torch.randn(8, D) if positions else None, token=torch.randn(D))
+    whole, ours = (patch_embed(v, *leaves, patch, gathered=v is rows, **options) for v in (x, rows))
+    assert torch.equal(ours, whole)
+    grads = (torch.autograd.grad(out.square().sum(), leaves) for out in (whole, ours))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(x=torch.zeros(2, 3, 4, 72)), r"x: expected \(B, K, P\) for gathered patches"),
+        (dict(x=torch.zeros(2, 3, 71)), r"x: expected \(B, K, P\) for gathered patches"),
+        (dict(x=torch.zeros(2, 3, 144)), r"weight: expected \(D, 144\) for gathered patches"),
+        (dict(kept=torch.zeros(4, dtype=torch.int64)), "kept: expected indices of 3 gathered patches"),
+        (dict(kept=None), "positions: .* does not fit 3 patches"),
+    ],
+)
+def test_errors_of_gathered_patches(change, message):
+    _, weight, bias, patch = case("video", torch.float32)
+    arguments = dict(x=torch.zeros(2, 3, 72), kept=torch.zeros(3, dtype=torch.int64), positions=torch.zeros(8, D))
+    arguments |= change
+    with pytest.raises(ValueError, match=message):
+        patch_embed(arguments.pop("x"), weight, bias, patch, gathered=True, **arguments)
 
 
 def test_dropout_spares_the_token():

@@ -241,6 +241,7 @@ class TestTheCache:
     def selection(self):
         patches = dict(patch=(4, 16, 16), input=torch.uint8, sizes=(8, 32, 32, 3), width=32, kept=(3, False))
         patches |= dict(bias=True, positions=True, token=True, dropout=0.1, gradient=True, input_gradient=False)
+        patches |= dict(gathered=False, patches=8)
         other = Problem("patch_embed", torch.bfloat16, tuple(sorted(patches.items())), 2)
         verdicts = {"sdpa": Verdict("timed", 1.5), "torch": Verdict("failed", why="WrongResult: é")}
         return Selection([Decision(problem(), "sdpa", verdicts), Decision(other, "torch", {})])
@@ -354,7 +355,7 @@ def problems_of_all_operations(dtype):
     """As a training step of a small model has them: problem, and a backend of ours."""
     common = {"dropout": 0.1, "gradient": True}
     patches = dict(patch=(2, 4, 4), sizes=(4, 8, 12, 3), width=16, bias=True, positions=True, token=True)
-    patches |= dict(input=torch.uint8, kept=(7, False), input_gradient=False)
+    patches |= dict(input=torch.uint8, kept=(7, False), input_gradient=False, gathered=False, patches=12)
     rows = dict(kind="asymmetric", width=16, candidates=(1, 3), ranks=2, masks=(False, True), gradient=True)
     found = {
         "patch_embed": (patches | common, ("triton", "gather")),
@@ -369,6 +370,12 @@ def problems_of_all_operations(dtype):
     yield from ((asked, "triton") for asked in (problem(dtype), problem(dtype, length=17, mask=True, bias=True)))
     whole = Problem("nce", torch.float32, tuple(sorted((rows | dict(precision="float16", ranks=1)).items())), 7)
     yield from ((whole, name) for name in ("triton", "matmul"))
+    rows = patches | common | dict(sizes=(7, 96), gathered=True)
+    yield from ((Problem("patch_embed", dtype, tuple(sorted(rows.items())), 5), name) for name in ("triton", "gather"))
+    if dtype == torch.float32:  # what places and colours have
+        for kept in (None, (5, False), (3, True)):
+            frames = dict(patch=(2, 8, 8), size=20, frames=(5, 700), kept=kept)
+            yield Problem("frames_to_patches", dtype, tuple(sorted(frames.items())), 3), "triton"
 
 
 @needs_triton

@@ -31,6 +31,7 @@ from tests.kernels.conftest import (
 )
 from tests.numerics import assert_as_exact_as_eager
 from vatt.kernels import BackendError, patch_embed
+from vatt.kernels.patch_embed.reference import gather_patches
 
 pytestmark = needs_triton
 
@@ -63,7 +64,7 @@ def signal(shape, kind):
     return randn(*shape, seed=4)
 
 
-def case(kind="video", kept=None, positions=True, token=True, bias=True, D=7, p=0.0, B=None):
+def case(kind="video", kept=None, positions=True, token=True, bias=True, D=7, p=0.0, B=None, gathered=False):
     shape, patch, channels, N = INPUTS[kind]
     shape = shape if B is None else (B, *shape[1:])
     leaves = {"weight": randn(D, math.prod(patch) * channels), "bias": randn(D, seed=1) if bias else None}
@@ -71,13 +72,17 @@ def case(kind="video", kept=None, positions=True, token=True, bias=True, D=7, p=
     leaves["token"] = randn(D, seed=3) if token else None
     x = signal(shape, kind)
     index = None if kept is None else KEPT[kept](shape[0], N).to(DEVICE)
+    if gathered:
+        x = gather_patches(x, patch, index)
 
     def run(backend, weight, bias=None, **others):
-        return patch_embed(x, weight, bias, patch, kept=index, **others, dropout_p=p, backend=backend)
+        return patch_embed(
+            x, weight, bias, patch, kept=index, **others, dropout_p=p, gathered=gathered, backend=backend
+        )
 
     def plain(_backend, weight, bias=None, **others):
         """Dropout by the explicit mask: row = b * (K + token) + token + k, column = channel; the token is spared."""
-        out = patch_embed(x, weight, bias, patch, kept=index, **others, backend="torch")
+        out = patch_embed(x, weight, bias, patch, kept=index, **others, gathered=gathered, backend="torch")
         factors = elementwise_keep(out.shape[:-1].numel(), D, p).view(out.shape).clone()
         factors[:, : int(token)] = 1
         return out * factors.to(out)
@@ -92,6 +97,7 @@ CASES = {
     "waveform, kept": case("waveform", "shared", D=17),
     "spectrogram, nothing around": case("spectrogram", None, False, False, False),
     "one patch": case("one patch", D=1, token=False),
+    "gathered, dropout": case("bytes", "twice the same, per item", p=0.3, gathered=True),
 }
 
 
@@ -137,6 +143,22 @@ def test_an_empty_batch(backend, kind, kept, token):
 def test_an_empty_batch_with_own_indices(backend):
     x, kept = randn(0, 121), torch.zeros(0, 4, dtype=torch.int64, device=DEVICE)
     assert patch_embed(x, randn(3, 7), None, (7,), kept=kept, backend=backend).shape == (0, 4, 3)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "waveform"])
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gathered_patches_give_the_same_bits(backend, kind, kept):
+    """As the whole signal: all sums have the same order."""
+    whole, ours = (evaluate(case(kind, kept, gathered=gathered), backend) for gathered in (False, True))
+    check_identical(ours, whole)
+
+
+@pytest.mark.parametrize("kept", [None, "shared"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gathered_patches_without_positions(backend, kept):
+    check_reference(case("bytes", kept, positions=False, gathered=True), backend)
+    check_reference(case("bytes", kept, positions=False, gathered=True, B=0), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

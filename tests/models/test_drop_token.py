@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.train.engine_job import batch_of, small_model
 from vatt import distributed
+from vatt.kernels.patch_embed.reference import gather_patches
 from vatt.models import Classifier, VideoBackbone, WaveformBackbone
 from vatt.models.config import VideoConfig, WaveformConfig
 from vatt.objectives.finetuning import Finetuning, TargetConfig
@@ -164,3 +165,29 @@ def test_an_input_with_fewer_patches_is_refused_in_training():
     with pytest.raises(ValueError, match=r"waveform: DropToken keeps 20 patches .* but the input has 19"):
         model.train()(short)
     assert model.eval()(short)["features"].shape[1] == 19
+
+
+class TestPatchesThatAreChosenAlready:
+    """As a GPU cuts them out of decoded planes: (B, K, P) in place of clips."""
+
+    @pytest.mark.parametrize("frames", [8, 12])
+    @pytest.mark.parametrize("pre_projection", [False, True])
+    def test_they_give_what_the_clips_give(self, frames, pre_projection):
+        torch.manual_seed(0)
+        model = VideoBackbone(replace(VIDEO, pre_projection=pre_projection)).train()
+        x = torch.randint(0, 256, (2, frames, 16, 16, 3), dtype=torch.uint8)
+        kept = model.tokens.draw(x.to("meta"))
+        rows = gather_patches(x, model.tokens.patch, kept)
+        model.tokens.patch_grid = (frames // 2, 4, 4)
+        assert torch.equal(model(rows, kept=kept)["features"], model(x, kept=kept)["features"])
+        everything = gather_patches(x, model.tokens.patch, None)
+        assert torch.equal(model.eval()(everything)["features"], model(x)["features"])
+
+    def test_which_they_are_must_be_told(self):
+        model = VideoBackbone(VIDEO).train()
+        with pytest.raises(ValueError, match=r"video: 32 of 64 patches \(B, K, P\): kept must say which"):
+            model.eval()(torch.zeros(2, 32, 96, dtype=torch.uint8))
+        with pytest.raises(ValueError, match=r"video: of patches \(B, K, P\) kept must be given"):
+            model.train()(torch.zeros(2, 32, 96, dtype=torch.uint8))
+        with pytest.raises(ValueError, match=r"video: expected patches \(B, K, 96\), got \(2, 32, 95\)"):
+            model(torch.zeros(2, 32, 95, dtype=torch.uint8))

@@ -84,7 +84,13 @@ class PatchTokens(nn.Module):
 
     DropToken chooses before anything is projected. The official code projects all patches, adds positions and then
     chooses; the result is the same. The projection has a bias (the paper's has none).
+
+    Attributes:
+        patch_grid: patches along each axis of the clips that gathered patches are of; None: as many as the tables of
+            positions have rows.
     """
+
+    patch_grid: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -113,11 +119,15 @@ class PatchTokens(nn.Module):
         self.drop_token = drop_token
 
     def grid(self, x: Tensor) -> tuple[int, ...]:
-        """Number of whole patches along each axis of ``x``.
+        """Number of whole patches along each axis of ``x``, or of the clips that its patches are of.
 
         Raises:
             ValueError: wrong number of axes or of channels, or smaller than a patch; the message names the input.
         """
+        if self.gathered(x):
+            if x.shape[-1] != self.weight.shape[1]:
+                raise ValueError(f"{self.name}: expected patches (B, K, {self.weight.shape[1]}), got {tuple(x.shape)}")
+            return self.patch_grid or self.positions.buckets
         axes = len(self.patch)
         wanted = 1 + axes + (self.channels > 0)
         if x.ndim != wanted or (self.channels and x.shape[-1] != self.channels):
@@ -130,37 +140,44 @@ class PatchTokens(nn.Module):
             raise ValueError(f"{self.name}: expected uint8 or floating point, got {x.dtype}")
         return grid
 
+    def gathered(self, x: Tensor) -> bool:
+        """Whether ``x`` is patches of a video, which somebody else has chosen (`vatt.kernels.frames_to_patches`)."""
+        return len(self.patch) == 3 and x.ndim == 3
+
     def draw(
         self, x: Tensor, generator: torch.Generator | None = None, item_generator: torch.Generator | None = None
     ) -> Tensor | None:
         """The patches of ``x`` that a training step keeps, see `DropToken.draw`; None where all are kept."""
-        if not self.training or self.drop_token is None:
+        if not self.training or self.drop_token is None or not self.drop_token.enabled:
             return None
+        if self.gathered(x):
+            raise ValueError(
+                f"{self.name}: of patches (B, K, P) kept must be given; draw it for the shape of the clips"
+            )
         return self.drop_token.draw(x.shape[0], math.prod(self.grid(x)), generator, item_generator)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None, kept: Tensor | None = None) -> Tensor:
         """Tokens (B, 1 + K, D), the aggregation token first.
 
         Args:
-            x: (B, T, H, W, 3), (B, L) or (B, T, F); uint8 or floating point.
+            x: (B, T, H, W, 3), (B, L) or (B, T, F); uint8 or floating point. Or patches of a video (B, K, P), see
+                `patch_grid`.
             generator: of DropToken, which is active in training mode.
-            kept: int64 (K,) or (B, K), the patches to keep, instead of drawing them.
+            kept: int64 (K,) or (B, K), the patches to keep, instead of drawing them; of patches those that ``x`` has.
+
+        Raises:
+            ValueError: an input that does not fit, or some patches without ``kept``; the message names the input.
         """
-        grid = self.grid(x)
+        grid, gathered = self.grid(x), self.gathered(x)
         kept = self.draw(x, generator) if kept is None else kept
         if kept is not None:
             kept = send(kept, x.device)
         dropout_p = self.position_dropout if self.training else 0.0
+        if gathered and kept is None and x.shape[1] != math.prod(grid):
+            raise ValueError(f"{self.name}: {x.shape[1]} of {math.prod(grid)} patches (B, K, P): kept must say which")
         rows = {"positions": self.positions(grid), "token": self.agg_token, "dropout_p": dropout_p}
+        signal = {"kept": kept, "gathered": gathered, "backend": self.backend}
         if self.pre_projection is None:
-            return patch_embed(
-                x,
-                self.weight,
-                self.bias,
-                self.patch,
-                kept=kept,
-                backend=self.backend,
-                **rows,
-            )
-        projected = patch_embed(x, self.weight, self.bias, self.patch, kept=kept, backend=self.backend)
+            return patch_embed(x, self.weight, self.bias, self.patch, **signal, **rows)
+        projected = patch_embed(x, self.weight, self.bias, self.patch, **signal)
         return add_positions(self.pre_projection(projected), kept=kept, **rows)
