@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ class Films:
     """Written clips, and a tokenizer of their captions."""
 
     manifest: Path
-    clips: list[Clip]
+    clips: Sequence[Clip]
     tokenizer: Tokenizer
 
     @property

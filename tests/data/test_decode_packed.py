@@ -48,6 +48,7 @@ class FakePacked:
     held: FakePiece
     name: str = "a.mp4"
     duration: float = 20.0
+    sound: float | None = 20.0
 
     def piece(self, start, seconds):
         if not self.held.begins <= start <= start + seconds <= self.held.begins + self.held.seconds + 1e-6:

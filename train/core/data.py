@@ -8,6 +8,7 @@ from pathlib import Path
 
 from train.core.ranks import RankContext, wait_for_all
 from vatt.data import Clip, DataConfig, ManifestError, Source, hold_out, other_splits, read_clips
+from vatt.data.clips import kinds_of
 from vatt.data.skipped import Record
 from vatt.sample import build, build_pictures
 
@@ -75,8 +76,10 @@ def read_corpus(config: DataConfig, unusable: dict[str, str]) -> Corpus:
     corpus = Corpus()
     weights = config.weights or [1.0] * len(config.sources)
     for name, weight in zip(config.sources, weights, strict=True):
-        found = read_clips(name)
-        if bad := next((clip for clip in found.clips if clip.kind in unusable), None):
+        found = read_clips(name, cache=config.cache, cache_gb=config.cache_gb, timeout=config.decode_timeout)
+        at = next((number for number, kind in enumerate(kinds_of(found.clips)) if kind in unusable), None)
+        if at is not None:
+            bad = found.clips[at]
             raise ManifestError(f"{name}, column {bad.kind}: {bad.video}: {unusable[bad.kind]}")
         training, held_out = hold_out(found.clips, config.eval_share)
         if not training:

@@ -77,7 +77,7 @@ def _classes(options: argparse.Namespace, known: list[str], multi: bool, count: 
     return given
 
 
-def _best_and_worst(context: RankContext, scores: Scores, clips: list, classes: Classes) -> None:
+def _best_and_worst(context: RankContext, scores: Scores, clips: Sequence[Clip], classes: Classes) -> None:
     found = per_class(scores, clips, classes)
     for name, rows in (("best", found[:3]), ("worst", found[-3:])):
         context.say(f"{name:5}: " + ", ".join(f"{label} {100 * share:.0f}% of {n}" for label, share, n in rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
 
 
 def _features(
-    options: argparse.Namespace, clips: list[Clip], views: Views, config: DataConfig, context: RankContext
+    options: argparse.Namespace, clips: Sequence[Clip], views: Views, config: DataConfig, context: RankContext
 ) -> Features:
     """From the file of an earlier probe where there is one; what that could not read is tried again."""
     folder = model_folder(options.model)

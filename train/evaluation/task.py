@@ -41,7 +41,7 @@ def prepare_out(options: argparse.Namespace, context: RankContext) -> None:
     path.open("a").close()
 
 
-def clips_of(context: RankContext, path: str, split: str | None) -> tuple[list[Clip], list[Record]]:
+def clips_of(context: RankContext, path: str, split: str | None) -> tuple[Sequence[Clip], list[Record]]:
     """The clips of one split of a manifest (None: those held out), and what it names and does not hold.
 
     Raises:

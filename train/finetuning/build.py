@@ -66,7 +66,7 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
         skipped=corpus.skipped,
         notes=corpus.notes,
         introduction=f"{origin}; {len(names)} classes of column {config.label} ({first}), "
-        f"{sum(1 for _ in corpus.training_clips())} clips to train on, {len(held_out)} held out",
+        f"{sum(len(source.clips) for source in corpus.sources)} clips to train on, {len(held_out)} held out",
     )
 
 

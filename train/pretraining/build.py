@@ -19,6 +19,7 @@ from train.pretraining.evaluate import RetrievalEvaluator
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.config import ConfigError
 from vatt.data import DataConfig, Tokenizer, TrainLoader, load_word_embeddings
+from vatt.data.clips import count_captioned
 from vatt.models.text import WordEmbedding
 from vatt.objectives.pretraining import Pretraining
 from vatt.sample import levels
@@ -49,9 +50,9 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     config.model.text.vocab_size = config.model.unified.txt_vocab_size = tokenizer.vocab_size
     seed_process(config, context)
     module = _module(config)
-    clips = list(corpus.training_clips())
+    clips = sum(len(source.clips) for source in corpus.sources)
     pair = ["audtxt_loss"] if config.model.loss.aud_txt_weight else []
-    captioned = sum(bool(clip.captions) for clip in clips)
+    captioned = sum(count_captioned(source.clips) for source in corpus.sources)
     return build_trainer(
         job,
         context,
@@ -66,7 +67,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         losses=("loss", "vidtxt_loss", "vidaud_loss", *pair),
         skipped=corpus.skipped,
         notes=corpus.notes,
-        introduction=f"{len(clips)} clips to train on ({captioned} with captions), {len(held_out)} held out, "
+        introduction=f"{clips} clips to train on ({captioned} with captions), {len(held_out)} held out, "
         f"{tokenizer.vocab_size} words",
     )
 

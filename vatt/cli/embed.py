@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "source",
-        type=Path,
         metavar="SOURCE",
-        help="folder, manifest (.csv, .jsonl), or .txt with one sentence per line",
+        help="folder, manifest (.csv, .jsonl), shards or their URL, or .txt with one sentence per line",
     )
     add("--model", type=Path, required=True, metavar="DIR", help="folder of a model or of a run")
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.npy, with FILE.json beside it, or FILE.parquet")

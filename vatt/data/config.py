@@ -30,7 +30,10 @@ class DataConfig:
     weights: list[float] = field(default_factory=list)  # how often each source is drawn from; empty: equally often
     workers: int = 2  # decoding processes of each rank
     prefetch: int = 4  # batches that each of them keeps ready
-    decode_timeout: float = 30.0  # seconds for one clip, then it is skipped
+    shuffle_shards: int = 0  # of shards: clips of so many at a time are mixed; 0: of all (slow disks ask for a few)
+    cache: str | None = None  # folder for pieces of remote shards; None: ~/.cache/vatt/pieces
+    cache_gb: float = 20.0  # most gigabytes in it, shared by all processes; 0 keeps none
+    decode_timeout: float = 30.0  # seconds for one clip, then it is skipped; as many to fetch a piece of a shard
     max_bad_share: float = 0.1  # of the clips that were tried; more stops the run
     eval_share: float = 0.05  # held out for evaluation where a data set names no split
     vocabulary: str | None = None  # one word per line, or BERT's vocab.txt; None learns the words from the captions
@@ -45,5 +48,7 @@ class DataConfig:
             raise ValueError(f"weights: {self.weights} must all be above 0")
         if not 0 <= self.max_bad_share <= 1 or not 0 <= self.eval_share < 1:
             raise ValueError("max_bad_share and eval_share are shares between 0 and 1")
+        if self.shuffle_shards < 0 or self.cache_gb < 0:
+            raise ValueError("shuffle_shards and cache_gb must be 0 or more")
         if self.workers < 0 or self.prefetch < 1 or self.decode_timeout <= 0:
             raise ValueError("workers must be 0 or more, prefetch 1 or more and decode_timeout above 0")

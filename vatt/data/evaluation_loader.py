@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vatt.clip import InputConfig
-from vatt.data.clips import Clip
+from vatt.data.clips import Clip, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.loader import Batch, worker_options
@@ -72,6 +72,7 @@ def eval_batches(
     (B, 1, W) of the query, the masks (B,), index (B,), and lists of B: captions (the queries), videos (str) and ranges
     (start and end of the clip, seconds or None).
     """
+    check_packing(clips, spec)
     yield from DataLoader(
         _WindowSet(clips, tokenizer, spec, config, windows),
         batch_size=batch_size,
@@ -131,6 +132,7 @@ def view_batches(
     A batch holds index (B,) int64; x (B * V, ...), the views of a clip in a row (absent if B is 0); and skipped, a
     record {dataset, file, field, reason, index} of each clip that cannot be decoded.
     """
+    check_packing(clips, spec, sound_only=modality == "audio")
     yield from DataLoader(
         _ViewSet(clips, numbers, views, modality, spec, config.decode_timeout),
         batch_size=batch_size,

@@ -18,6 +18,7 @@ from typing import Any
 from vatt import files
 from vatt.data.captions import Caption, CaptionError, Narration, captions_in, read_captions, sidecar_of, timed_caption
 from vatt.data.clips import Clip, Clips, ManifestError
+from vatt.data.shards.dataset import CACHE_GB, is_shards, read_shards
 from vatt.files import KINDS, VIDEOS, json_line, kind_of, walk
 
 MEDIA = tuple(KINDS)  # the columns that name a file; a row fills one of them
@@ -26,8 +27,11 @@ COLUMNS = (*MEDIA, "start", "end", "caption", "captions", "label", "split")
 Row = dict[str, Any]  # column -> value
 
 
-def read_clips(path: str | Path) -> Clips:
-    """Reads a folder of videos (searched through, in the order of their names) or a manifest (.csv or .jsonl).
+def read_clips(
+    path: str | Path, *, cache: str | Path | None = None, cache_gb: float = CACHE_GB, timeout: float = 30.0
+) -> Clips:
+    """Reads a manifest (.csv or .jsonl), a folder of videos (searched through, in the order of their names), or shards
+    that `vatt data pack` wrote: their folder, or its URL.
 
     The columns of a manifest are video, start, end, caption, label, split; all but video may be missing or empty, and
     others are kept in ``Clip.extra``. In place of video, a row may name a sound file (audio) or a picture (image).
@@ -35,9 +39,14 @@ def read_clips(path: str | Path) -> Clips:
     of all. Where a manifest has no caption column, and in folders, the captions come from files beside the videos
     (.srt, .vtt, .json, .txt of the same name).
 
+    Args:
+        cache, cache_gb, timeout: of remote shards, see `vatt.data.shards.dataset.read_shards`.
+
     Raises:
         ManifestError: no such path, an unknown layout, a value that cannot be read, or no clip at all.
     """
+    if is_shards(path):
+        return read_shards(path, cache=cache, cache_gb=cache_gb, timeout=timeout)
     path = Path(path)
     if path.is_dir():
         found = _from_folder(path)
@@ -48,6 +57,8 @@ def read_clips(path: str | Path) -> Clips:
     if not found.clips:
         reasons = "; ".join(f"{r['file']}: {r['reason']}" for r in found.skipped[:3])
         what = f"no video file ({', '.join(VIDEOS)})" if path.is_dir() else "no row whose video is there"
+        if path.is_dir() and next(path.glob("shard-*.tar"), None):
+            what = "shards without index.json, which `vatt data pack` writes last: run it again to its end"
         raise ManifestError(f"{path}: {what}" + (f" ({reasons})" if reasons else ""))
     return found
 
@@ -67,15 +78,17 @@ def media_files(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
 
 
 def _from_folder(folder: Path) -> Clips:
-    found = Clips([])
+    clips: list[Clip] = []
+    found = Clips(clips)
     root = folder.resolve()
     for video in (folder / path.relative_to(root) for path in media_files(folder, ("video",))):
-        found.clips.append(Clip(video, captions=_sidecar_captions(video, found)))
+        clips.append(Clip(video, captions=_sidecar_captions(video, found)))
     return found
 
 
 def _from_manifest(path: Path) -> Clips:
-    found = Clips([])
+    complete: list[Clip] = []
+    found = Clips(complete)
     narration: dict[Path, list[Caption]] = defaultdict(list)
     clips: list[Clip] = []
     has_captions = False
@@ -95,12 +108,12 @@ def _from_manifest(path: Path) -> Clips:
     of_video: dict[Path, Sequence[Caption]] = {}  # one tuple per video, shared by its clips
     for clip in clips:
         if clip.captions:  # in the row itself
-            found.clips.append(clip)
+            complete.append(clip)
             continue
         if clip.video not in of_video:
             own = tuple(narration[clip.video])
             of_video[clip.video] = own if has_captions else _sidecar_captions(clip.video, found)
-        found.clips.append(replace(clip, captions=of_video[clip.video]))
+        complete.append(replace(clip, captions=of_video[clip.video]))
     return found
 
 

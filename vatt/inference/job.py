@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import DataConfig
 from vatt.data.manifest import MEDIA, media_files, read_clips
+from vatt.data.shards.dataset import is_shards
 from vatt.inference.api import VATT
 from vatt.inference.embed import Embedded, check_audio, clip_of, embed_clips, embed_sentences
 from vatt.inference.output import (
@@ -44,7 +45,7 @@ Progress = Callable[[int, int, int], object]  # items done, items in all, faults
 class EmbedJob:
     """What is asked for; the fields are the options of ``vatt embed``."""
 
-    source: Path
+    source: str | Path
     model: Path
     out: Path
     modality: Modality = "video"
@@ -114,7 +115,8 @@ def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults
 def settings_of(job: EmbedJob, source: ItemList) -> dict[str, Any]:
     """All that the numbers depend on, ready for JSON. Batches, processes and where it runs are not among it."""
     folder = model_folder(job.model)
-    base = job.source if job.source.is_dir() else job.source.parent
+    path = Path(job.source)
+    base = path if path.is_dir() or is_shards(job.source) else path.parent
     found: dict[str, Any] = {
         "items": f"{len(source.items)} ({source.digest(base)})",
         "weights": _digest(folder / CONFIG, folder / WEIGHTS),
@@ -205,7 +207,7 @@ class ItemList:
     """The items of a data set, the clips of the same numbers (none of sentences), and what was left out of them."""
 
     items: list[Item]
-    clips: list[Clip] = field(default_factory=list)
+    clips: Sequence[Clip] = ()
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def digest(self, base: Path) -> str:
@@ -214,8 +216,9 @@ class ItemList:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def read_items(path: Path, modality: Modality) -> ItemList:
-    """The items of a folder (searched through), a manifest (.csv, .jsonl), or, for text, a .txt (its lines).
+def read_items(source: str | Path, modality: Modality) -> ItemList:
+    """The items of a folder (searched through), a manifest (.csv, .jsonl), shards (a folder or a URL), or, for text, a
+    .txt (its lines).
 
     For video and audio each row of a manifest is an item; audio takes the sound of videos, too. For text it is each
     caption of each video, whether from the manifest or from files beside the videos.
@@ -223,19 +226,20 @@ def read_items(path: Path, modality: Modality) -> ItemList:
     Raises:
         ManifestError: it cannot be read, or holds no item.
     """
+    path = Path(source)
     if modality == "text":
-        found = _lines(path) if path.suffix.lower() == ".txt" else _captions(path)
-    elif path.is_dir():
+        found = _lines(path) if path.suffix.lower() == ".txt" else _captions(source)
+    elif path.is_dir() and not is_shards(source):
         clips = [clip_of(file) for file in media_files(path, _KINDS[modality])]
         found = ItemList([_item(clip) for clip in clips], clips)
     else:
-        read = read_clips(path)
+        read = read_clips(source)
         found = ItemList(
             [_item(clip) for clip in read.clips], read.clips, [r for r in read.skipped if r["field"] in MEDIA]
         )
     if not found.items:
         what = {"video": "no video", "audio": "no sound file and no video", "text": "no sentence"}[modality]
-        raise ManifestError(f"{path}: holds {what}")
+        raise ManifestError(f"{source}: holds {what}")
     return found
 
 
@@ -257,8 +261,8 @@ def _lines(path: Path) -> ItemList:
     return found
 
 
-def _captions(path: Path) -> ItemList:
-    read = read_clips(path)
+def _captions(source: str | Path) -> ItemList:
+    read = read_clips(source)
     found = ItemList([], skipped=read.skipped)
     for clip in {clip.video: clip for clip in read.clips}.values():  # all rows of a video share its captions
         found.items += [Item(str(clip.video), c.start, c.end, c.text) for c in clip.captions]

@@ -1,7 +1,17 @@
 """Media files to arrays, through PyAV: windows of videos, sounds, and pictures."""
 
 from vatt.data.decode.audio import decode_sound
-from vatt.data.decode.container import ROUNDING, ChooseStart, Media, MediaError, Packed, Piece, duration_of, open_media
+from vatt.data.decode.container import (
+    ROUNDING,
+    ChooseStart,
+    Media,
+    MediaError,
+    Packed,
+    Packing,
+    Piece,
+    duration_of,
+    open_media,
+)
 from vatt.data.decode.image import Box, Filter, Scaler, View, decode_picture
 from vatt.data.decode.video import Window, decode_views, decode_window
 
@@ -13,6 +23,7 @@ __all__ = [
     "Media",
     "MediaError",
     "Packed",
+    "Packing",
     "Piece",
     "Scaler",
     "View",

@@ -41,14 +41,20 @@ def decode_sound(
         MediaError: no regular file, not a media file, no sound, none that can be decoded, the stream ends long before
             the header says, or the time limit.
     """
+    if not isinstance(media, Path) and media.sound is None:
+        raise MediaError(media.name, "audio", "the file has no sound")
     with open_window(media, choose_start, spec.seconds, timeout, "audio", lambda c: _sound_length(c)[0]) as opened:
         if not opened.container.streams.audio:
             raise MediaError(opened.name, "audio", "the file has no sound")
-        sure = isinstance(media, Path) and _sound_length(opened.container)[1]
+        if isinstance(media, Path):
+            duration, sure = opened.duration, _sound_length(opened.container)[1]
+        else:  # the sound of a piece ends with the piece, or before it where that of the source does
+            sure = bool(media.sound)
+            duration = min(opened.duration, (media.sound or media.duration) - (opened.start - opened.at))
         audio_L, last = read_sound(opened, spec, out_L)
     if last == 0 and (sure or opened.at == 0):
         raise MediaError(opened.name, "audio", "no sound could be decoded")
-    if sure and last + MAY_END_EARLY < min(opened.duration or last, opened.at + spec.seconds):
+    if sure and last + MAY_END_EARLY < min(duration or last, opened.at + spec.seconds):
         raise MediaError(opened.name, "audio", breaks_off(opened, last))
     return audio_L, opened.start
 

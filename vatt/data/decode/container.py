@@ -45,25 +45,57 @@ class Piece(Protocol):
         begins, seconds: where it lies in the source, and how long it is.
     """
 
-    name: str
     begins: float
     seconds: float
+
+    @property
+    def name(self) -> str: ...
 
     def open(self) -> BinaryIO:
         """Its bytes, seekable. Raises MediaError: they cannot be had."""
         ...
 
+    def expect(self) -> None:
+        """It will be opened soon: begins to fetch what is far away, and returns at once."""
+        ...
 
-class Packed(Protocol):
-    """Where the media of a clip are that `vatt data pack` has transcoded, see `vatt.data.shards`.
 
-    Attributes:
-        name: for messages.
-        duration: of the whole source, seconds; 0 if it was not known.
-    """
+@dataclass(frozen=True)
+class Packing:
+    """What media were packed for: ``name`` of the data set, pixels of the shorter side, frames a second, and seconds of
+    the longest window."""
 
     name: str
-    duration: float
+    size: int
+    fps: float
+    window: float
+
+
+class Packed(Protocol):
+    """Where the media of a clip are that `vatt data pack` has transcoded, see `vatt.data.shards`."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def duration(self) -> float:
+        """Of the whole source, seconds; 0 if it was not known."""
+        ...
+
+    @property
+    def sound(self) -> float | None:
+        """Seconds of its sound; None if it has none, 0 if that was not known."""
+        ...
+
+    @property
+    def packing(self) -> Packing: ...
+
+    @property
+    def digest(self) -> str:
+        """Of the content of all pieces."""
+        ...
 
     def piece(self, start: float, seconds: float) -> Piece:
         """The piece that holds the window of ``seconds`` from ``start`` on, in seconds of the source. Raises
@@ -146,8 +178,9 @@ def open_window(
 ) -> Iterator[Opened]:
     """Opens a file, or that piece of a packed clip which holds the window of ``seconds`` that ``choose_start`` picks.
 
-    ``choose_start`` is told the duration of the whole source; ``length`` measures that of a file, `duration_of` if it
-    is not given. The time stamps of a piece count from ``Piece.begins``; those of a file from the first one in it.
+    ``choose_start`` is told the duration of the whole source, or of its sound if ``kind`` is "audio"; ``length``
+    measures that of a file, `duration_of` if it is not given. The time stamps of a piece count from ``Piece.begins``;
+    those of a file from the first one in it.
 
     Raises:
         MediaError: as `open_media`; a file that is known to be too short; what a packed clip raises.
@@ -160,10 +193,10 @@ def open_window(
             start = max(0.0, choose_start(duration))
             yield Opened(container, media, start, start, origin_of(container), duration, limit)
         return
-    start = max(0.0, choose_start(media.duration))
+    start = max(0.0, choose_start((media.sound or media.duration) if kind == "audio" else media.duration))
     piece = media.piece(start, seconds)
-    limit = TimeLimit(piece.name, timeout)  # fetching a piece has limits of its own
     with open_media(piece, kind) as container:
+        limit = TimeLimit(piece.name, timeout)  # from now on: fetching a piece has limits of its own
         yield Opened(container, piece.name, start, start - piece.begins, 0.0, piece.seconds, limit)
 
 

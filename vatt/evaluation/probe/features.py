@@ -133,6 +133,13 @@ def fingerprint(
     config = weights.with_name("config.json")
     digest.update(config.read_bytes())
     about: list[Any] = [modality, asdict(views), random_init, precision]
-    about += [[str(clip.video.resolve()), clip.start, clip.end, clip.video.stat().st_mtime_ns] for clip in clips]
+    about += [[*_content(clip), clip.start, clip.end] for clip in clips]
     digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:16]
+
+
+def _content(clip: Clip) -> list[Any]:
+    """What changes with the content of its media: of a file, its name and time are taken to tell."""
+    if clip.packed is not None:
+        return [clip.packed.digest]
+    return [str(clip.video.resolve()), clip.video.stat().st_mtime_ns]

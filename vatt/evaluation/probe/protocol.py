@@ -38,6 +38,7 @@ def splits_of(clips: Sequence[Clip], where: str) -> list[Split]:
     Raises:
         ProbeError: a side of a split is empty; the message names it.
     """
+    clips = list(clips)  # each clip has one identity
     columns = {key for clip in clips for key in clip.extra}
     found: list[Split] = []
     numbered = sorted((c for c in columns if re.fullmatch(r"split\d+", c)), key=lambda name: int(name[5:]))
@@ -47,7 +48,7 @@ def splits_of(clips: Sequence[Clip], where: str) -> list[Split]:
     if not found and "fold" in columns:
         found = _folds([clip.extra.get("fold") or None for clip in clips])
     if not found:
-        training, held_out = (set(map(id, part)) for part in hold_out(list(clips), 0.0))
+        training, held_out = (set(map(id, part)) for part in hold_out(clips, 0.0))
         train = tuple(n for n, clip in enumerate(clips) if id(clip) in training)
         test = tuple(n for n, clip in enumerate(clips) if id(clip) in held_out)
         found.append(Split("split", train, test))

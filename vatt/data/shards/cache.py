@@ -1,0 +1,148 @@
+"""Pieces of remote shards on a local disk: a bounded folder that all processes of a machine share.
+
+An entry is named by the SHA-256 of its content, so that it is never wrong for long: what does not match is deleted and
+fetched again. Entries appear whole; those used longest ago go first. A process may be killed anywhere.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vatt.errors import UserError
+
+FOLDER = "VATT_CACHE"  # the environment variable that moves all caches of the project
+_FULL = 0.9  # share of the bound that is left when entries are deleted: it is done seldom, since it reads the folder
+_ABANDONED = 600.0  # seconds after which an unfinished file counts as left by a killed process
+
+logger = logging.getLogger(__name__)
+
+
+class CacheError(UserError, OSError):
+    """A cache folder that cannot be used. The message names the setting and the folder."""
+
+
+def default_folder() -> Path:
+    """Of the user: $VATT_CACHE/pieces, else ~/.cache/vatt/pieces."""
+    return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "vatt") / "pieces"
+
+
+class PieceCache:
+    """The folder. A fault of its disk costs a warning and a request, never a clip.
+
+    Args:
+        folder: is made where it is not there.
+        limit: most bytes; 0 keeps nothing.
+
+    Raises:
+        CacheError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder.resolve(), limit
+        self._warned = False
+        if limit:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CacheError(f"data.cache: {folder}: cannot be made: {error.strerror}") from error
+
+    def path(self, digest: str) -> Path:
+        """Where the entry of this SHA-256 is, if it is there."""
+        return self.folder / digest[:2] / digest
+
+    def get(self, digest: str, size: int) -> bytes | None:
+        """The bytes of an entry, or None. One whose content does not match its name is deleted."""
+        if not self.limit:
+            return None
+        path = self.path(digest)
+        try:
+            with path.open("rb", buffering=0) as file:
+                found = file.read()
+            if len(found) == size and hashlib.sha256(found).hexdigest() == digest:
+                os.utime(path)  # used now
+                return found
+            logger.warning("%s: a damaged piece of a shard is fetched again", path)
+            path.unlink()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(error)
+        return None
+
+    def put(self, digest: str, content: bytes) -> None:
+        """Keeps an entry, and deletes others where the bound asks for it."""
+        if not 0 < len(content) <= self.limit:
+            return
+        path = self.path(digest)
+        partly = path.with_name(f".{secrets.token_hex(8)}.partly")
+        try:
+            if path.exists():  # another process was faster
+                return
+            self._reserve(len(content))
+            path.parent.mkdir(exist_ok=True)
+            try:
+                partly.write_bytes(content)
+                os.replace(partly, path)
+            except BaseException:
+                partly.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            self._warn(error)
+
+    def _reserve(self, size: int) -> None:
+        """Counts bytes before they are written, so that all processes together stay below the bound.
+
+        The count lies in a locked file. After a kill it may be too high, until the folder is read for the next time.
+        """
+        with self._locked() as file:
+            text = os.pread(file, 32, 0)
+            used = int(text) if text.isdigit() else self._evict(self.limit)
+            if used + size > self.limit:
+                used = self._evict(max(0, int(_FULL * self.limit) - size))
+            os.pwrite(file, f"{used + size:020d}".encode(), 0)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        file = os.open(self.folder / "used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with suppress(OSError):  # a file system without locks: the count is then only nearly right
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            os.close(file)
+
+    def _evict(self, most: int) -> int:
+        """Deletes what was used longest ago until ``most`` bytes are left; returns those left."""
+        found: list[tuple[int, int, str]] = []
+        now = time.time()
+        for folder in os.scandir(self.folder):
+            if not folder.is_dir(follow_symlinks=False):
+                continue
+            for entry in os.scandir(folder):
+                with suppress(FileNotFoundError):
+                    about = entry.stat()
+                    if entry.name.endswith(".partly") and now - about.st_mtime > _ABANDONED:
+                        os.unlink(entry)
+                    else:
+                        found.append((about.st_mtime_ns, about.st_size, entry.path))
+        used = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if used <= most:
+                break
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            used -= size
+        return used
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s: the cache of pieces cannot be used: %s", self.folder, error.strerror or error)

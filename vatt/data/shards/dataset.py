@@ -1,0 +1,434 @@
+"""A data set of shards: its index in columns, and clips that are built from it when they are asked for.
+
+A million clips take some 50 MB, which forked processes share: numbers that say where the line of each source lies. A
+clip costs the reading of that line of shard-*.jsonl, about 20 microseconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import hashlib
+import io
+import json
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from vatt.data.clips import Clip, Clips, ClipTable, ManifestError, name_digest
+from vatt.data.decode import MediaError, Packing
+from vatt.data.shards.cache import CacheError, PieceCache, default_folder
+from vatt.data.shards.fetch import Fetcher, Part, fetch
+from vatt.data.shards.format import (
+    FAULTS,
+    INDEX,
+    Index,
+    PieceLine,
+    RowLine,
+    Shard,
+    ShardError,
+    SourceLine,
+    read_index,
+    read_sources,
+)
+from vatt.data.shards.storage import LocalFolder, RangeFile, Storage, Unavailable, is_url, open_storage
+from vatt.files import write_bytes
+
+CACHE_GB = 20.0  # most gigabytes of remote pieces that are kept on the local disk
+_GIGABYTE = 10**9
+_AT_START = 120.0  # seconds for one file of the index
+_REQUESTS = 8  # of them at a time
+_KINDS = ("video", "audio", "image")
+
+
+def is_shards(place: str | Path) -> bool:
+    """Whether it is a URL, or a folder with an index.json of shards."""
+    if is_url(str(place)):
+        return True
+    try:
+        content = json.loads((Path(place) / INDEX).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "shards" in content
+
+
+def read_shards(
+    place: str | Path, *, cache: str | Path | None = None, cache_gb: float = CACHE_GB, timeout: float = 30.0
+) -> Clips:
+    """The clips of a folder or URL of shards, in the order of the manifest that was packed; what could not be packed is
+    among the skipped.
+
+    Args:
+        cache: folder for pieces of remote shards; None for that of the user.
+        cache_gb: its bound, in gigabytes; 0 keeps none.
+        timeout: seconds for one piece of a remote shard, with all attempts.
+
+    Raises:
+        ManifestError: no index, a shard that is missing or has another size than the index says, or a line that cannot
+            be read. CacheError: a cache that cannot be made.
+    """
+    name = str(place).rstrip("/") or "/"
+    try:
+        storage = open_storage(name)
+        kept = PieceCache(Path(cache).expanduser() if cache else default_folder(), int(cache_gb * _GIGABYTE))
+        text = _at_start(storage, INDEX)
+        index = read_index(text, f"{name}/{INDEX}")
+        skipped = _faults(storage, index)
+        if isinstance(storage, LocalFolder):
+            lines = storage
+        else:
+            lines = _lines_of_remote(storage, index, kept.folder / "lines" / hashlib.sha256(text).hexdigest()[:32])
+        table = _read_table(ShardSet(storage, lines, index, kept, timeout), _check_sizes(storage, index))
+    except Unavailable as error:
+        raise ManifestError(f"{name}: {error.reason}") from error
+    except ShardError as error:
+        raise ManifestError(str(error)) from error
+    return Clips(table, skipped)
+
+
+class PackedPiece:
+    """See `vatt.data.decode.Piece`."""
+
+    __slots__ = ("_line", "_set", "_shard", "begins", "seconds")
+
+    def __init__(self, shards: ShardSet, shard: int, line: PieceLine) -> None:
+        self._set, self._shard, self._line = shards, shard, line
+        self.begins, self.seconds = line.begins, line.seconds
+
+    @property
+    def name(self) -> str:
+        """Shard and member."""
+        return f"{self._set.name_of(self._shard)}: {self._line.name}"
+
+    def open(self) -> BinaryIO:
+        """Its bytes. Raises MediaError: they cannot be had."""
+        return self._set.open(self._shard, self._line, self.name)
+
+    def expect(self) -> None:
+        """It will be opened soon: begins to fetch it, and returns at once."""
+        self._set.expect(self._shard, self._line)
+
+
+class PackedSource:
+    """See `vatt.data.decode.Packed`."""
+
+    __slots__ = ("_set", "_shard", "line")
+
+    def __init__(self, shards: ShardSet, shard: int, line: SourceLine) -> None:
+        self._set, self._shard, self.line = shards, shard, line
+
+    @property
+    def name(self) -> str:
+        """Shard and source."""
+        return f"{self._set.name_of(self._shard)}: {self.line.source}"
+
+    @property
+    def duration(self) -> float:
+        return self.line.duration
+
+    @property
+    def sound(self) -> float | None:
+        return self.line.sound
+
+    @property
+    def packing(self) -> Packing:
+        return self._set.packing
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its pieces' SHA-256."""
+        return hashlib.sha256("".join(piece.sha256 for piece in self.line.pieces).encode()).hexdigest()
+
+    def piece(self, start: float, seconds: float) -> PackedPiece:
+        """See `vatt.data.decode.Packed`."""
+        line = self.line.piece(start, seconds)
+        if line is None:
+            raise MediaError(self.name, "pieces", f"none holds {seconds:g} s from {start:g} s on")
+        return PackedPiece(self._set, self._shard, line)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedSource) and self.line == other.line and self.name == other.name
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class ShardSet:
+    """Where the bytes of a data set of shards are. Small when it is sent to another process."""
+
+    def __init__(self, storage: Storage, lines: LocalFolder, index: Index, cache: PieceCache, timeout: float) -> None:
+        self.storage, self.lines, self.index = storage, lines, index
+        settings = index.settings
+        self.packing = Packing(storage.name, settings.size, settings.fps, settings.window)
+        self._fetcher = Fetcher(storage, cache, timeout)
+
+    def name_of(self, shard: int) -> str:
+        """A shard, for messages."""
+        return f"{self.storage.name}/{self.index.shards[shard].file}"
+
+    def source_line(self, shard: int, offset: int, size: int) -> SourceLine:
+        """A line of shard-*.jsonl."""
+        file = self.index.shards[shard].lines
+        try:
+            (line,) = read_sources([self.lines.read(file, offset, size)], f"{self.lines.path(file)}, byte {offset}")
+        except (Unavailable, ShardError) as error:  # it was right when the job began
+            raise MediaError(f"{self.storage.name}/{file}", "index", str(error)) from error
+        return line
+
+    def open(self, shard: int, line: PieceLine, name: str) -> BinaryIO:
+        """The bytes of a piece, of a local shard as they are asked for. Raises MediaError, also while reading."""
+
+        def failed(error: Unavailable) -> MediaError:
+            return MediaError(name, "shard", error.reason)
+
+        file = self.index.shards[shard].file
+        try:
+            if isinstance(self.storage, LocalFolder):
+                self.storage.check(file)
+                return cast(BinaryIO, RangeFile(self.storage, file, line.offset, line.size, failed))
+            return io.BytesIO(self._fetcher.get(Part(file, line.offset, line.size, line.sha256)))
+        except Unavailable as error:
+            raise failed(error) from error
+
+    def expect(self, shard: int, line: PieceLine) -> None:
+        """Begins to fetch a piece."""
+        file = self.index.shards[shard].file
+        if isinstance(self.storage, LocalFolder):
+            self.storage.expect(file, line.offset, line.size)
+        else:
+            self._fetcher.expect(Part(file, line.offset, line.size, line.sha256))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Of S sources: where their lines are (shard, offset, size), and a digest of their names. Of N clips, in the order
+    of the manifest: their source, the row of its line, and the number of their split among ``names``."""
+
+    shard_S: np.ndarray
+    offset_S: np.ndarray
+    size_S: np.ndarray
+    digest_S: np.ndarray
+    kind_S: np.ndarray
+    source_N: np.ndarray
+    row_N: np.ndarray
+    split_N: np.ndarray
+    captioned_N: np.ndarray
+    names: tuple[str | None, ...]
+
+
+class ShardClips(ClipTable):
+    """The clips of a data set of shards, or some of them."""
+
+    def __init__(self, shards: ShardSet, columns: _Columns, numbers_N: np.ndarray | None = None) -> None:
+        self._set, self._columns = shards, columns
+        self._numbers_N = np.arange(len(columns.source_N), dtype=np.int32) if numbers_N is None else numbers_N
+        self._last: tuple[int, Path, PackedSource] | None = None
+
+    def __len__(self) -> int:
+        return len(self._numbers_N)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last": None}
+
+    def clip(self, number: int) -> Clip:
+        """Raises MediaError: its line cannot be read any more."""
+        row = int(self._numbers_N[number])
+        source = int(self._columns.source_N[row])
+        last = self._last
+        if last is None or last[0] != source:  # rows of one source mostly follow each other
+            shard, offset, size = (
+                int(column[source]) for column in (self._columns.shard_S, self._columns.offset_S, self._columns.size_S)
+            )
+            packed = PackedSource(self._set, shard, self._set.source_line(shard, offset, size))
+            self._last = last = (source, Path(self._set.storage.name, packed.line.source), packed)
+        return _clip(last[1], last[2], last[2].line.rows[int(self._columns.row_N[row])])
+
+    def part(self, numbers: Sequence[int] | np.ndarray) -> ShardClips:
+        return ShardClips(self._set, self._columns, self._numbers_N[np.asarray(numbers, np.int64)])
+
+    def splits(self) -> list[str | None]:
+        names = self._columns.names
+        return [names[code] for code in self._columns.split_N[self._numbers_N].tolist()]
+
+    def digests(self) -> np.ndarray:
+        return self._columns.digest_S[self._columns.source_N[self._numbers_N]]
+
+    def groups(self) -> np.ndarray:
+        return self._columns.shard_S[self._columns.source_N[self._numbers_N]]
+
+    def kinds(self) -> list[str]:
+        codes_N = self._columns.kind_S[self._columns.source_N[self._numbers_N]]
+        return [_KINDS[code] for code in codes_N.tolist()]
+
+    def captioned(self) -> int:
+        return int(self._columns.captioned_N[self._numbers_N].sum())
+
+    @property
+    def packing(self) -> Packing:
+        return self._set.packing
+
+
+def _clip(video: Path, packed: PackedSource, row: RowLine) -> Clip:
+    captions = packed.line.captions_of(row)
+    return Clip(video, row.start, row.end, captions, row.label, row.split, row.extra, packed.line.kind, packed)
+
+
+def _at_start(storage: Storage, file: str, size: int | None = None, sha256: str | None = None) -> bytes:
+    """A whole file of the index. Raises Unavailable, naming it."""
+    try:
+        found = fetch(storage, file, 0, None, sha256, _AT_START)
+    except Unavailable as error:
+        raise Unavailable(f"{file}: {error.reason}") from error
+    if size is not None and len(found) != size:
+        raise Unavailable(f"{file}: {len(found)} bytes came, the index says {size}")
+    return found
+
+
+def _faults(storage: Storage, index: Index) -> list[dict[str, Any]]:
+    """The records of what could not be packed."""
+    if not index.faults:
+        return []
+    found = [json.loads(line) for line in _at_start(storage, FAULTS).splitlines() if line.strip()]
+    return [record for record in found if isinstance(record, dict) and {"file", "field", "reason"} <= record.keys()]
+
+
+def _check_sizes(storage: Storage, index: Index) -> dict[int, int]:
+    """Bytes of the local shards that differ from the index, by number: cut off, or changed.
+
+    Those of remote shards would cost a request each; a piece that is not there is noticed when it is fetched.
+    """
+    found = {}
+    if isinstance(storage, LocalFolder):
+        for number, shard in enumerate(index.shards):
+            try:
+                size = storage.size(shard.file)
+            except Unavailable as error:
+                raise Unavailable(f"{shard.file}: {error.reason}, though {INDEX} names it") from error
+            if size != shard.bytes:
+                found[number] = size
+    return found
+
+
+def _lines_of_remote(storage: Storage, index: Index, folder: Path) -> LocalFolder:
+    """A local copy of the lines of all shards, which the processes of a machine share.
+
+    It lies beside the cached pieces and is not counted among them: without it, no clip could be built.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder), ThreadPoolExecutor(_REQUESTS) as pool:
+            list(pool.map(lambda shard: _copy_lines(storage, shard, folder), index.shards))
+    except OSError as error:
+        raise CacheError(f"data.cache: {folder}: cannot be written: {error.strerror or error}") from error
+    return LocalFolder(str(folder))
+
+
+def _copy_lines(storage: Storage, shard: Shard, folder: Path) -> None:
+    path = folder / shard.lines
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == shard.lines_sha256:
+        return
+    write_bytes(path, _at_start(storage, shard.lines, shard.lines_bytes, shard.lines_sha256))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time."""
+    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _read_table(shards: ShardSet, other_sizes: dict[int, int]) -> ShardClips:
+    """Reads all lines. Raises ShardError: one is wrong, or differs from the index."""
+    was = gc.isenabled()
+    gc.disable()  # millions of small objects, none of them in a circle
+    try:
+        return ShardClips(shards, _read_columns(shards, other_sizes))
+    finally:
+        if was:
+            gc.enable()
+
+
+def _read_columns(shards: ShardSet, other_sizes: dict[int, int]) -> _Columns:
+    shard_S, offset_S, size_S, digest_S, kind_S = array("i"), array("q"), array("i"), array("Q"), array("b")
+    number_N, source_N, row_N, split_N, captioned_N = array("q"), array("i"), array("i"), array("i"), array("b")
+    splits: dict[str | None, int] = {}
+    for number, shard in enumerate(shards.index.shards):
+        where = f"{shards.storage.name}/{shard.lines}"
+        lines = _checked_lines(shards, shard, where)
+        offset, pieces = 0, 0
+        before = len(shard_S), len(number_N)
+        for line, source in zip(lines, read_sources(lines, where), strict=True):
+            _check_pieces(shards, number, source, other_sizes.get(number, shard.bytes))
+            for place, row in enumerate(source.rows):
+                number_N.append(row.number)
+                source_N.append(len(shard_S))
+                row_N.append(place)
+                split_N.append(splits.setdefault(row.split, len(splits)))
+                captioned_N.append(bool(source.captions_of(row)))
+            shard_S.append(number)
+            offset_S.append(offset)
+            size_S.append(len(line))
+            digest_S.append(name_digest(Path(source.source).name))
+            kind_S.append(_KINDS.index(source.kind))
+            offset += len(line) + 1
+            pieces += len(source.pieces)
+        found = (len(shard_S) - before[0], pieces, len(number_N) - before[1])
+        if found != (shard.sources, shard.pieces, shard.clips):
+            raise ShardError(f"{where}: holds {found} sources, pieces and clips, which {INDEX} does not say")
+        if number in other_sizes:
+            raise ShardError(_other_size(shards, number, other_sizes[number], None))
+    numbers_N = np.frombuffer(number_N, np.int64)
+    order_N = np.argsort(numbers_N, kind="stable")
+    if (twice := np.flatnonzero(np.diff(numbers_N[order_N]) == 0)).size:
+        raise ShardError(
+            f"{shards.storage.name}/{INDEX}: row {numbers_N[order_N[twice[0]]]} of the manifest is there twice"
+        )
+    return _Columns(
+        shard_S=np.array(shard_S),
+        offset_S=np.array(offset_S),
+        size_S=np.array(size_S),
+        digest_S=np.array(digest_S),
+        kind_S=np.array(kind_S),
+        source_N=np.array(source_N)[order_N],
+        row_N=np.array(row_N)[order_N],
+        split_N=np.array(split_N)[order_N],
+        captioned_N=np.array(captioned_N)[order_N],
+        names=tuple(splits),
+    )
+
+
+def _checked_lines(shards: ShardSet, shard: Shard, where: str) -> list[bytes]:
+    """The lines of a shard. Raises ShardError: not those that the index means."""
+    try:
+        content = shards.lines.read(shard.lines, 0, None)
+    except Unavailable as error:
+        raise ShardError(f"{where}: {error.reason}, though {INDEX} names it") from error
+    if hashlib.sha256(content).hexdigest() != shard.lines_sha256:
+        raise ShardError(f"{where}: {len(content)} bytes with another SHA-256 than {INDEX} says; was it changed?")
+    lines = content.split(b"\n")
+    return lines[:-1] if lines[-1] == b"" else lines
+
+
+def _check_pieces(shards: ShardSet, number: int, source: SourceLine, size: int) -> None:
+    """Raises ShardError: a piece lies past the end of the shard."""
+    for piece in source.pieces:
+        if piece.offset + piece.size > size:
+            raise ShardError(_other_size(shards, number, size, piece))
+
+
+def _other_size(shards: ShardSet, number: int, size: int, lost: PieceLine | None) -> str:
+    shard = shards.index.shards[number]
+    if size == shard.bytes and lost is not None:
+        return f"{shards.name_of(number)}: {lost.name} ends at byte {lost.offset + lost.size}, past the end, {size}"
+    what = f"{lost.name} and what follows are lost" if lost is not None else "it was changed"
+    return f"{shards.name_of(number)}: has {size} bytes, {INDEX} says {shard.bytes}: {what}; pack or copy it again"
