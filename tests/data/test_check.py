@@ -16,9 +16,10 @@ import pytest
 from tests.data.media import RATE, click_at, flash_at, write
 from tests.limits import HANG
 from vatt.__main__ import main as vatt
-from vatt.data.check import check, run_isolated
+from vatt.data.check import check
 from vatt.data.clips import ManifestError
 from vatt.data.manifest import read_clips
+from vatt.isolated import run_isolated
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,25 @@ def test_a_crash_or_a_hang_costs_one_item_alone():
         "leave": "the process ended with status 3",
         "raise": "OSError: broken",
     }
+
+
+def test_items_may_follow_from_results():
+    waiting, running, found = ["a"], 0, []
+
+    def items():
+        nonlocal running
+        while waiting or running:
+            if not waiting:
+                yield None
+                continue
+            running += 1
+            yield waiting.pop()
+
+    for item, result in run_isolated(behave, items(), workers=2, seconds=HANG):
+        running -= 1
+        found.append(result)
+        waiting += [item + "b", item + "c"] if len(item) < 3 else []
+    assert sorted(found) == ["A", "AB", "ABB", "ABC", "AC", "ACB", "ACC"]
 
 
 class Unreadable:

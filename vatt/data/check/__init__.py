@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vatt.data.check.counts import Counts, count, splits_of
-from vatt.data.check.media import CheckError, Failed, MediaFile, StartError, Tried, run_isolated, try_file
+from vatt.data.check.media import CheckError, MediaFile, Tried, try_file
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.labels import labels_of
 from vatt.data.manifest import MEDIA, Row, media_files, media_row, parse_row, read_rows, write_lines, write_manifest
 from vatt.data.skipped import Record
 from vatt.files import json_line
+from vatt.isolated import Failed, run_isolated
 
 __all__ = [
     "CheckError",
     "Checked",
     "CheckedRow",
     "Counts",
-    "StartError",
     "check",
-    "run_isolated",
     "write_clean",
     "write_skipped",
 ]
@@ -83,6 +82,8 @@ def check(
         CheckError: ``workers`` is less than 1.
         StartError: processes cannot be started.
     """
+    if workers < 1:
+        raise CheckError(f"workers must be 1 or more, got {workers}")
     rows, skipped = _read(Path(data))
     if not rows and not skipped:
         raise ManifestError(f"{data}: holds no video file" if Path(data).is_dir() else f"{data}: has no row")

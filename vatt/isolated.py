@@ -1,0 +1,155 @@
+"""Work in processes of its own, which may crash or hang: each item ends with a result or a reason."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+from vatt.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_READY = None  # what a process says first, when its imports are done
+_START = 1200.0  # seconds until then; only a hang takes so long, also on a loaded machine
+_END: Any = object()
+
+
+class StartError(UserError, RuntimeError):
+    """Processes for the items cannot be started; the message says how they ended."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An item whose process did not come back with a result."""
+
+    reason: str
+
+
+class _Process(Generic[Item]):
+    """One process, its pipe, and the item that it has, with the moment at which it must have finished."""
+
+    def __init__(self, context: Any, function: Callable[[Item], Any]) -> None:
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, function), daemon=True)
+        self.process.start()
+        other.close()  # so that the end of the process is the end of the pipe
+        self.ready = False
+        self.item: Item | None = None
+        self.seconds = _START
+        self.deadline = time.monotonic() + _START
+
+    def give(self, item: Item, seconds: float) -> None:
+        self.item, self.seconds, self.deadline = item, seconds, time.monotonic() + seconds
+        with suppress(OSError):  # it ended just now: the end of its pipe will tell, and fail the item
+            self.pipe.send(item)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends this process
+    pipe.send(_READY)
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:  # the parent is gone
+            return
+        try:
+            result = function(item)
+        except Exception as error:
+            result = Failed(f"{type(error).__name__}: {error}")
+        pipe.send(result)
+
+
+def run_isolated(
+    function: Callable[[Item], Result],
+    items: Iterable[Item | None],
+    *,
+    workers: int,
+    seconds: float | Callable[[Item], float],
+) -> Iterator[tuple[Item, Result | Failed]]:
+    """``function(item)`` for each item, as they finish, each process with one item at a time.
+
+    A process that crashes (segmentation fault, killed for memory), raises, or takes longer than ``seconds`` fails its
+    item alone; a new process replaces it. As always with processes, a script that calls this must do so
+    under ``if __name__ == "__main__"``.
+
+    Args:
+        function: of a module that processes can import, with an argument and a result that can be pickled.
+        items: asked for the next one when a process is free. None stands for "not now": it is asked again when another
+            item has finished, so that new items may follow from results.
+        workers: number of processes, 1 or more.
+        seconds: for an item.
+
+    Raises:
+        StartError: processes end before they take an item, so that nothing could ever be done.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
+    limit = seconds if callable(seconds) else lambda item: seconds
+    context = multiprocessing.get_context("forkserver")  # clean processes, whose imports are done once
+    context.set_forkserver_preload([function.__module__])
+    crew = [
+        _Process[Item](context, function)
+        for _ in range(min(workers, len(items)) if isinstance(items, Sized) else workers)
+    ]
+    source, ended = iter(items), not crew
+    try:
+        while True:
+            for one in crew:
+                if one.ready and one.item is None and not ended:
+                    item = next(source, _END)
+                    if item is _END:
+                        ended = True
+                    elif item is None:
+                        break
+                    else:
+                        one.give(item, limit(item))
+            busy = [one for one in crew if one.item is not None or not one.ready]
+            if ended and not any(one.item is not None for one in crew):
+                return
+            if not busy:
+                raise RuntimeError("items said 'not now' while none was being worked on")
+            soonest = min(one.deadline for one in crew) - time.monotonic()
+            ready = wait([one.pipe for one in crew], max(0.0, soonest) if soonest < float("inf") else None)
+            for number, one in enumerate(crew):
+                if one.pipe not in ready and time.monotonic() < one.deadline:
+                    continue
+                item, result = one.item, _result(one, one.pipe in ready)
+                if isinstance(result, Failed):
+                    one.end()
+                    if not one.ready:
+                        raise StartError(f"a process could not start: {result.reason}")
+                    if item is not None or not ended:
+                        crew[number] = _Process(context, function)
+                one.item, one.deadline = None, float("inf")
+                if item is not None:
+                    yield item, result
+    finally:
+        for one in crew:
+            one.end()
+
+
+def _result(one: _Process[Any], has_spoken: bool) -> Any:
+    """What a process sent, or why it sent nothing."""
+    if not has_spoken:
+        return Failed(f"took more than {one.seconds:g} s")
+    try:
+        result = one.pipe.recv()
+    except (EOFError, OSError):
+        one.process.join(5)
+        code = one.process.exitcode
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"status {code}"
+        return Failed(f"the process ended with {how}")
+    one.ready = True
+    return result
