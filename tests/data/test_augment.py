@@ -10,7 +10,7 @@ import pytest
 
 from vatt.data.augment import CentreView, RandomView, augment_audio
 from vatt.data.config import AugmentConfig, DataConfig
-from vatt.data.decode import Box, Scaler
+from vatt.data.decode import Box, RgbFrames
 
 STILL = dict(flip=False, brightness=0.0, saturation=0.0, contrast=0.0, hue=0.0, audio_noise=0.0)
 WHOLE = dict(area_min=1.0, aspect_min=1.0, aspect_max=1.0)
@@ -24,8 +24,17 @@ def picture(frame_HW3):
 
 def change(frame_HW3, seed=0, **options):
     """One frame after the filters of a view."""
-    scaler = Scaler(RandomView(AugmentConfig(**{**STILL, **WHOLE, **options}), np.random.default_rng(seed)), 32)
-    return scaler(picture(frame_HW3))
+    view = RandomView(AugmentConfig(**{**STILL, **WHOLE, **options}), np.random.default_rng(seed))
+    return seen(view, picture(frame_HW3))
+
+
+def seen(view, *frames, size=32):
+    """The last of several frames that a view sees."""
+    out_TSS3 = np.empty((len(frames), size, size, 3), np.uint8)
+    writer = RgbFrames(view, out_TSS3)
+    for number, frame in enumerate(frames):
+        writer.write(frame, number, number + 1)
+    return out_TSS3[-1]
 
 
 def test_crops_have_the_area_and_aspect_asked_for():
@@ -81,19 +90,19 @@ def test_hue_leaves_grey_alone_and_turns_red():
 def test_colours_stay_where_they_are_in_all():
     """Brightness, contrast, saturation and hue as the paper draws them: means follow the draw."""
     view = RandomView(AugmentConfig(**WHOLE), np.random.default_rng(1))
-    new = Scaler(view, 32)(picture(smooth(120, 120, 120)))
+    new = seen(view, picture(smooth(120, 120, 120)))
     assert abs(new.mean() - (120 + 255 * view.brightness)) < 4
 
 
 def test_a_clip_is_treated_as_one_and_a_flip_turns_it():
     frame = smooth().transpose(1, 0, 2).copy()
-    seen = set()
+    found = set()
     for seed in range(20):
-        scaler = Scaler(RandomView(AugmentConfig(**{**STILL, **WHOLE, "flip": True}), np.random.default_rng(seed)), 32)
-        pictures = [scaler(picture(frame)).tobytes() for _ in range(3)]
-        assert len(set(pictures)) == 1
-        seen.add(pictures[0])
-    assert seen == {frame.tobytes(), frame[:, ::-1].tobytes()}
+        view = RandomView(AugmentConfig(**{**STILL, **WHOLE, "flip": True}), np.random.default_rng(seed))
+        pictures = {seen(view, *[picture(frame)] * count).tobytes() for count in (1, 2, 3)}
+        assert len(pictures) == 1
+        found |= pictures
+    assert found == {frame.tobytes(), frame[:, ::-1].tobytes()}
 
 
 def test_noise_is_in_proportion_to_the_peak():

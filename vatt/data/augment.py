@@ -1,8 +1,9 @@
 """The paper's augmentation: one crop, flip and colour change per clip, and noise on the sound.
 
-Colours are changed by FFmpeg's filters while the pixels are scaled, which costs a tenth of the same change in numpy or
-PyTorch. It differs from the official pipeline (tf.image) in this: hue is turned in the chroma plane, not in HSV; and
-contrast comes last and spreads all channels around the mean luma of the first frame, not each around its own mean.
+Brightness, saturation, hue and contrast are one affine map of luma and chroma (`vatt.data.decode.Colours`), which
+FFmpeg's filters apply on a CPU and `vatt.kernels.frames_to_patches` on a GPU. It differs from the official pipeline
+(tf.image) in this: hue is turned in the chroma plane, not in HSV; and contrast comes last and spreads all channels
+around the mean luma of the first frame, not each around its own mean.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import math
 import numpy as np
 
 from vatt.data.config import AugmentConfig
-from vatt.data.decode import Box, Filter
+from vatt.data.decode import Box, Colours
 
 
 class SquareView:
     """The largest square, for evaluation. ``position`` runs over the longer side, from 0 (left or top) to 1."""
+
+    flip = False
 
     def __init__(self, position: float = 0.5) -> None:
         self.position = position
@@ -25,8 +28,8 @@ class SquareView:
         side = min(height, width)
         return Box(int((height - side) * self.position), int((width - side) * self.position), side, side)
 
-    def filters(self, mean_luma: float) -> list[Filter]:
-        return []
+    def colours(self, mean_luma: float) -> Colours | None:
+        return None
 
 
 class CentreView(SquareView):
@@ -46,7 +49,7 @@ class RandomView:
         self.brightness = rng.uniform(-config.brightness, config.brightness)
         self.saturation = rng.uniform(1 - config.saturation, 1 + config.saturation)
         self.contrast = rng.uniform(1 - config.contrast, 1 + config.contrast)
-        self.hue = 360 * rng.uniform(-config.hue, config.hue)
+        self.hue = 2 * math.pi * rng.uniform(-config.hue, config.hue)
 
     def box(self, height: int, width: int) -> Box:
         """A crop of random area and aspect; the whole picture if none of ten draws fits into it."""
@@ -60,31 +63,14 @@ class RandomView:
                 return Box(top, left, box_height, box_width)
         return Box(0, 0, height, width)
 
-    def filters(self, mean_luma: float) -> list[Filter]:
-        """Brightness, saturation and hue on luma and chroma, the flip, and contrast."""
-        chosen: list[Filter] = []
+    def colours(self, mean_luma: float) -> Colours | None:
+        """Brightness, saturation and hue, then contrast around the mean luma."""
         config = self.config
-        if config.brightness or config.saturation or config.hue:
-            # the filter counts brightness in tenths of 255, on luma, which runs over 219 steps
-            brightness = self.brightness * 219 / 25.5
-            chosen.append(("format", "yuv420p"))
-            chosen.append(("hue", f"h={self.hue:.3f}:s={self.saturation:.4f}:b={brightness:.4f}"))
-        if self.flip:
-            chosen.append(("hflip", ""))
-        if config.contrast:
-            chosen.append(("colorlevels", _spread(self.contrast, min(max(mean_luma + self.brightness, 0.0), 1.0))))
-        return chosen
-
-
-def _spread(contrast: float, middle: float) -> str:
-    """Levels that map x to middle + contrast * (x - middle), in shares of full white."""
-    inverse = min(contrast, 1.0), min(1 / contrast, 1.0)  # narrows the output, or the input
-    kinds = {"o": inverse[0], "i": inverse[1]}
-    levels = {}
-    for kind, share in kinds.items():
-        levels[f"{kind}min"] = middle * (1 - share)
-        levels[f"{kind}max"] = middle * (1 - share) + share
-    return ":".join(f"{channel}{name}={value:.4f}" for channel in "rgb" for name, value in levels.items())
+        if not (config.brightness or config.saturation or config.contrast or config.hue):
+            return None
+        middle = min(max(mean_luma + self.brightness, 0.0), 1.0)
+        offset = self.contrast * self.brightness + (1 - self.contrast) * middle
+        return Colours(self.contrast, offset, self.contrast * self.saturation, self.hue)
 
 
 def augment_audio(

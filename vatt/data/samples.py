@@ -25,12 +25,16 @@ from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import (
     ChooseStart,
+    FrameWriter,
     MediaError,
+    PlaneFrames,
+    RgbFrames,
     View,
-    decode_picture,
+    Wanted,
     decode_sound,
-    decode_views,
-    decode_window,
+    decode_windows,
+    planes_capacity,
+    write_picture,
 )
 from vatt.data.labels import Classes
 from vatt.data.tokenizer import Tokenizer
@@ -38,22 +42,27 @@ from vatt.data.tokenizer import Tokenizer
 Sample = dict[str, Tensor]
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of each tensor of a sample
 Modality = Literal["video", "audio"]
+AugmentOn = Literal["cpu", "gpu"]  # where crop, scale, flip and colours are made of the frames
 _ROUNDED = 1e-6  # of an interval: what a time that is meant to lie on the grid may lie beside it
 
 
 @dataclass(frozen=True)
 class PretrainReader:
-    """Reads a window of a clip for pretraining: called with (clip, rng), returns a sample, augmented."""
+    """Reads a window of a clip for pretraining: called with (clip, rng), returns a sample, augmented.
+
+    ``augment_on`` says where crop, scale, flip and colours are made of the frames: "cpu", here, or "gpu", later, by
+    `vatt.kernels.frames_to_patches`.
+    """
 
     tokenizer: Tokenizer
     spec: InputConfig
     config: DataConfig
+    augment_on: AugmentOn = "cpu"
 
     def layout(self) -> Layout:
         """Of the tensors of a sample."""
         spec = self.spec
-        return {
-            "video": ((spec.frames, spec.size, spec.size, 3), torch.uint8),
+        return frames_layout(spec, self.augment_on, "video") | {
             "audio": ((spec.samples,), torch.float32),
             "text": ((spec.candidates, spec.words), torch.int64),
             "audio_mask": ((), torch.float32),
@@ -63,30 +72,36 @@ class PretrainReader:
     def __call__(self, clip: Clip, rng: np.random.Generator, out: Sample | None = None) -> Sample:
         """video (T, S, S, 3) uint8, audio (L,), text (C, W), and the masks audio_mask and text_mask ().
 
+        On the path of the GPU, in place of video: planes, sizes, crop, flip and colour, see `PlaneFrames`.
+
         Raises:
             MediaError: the clip cannot be decoded.
         """
-        augment, spec = self.config.augment, self.spec
-        out = _empty(self.layout()) if out is None else out
-        video_TSS3, audio_L = out["video"].numpy(), out["audio"].numpy()
-        start = _starts_at(clip, spec, rng.random())
-        view = RandomView(augment, rng) if augment.enabled else CentreView()
-        window = decode_window(clip.media, start, view, spec, self.config.decode_timeout, video_TSS3, audio_L)
-        if augment.enabled and window.audio_L is not None:
-            augment_audio(audio_L, augment, rng, audio_L)
-        sentences = choose_candidates(clip.captions, window.start, window.start + spec.seconds, spec.candidates, rng)
-        return _complete(out, window.audio_L is not None, sentences, self.tokenizer)
+        return self.windows(clip, [rng], [out])[0]
 
     def windows(
         self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
     ) -> list[Sample]:
-        """Several windows of one clip, each as its ``rng`` draws it: the samples that one call each would give.
+        """Several windows of one clip, opened once, each as its ``rng`` draws it: the samples that one call each gives.
 
         Raises:
             MediaError: the clip cannot be decoded.
         """
-        given = outs if outs is not None else [None] * len(rngs)
-        return [self(clip, rng, out) for rng, out in zip(rngs, given, strict=True)]
+        augment, spec = self.config.augment, self.spec
+        samples = _samples(self.layout(), len(rngs), outs)
+        wanted = []
+        for rng, sample in zip(rngs, samples, strict=True):
+            start = _starts_at(clip, spec, rng.random())
+            view = RandomView(augment, rng) if augment.enabled else CentreView()
+            wanted.append(Wanted(start, [_writer(view, spec, sample, self.augment_on)], sample["audio"].numpy()))
+        written = decode_windows(clip.media, wanted, spec, self.config.decode_timeout)
+        for rng, sample, window in zip(rngs, samples, written, strict=True):
+            audio_L, end = sample["audio"].numpy(), window.start + spec.seconds
+            if augment.enabled and window.has_sound:
+                augment_audio(audio_L, augment, rng, audio_L)
+            sentences = choose_candidates(clip.captions, window.start, end, spec.candidates, rng)
+            _complete(sample, window.has_sound, sentences, self.tokenizer)
+        return samples
 
 
 def evaluation_windows(
@@ -101,13 +116,15 @@ def evaluation_windows(
     query = clip.captions[0].text if clip.captions else ""
     if query and clip.start is not None and clip.end is not None:
         query = choose_candidates(clip.captions, clip.start, clip.end, 1, None)[0]
-    samples = []
-    for position in _spread(windows):
-        start = _starts_at(clip, spec, position)
-        sample = _empty(PretrainReader(tokenizer, replace(spec, candidates=1), config).layout())
-        outs = sample["video"].numpy(), sample["audio"].numpy()
-        window = decode_window(clip.media, start, CentreView(), spec, config.decode_timeout, *outs)
-        samples.append(_complete(sample, window.audio_L is not None, [query], tokenizer))
+    layout = PretrainReader(tokenizer, replace(spec, candidates=1), config).layout()
+    samples = _samples(layout, windows)
+    wanted = [
+        Wanted(_starts_at(clip, spec, position), [_writer(CentreView(), spec, sample)], sample["audio"].numpy())
+        for position, sample in zip(_spread(windows), samples, strict=True)
+    ]
+    written = decode_windows(clip.media, wanted, spec, config.decode_timeout)
+    for sample, window in zip(samples, written, strict=True):
+        _complete(sample, window.has_sound, [query], tokenizer)
     return samples, query
 
 
@@ -115,43 +132,51 @@ def evaluation_windows(
 class LabelledReader:
     """Reads a window of a clip with a label for training: called with (clip, rng), returns "x" and "target".
 
-    "x" is uint8 (T, S, S, 3), of a video or a picture, or float32 (L,) of its sound; "target" float32 (K,).
+    "x" is uint8 (T, S, S, 3), of a video or a picture, or float32 (L,) of its sound; "target" float32 (K,). With
+    ``augment_on`` "gpu", a video or picture has planes, sizes, crop, flip and colour in place of "x", see
+    `PretrainReader`.
     """
 
     classes: Classes
     modality: Modality
     spec: InputConfig
     config: DataConfig
+    augment_on: AugmentOn = "cpu"
 
     def layout(self) -> Layout:
         """Of the tensors of a sample."""
-        spec = self.spec
-        video = ((spec.frames, spec.size, spec.size, 3), torch.uint8)
-        x = video if self.modality == "video" else ((spec.samples,), torch.float32)
-        return {"x": x, "target": ((len(self.classes.names),), torch.float32)}
+        sound: Layout = {"x": ((self.spec.samples,), torch.float32)}
+        x = frames_layout(self.spec, self.augment_on, "x") if self.modality == "video" else sound
+        return x | {"target": ((len(self.classes.names),), torch.float32)}
 
     def __call__(self, clip: Clip, rng: np.random.Generator, out: Sample | None = None) -> Sample:
         """Raises MediaError: the clip cannot be decoded. LabelError: its label cannot be used."""
-        augment, position = self.config.augment, rng.random()
-        out = _empty(self.layout()) if out is None else out
-        view = RandomView(augment, rng) if augment.enabled else CentreView()
-        x = out["x"].numpy()
-        _views_of(clip, self.modality, self.spec, self.config.decode_timeout, position, [view], [x])
-        if self.modality == "audio" and augment.enabled:
-            augment_audio(x, augment, rng, x)
-        out["target"].copy_(self.classes.target(clip))
-        return out
+        return self.windows(clip, [rng], [out])[0]
 
     def windows(
         self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
     ) -> list[Sample]:
-        """Several windows of one clip, each as its ``rng`` draws it: the samples that one call each would give.
+        """Several windows of one clip, opened once, each as its ``rng`` draws it: the samples that one call each gives.
 
         Raises:
             MediaError: the clip cannot be decoded. LabelError: its label cannot be used.
         """
-        given = outs if outs is not None else [None] * len(rngs)
-        return [self(clip, rng, out) for rng, out in zip(rngs, given, strict=True)]
+        augment, spec, timeout = self.config.augment, self.spec, self.config.decode_timeout
+        samples = _samples(self.layout(), len(rngs), outs)
+        positions = [rng.random() for rng in rngs]
+        views = [RandomView(augment, rng) if augment.enabled else CentreView() for rng in rngs]
+        if self.modality == "audio":
+            _read_sounds(clip, positions, [sample["x"].numpy() for sample in samples], spec, timeout)
+        else:
+            drawn = zip(views, samples, strict=True)
+            writers = [[_writer(view, spec, sample, self.augment_on)] for view, sample in drawn]
+            _read_pictures(clip, positions, writers, spec, timeout)
+        for rng, sample in zip(rngs, samples, strict=True):
+            if self.modality == "audio" and augment.enabled:
+                x_L = sample["x"].numpy()
+                augment_audio(x_L, augment, rng, x_L)
+            sample["target"].copy_(self.classes.target(clip))
+        return samples
 
 
 @dataclass(frozen=True)
@@ -179,38 +204,41 @@ class Views:
         Raises:
             MediaError: the clip cannot be decoded.
         """
-        views: list[View] = [SquareView(position) for position in _spread(self.crops)]
+        positions = _spread(self.clips)
         if modality == "audio":
-            views = views[:1]
-        times = _spread(self.clips)
-        if clip.kind == "image":  # all windows of a picture are alike
-            found = _views_of(clip, modality, spec, timeout, 0.5, views) * len(times)
-        else:
-            found = [x for time in times for x in _views_of(clip, modality, spec, timeout, time, views)]
-        return torch.from_numpy(np.stack(found))
+            found_VL = np.empty((len(positions), spec.samples), np.float32)
+            _read_sounds(clip, positions, list(found_VL), spec, timeout)
+            return torch.from_numpy(found_VL)
+        out = np.empty((self.clips, self.crops, spec.frames, spec.size, spec.size, 3), np.uint8)
+        squares = [SquareView(position) for position in _spread(self.crops)]
+        writers: list[list[FrameWriter]] = [list(map(RgbFrames, squares, window)) for window in out]
+        _read_pictures(clip, positions, writers, spec, timeout)
+        return torch.from_numpy(out.reshape(-1, *out.shape[2:]))
 
 
-def _views_of(
-    clip: Clip,
-    modality: Modality,
-    spec: InputConfig,
-    timeout: float,
-    position: float,
-    views: Sequence[View],
-    outs: Sequence[np.ndarray | None] | None = None,
-) -> list[np.ndarray]:
-    """One window of a clip, as each view sees it; of sound there is one. In ``outs`` where these are given."""
-    start = _starts_at(clip, spec, position)
-    if modality == "audio":
-        if clip.kind == "image":
-            raise MediaError(clip.video, "audio", "is a picture, which has no sound")
-        return [decode_sound(clip.media, start, spec, timeout, outs[0] if outs else None)[0]]
+def _read_sounds(
+    clip: Clip, positions: Sequence[float], outs: Sequence[np.ndarray], spec: InputConfig, timeout: float
+) -> None:
+    """The sound of the windows at these positions, 0 to 1."""
     if clip.kind == "image":
-        given = outs if outs is not None else [None] * len(views)
-        return [decode_picture(clip.media, view, spec, out) for view, out in zip(views, given, strict=True)]
+        raise MediaError(clip.video, "audio", "is a picture, which has no sound")
+    for position, out_L in zip(positions, outs, strict=True):
+        decode_sound(clip.media, _starts_at(clip, spec, position), spec, timeout, out_L)
+
+
+def _read_pictures(
+    clip: Clip, positions: Sequence[float], writers: list[list[FrameWriter]], spec: InputConfig, timeout: float
+) -> None:
+    """Gives the frames of the windows at these positions, 0 to 1, to the writers of each; all windows of a picture are
+    alike."""
     if clip.kind == "audio":
         raise MediaError(clip.video, "video", "is a sound file, which has no picture")
-    return decode_views(clip.media, start, views, spec, timeout, outs)
+    if clip.kind == "image":
+        write_picture(clip.media, [writer for window in writers for writer in window], spec)
+        return
+    pairs = zip(positions, writers, strict=True)
+    wanted = [Wanted(_starts_at(clip, spec, position), window) for position, window in pairs]
+    decode_windows(clip.media, wanted, spec, timeout)
 
 
 def _spread(count: int) -> list[float]:
@@ -239,8 +267,36 @@ def window_start(clip: Clip, duration: float, spec: InputConfig, position: float
     return (min(max(interval, first), final) if first <= final else interval) / spec.fps
 
 
-def _empty(layout: Layout) -> Sample:
-    return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in layout.items()}
+def frames_layout(spec: InputConfig, augment_on: AugmentOn, name: str) -> Layout:
+    """Of the tensors that hold the frames of a clip: RGB under ``name``, or what `frames_to_patches` takes."""
+    if augment_on == "cpu":
+        return {name: ((spec.frames, spec.size, spec.size, 3), torch.uint8)}
+    return {
+        "planes": ((spec.frames, planes_capacity(spec.size)), torch.uint8),
+        "sizes": ((2,), torch.int32),
+        "crop": ((4,), torch.float32),
+        "flip": ((), torch.uint8),
+        "colour": ((3, 4), torch.float32),
+    }
+
+
+def _writer(view: View, spec: InputConfig, sample: Sample, augment_on: AugmentOn = "cpu") -> FrameWriter:
+    if augment_on == "cpu":
+        return RgbFrames(view, sample["video" if "video" in sample else "x"].numpy())
+    names = frames_layout(spec, augment_on, "")
+    return PlaneFrames(view, spec.size, {name: sample[name].numpy() for name in names})
+
+
+def _samples(layout: Layout, count: int, given: Sequence[Sample | None] | None = None) -> list[Sample]:
+    """The samples that are given, and new ones for None."""
+
+    def empty() -> Sample:
+        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in layout.items()}
+
+    samples = [empty() if sample is None else sample for sample in given or [None] * count]
+    if len(samples) != count:
+        raise ValueError(f"outs: {len(samples)} samples for {count} windows")
+    return samples
 
 
 def _complete(sample: Sample, has_sound: bool, sentences: list[str], tokenizer: Tokenizer) -> Sample:

@@ -1,4 +1,4 @@
-"""Media files to arrays, through PyAV: windows of videos, sounds, and pictures."""
+"""Media files to arrays: windows of videos, sounds, and pictures."""
 
 from vatt.data.decode.audio import decode_sound
 from vatt.data.decode.container import (
@@ -12,26 +12,37 @@ from vatt.data.decode.container import (
     duration_of,
     open_media,
 )
-from vatt.data.decode.image import Box, Filter, Scaler, View, decode_picture
-from vatt.data.decode.video import Window, decode_views, decode_window
+from vatt.data.decode.image import decode_picture, write_picture
+from vatt.data.decode.planes import PlaneFrames, planes_capacity
+from vatt.data.decode.rgb import RgbFrames
+from vatt.data.decode.video import Wanted, Window, Written, decode_views, decode_window, decode_windows
+from vatt.data.decode.view import Box, Colours, Encoding, FrameWriter, View
 
 __all__ = [
     "ROUNDING",
     "Box",
     "ChooseStart",
-    "Filter",
+    "Colours",
+    "Encoding",
+    "FrameWriter",
     "Media",
     "MediaError",
     "Packed",
     "Packing",
     "Piece",
-    "Scaler",
+    "PlaneFrames",
+    "RgbFrames",
     "View",
+    "Wanted",
     "Window",
+    "Written",
     "decode_picture",
     "decode_sound",
     "decode_views",
     "decode_window",
+    "decode_windows",
     "duration_of",
     "open_media",
+    "planes_capacity",
+    "write_picture",
 ]

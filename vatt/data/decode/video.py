@@ -24,7 +24,8 @@ from vatt.data.decode.container import (
     frames_from,
     open_window,
 )
-from vatt.data.decode.image import Scaler, View
+from vatt.data.decode.rgb import RgbFrames
+from vatt.data.decode.view import FrameWriter, View
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,33 @@ class Window:
     start: float
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A window that is wanted of a clip.
+
+    Attributes:
+        choose_start: picks it.
+        writers: take its frames.
+        audio_L: takes its sound, float32 (L,); None if it is not wanted.
+    """
+
+    choose_start: ChooseStart
+    writers: Sequence[FrameWriter]
+    audio_L: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A window that has been written: where it begins in the source, seconds, and whether that has sound."""
+
+    start: float
+    has_sound: bool
+
+
 def decode_window(
-    media: Media,
-    choose_start: ChooseStart,
-    view: View,
-    spec: InputConfig,
-    timeout: float = 30.0,
-    out_TSS3: np.ndarray | None = None,
-    out_L: np.ndarray | None = None,
+    media: Media, choose_start: ChooseStart, view: View, spec: InputConfig, timeout: float = 30.0
 ) -> Window:
-    """Decodes the window that ``choose_start`` picks, into ``out_TSS3`` and ``out_L`` where these are given.
+    """Decodes the window that ``choose_start`` picks, as RGB.
 
     A frame is the last one shown at the middle of its interval, whatever the frame rate or its variation. The picture
     is rotated as its metadata say, cropped, scaled to S x S and changed as ``view`` asks. Sound is mixed to mono and
@@ -56,41 +74,52 @@ def decode_window(
         MediaError: no regular file, not a media file, no video, shorter than half a second, no frame that can be
             decoded, the stream ends long before the header says, or the time limit.
     """
-    with open_window(media, choose_start, spec.seconds, timeout, "video") as opened:
-        (frames_TSS3,) = _read_frames(opened, [view], spec, [out_TSS3])
-        audio_L = read_sound(opened, spec, out_L)[0] if opened.container.streams.audio else None
-    return Window(frames_TSS3, audio_L, opened.start)
+    frames_TSS3, audio_L = _empty(spec), np.empty(spec.samples, np.float32)
+    wanted = Wanted(choose_start, [RgbFrames(view, frames_TSS3)], audio_L)
+    (written,) = decode_windows(media, [wanted], spec, timeout)
+    return Window(frames_TSS3, audio_L if written.has_sound else None, written.start)
 
 
 def decode_views(
-    media: Media,
-    choose_start: ChooseStart,
-    views: Sequence[View],
-    spec: InputConfig,
-    timeout: float = 30.0,
-    outs: Sequence[np.ndarray | None] | None = None,
+    media: Media, choose_start: ChooseStart, views: Sequence[View], spec: InputConfig, timeout: float = 30.0
 ) -> list[np.ndarray]:
     """The frames of one window as each of ``views`` sees them, uint8 (T, S, S, 3) each, decoded once; no sound.
-
-    In the arrays ``outs`` where these are given.
 
     Raises:
         MediaError: as `decode_window`.
     """
-    with open_window(media, choose_start, spec.seconds, timeout, "video") as opened:
-        return _read_frames(opened, views, spec, outs if outs is not None else [None] * len(views))
+    outs = [_empty(spec) for _ in views]
+    writers = [RgbFrames(view, out_TSS3) for view, out_TSS3 in zip(views, outs, strict=True)]
+    decode_windows(media, [Wanted(choose_start, writers)], spec, timeout)
+    return outs
 
 
-def _read_frames(
-    opened: Opened, views: Sequence[View], spec: InputConfig, given: Sequence[np.ndarray | None]
-) -> list[np.ndarray]:
-    """The frames of the window, uint8 (T, S, S, 3) for each view; in the arrays ``given`` where there are some."""
+def _empty(spec: InputConfig) -> np.ndarray:
+    return np.empty((spec.frames, spec.size, spec.size, 3), np.uint8)
+
+
+def decode_windows(media: Media, wanted: Sequence[Wanted], spec: InputConfig, timeout: float = 30.0) -> list[Written]:
+    """Decodes several windows of one clip; where one writes, and how frames are chosen, see `Wanted`, `decode_window`.
+
+    Raises:
+        MediaError: as `decode_window`.
+    """
+    found = []
+    for one in wanted:
+        with open_window(media, one.choose_start, spec.seconds, timeout, "video") as opened:
+            _read_frames(opened, one.writers, spec)
+            has_sound = one.audio_L is not None and bool(opened.container.streams.audio)
+            if has_sound:
+                read_sound(opened, spec, one.audio_L)
+            found.append(Written(opened.start, has_sound))
+    return found
+
+
+def _read_frames(opened: Opened, writers: Sequence[FrameWriter], spec: InputConfig) -> None:
+    """Gives the frames of the window to the writers."""
     if not opened.container.streams.video:
         raise MediaError(opened.name, "video", "the file has no video stream")
-    shape = (spec.frames, spec.size, spec.size, 3)
-    outs = [np.empty(shape, np.uint8) if out is None else out for out in given]
     times = opened.at + (np.arange(spec.frames) + 0.5) / spec.fps + ROUNDING
-    scalers = [Scaler(view, spec.size) for view in views]
     shown: VideoFrame | None = None
     filled, last = 0, 0.0
     for frame in frames_from(opened, "video", opened.at):
@@ -99,17 +128,16 @@ def _read_frames(
         last = frame.time - opened.origin
         due = int(np.searchsorted(times, last))  # moments before this frame belong to the one shown until now
         if shown is not None and due > filled:
-            for out, scaler in zip(outs, scalers, strict=True):
-                out[filled:due] = scaler(shown)
+            for writer in writers:
+                writer.write(shown, filled, due)
             filled = due
         shown = frame
         if filled == spec.frames:
-            return outs
+            return
     if shown is None:
         raise MediaError(opened.name, "video", "no frame could be decoded")
     needed = min(opened.duration or last, opened.at + spec.seconds)
     if last + MAY_END_EARLY < needed - 1 / spec.fps:
         raise MediaError(opened.name, "video", breaks_off(opened, last))
-    for out, scaler in zip(outs, scalers, strict=True):
-        out[filled:] = scaler(shown)
-    return outs
+    for writer in writers:
+        writer.write(shown, filled, spec.frames)
