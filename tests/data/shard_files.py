@@ -89,8 +89,8 @@ class Server:
 
     Attributes:
         behaviours: by file, what the next requests get, one after the other: a status; "whole" (all of the file),
-            "stall" and "close" (after half of the body), "drip", "wrong" (other bytes), "elsewhere" (another range).
-            Then all is well. "always NAME" stays.
+            "stall" and "close" (after half of the body), "slow" and "drip" (a byte at a time), "wrong" (other bytes),
+            "elsewhere" (another range). Then all is well. "always NAME" stays.
         requests: (file, range) of each request. sent: bytes of bodies by file.
     """
 
@@ -168,6 +168,10 @@ class _Handler(BaseHTTPRequestHandler):
             if how == "stall":
                 self.about.over.wait()
             self.close_connection = True
+        elif how == "slow":
+            self._write(content[:1])
+            self.about.over.wait(0.3)
+            self._write(content[1:])
         elif how == "drip":
             for place in range(len(content)):
                 self._write(content[place : place + 1])

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -134,6 +135,38 @@ def test_a_wrong_count_is_mended_by_reading_the_folder(tmp_path):
         assert int((folder / "used").read_text()) == 8000
 
 
+def test_an_entry_is_fetched_once_by_many(tmp_path):
+    name, content = entry(1)
+    asked = []
+
+    def fetch():
+        asked.append(1)
+        time.sleep(0.2)
+        if len(asked) == 1:
+            raise RuntimeError("the first one fails")
+        return content
+
+    def load(_):
+        try:
+            return PieceCache(tmp_path, 10**6).load(name, 1000, fetch, HANG)
+        except RuntimeError:
+            return None
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(load, range(6)))
+    assert found.count(content) == 5
+    assert len(asked) == 2
+    assert [path.name for path in tmp_path.glob("??/*")] == [name]
+
+
+def test_who_waits_too_long_fetches_for_itself(tmp_path):
+    name, content = entry(1)
+    cache = PieceCache(tmp_path, 10**6)
+    file = cache._begin(name, 1.0)
+    assert cache.load(name, 1000, lambda: content, 0.05) == content
+    os.close(file)
+
+
 def test_nothing_is_kept_beyond_the_bound(tmp_path):
     put(PieceCache(tmp_path / "none", 0), 1)
     assert not (tmp_path / "none").exists()
@@ -145,15 +178,17 @@ def test_nothing_is_kept_beyond_the_bound(tmp_path):
 def test_a_full_disk_costs_a_warning_and_no_clip(tmp_path, monkeypatch, caplog):
     cache = PieceCache(tmp_path, 10**6)
 
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:10])
-        raise OSError(28, "No space left on device")
+    def full(file, content, offset, write=os.pwrite):
+        if len(content) > 100:
+            raise OSError(28, "No space left on device")
+        return write(file, content, offset)
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.pwrite", full)
     put(cache, 1, 2)
     assert caplog.text.count("the cache of pieces cannot be used: No space left on device") == 1
     assert not list(tmp_path.glob("??/*"))
+    assert not cache.works
+    assert cache.load(entry(1)[0], 1000, lambda: entry(1)[1], 1.0) == entry(1)[1]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):

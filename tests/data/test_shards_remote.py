@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 
 from tests.data.shard_files import Made, Server, write_shards
+from tests.limits import HANG
 from vatt.data import ManifestError, MediaError, read_clips
 from vatt.data.shards import fetch as fetching
 from vatt.data.shards import storage
@@ -46,6 +49,12 @@ def clips(server, tmp_path):
 def read(clip, start=0.0):
     with clip.packed.piece(start, 3.2).open() as file:
         return file.read()
+
+
+def wait_for(something):
+    deadline = time.monotonic() + HANG
+    while not something() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def test_just_the_bytes_of_a_piece_are_asked_for_once(server, clips):
@@ -132,22 +141,32 @@ def test_lines_that_differ_from_the_index(server, shards, tmp_path):
         read_clips(server.url, cache=tmp_path / "cache")
 
 
-def test_what_is_expected_comes_at_once(server, clips):
+def test_what_is_expected_is_fetched_once_for_all_processes(server, clips):
     pieces = [clip.packed.piece(0.0, 3.2) for clip in clips]
     for piece in pieces:
         piece.expect()
-        piece.expect()  # twice is once
-    assert [piece.open().read() for piece in pieces] == [content(n) for n in range(6)]
+        piece.expect()
+    assert [piece.open().read() for piece in pieces] == [content(n) for n in range(6)]  # some are on their way
+    server.behaviours[SHARD] = server.behaviours["shard-000001.tar"] = ["always 404"]
+    with ProcessPoolExecutor(2, get_context("fork")) as others:
+        assert list(others.map(read, clips, timeout=HANG)) == [content(n) for n in range(6)]
     assert len(server.asked(".tar")) == 6
 
 
+def test_a_piece_on_its_way_is_waited_for(server, clips):
+    server.behaviours[SHARD] = ["slow"]
+    clips[0].packed.piece(0.0, 3.2).expect()
+    wait_for(lambda: server.asked(".tar"))
+    with ProcessPoolExecutor(1, get_context("fork")) as other:
+        assert other.submit(read, clips[0]).result(HANG) == content(0)
+    assert len(server.asked(".tar")) == 1
+
+
 def test_what_is_expected_and_fails_is_told_where_it_is_opened(server, clips):
-    server.behaviours[SHARD] = [404]
+    server.behaviours[SHARD] = [404, 404]
     piece = clips[0].packed.piece(0.0, 3.2)
     piece.expect()
-    deadline = time.monotonic() + 30
-    while not server.asked(".tar") and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: server.asked(".tar"))
     with pytest.raises(MediaError, match="404"):
         piece.open()
     assert piece.open().read() == content(0)  # nothing of the fault is kept
@@ -158,6 +177,13 @@ def test_more_is_expected_than_is_kept(server, clips, monkeypatch):
     for clip in clips:
         clip.packed.piece(0.0, 3.2).expect()
     assert [read(clip) for clip in clips] == [content(n) for n in range(6)]
+
+
+def test_without_a_cache_nothing_is_fetched_ahead(server, tmp_path):
+    clips = read_clips(server.url, cache=tmp_path / "cache", cache_gb=0).clips
+    clips[0].packed.piece(0.0, 3.2).expect()
+    assert read(clips[0]) == content(0)
+    assert len(server.asked(".tar")) == 1
 
 
 def test_clips_go_to_other_processes(server, clips):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -78,6 +79,10 @@ class PretrainReader:
             MediaError: the clip cannot be decoded.
         """
         return self.windows(clip, [rng], [out])[0]
+
+    def expect(self, clip: Clip, rng: np.random.Generator) -> None:
+        """A call with these arguments is to come: begins to fetch what it will open, and returns at once."""
+        _expect(clip, self.spec, rng.random())
 
     def windows(
         self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
@@ -152,6 +157,10 @@ class LabelledReader:
     def __call__(self, clip: Clip, rng: np.random.Generator, out: Sample | None = None) -> Sample:
         """Raises MediaError: the clip cannot be decoded. LabelError: its label cannot be used."""
         return self.windows(clip, [rng], [out])[0]
+
+    def expect(self, clip: Clip, rng: np.random.Generator) -> None:
+        """A call with these arguments is to come: begins to fetch what it will open, and returns at once."""
+        _expect(clip, self.spec, rng.random(), sound=self.modality == "audio")
 
     def windows(
         self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
@@ -248,6 +257,19 @@ def _spread(count: int) -> list[float]:
 
 def _starts_at(clip: Clip, spec: InputConfig, position: float) -> ChooseStart:
     return lambda duration: window_start(clip, duration, spec, position)
+
+
+def _expect(clip: Clip, spec: InputConfig, position: float, sound: bool = False) -> None:
+    """Begins to fetch the piece of a packed clip that the window at ``position`` lies in."""
+    packed = clip.packed
+    if packed is None:
+        return
+    with suppress(MediaError):  # told when it is read
+        if clip.kind == "image":
+            packed.piece(0.0, 0.0).expect()
+        else:
+            duration = (packed.sound or packed.duration) if sound else packed.duration
+            packed.piece(window_start(clip, duration, spec, position), spec.seconds).expect()
 
 
 def window_start(clip: Clip, duration: float, spec: InputConfig, position: float) -> float:

@@ -10,9 +10,8 @@ import fcntl
 import hashlib
 import logging
 import os
-import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from vatt.errors import UserError
 
 FOLDER = "VATT_CACHE"  # the environment variable that moves all caches of the project
 _FULL = 0.9  # share of the bound that is left when entries are deleted: it is done seldom, since it reads the folder
+_LOOK = 0.005  # seconds between two looks at whether another process is done
+_PATIENCE = 10.0  # seconds to wait for one that only writes
 _ABANDONED = 600.0  # seconds after which an unfinished file counts as left by a killed process
 
 logger = logging.getLogger(__name__)
@@ -77,23 +78,83 @@ class PieceCache:
             self._warn(error)
         return None
 
+    def load(self, digest: str, size: int, fetch: Callable[[], bytes], seconds: float) -> bytes:
+        """The bytes of an entry; where it is missing, those that ``fetch`` gives, which become the entry.
+
+        While one process or thread fetches an entry, others that want it wait for it, ``seconds`` at most.
+        """
+        if (found := self.get(digest, size)) is not None:
+            return found
+        if not self.limit:
+            return fetch()
+        file = self._begin(digest, seconds)
+        if file is None:
+            return fetch()
+        try:
+            found = self.get(digest, size)  # another may have been faster
+            if found is None:
+                found = fetch()
+                self._put(digest, found, file)
+            return found
+        finally:
+            with suppress(OSError):
+                if self._is(digest, file):
+                    self._partly(digest).unlink()
+            _unlock(file)
+
     def put(self, digest: str, content: bytes) -> None:
         """Keeps an entry, and deletes others where the bound asks for it."""
+        self.load(digest, len(content), lambda: content, _PATIENCE)
+
+    def has(self, digest: str) -> bool:
+        """Whether there is such an entry, unchecked."""
+        return self.limit > 0 and self.path(digest).exists()
+
+    @property
+    def works(self) -> bool:
+        """Whether entries are kept: it was not turned off, and its disk has not failed."""
+        return self.limit > 0 and not self._warned
+
+    def _partly(self, digest: str) -> Path:
+        """Where an entry is written, and who writes it holds a lock."""
+        return self.path(digest).with_name(f".{digest}.partly")
+
+    def _begin(self, digest: str, seconds: float) -> int | None:
+        """The open and locked file of an entry that is to be written; None if it cannot be had."""
+        partly, end = self._partly(digest), time.monotonic() + seconds
+        try:
+            partly.parent.mkdir(exist_ok=True)
+            while time.monotonic() < end:
+                file = os.open(partly, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    while not _lock(file) and time.monotonic() < end:
+                        time.sleep(_LOOK)
+                    if self._is(digest, file):
+                        return file
+                except BaseException:
+                    _unlock(file)
+                    raise
+                _unlock(file)  # it has become the entry, or is gone: look again
+        except OSError as error:
+            self._warn(error)
+        return None
+
+    def _is(self, digest: str, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self._partly(digest)))
+        except FileNotFoundError:
+            return False
+
+    def _put(self, digest: str, content: bytes, file: int) -> None:
         if not 0 < len(content) <= self.limit:
             return
-        path = self.path(digest)
-        partly = path.with_name(f".{secrets.token_hex(8)}.partly")
         try:
-            if path.exists():  # another process was faster
-                return
             self._reserve(len(content))
-            path.parent.mkdir(exist_ok=True)
-            try:
-                partly.write_bytes(content)
-                os.replace(partly, path)
-            except BaseException:
-                partly.unlink(missing_ok=True)
-                raise
+            os.ftruncate(file, 0)  # of a process that was killed
+            left = memoryview(content)
+            while left:
+                left = left[os.pwrite(file, left, len(content) - len(left)) :]
+            os.replace(self._partly(digest), self.path(digest))
         except OSError as error:
             self._warn(error)
 
@@ -112,12 +173,13 @@ class PieceCache:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         file = os.open(self.folder / "used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        end = time.monotonic() + _PATIENCE
         try:
-            with suppress(OSError):  # a file system without locks: the count is then only nearly right
-                fcntl.flock(file, fcntl.LOCK_EX)
+            while not _lock(file) and time.monotonic() < end:  # without the lock, the count is only nearly right
+                time.sleep(_LOOK)
             yield file
         finally:
-            os.close(file)
+            _unlock(file)
 
     def _evict(self, most: int) -> int:
         """Deletes what was used longest ago until ``most`` bytes are left; returns those left."""
@@ -146,3 +208,21 @@ class PieceCache:
         if not self._warned:
             self._warned = True
             logger.warning("%s: the cache of pieces cannot be used: %s", self.folder, error.strerror or error)
+
+
+def _lock(file: int) -> bool:
+    """Whether the file is now locked by us; the system frees locks of processes that are killed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: something may be fetched twice
+        return True
+    return True
+
+
+def _unlock(file: int) -> None:
+    """Closes a file, and frees it also where a process that was forked meanwhile holds it, too."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)

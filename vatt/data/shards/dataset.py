@@ -378,7 +378,7 @@ def _read_columns(shards: ShardSet, other_sizes: dict[int, int]) -> _Columns:
             shard_S.append(number)
             offset_S.append(offset)
             size_S.append(len(line))
-            digest_S.append(name_digest(Path(source.source).name))
+            digest_S.append(name_digest(source.source.rpartition("/")[2]))
             kind_S.append(_KINDS.index(source.kind))
             offset += len(line) + 1
             pieces += len(source.pieces)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import random
 import threading
 import time
-from collections import OrderedDict
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +18,7 @@ from vatt.data.shards.storage import Storage, Unavailable
 ATTEMPTS = 5  # requests for one piece
 _FIRST_WAIT = 0.5  # seconds between the first two of them; each wait is twice as long as the one before
 _THREADS = 4  # requests of one process at a time, ahead of what it decodes
-_AHEAD = 32  # pieces that are on their way or wait in memory; the oldest is forgotten
+_AHEAD = 64  # pieces that wait for their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,75 +69,54 @@ class Fetcher:
 
     def __init__(self, storage: Storage, cache: PieceCache, seconds: float) -> None:
         self.storage, self.cache, self.seconds = storage, cache, seconds
-        self._process: _Process | None = None
+        self._ahead: _Ahead | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_process": None}
+        return {**vars(self), "_ahead": None}
 
     def get(self, part: Part) -> bytes:
         """The bytes of a part. Raises Unavailable."""
-        coming = self._of_process().take(part)
-        if coming is None:
-            return self._load(part)
-        try:
-            return coming.result(self.seconds)
-        except FutureTimeout:
-            raise Unavailable(f"did not come within {self.seconds:g} s") from None
+
+        def ask() -> bytes:
+            return fetch(self.storage, part.file, part.offset, part.size, part.sha256, self.seconds)
+
+        return self.cache.load(part.sha256, part.size, ask, self.seconds)
 
     def expect(self, part: Part) -> None:
-        """Begins to fetch a part that `get` is soon asked for. Returns at once."""
-        self._of_process().expect(part, self._load)
+        """Begins to fetch a part that some process of this machine soon asks for. Returns at once.
 
-    def _load(self, part: Part) -> bytes:
-        found = self.cache.get(part.sha256, part.size)
-        if found is None:
-            found = fetch(self.storage, part.file, part.offset, part.size, part.sha256, self.seconds)
-            self.cache.put(part.sha256, found)
-        return found
-
-    def _of_process(self) -> _Process:
-        if self._process is None or self._process.number != os.getpid():  # threads do not survive a fork
-            self._process = _Process()
-        return self._process
+        It goes into the cache, so without one nothing is done.
+        """
+        if not self.cache.works or self.cache.has(part.sha256):
+            return
+        if self._ahead is None or self._ahead.process != os.getpid():  # threads do not survive a fork
+            self._ahead = _Ahead()
+        self._ahead.add(self, part)
 
 
-class _Process:
+class _Ahead:
     """What one process fetches ahead, and the threads that do it."""
 
     def __init__(self) -> None:
-        self.number = os.getpid()
-        self._lock = threading.Lock()
-        self._coming: OrderedDict[Part, Future[bytes]] = OrderedDict()
-        self._waiting: queue.SimpleQueue[tuple[Part, Any]] = queue.SimpleQueue()
+        self.process = os.getpid()
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Fetcher, Part]] = deque(maxlen=_AHEAD)  # the oldest is forgotten
         self._threads: list[threading.Thread] = []
 
-    def take(self, part: Part) -> Future[bytes] | None:
-        """The part if it was asked for before, and is not still waiting for its turn."""
-        with self._lock:
-            coming = self._coming.pop(part, None)
-        return None if coming is None or coming.cancel() else coming
-
-    def expect(self, part: Part, load: Any) -> None:
-        with self._lock:
-            if part in self._coming:
-                return
-            while len(self._coming) >= _AHEAD:
-                self._coming.popitem(last=False)[1].cancel()
-            self._coming[part] = Future()
-            self._waiting.put((part, load))
-            if len(self._threads) < _THREADS:  # daemons: a worker that ends waits for no server
+    def add(self, fetcher: Fetcher, part: Part) -> None:
+        with self._changed:
+            self._waiting.append((fetcher, part))
+            if len(self._threads) < _THREADS:  # daemons: a process that ends waits for no server
                 self._threads.append(threading.Thread(target=self._work, name="pieces", daemon=True))
                 self._threads[-1].start()
+            self._changed.notify()
 
     def _work(self) -> None:
         while True:
-            part, load = self._waiting.get()
-            with self._lock:
-                coming = self._coming.get(part)
-                if coming is None or coming.running() or coming.done():  # forgotten, or asked for twice
-                    continue
-                coming.set_running_or_notify_cancel()
-            try:
-                coming.set_result(load(part))
-            except BaseException as error:  # it is raised where the part is wanted
-                coming.set_exception(error)
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                fetcher, part = self._waiting.popleft()
+            if not fetcher.cache.has(part.sha256):
+                with suppress(Unavailable):  # it is asked for again, and told, where it is wanted
+                    fetcher.get(part)
