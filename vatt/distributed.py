@@ -10,6 +10,7 @@ loop compares the batches before the step (`train.core.ranks.agree`), where it w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,12 @@ def world_size(group: Group = None) -> int:
 def rank(group: Group = None) -> int:
     """This rank in ``group``; 0 when torch.distributed was not initialised."""
     return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+def ranks_here() -> int:
+    """Ranks on this machine, as the launcher says (torchrun, DeepSpeed); all of the job where it does not."""
+    known = (os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE"))
+    return int(next((count for count in known if count), "1"))
 
 
 def seed_of_rank(seed: int, part: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,16 +56,3 @@ def cpu_name() -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def available_gib(share: float = 1.0) -> float | None:
-    """``share`` of the main memory that is free for this process, in GiB; None where the system does not tell."""
-    found = []
-    with suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024.0 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    with suppress(OSError, ValueError):  # no such limit, or "max"
-        # What a container may still take. It counts cached files as taken, so this errs to the safe side.
-        group = Path("/sys/fs/cgroup")
-        found.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
-    return share * min(found) / 2**30 if found else None

@@ -10,8 +10,9 @@ from typing import Any
 
 from bench.measure.timing import device_and_size
 from vatt.config import nearest
-from vatt.environment import available_gib, cores
+from vatt.environment import cores
 from vatt.errors import UserError
+from vatt.memory import available_gib
 from vatt.presets import PRESETS
 
 JOBS = {

@@ -223,9 +223,9 @@ class Clock:
 def reader(monkeypatch, clock, seconds):
     """A loader of two clips a batch, each of which takes ``seconds`` to read."""
 
-    def slow(*_):
+    def slow(self, clip, rng, out):
         clock.sleep(seconds)
-        return {"video": torch.zeros(1)}
+        return out
 
     monkeypatch.setattr(PretrainReader, "__call__", slow)
     source = Source("made up", [Clip(Path("a.mp4")), Clip(Path("b.mp4"))])

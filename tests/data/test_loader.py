@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import closing
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +16,25 @@ import torch
 from tests.data.media import RATE, write
 from tests.limits import HANG
 from vatt.clip import InputConfig
-from vatt.data import AugmentConfig, DataConfig, SkipLog, Source, Tokenizer, TooManySkipped, TrainLoader, eval_batches
+from vatt.data import (
+    AugmentConfig,
+    ClipLoader,
+    DataConfig,
+    MediaError,
+    SkipLog,
+    Source,
+    Tokenizer,
+    TooManySkipped,
+    TrainLoader,
+    Views,
+    eval_batches,
+    evaluation_loader,
+    view_batches,
+)
 from vatt.data.captions import Caption
 from vatt.data.clips import Clip
-from vatt.data.loader import NoUsableClip, Schedule
+from vatt.data.loader import BatchError, NoUsableClip, Schedule
+from vatt.data.samples import PretrainReader
 
 SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
 TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])
@@ -37,8 +57,8 @@ def clips(tmp_path_factory):
     return made
 
 
-def load(clips, steps, *, sources=None, workers=0, **options):
-    config = DataConfig(workers=workers, prefetch=2, decode_timeout=HANG)
+def load(clips, steps, *, sources=None, workers=0, windows=1, **options):
+    config = DataConfig(workers=workers, prefetch=2, decode_timeout=HANG, windows_per_open=windows)
     sources = sources or [Source("clips", clips)]
     loader = TrainLoader(sources, TOKENS, SPEC, config, **{"batch_size": 4, "seed": 3, **options})
     batches = list(islice(iter(loader), steps))
@@ -80,6 +100,124 @@ def test_ranks_share_one_global_batch(clips):
             assert torch.equal(batch[key], torch.cat([part[step][key] for part in parts]))
     seen = torch.cat([batch["index"] for batch in whole[:2]])
     assert sorted(seen.tolist()) == list(range(8))  # one pass takes each clip once
+
+
+def test_ranks_may_change_in_the_middle_of_an_epoch(clips):
+    """Two of them, then three, then one: clips, windows, crops and colours of each step are those of one all along."""
+    whole = load(clips, 6, batch_size=6)
+    for start, ranks in ((0, 2), (2, 3), (4, 1)):
+        options = dict(batch_size=6 // ranks, world_size=ranks, start_step=start, workers=ranks - 1)
+        parts = [load(clips, 2, rank=rank, **options) for rank in range(ranks)]
+        for step in range(2):
+            for key in ("index", "video", "audio", "text"):
+                joined = torch.cat([part[step][key] for part in parts])
+                assert torch.equal(joined, whole[start + step][key]), (key, start + step)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_several_windows_of_an_opened_clip(clips, monkeypatch, ranks):
+    opened = []
+    windows = PretrainReader.windows
+
+    def counted(self, clip, *arguments):
+        opened.append(clip)
+        return windows(self, clip, *arguments)
+
+    monkeypatch.setattr(PretrainReader, "windows", counted)
+    options = dict(windows=3, batch_size=12 // ranks, world_size=ranks)
+    found = [load(clips, 2, rank=rank, **options) for rank in range(ranks)]
+    assert len(opened) == 2 * 12 // 3
+    again = [load(clips, 1, rank=rank, start_step=1, workers=2, **options) for rank in range(ranks)]
+    for step in range(2):
+        index = torch.cat([part[step]["index"] for part in found])
+        assert index.view(-1, 3).eq(index[::3, None]).all()
+        assert len(set(index.tolist())) == 4
+    assert all(same(part[1], other[0]) for part, other in zip(found, again, strict=True))
+    one, two, three = found[0][0]["video"][:3]
+    assert not torch.equal(one, two)
+    assert not torch.equal(two, three)
+    firsts = torch.cat([part[0]["video"][::3] for part in found])
+    assert torch.equal(firsts, load(clips, 1, batch_size=4)[0]["video"])
+    with pytest.raises(BatchError, match=r"data\.windows_per_open: 3 windows .* do not divide the 4 clips"):
+        load(clips, 1, windows=3)
+
+
+class Deadly(PretrainReader):
+    """Dies of clip number 2, unless it is ``mild``: then that one cannot be read."""
+
+    mild = False
+
+    def __call__(self, clip, rng, out=None):
+        if clip.video.name != "2.mp4":
+            return super().__call__(clip, rng, out)
+        if self.mild:
+            raise MediaError(clip.video, "decode", "mild")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_clip_that_kills_is_skipped_like_one_that_cannot_be_read(clips, workers):
+    config = DataConfig(workers=workers, prefetch=2, decode_timeout=HANG)
+
+    def batches(mild):
+        reader = Deadly(TOKENS, SPEC, config)
+        object.__setattr__(reader, "mild", mild)
+        options = dict(batch_size=4, seed=3)
+        loader = ClipLoader(
+            [Source("clips", clips)], reader, replace(config, workers=0 if mild else workers), **options
+        )
+        found = list(islice(iter(loader), 6))
+        loader.close()
+        return found
+
+    killed, expected = batches(False), batches(True)
+    records = [record for batch in killed for record in batch["skipped"]]
+    mild = [record for batch in expected for record in batch["skipped"]]
+    assert len(records) == len(mild) >= 3
+    for record, other in zip(records, mild, strict=True):
+        reason = record.pop("reason")
+        assert reason.startswith("the process that read it was ended by SIGKILL")
+        assert record == {name: value for name, value in other.items() if name != "reason"}
+        assert (record["dataset"], record["field"], Path(record["file"]).name) == ("clips", "decode", "2.mp4")
+    for one, two in zip(killed, expected, strict=True):
+        assert same({**one, "skipped": []}, {**two, "skipped": []})
+
+
+def test_no_clip_that_does_not_kill(clips):
+    config = DataConfig(workers=1, prefetch=1)
+    loader = ClipLoader([Source("clips", clips[2:3])], Deadly(TOKENS, SPEC, config), config, batch_size=2)
+    with closing(loader), pytest.raises(NoUsableClip, match=r"clips: 20 clips in a row .*2\.mp4 \(decode: the process"):
+        next(iter(loader))
+
+
+def test_a_data_set_without_a_good_clip_ends_from_a_process_too(tmp_path):
+    missing = [Clip(tmp_path / f"{number}.mp4") for number in range(3)]
+    with pytest.raises(NoUsableClip, match=r"gone: 20 clips in a row .*\.mp4 \(video: no such file\)"):
+        load([], 1, sources=[Source("gone", missing)], workers=2)
+
+
+def test_evaluation_tells_of_a_clip_that_kills(clips, monkeypatch):
+    views = Views.read
+
+    def read(self, clip, *arguments):
+        return os.abort() if clip.video.name == "1.mp4" else views(self, clip, *arguments)
+
+    monkeypatch.setattr(Views, "read", read)
+    monkeypatch.setattr(os, "abort", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    config = DataConfig(workers=2, decode_timeout=HANG)
+    (batch,) = view_batches(clips, [0, 1, 2], Views(1, 1), "video", SPEC, config, batch_size=4)
+    assert batch["index"].tolist() == [0, 2]
+    (record,) = batch["skipped"]
+    assert (record["field"], record["index"]) == ("decode", 1)
+    assert "SIGKILL" in record["reason"]
+
+
+def test_evaluation_reads_by_itself_where_memory_is_short(clips, monkeypatch, caplog):
+    monkeypatch.setattr(evaluation_loader, "free_memory", lambda: 1000)
+    config = DataConfig(workers=2, decode_timeout=HANG)
+    found = list(view_batches(clips, [0, 1, 2], Views(1, 1), "video", SPEC, config, batch_size=2))
+    assert [batch["index"].tolist() for batch in found] == [[0, 1], [2]]
+    assert "this evaluation reads clips in the process itself" in caplog.text
 
 
 def test_mixing_is_exact_and_even():

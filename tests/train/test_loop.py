@@ -55,6 +55,7 @@ class FakeEngine:
 
 class Loader:
     waited = 0.0
+    notes = ()
 
     def __iter__(self):
         while True:

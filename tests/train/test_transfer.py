@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,18 @@ class Stream:
 
     def wait_stream(self, other):
         self.events.append((self.name, "waits for", other.name))
+
+
+class Event:
+    """Of copies, which are all done or all not done."""
+
+    done = False
+
+    def record(self):
+        pass
+
+    def query(self):
+        return Event.done
 
 
 @pytest.fixture
@@ -39,6 +53,7 @@ def events(monkeypatch):
         log.append((stack[-1], "copies", tuple(value.shape), value.is_pinned()))
         return value
 
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(log, "side"))
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(log, "compute"))
@@ -62,6 +77,23 @@ def test_a_batch_is_copied_beside_the_computation_which_waits_for_it(events):
         ("compute", "uses", (4, 3)),  # or the side stream would fill the memory again too early
         ("compute", "uses", (2,)),
     ]
+
+
+def test_what_is_copied_is_held_until_it_has_arrived(events, monkeypatch):
+    """Or the loader would fill its memory again, of which PyTorch does not know that it is read."""
+    upload, gone = Uploader(torch.device("cuda", 0)), []
+    memory = np.zeros(4, np.float32)
+    weakref.finalize(memory, gone.append, True)
+    video = torch.from_numpy(memory)
+    video.pinned = True
+    monkeypatch.setattr(torch.Tensor, "to", lambda value, device, non_blocking: torch.empty_like(value))
+    upload({"video": video})
+    del memory, video
+    upload.let_go()
+    assert not gone
+    monkeypatch.setattr(Event, "done", True)
+    upload.let_go()
+    assert gone
 
 
 def test_on_a_cpu_nothing_is_copied():

@@ -49,6 +49,7 @@ class EngineConfig:
     activation_checkpointing: bool = False  # keep only the inputs of layers; the backward pass computes the rest again
     cuda_graphs: bool = False  # forward and backward pass in one launch each; not with zero 3, and not yet run on a GPU
     gradient_accumulation: int = 1  # negatives come from one part at a time
+    threads: int = 0  # of PyTorch on a CPU, each rank; 0: all cores but one. A resumed run keeps what it began with
     kernels: str = "auto"  # triton, torch; or auto: checked and timed on a GPU; measured: on a CPU too; unmeasured: not
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
 
@@ -60,6 +61,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.zero not in (0, 1, 2, 3):
             raise ValueError(f"zero: {self.zero} is not one of 0, 1, 2, 3")
+        if self.threads < 0:
+            raise ValueError(f"threads: {self.threads} must not be negative")
         if self.gradient_accumulation < 1:
             raise ValueError(f"gradient_accumulation: {self.gradient_accumulation} must be 1 or more")
         if self.offload_optimizer and self.zero == 0:

@@ -63,9 +63,19 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
 
 def seed_process(config: JobConfig, context: RankContext) -> None:
     """Threads and random draws, before the module is made: its weights are the same on all ranks."""
-    if context.device.type == "cpu":  # a decoding process and a thread on one core would slow each other down
-        torch.set_num_threads(max(1, cores() // context.local_ranks - config.data.workers))
+    if context.device.type == "cpu":
+        config.engine.threads = _threads(config.engine.threads, context)
+        torch.set_num_threads(config.engine.threads)
     torch.manual_seed(config.run.seed)
+
+
+def _threads(wanted: int, context: RankContext) -> int:
+    """Threads of PyTorch on a CPU, by ``engine.threads``. The order of sums follows them, so a resumed run keeps the
+    number that it began with, as far as there are cores; and it does not depend on ``data.workers``."""
+    share = max(1, cores() // context.local_ranks)
+    if wanted > share:
+        context.say(f"warning: engine.threads: {share} in place of {wanted}, as a rank has {share} cores here")
+    return min(wanted, share) or max(1, share - 1)  # reading has a core of its own
 
 
 def build_trainer(
@@ -117,6 +127,7 @@ def build_trainer(
             world_size=context.ranks,
             seed=config.run.seed,
             start_step=checkpoint.step if checkpoint else 0,
+            node_ranks=context.local_ranks,
         ),
         skips=skips,
         reporter=reporter,

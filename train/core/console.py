@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -105,27 +106,37 @@ def train_line(record: dict[str, Any], steps: int) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Waits:
+    """Seconds that the host has waited so far: for the loader, for the device, and for other ranks."""
+
+    data: float = 0.0
+    device: float = 0.0
+    ranks: float = 0.0
+
+
 class Throughput:
-    """Speed since the last record: samples per second, the share of waiting for data, time to go."""
+    """Speed since the last record: samples per second, the shares of waiting, time to go."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self._since, self._step, self._waited = time.monotonic(), 0, 0.0
+        self._since, self._step, self._waits = time.monotonic(), 0, Waits()
 
-    def restart(self, step: int, waited: float) -> None:
+    def restart(self, step: int, waits: Waits) -> None:
         """Begins a new interval, so that what was done in between (evaluation, saving) does not count."""
-        self._since, self._step, self._waited = time.monotonic(), step, waited
+        self._since, self._step, self._waits = time.monotonic(), step, waits
 
-    def measure(self, step: int, waited: float, batch_size: int) -> dict[str, float]:
+    def measure(self, step: int, waits: Waits, batch_size: int) -> dict[str, float]:
         """The figures of the steps since the last call."""
         seconds = max(time.monotonic() - self._since, 1e-9)
-        steps = step - self._step
+        steps, before = step - self._step, asdict(self._waits)
+        shares = {f"{name}_wait": min((now - before[name]) / seconds, 1.0) for name, now in asdict(waits).items()}
         figures = {
             "samples_per_s": steps * batch_size / seconds,
-            "data_wait": min((waited - self._waited) / seconds, 1.0),
+            **shares,
             "eta": (self.steps - step) * seconds / max(steps, 1),
         }
-        self.restart(step, waited)
+        self.restart(step, waits)
         return figures
 
 

@@ -230,6 +230,7 @@ class Engine:
         if dist.get_world_size() > 1:
             dist.all_reduce(means)
             means /= dist.get_world_size()
+        self._upload.let_go()
         return StepResult(names, Later(means), self._optimizer.made)
 
     def _finite(self) -> Tensor | None:

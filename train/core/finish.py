@@ -48,6 +48,8 @@ def _finish(trainer: Trainer, export: Callable[[dict[str, Tensor]], None], repor
         say(f"{trainer.skips.summary()}; all in {folder.skipped}")
     if trainer.counts["skipped_steps"]:
         say(f"{trainer.counts['skipped_steps']} steps were skipped: loss or gradient not finite")
+    if bound := trainer.bound():
+        say(bound)
     if report is not None:
         report()
     seconds = round(time.monotonic() - trainer.context.began)

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from train.config.sections import JobConfig, OptimConfig
+from train.core.bound import SHARES, in_words, shares_of, what_helps
 from train.core.checkpoint import Checkpoint, random_state, save
-from train.core.console import Reporter, Throughput, memory_gb
+from train.core.console import Reporter, Throughput, Waits, memory_gb
 from train.core.engine import Engine, StepResult
 from train.core.ranks import RankContext, agree, gather
 from train.core.run_folder import RunFolder
 from vatt.data import Batch, ClipLoader, SkipLog
+from vatt.environment import cores
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 
@@ -54,6 +56,9 @@ class Trainer:
     _stopped_at: float | None = None  # when the first signal came
     _skipped_in_a_row: int = 0
     _unread: tuple[int, StepResult] | None = None  # the newest step, and what came of it
+    _waited_device: float = 0.0
+    _waited_ranks: float = 0.0
+    _records: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> bool:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
@@ -63,13 +68,17 @@ class Trainer:
         """
         run = self.config.run
         throughput = Throughput(run.steps)
-        throughput.restart(self.step, 0.0)
+        throughput.restart(self.step, Waits())
         with self._signals(), self.reporter.progress(self.step):
-            for batch in self.loader:
+            batches = iter(self.loader)
+            for note in self.loader.notes:
+                self.reporter.warn(note)
+            for batch in batches:
                 if self.step >= run.steps or self._must_stop(batch):
                     break
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 result = self.engine.train_step(batch, rate, run.seed * 1_000_003 + self.step)
+                del batch  # or its memory could not be filled again while the loader is asked for the next one
                 self.step += 1
                 self._read()  # of the step before: the device is still at work on this one
                 self._unread = (self.step, result)
@@ -78,11 +87,11 @@ class Trainer:
                     self._record(throughput, rate)
                 if self._due(run.save_every):
                     self.save()
-                    throughput.restart(self.step, self.loader.waited)
+                    throughput.restart(self.step, self._waits())
                 if self._due(run.eval_every) and self.step < run.steps:
                     self._read()
                     self.evaluate(self.step)
-                    throughput.restart(self.step, self.loader.waited)
+                    throughput.restart(self.step, self._waits())
         self.save()
         return self.step >= run.steps
 
@@ -111,7 +120,9 @@ class Trainer:
     def _must_stop(self, batch: Batch) -> bool:
         """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up
         together when there are too many."""
+        before = time.monotonic()
         stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])], len(batch["index"]))
+        self._waited_ranks += time.monotonic() - before
         records = [record for part in gather(batch["skipped"]) for record in part] if skipped else []
         self.skips.add(self.config.run.batch_size, records)
         if stop:
@@ -128,9 +139,12 @@ class Trainer:
         if self._unread is None:
             return
         (step, result), self._unread = self._unread, None
-        if result.applied:
+        before = time.monotonic()
+        applied, losses = result.applied, result.losses
+        self._waited_device += time.monotonic() - before
+        if applied:
             self._skipped_in_a_row = 0
-            for name, value in result.losses.items():
+            for name, value in losses.items():
                 self.pending.setdefault(name, []).append(value)
             return
         self._skipped_in_a_row, limit = self._skipped_in_a_row + 1, self.config.run.max_skipped_steps
@@ -146,23 +160,44 @@ class Trainer:
     def _record(self, throughput: Throughput, rate: float) -> None:
         """Reports the mean losses and the speed since the last record."""
         self._read()
-        figures = throughput.measure(self.step, self.loader.waited, self.config.run.batch_size)
+        figures = throughput.measure(self.step, self._waits(), self.config.run.batch_size)
+        figures |= self._of_the_slowest(figures)
         flops = figures["samples_per_s"] * self.flops_per_sample
         means = {name: sum(values) / len(values) for name, values in self.pending.items()}
         self.pending = {}
-        self.reporter.train(
-            {
-                "step": self.step,
-                **{name: means.get(name, float("nan")) for name in self.losses},
-                "lr": rate,
-                **figures,
-                "tflops": flops / 1e12,
-                "mfu": None if self.peak_flops is None else flops / self.peak_flops,
-                "memory_gb": memory_gb(),
-                "skipped_steps": self.counts["skipped_steps"],
-                "time": time.time(),
-            }
-        )
+        record = {
+            "step": self.step,
+            **{name: means.get(name, float("nan")) for name in self.losses},
+            "lr": rate,
+            **figures,
+            "tflops": flops / 1e12,
+            "mfu": None if self.peak_flops is None else flops / self.peak_flops,
+            "memory_gb": memory_gb(),
+            "skipped_steps": self.counts["skipped_steps"],
+            "time": time.time(),
+        }
+        self._records.append(record)
+        self.reporter.train(record)
+
+    def _waits(self) -> Waits:
+        return Waits(self.loader.waited, self._waited_device, self._waited_ranks)
+
+    def _of_the_slowest(self, figures: dict[str, float]) -> dict[str, float]:
+        """The shares of waiting of the rank for which the others waited: it bounds the job."""
+        if self.context.ranks == 1:
+            return {}
+        own = {name: figures[name] for name in SHARES}
+        return min(gather(own), key=lambda shares: shares["ranks_wait"])
+
+    def bound(self) -> str:
+        """What bound the run, in a line; empty where nothing was recorded."""
+        shares = shares_of(self._records)
+        if not shares:
+            return ""
+        data, on_gpu = self.config.data, self.context.device.type == "cuda"
+        room = max(1, cores() // self.context.local_ranks)
+        help = what_helps(shares, on_gpu, data.workers, room, data.augment_on)
+        return f"bound by {in_words(shares, on_gpu)}{'; ' if help else ''}{help}"
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

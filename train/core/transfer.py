@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ class Uploader:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._on_their_way: deque[tuple[Any, list[Tensor]]] = deque()
 
     def __call__(self, batch: Mapping[str, Any]) -> Batch:
         """The tensors of ``batch`` on the device, to be used on the current stream. The loader has pinned them on a
@@ -48,12 +50,22 @@ class Uploader:
         if self._stream is None:
             return {key: value.to(self.device) for key, value in tensors.items()}
         with torch.cuda.stream(self._stream):
-            sent = {key: _pinned(value).to(self.device, non_blocking=True) for key, value in tensors.items()}
+            host = {key: _pinned(value) for key, value in tensors.items()}
+            sent = {key: value.to(self.device, non_blocking=True) for key, value in host.items()}
+            copied = torch.cuda.Event()
+            copied.record()
+        self._on_their_way.append((copied, list(host.values())))
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         for value in sent.values():  # its memory is of the other stream: not free before this one has read it
             value.record_stream(current)
         return sent
+
+    def let_go(self) -> None:
+        """Drops the tensors of the host that have arrived. The loader uses their memory again when nobody holds them,
+        and PyTorch knows of copies only from memory of its own."""
+        while self._on_their_way and self._on_their_way[0][0].query():
+            self._on_their_way.popleft()
 
 
 def _pinned(value: Tensor) -> Tensor:

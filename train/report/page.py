@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from train.core.bound import in_words, shares_of
 from train.report.plots import LOSSES, RECALLS
 from train.report.records import Record, RecordError, Run, read_run
 from vatt import html
@@ -218,6 +219,8 @@ def _speed(run: Run) -> Iterator[tuple[str, str]]:
     yield "TFLOP/s", f"{_median(run, 'tflops'):.3g}"
     yield "MFU", "n/a" if mfu is None else _percent(_median(run, "mfu"))
     yield "waiting for data", f"{_percent(_median(run, 'data_wait'))} of the time"
+    if shares := shares_of(records):
+        yield "bound by", in_words(shares, any(name.startswith("GPU 0") for name in run.environment))
     yield "peak memory", f"{max(record['memory_gb'] for record in records):.2f} GB"
     yield "steps skipped", f"{records[-1]['skipped_steps']} (loss or gradient not finite)"
     yield "first to last record", str(timedelta(seconds=round(records[-1]["time"] - records[0]["time"])))

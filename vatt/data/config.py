@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -29,7 +30,9 @@ class DataConfig:
     sources: list[str] = field(default_factory=list)  # folders of videos, or manifests
     weights: list[float] = field(default_factory=list)  # how often each source is drawn from; empty: equally often
     workers: int = 2  # decoding processes of each rank
-    prefetch: int = 4  # batches that each of them keeps ready
+    prefetch: int = 4  # batches that are kept ready on each rank; one more is in memory, and fewer if memory is short
+    windows_per_open: int = 1  # windows that are read of a clip when it is opened, one after the other in the batch
+    augment_on: Literal["auto", "gpu", "cpu"] = "auto"  # where crop, scale and colours are done; auto: where the run is
     shuffle_shards: int = 0  # of shards: clips of so many at a time are mixed; 0: of all (slow disks ask for a few)
     cache: str | None = None  # folder for pieces of remote shards; None: ~/.cache/vatt/pieces
     cache_gb: float = 20.0  # most gigabytes in it, shared by all processes; 0 keeps none
@@ -52,3 +55,5 @@ class DataConfig:
             raise ValueError("shuffle_shards and cache_gb must be 0 or more")
         if self.workers < 0 or self.prefetch < 1 or self.decode_timeout <= 0:
             raise ValueError("workers must be 0 or more, prefetch 1 or more and decode_timeout above 0")
+        if self.windows_per_open < 1:
+            raise ValueError(f"windows_per_open: {self.windows_per_open} must be 1 or more")

@@ -1,60 +1,85 @@
 """Batches for evaluation: each clip once, in order, without augmentation.
 
 ``eval_batches`` reads all modalities for retrieval, ``view_batches`` several views of one modality for classification.
-Clips that cannot be decoded are in ``skipped`` alone.
+Clips that cannot be decoded are in ``skipped`` alone. A batch is valid as long as it is held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vatt.clip import InputConfig
 from vatt.data.clips import Clip, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.loader import Batch, worker_options
-from vatt.data.samples import Modality, Sample, Views, evaluation_windows
+from vatt.data.loader import Batch
+from vatt.data.samples import Layout, Modality, PretrainReader, Views, evaluation_windows
 from vatt.data.skipped import Record, skipped_clip
+from vatt.data.slots import NoRoom, fit_prefetch
 from vatt.data.tokenizer import Tokenizer
+from vatt.data.workers import Filled, Plan, Pool, Rows, Work, patience, read_here
+from vatt.distributed import ranks_here
+from vatt.memory import free_memory
+
+_log = logging.getLogger(__name__)
+_READY = 1  # batches that are kept ready: one holds many views of a clip, nearly 1 GB at 320 pixels
 
 
-class _WindowSet(Dataset):
-    """Clips by number: their windows and query, or the record of why there are none."""
-
-    def __init__(
-        self, clips: Sequence[Clip], tokenizer: Tokenizer, spec: InputConfig, config: DataConfig, windows: int
-    ) -> None:
-        self.clips, self.tokenizer, self.spec, self.config, self.windows = clips, tokenizer, spec, config, windows
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[int, list[Sample], str] | Record:
+def _batches(work: Work, plan: Plan, config: DataConfig) -> Iterator[Filled]:
+    """Read by processes, or by this one where memory is short or there is nothing to read."""
+    assert plan.total is not None
+    workers = min(config.workers, plan.total)
+    if workers:
         try:
-            samples, query = evaluation_windows(self.clips[index], self.tokenizer, self.spec, self.config, self.windows)
-            return index, samples, query
+            fit_prefetch(_READY, plan.batch_bytes, workers, ranks_here(), free_memory())
+        except NoRoom as error:
+            _log.warning("%s; this evaluation reads clips in the process itself", error)
+            workers = 0
+    if workers == 0:
+        yield from read_here(work, plan)
+        return
+    alive = patience(config.decode_timeout, plan.rows)
+    with closing(Pool(work, plan, ready=_READY, workers=workers, alive=alive)) as pool:
+        yield from pool
+
+
+def _good(rows: Rows, bad: Sequence[bool], each: int) -> Rows:
+    """Without the rows of clips that could not be read; ``each`` rows of a clip."""
+    if not any(bad):
+        return rows
+    keep = ~torch.tensor(bad).repeat_interleave(each)
+    return {name: x[keep] for name, x in rows.items()}
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Clip by clip its windows; gives its query, or the record of why there are none."""
+
+    clips: Sequence[Clip]
+    tokenizer: Tokenizer
+    spec: InputConfig
+    config: DataConfig
+    windows: int
+
+    def layout(self) -> Layout:
+        return PretrainReader(self.tokenizer, replace(self.spec, candidates=1), self.config).layout()
+
+    def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> str | Record:
+        clip = self.clips[task]
+        try:
+            _refuse_lost(clip, lost)
+            samples, query = evaluation_windows(clip, self.tokenizer, self.spec, self.config, self.windows)
         except MediaError as error:
             return skipped_clip("evaluation", error)
-
-
-def _collate_windows(clips: Sequence[Clip], items: list[tuple[int, list[Sample], str] | Record]) -> Batch:
-    good = [item for item in items if isinstance(item, tuple)]
-    batch: Batch = {"skipped": [item for item in items if isinstance(item, dict)]}
-    batch["index"] = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
-    batch["captions"] = [query for _, _, query in good]
-    batch["videos"] = [str(clips[index].video) for index, _, _ in good]
-    batch["ranges"] = [(clips[index].start, clips[index].end) for index, _, _ in good]
-    if good:
-        windows = [sample for _, samples, _ in good for sample in samples]
-        first = [samples[0] for _, samples, _ in good]
-        batch |= {key: torch.stack([sample[key] for sample in windows]) for key in ("video", "audio")}
-        batch |= {key: torch.stack([sample[key] for sample in first]) for key in ("text", "text_mask", "audio_mask")}
-    return batch
+        for number, sample in enumerate(samples):
+            for name, x in rows.items():
+                x[number] = sample[name]
+        return query
 
 
 def eval_batches(
@@ -73,48 +98,51 @@ def eval_batches(
     (start and end of the clip, seconds or None).
     """
     check_packing(clips, spec)
-    yield from DataLoader(
-        _WindowSet(clips, tokenizer, spec, config, windows),
-        batch_size=batch_size,
-        collate_fn=partial(_collate_windows, clips),
-        generator=torch.Generator(),
-        **worker_options(config, len(clips), ahead=1),
-    )
+    work = _Windows(clips, tokenizer, spec, config, windows)
+    plan = Plan(work.layout(), windows, batch_size, len(clips))
+    for number, (rows, answers) in enumerate(_batches(work, plan, config)):
+        bad = [isinstance(answer, dict) for answer in answers]
+        index = [task for task, failed in zip(plan.tasks_of(number), bad, strict=True) if not failed]
+        batch: Batch = {"skipped": [answer for answer in answers if isinstance(answer, dict)]}
+        batch["index"] = torch.tensor(index, dtype=torch.int64)
+        batch["captions"] = [answer for answer in answers if isinstance(answer, str)]
+        batch["videos"] = [str(clips[task].video) for task in index]
+        batch["ranges"] = [(clips[task].start, clips[task].end) for task in index]
+        if index:
+            rows = _good(rows, bad, windows)
+            batch |= {name: rows[name] for name in ("video", "audio")}
+            batch |= {name: rows[name][::windows] for name in ("text", "text_mask", "audio_mask")}
+        del rows
+        yield batch
+        del batch
 
 
-class _ViewSet(Dataset):
-    """Clips by number: their views, or the record of why there are none."""
+@dataclass(frozen=True)
+class _Seen:
+    """Clip by clip its views; gives nothing, or the record of why there are none."""
 
-    def __init__(
-        self,
-        clips: Sequence[Clip],
-        numbers: Sequence[int],
-        views: Views,
-        modality: Modality,
-        spec: InputConfig,
-        timeout: float,
-    ) -> None:
-        self.clips, self.numbers, self.views = clips, numbers, views
-        self.modality, self.spec, self.timeout = modality, spec, timeout
+    clips: Sequence[Clip]
+    numbers: Sequence[int]
+    views: Views
+    modality: Modality
+    spec: InputConfig
+    timeout: float
 
-    def __len__(self) -> int:
-        return len(self.numbers)
+    def layout(self) -> Layout:
+        spec = self.spec
+        if self.modality == "video":
+            return {"x": ((spec.frames, spec.size, spec.size, 3), torch.uint8)}
+        return {"x": ((spec.samples,), torch.float32)}
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor] | Record:
-        number = self.numbers[index]
+    def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> Record | None:
+        number = self.numbers[task]
+        clip = self.clips[number]
         try:
-            return number, self.views.read(self.clips[number], self.modality, self.spec, self.timeout)
+            _refuse_lost(clip, lost)
+            rows["x"][:] = self.views.read(clip, self.modality, self.spec, self.timeout)
         except MediaError as error:
             return {**skipped_clip("evaluation", error), "index": number}
-
-
-def _collate_views(items: list[tuple[int, Tensor] | Record]) -> Batch:
-    good = [item for item in items if isinstance(item, tuple)]
-    batch: Batch = {"skipped": [item for item in items if isinstance(item, dict)]}
-    batch["index"] = torch.tensor([number for number, _ in good], dtype=torch.int64)
-    if good:
-        batch["x"] = torch.cat([views for _, views in good])
-    return batch
+        return None
 
 
 def view_batches(
@@ -133,10 +161,21 @@ def view_batches(
     record {dataset, file, field, reason, index} of each clip that cannot be decoded.
     """
     check_packing(clips, spec, sound_only=modality == "audio")
-    yield from DataLoader(
-        _ViewSet(clips, numbers, views, modality, spec, config.decode_timeout),
-        batch_size=batch_size,
-        collate_fn=_collate_views,
-        generator=torch.Generator(),
-        **worker_options(config, len(numbers), ahead=1),
-    )
+    work = _Seen(clips, numbers, views, modality, spec, config.decode_timeout)
+    plan = Plan(work.layout(), views.count(modality), batch_size, len(numbers))
+    for tasks, (rows, answers) in enumerate(_batches(work, plan, config)):
+        bad = [answer is not None for answer in answers]
+        index = [numbers[task] for task, failed in zip(plan.tasks_of(tasks), bad, strict=True) if not failed]
+        batch: Batch = {"skipped": [answer for answer in answers if answer is not None]}
+        batch["index"] = torch.tensor(index, dtype=torch.int64)
+        if index:
+            batch["x"] = _good(rows, bad, plan.rows)["x"]
+        del rows
+        yield batch
+        del batch
+
+
+def _refuse_lost(clip: Clip, lost: Mapping[int, str]) -> None:
+    """Raises MediaError: a process has died of reading the clip."""
+    if lost:
+        raise MediaError(clip.video, "decode", next(iter(lost.values())))

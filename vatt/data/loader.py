@@ -1,7 +1,8 @@
 """Batches for training.
 
-What a training step reads is a pure function of (seed, step, rank, number of ranks). The position of the loader is
-therefore the number of the step, and a resumed run sees the very same clips, windows and crops.
+A sample is a pure function of (seed, step, place in the global batch): its clip, window, crop and colours, and what
+replaces a clip that cannot be read. The position of the loader is therefore the number of the step, and a resumed run
+sees the very same samples, on any number of ranks, reading processes and cores.
 
 Several data sets are mixed at given weights by a fixed cycle that spreads each of them as evenly as can be. Within one
 data set the clips come in a new random order for each pass.
@@ -9,30 +10,48 @@ data set the clips come in a new random order for each pass.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from vatt.clip import InputConfig
 from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.samples import PretrainReader, Sample
+from vatt.data.samples import Layout, PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
+from vatt.data.slots import fit_prefetch
 from vatt.data.tokenizer import Tokenizer
+from vatt.data.workers import Filled, Plan, Pool, Rows, patience, read_here
 from vatt.errors import UserError
+from vatt.memory import free_memory
 
 Batch = dict[str, Any]
-Reader = Callable[[Clip, np.random.Generator], Sample]  # raises MediaError for a clip that cannot be decoded
 _SUBSTITUTES = 20  # clips that are tried for one sample before the data set counts as unusable
 _CYCLE = 1000  # samples after which the mixing repeats: weights are kept to a thousandth
-_ALIVE = 600.0  # seconds without a batch after which a worker counts as dead
+
+
+class Reader(Protocol):
+    """Makes samples of a clip, see `vatt.data.samples`. Raises MediaError for a clip that cannot be decoded."""
+
+    @property
+    def spec(self) -> InputConfig: ...
+
+    def layout(self) -> Layout: ...
+
+    def __call__(self, clip: Clip, rng: np.random.Generator, out: Sample | None = None) -> Sample: ...
+
+    def windows(
+        self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
+    ) -> list[Sample]: ...
+
+
+class BatchError(UserError, ValueError):
+    """A batch that cannot be shared out as the settings ask."""
 
 
 class NoUsableClip(UserError, RuntimeError):
@@ -104,63 +123,70 @@ def _mixing_cycle(weights: list[float]) -> np.ndarray:
     return cycle
 
 
-class _TrainSet(Dataset):
-    """Samples by number. A clip that cannot be decoded is replaced by another one of its data set."""
+class _Samples:
+    """What the reading processes do: task after task, a clip and ``windows`` samples of it. A clip that cannot be read
+    is replaced by another one of its data set."""
 
-    def __init__(self, sources: list[Source], read: Reader, seed: int) -> None:
-        self.sources, self.read, self.seed = sources, read, seed
+    def __init__(
+        self, sources: list[Source], reader: Reader, seed: int, windows: int, number: Callable[[int], int]
+    ) -> None:
+        """``number``: of a task over all steps and ranks, from its number on this rank."""
+        self.sources, self.reader, self.seed, self.windows, self.number = sources, reader, seed, windows, number
         self.schedule = Schedule([len(s.clips) for s in sources], [s.weight for s in sources], seed)
 
-    def __getitem__(self, number: int) -> tuple[Sample, int, list[Record]]:
-        pick = self.schedule.pick(number)
+    def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> list[Record] | None:
+        """The records of the clips that could not be read, if there are any."""
+        pick = self.schedule.pick(self.number(task))
         source = self.sources[pick.source]
+        outs = [{name: x[number] for name, x in rows.items() if name != "index"} for number in range(self.windows)]
         skipped: list[Record] = []
         for attempt in range(_SUBSTITUTES):
-            rng = np.random.default_rng([self.seed, 7, pick.source, pick.count, attempt])
-            item = pick.item if attempt == 0 else int(rng.integers(len(source.clips)))
+            begin(attempt)
+            rngs = [self._rng(pick, attempt, number) for number in range(self.windows)]
+            item = pick.item if attempt == 0 else int(rngs[0].integers(len(source.clips)))
+            clip = source.clips[item]
             try:
-                return self.read(source.clips[item], rng), item, skipped
+                if attempt in lost:
+                    raise MediaError(clip.video, "decode", lost[attempt])
+                if self.windows == 1:
+                    self.reader(clip, rngs[0], outs[0])
+                else:
+                    self.reader.windows(clip, rngs, outs)
             except MediaError as error:
                 skipped.append(skipped_clip(source.name, error))
+                continue
+            rows["index"].fill_(item)
+            return skipped or None
         reasons = "; ".join(sorted({f"{r['file']} ({r['field']}: {r['reason']})" for r in skipped})[:3])
         raise NoUsableClip(f"{source.name}: {len(skipped)} clips in a row could not be read, such as {reasons}")
 
-
-def _collate(items: list[tuple[Sample, int, list[Record]]]) -> Batch:
-    samples, indices, skipped = zip(*items, strict=True)
-    batch: Batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
-    batch["index"] = torch.tensor(indices)
-    batch["skipped"] = [record for records in skipped for record in records]
-    return batch
-
-
-class _Steps:
-    """Sample numbers of one rank, one batch per step, from ``start`` on and without end."""
-
-    def __init__(self, start: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.start, self.batch_size, self.rank, self.world_size = start, batch_size, rank, world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        step = self.start
-        while True:
-            first = (step * self.world_size + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
-            step += 1
+    def _rng(self, pick: Pick, attempt: int, window: int) -> np.random.Generator:
+        own = [window] if window else []
+        return np.random.default_rng([self.seed, 7, pick.source, pick.count, attempt, *own])
 
 
 class ClipLoader:
     """Batches for the steps from ``start_step`` on, without end.
 
-    The ranks split one global batch of each step, which is the same for any number of ranks that divides it.
+    The ranks split one global batch of each step, which is the same for any number of ranks that divides it. A batch is
+    valid as long as it is held. It lies in memory that the loader uses again when it is not held any more, so a loop
+    should drop a batch (``del batch``) before it asks for the next one.
 
     Args:
         sources: the data sets; all must have clips.
-        read: makes the sample of a clip, in a worker.
+        read: makes the samples of a clip, in a reading process.
         batch_size: samples of a batch on this rank.
         seed: of the order, the windows and the augmentation.
+        node_ranks: ranks on this machine, which share its memory.
 
     Attributes:
         waited: seconds that iteration has waited for batches so far.
+        prefetch: batches that are kept ready: ``config.prefetch``, or as many as there is memory for.
+        notes: what a user should know of it.
+
+    Raises:
+        ValueError: a data set without clips. BatchError: a batch that ``data.windows_per_open`` does not divide.
+        NoRoom: not even two batches fit into memory.
     """
 
     def __init__(
@@ -174,33 +200,70 @@ class ClipLoader:
         world_size: int = 1,
         seed: int = 0,
         start_step: int = 0,
+        node_ranks: int = 1,
     ) -> None:
         for source in sources:
             if not source.clips:
                 raise ValueError(f"{source.name}: the data set has no clip to train on")
-        self.waited = 0.0
-        self._loader = DataLoader(
-            _TrainSet(sources, read, seed),
-            batch_sampler=_Steps(start_step, batch_size, rank, world_size),
-            collate_fn=_collate,
-            generator=torch.Generator(),
-            **worker_options(config),
-        )
-        self._batches: Iterator[Batch] | None = None
+        windows = config.windows_per_open
+        if batch_size % windows:
+            raise BatchError(
+                f"data.windows_per_open: {windows} windows of a clip do not divide the {batch_size} clips of a rank's "
+                "batch (run.batch_size over the ranks)"
+            )
+        self.waited, self.workers, self.prefetch = 0.0, config.workers, config.prefetch
+        self.notes: list[str] = []
+        tasks = batch_size // windows
+
+        def number(task: int) -> int:
+            step, place = divmod(task, tasks)
+            return ((start_step + step) * world_size + rank) * tasks + place
+
+        self._alive = patience(config.decode_timeout, windows)
+        self._plan = Plan({**read.layout(), "index": ((), torch.int64)}, windows, tasks)
+        self._work = _Samples(sources, read, seed, windows, number)
+        if self.workers:
+            free = free_memory()
+            self.prefetch, note = fit_prefetch(config.prefetch, self._plan.batch_bytes, self.workers, node_ranks, free)
+            self.notes += [note] if note else []
+        self._pool: Pool | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the batches that are held at most, in use or ready."""
+        return self._plan.batch_bytes * (self.prefetch + 1 if self.workers else 1)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._batches = iter(self._loader)
-        while self._batches is not None:
-            before = time.monotonic()
-            batch = next(self._batches)
-            self.waited += time.monotonic() - before
-            yield batch
+        self.close()
+        batches: Iterator[Filled] = read_here(self._work, self._plan)
+        if self.workers:
+            batches = self._pool = Pool(
+                self._work, self._plan, ready=self.prefetch, workers=self.workers, alive=self._alive
+            )
+            self.notes += [self._pool.note] if self._pool.note else []
+        return _Batches(self, batches)
 
     def close(self) -> None:
-        """Ends the workers."""
-        batches, self._batches = self._batches, None
-        if batches is not None and hasattr(batches, "_shutdown_workers"):
-            batches._shutdown_workers()
+        """Ends the reading processes."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+
+class _Batches:
+    """An iterator that keeps no batch, as the frame of a generator would."""
+
+    def __init__(self, loader: ClipLoader, batches: Iterator[Filled]) -> None:
+        self._loader, self._batches = loader, batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        before = time.monotonic()
+        tensors, answers = next(self._batches)
+        self._loader.waited += time.monotonic() - before
+        return {**tensors, "skipped": [record for records in answers for record in records or ()]}
 
 
 class TrainLoader(ClipLoader):
@@ -216,28 +279,3 @@ class TrainLoader(ClipLoader):
     ) -> None:
         """``options``: those of `ClipLoader` after ``config``."""
         super().__init__(sources, PretrainReader(tokenizer, spec, config), config, **options)
-
-
-def worker_options(config: DataConfig, most: int | None = None, ahead: int | None = None) -> dict[str, Any]:
-    """The options of a DataLoader for ``config.workers`` processes, or ``most`` if that is fewer.
-
-    ``ahead``: batches that each keeps ready, in place of ``config.prefetch``. A batch of an evaluation holds many views
-    of a clip, nearly 1 GB at 320 pixels.
-    """
-    workers = config.workers if most is None else min(config.workers, most)
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
-    if workers:
-        options["worker_init_fn"] = _start_worker
-        options |= {"prefetch_factor": ahead or config.prefetch, "timeout": max(_ALIVE, 2 * config.decode_timeout)}
-    return options
-
-
-def _start_worker(worker: int) -> None:
-    """One thread, and the signals that a terminal or a launcher sends to all processes of a job are ignored.
-
-    The job finishes its step and writes a checkpoint then, and a dead worker would raise in the middle of it. A worker
-    ends when the loader is closed, or by itself when the job has gone.
-    """
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,98 @@
+"""How many batches fit into memory, what is told of it, and what of control groups is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from train.config.pretraining import sample_gpu
+from vatt.data import DataConfig, Source, Tokenizer, TrainLoader, loader
+from vatt.data.clips import Clip
+from vatt.data.slots import NoRoom, fit_prefetch
+from vatt.memory import free_memory
+
+GB = 10**9
+
+
+def system(root, meminfo=None, cgroup="", **files):
+    """A file tree like that of a system; ``files``: content by path, "/" written as "__"."""
+    (root / "proc/self").mkdir(parents=True)
+    if meminfo is not None:
+        (root / "proc/meminfo").write_text(f"MemTotal: 9999 kB\nMemAvailable: {meminfo} kB\n")
+    (root / "proc/self/cgroup").write_text(cgroup)
+    for name, content in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("_DOT_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+def test_what_is_free_is_what_the_machine_and_all_groups_allow(tmp_path):
+    assert free_memory() > 0
+    assert free_memory(tmp_path / "nothing") is None
+    assert free_memory(system(tmp_path / "machine", 1000)) == 1000 * 1024
+    two = {
+        "a__memory_DOT_max": "max\n",
+        "a__memory_DOT_current": "5\n",
+        "a__b__memory_DOT_max": "700000\n",
+        "a__b__memory_DOT_current": "600000\n",
+        "a__b__memory_DOT_stat": "anon 5\ninactive_file 50000\n",
+    }
+    assert free_memory(system(tmp_path / "two", 1000, "0::/a/b/c\n", **two)) == 150_000
+    mounted = {"memory_DOT_max": "300\n", "memory_DOT_current": "400\n"}  # as in a container; more is used than allowed
+    assert free_memory(system(tmp_path / "container", 1000, "0::/host/path\n", **mounted)) == 0
+    one = {
+        "memory__job__memory_DOT_limit_in_bytes": "9000\n",
+        "memory__job__memory_DOT_usage_in_bytes": "4000\n",
+        "memory__job__memory_DOT_stat": "inactive_file 1\ntotal_inactive_file 1000\n",
+        "memory__memory_DOT_limit_in_bytes": "9223372036854771712\n",
+        "memory__memory_DOT_usage_in_bytes": "100000\n",
+    }
+    assert free_memory(system(tmp_path / "one", 1000, "4:cpu,memory:/job\n3:cpuset:/\n0::/\n", **one)) == 6000
+
+
+def test_fewer_batches_are_kept_ready_where_memory_is_short():
+    assert fit_prefetch(4, GB, 0, 1, None) == (4, "")
+    assert fit_prefetch(4, GB, 0, 1, 7 * GB) == (4, "")
+    fits, note = fit_prefetch(4, GB, 0, 1, 4 * GB)
+    assert fits == 2
+    assert note.startswith(
+        "data.prefetch: 2 in place of 4, because 4 GB of memory are free, too little for 5 batches of 1"
+    )
+    assert fit_prefetch(4, GB, 0, 2, 8 * GB)[0] == 2  # two ranks share it
+    assert fit_prefetch(4, GB, 16, 1, 7 * GB)[0] == 2  # the processes need some themselves
+    with pytest.raises(NoRoom) as told:
+        fit_prefetch(4, 11 * GB, 8, 2, 21 * GB)
+    assert "\n" not in str(told.value)
+    for words in ("11 GB", "8 reading processes", "21 GB of memory are free for 2 ranks", "run.batch_size", "--memory"):
+        assert words in str(told.value)
+
+
+def made(config, recipe, **options):
+    source = Source("none", [Clip("a.mp4")])
+    read = recipe.model.input
+    return TrainLoader([source], Tokenizer.train(["a word"]), read, config, batch_size=recipe.run.batch_size, **options)
+
+
+@pytest.mark.parametrize("augment_on", ["cpu"])
+def test_the_recipe_of_a_machine_with_a_gpu_and_16_cores_needs_less_than_4_gb(monkeypatch, augment_on):
+    monkeypatch.setattr(loader, "free_memory", lambda: 64 * GB)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    recipe = sample_gpu()
+    assert (recipe.data.workers, recipe.run.batch_size, recipe.data.prefetch) == (12, 64, 4)
+    found = made(recipe.data, recipe)
+    assert found.notes == []
+    assert found.memory == pytest.approx({"cpu": 1.738e9}[augment_on], rel=1e-3)
+    assert found.memory < 4e9
+
+
+def test_a_run_that_does_not_fit_is_refused_or_holds_less(monkeypatch):
+    recipe = sample_gpu()
+    recipe.data.workers = 2
+    monkeypatch.setattr(loader, "free_memory", lambda: 1_700_000_000)
+    found = made(recipe.data, recipe)
+    assert found.prefetch == 2
+    assert found.notes[0].startswith("data.prefetch: 2 in place of 4")
+    assert found.memory < 1.1e9
+    with pytest.raises(NoRoom, match=r"1\.7 GB of memory are free for 3 ranks.*run\.batch_size"):
+        made(recipe.data, recipe, node_ranks=3)
+    assert made(DataConfig(workers=0), recipe, node_ranks=3).memory == pytest.approx(0.3477e9, rel=1e-3)

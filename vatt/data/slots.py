@@ -1,0 +1,179 @@
+"""Batches in memory that reading processes share with the one that trains: whole batches in slots that are used again.
+
+The memory is anonymous (`memfd_create`): it counts as memory of the job, and /dev/shm, which a container limits to
+64 MB, is not used at all. So ``docker --shm-size`` does not matter, and ``docker --memory`` does.
+
+A batch that was handed out is not copied; its slot is free again when nobody holds any of its large tensors any more.
+So a batch is valid as long as it is held, whoever holds it.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import tempfile
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vatt.data.samples import Layout
+from vatt.errors import UserError
+
+_ALIGN = 64  # bytes at which each tensor of a batch begins
+_SHARE = 0.8  # of the free memory that batches may take; the rest is for the processes themselves
+_PROCESS = 96 * 2**20  # bytes that a reading process takes for itself, decoders and frames
+_SMALL = 1 << 16  # bytes; smaller tensors are handed out as copies, so that who keeps one does not keep a slot
+
+
+def batch_bytes(layout: Layout, rows: int) -> int:
+    """Bytes of a batch of ``rows`` rows."""
+    return sum(_aligned(_bytes(shape, dtype) * rows) for shape, dtype in layout.values())
+
+
+def carve(memory: Tensor, layout: Layout, rows: int) -> dict[str, Tensor]:
+    """The tensors (rows, *shape) of a batch in ``memory``, uint8 (`batch_bytes`,), which begins at an aligned place."""
+    found, at = {}, 0
+    for name, (shape, dtype) in layout.items():
+        size = _bytes(shape, dtype) * rows
+        found[name] = memory[at : at + size].view(dtype).view(rows, *shape)
+        at += _aligned(size)
+    return found
+
+
+def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
+
+
+class NoRoom(UserError, RuntimeError):
+    """Batches that do not fit into memory. The message names the settings that help."""
+
+
+def fit_prefetch(prefetch: int, size: int, workers: int, ranks: int, free: int | None) -> tuple[int, str]:
+    """How many batches are kept ready, at most ``prefetch``, and in words why they are fewer.
+
+    Args:
+        size: bytes of a batch; one more than are kept ready is held, the one in use.
+        workers: reading processes of each rank.
+        ranks: on this machine, which share what is free.
+        free: bytes, or None if that is not known.
+
+    Raises:
+        NoRoom: not even one fits beside the one in use.
+    """
+    if free is None:
+        return prefetch, ""
+    room = free * _SHARE / ranks - workers * _PROCESS
+    fits = int(room // size) - 1
+    shared = f" for {ranks} ranks" if ranks > 1 else ""
+    here = f"{_gb(free)} of memory are free{shared}"
+    if fits < 1:
+        raise NoRoom(
+            f"data: two batches of {_gb(size)} and {workers} reading processes do not fit on each rank, {here}; lower "
+            "run.batch_size or data.workers, or give the container more memory (docker --memory)"
+        )
+    if fits >= prefetch:
+        return prefetch, ""
+    needed = f"{prefetch + 1} batches of {_gb(size)}"
+    return fits, f"data.prefetch: {fits} in place of {prefetch}, because {here}, too little for {needed} on each rank"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+class Slots:
+    """``count`` batches of ``rows`` rows, and ``words`` numbers for those who fill them.
+
+    Attributes:
+        file: of the memory; a lock on it (fcntl.lockf) is freed by the system when its holder dies.
+        words: int64, 0 at first.
+        free: slots that hold nothing that anybody needs.
+        held: how many were handed out and not given back.
+        note: in words, why the memory is not pinned, though there is a GPU.
+    """
+
+    def __init__(self, layout: Layout, rows: int, count: int, words: int) -> None:
+        self._layout, self._rows, self._count = layout, rows, count
+        self._begin, self._size = _page(8 * words), _page(batch_bytes(layout, rows))
+        self._numbers = words
+        self.file = _anonymous_file()
+        os.ftruncate(self.file.fileno(), self._begin + count * self._size)
+        self.free, self.held, self.note = deque(range(count)), 0, ""
+        self._pinned: int | None = None
+        self._closed = False
+        self.attach()
+
+    def attach(self) -> None:
+        """Maps the memory into this process. A forked one maps it anew: the driver of a GPU may keep what it has pinned
+        from processes that are forked later."""
+        self._map = mmap.mmap(self.file.fileno(), self._begin + self._count * self._size)
+        self.words = np.frombuffer(self._map, np.int64, self._numbers)
+
+    def tensors(self, slot: int) -> dict[str, Tensor]:
+        """The batch of a slot, to be filled."""
+        return carve(torch.from_numpy(self._bytes_of(slot)), self._layout, self._rows)
+
+    def hand_out(self, slot: int, rows: int) -> dict[str, Tensor]:
+        """The first ``rows`` rows of a slot, which is free when they are not held any more. Where all other slots are
+        held, they are copied: whoever collects batches would stop those who fill them."""
+        memory = self._bytes_of(slot)
+        found = {name: x[:rows] for name, x in carve(torch.from_numpy(memory), self._layout, self._rows).items()}
+        copies = self.held + 1 >= self._count
+        self.held += 1
+        weakref.finalize(memory, self._give_back, slot).atexit = False
+        return {name: x.clone() if copies or x.nbytes < _SMALL else x for name, x in found.items()}
+
+    def _bytes_of(self, slot: int) -> np.ndarray:
+        return np.frombuffer(self._map, np.uint8, self._size, self._begin + slot * self._size)
+
+    def _give_back(self, slot: int) -> None:
+        """Called when the last tensor of a slot is gone, by whichever thread let it go."""
+        self.free.append(slot)
+        self.held -= 1
+        self._unpin()
+
+    def pin(self) -> None:
+        """Page-locks the memory for copies to a GPU that the host does not wait for. ``note`` says why where it fails;
+        batches are copied to pinned memory then, before they go to the GPU (`train.core.transfer.Uploader`).
+
+        **This has not run on a GPU yet.** cudaHostRegister takes any pageable memory of the process (CUDA runtime API,
+        section Memory Management), and shared mappings of anonymous files are such.
+        """
+        address = torch.from_numpy(np.frombuffer(self._map, np.uint8)).data_ptr()
+        error = torch.cuda.cudart().cudaHostRegister(address, len(self._map), 0)
+        if int(error) == 0:
+            self._pinned = address
+            return
+        self.note = f"the memory of the loader could not be pinned ({error}); batches are copied once more"
+        with suppress(RuntimeError):  # the next launch would report the error again
+            torch.zeros(1, device="cuda")
+
+    def close(self) -> None:
+        """Frees the memory as soon as no batch is held any more."""
+        self._closed = True
+        self._unpin()
+
+    def _unpin(self) -> None:
+        if self._closed and not self.held and self._pinned is not None:
+            torch.cuda.cudart().cudaHostUnregister(self._pinned)
+            self._pinned = None
+
+
+def _page(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _anonymous_file() -> IO[Any]:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("vatt-batches"), "r+b")
+    return tempfile.TemporaryFile()  # not Linux

@@ -1,0 +1,451 @@
+"""Reading processes: each task is read by one of them, straight into its rows of a batch in shared memory.
+
+Tasks are numbered from 0, and a fixed number of them makes a batch. Whichever process is free takes the next one, so
+batches come in order whatever the number of processes, and one slow file delays its own batch alone. Nothing but small
+results and errors goes through a pipe.
+
+A process that dies while it reads is replaced, and the new one goes on with the same task, told what has killed the
+first. The processes end with the one that started them, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vatt.data.samples import Layout
+from vatt.data.slots import NoRoom, Slots, batch_bytes, carve
+from vatt.errors import UserError
+
+Rows = dict[str, Tensor]
+Filled = tuple[Rows, list[Any]]  # a batch, and what reading each of its tasks returned
+_ALIVE = 600.0  # seconds without an answer after which a process counts as hung, at least
+_GRACE = 0.2  # seconds that a process has to end by itself
+_LOOK = 2.0  # seconds between two looks at whether a process hangs
+_LIMIT = 20  # processes that die one after the other before anything was read
+_PDEATHSIG = 1  # prctl: the signal that a process gets when the one that forked it ends
+
+
+class Work(Protocol):
+    """What is read."""
+
+    def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> Any:
+        """Reads a task into its rows.
+
+        Args:
+            rows: tensors with the rows of the task as first axis.
+            lost: attempts at this task that have ended the process, with the way how.
+            begin: to be called with the number of each attempt when it begins.
+
+        Returns:
+            What there is to tell besides, small; mostly None.
+        """
+        ...
+
+
+class WorkerFault(RuntimeError):
+    """A fault of this project in a reading process, with its traceback."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of a pool.
+
+    Attributes:
+        layout: of a row.
+        rows: of a task.
+        tasks: of a batch; the last one may have fewer.
+        total: tasks in all; None: without end.
+    """
+
+    layout: Layout
+    rows: int
+    tasks: int
+    total: int | None = None
+
+    def tasks_of(self, batch: int) -> range:
+        """The tasks of a batch; none after the last."""
+        end = (batch + 1) * self.tasks
+        return range(batch * self.tasks, end if self.total is None else min(end, self.total))
+
+    @property
+    def batch_bytes(self) -> int:
+        """What a batch takes of memory."""
+        return batch_bytes(self.layout, self.rows * self.tasks)
+
+    def part(self, batch: Rows, task: int) -> Rows:
+        """The rows of a task in its batch."""
+        at = task % self.tasks * self.rows
+        return {name: x[at : at + self.rows] for name, x in batch.items()}
+
+
+def patience(decode_timeout: float, windows: int) -> float:
+    """Seconds after which a process that reads so many windows counts as hung: longer than its own limit allows."""
+    return max(_ALIVE, 2 * decode_timeout * windows)
+
+
+def read_here(work: Work, plan: Plan) -> Iterator[Filled]:
+    """The batches, read by this process itself."""
+    number = 0
+    while tasks := plan.tasks_of(number):
+        rows = len(tasks) * plan.rows
+        batch = carve(torch.empty(batch_bytes(plan.layout, rows), dtype=torch.uint8), plan.layout, rows)
+        answers = [work.read(task, plan.part(batch, task), {}, lambda attempt: None) for task in tasks]
+        yield batch, answers
+        del batch
+        number += 1
+
+
+@dataclass
+class _Raised:
+    """An answer: what reading a task raised. Errors themselves do not always come whole out of a pipe."""
+
+    kind: type[Exception]
+    message: str
+
+    def again(self) -> Exception:
+        error = self.kind.__new__(self.kind)
+        error.args = (self.message,)
+        return error
+
+
+@dataclass
+class _Process:
+    """A reading process, as the one that started it sees it.
+
+    Attributes:
+        task, lost: what it was started to go on with: a task (or -1), and what became of earlier attempts at it.
+        ended: why it was killed by the one that started it.
+    """
+
+    pid: int
+    answers: Connection
+    task: int
+    lost: dict[int, str]
+    ended: str = ""
+
+
+class _Board:
+    """Numbers that all processes see.
+
+    Attributes:
+        next: about the first task that nobody has taken; never beyond it.
+        end: of the tasks that may be taken.
+        slot: where the batches are that are not done, by number of the batch.
+        owner: who has taken a task, its number plus 1, or 0; by number of the task.
+        attempt, since: of each process: at which attempt it is, and when that began (ns).
+    """
+
+    def __init__(self, slots: Slots, sizes: tuple[int, ...]) -> None:
+        parts = np.split(slots.words, np.cumsum(sizes)[:-1])
+        self.next, self.end, self.slot, self.owner, self.attempt, self.since = parts
+        self._file = slots.file
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process at a time is inside. The system opens the lock of one that dies there."""
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def issue(self, batch: int, slot: int, tasks: range) -> None:
+        """Lets a batch be filled."""
+        with self.locked():
+            self.slot[batch % len(self.slot)] = slot
+            for task in tasks:
+                self.owner[task % len(self.owner)] = 0
+            self.end[0] = tasks.stop
+
+    def take(self, process: int) -> int:
+        """The next task, now of this process; -1 if there is none. One store makes it so: who is killed has taken it or
+        has not."""
+        with self.locked():
+            task = int(self.next[0])
+            while task < self.end[0] and self.owner[task % len(self.owner)]:
+                task += 1
+            if task >= self.end[0]:
+                return -1
+            self.attempt[process], self.since[process] = 0, time.monotonic_ns()
+            self.owner[task % len(self.owner)] = process + 1
+            self.next[0] = task + 1
+            return task
+
+
+class Pool:
+    """Iterates over batches in order: their tensors, and what reading each of their tasks returned.
+
+    The tensors stay valid as long as they are held, see `Slots`. `close` ends the processes; so does the end of this
+    process, even by SIGKILL.
+
+    Args:
+        work: is called in the processes. They are forked, so that it may hold anything, and a million clips are neither
+            pickled nor read again; and they must not use a GPU, which CUDA forbids in a forked process.
+        ready: batches that are kept ready; one more than these is in memory.
+        workers: processes, 1 or more.
+        alive: seconds without an answer after which a process counts as hung.
+
+    Raises:
+        UserError: while iterating, when its batch is due: what reading a task raised. WorkerFault: anything else that
+            reading raised. NoRoom: no process can be started.
+    """
+
+    def __init__(self, work: Work, plan: Plan, *, ready: int, workers: int, alive: float) -> None:
+        self.work, self.plan, self._alive = work, plan, alive
+        slots = ready + 1
+        self._sizes = (1, 1, slots, slots * plan.tasks, workers, workers)
+        self._slots = Slots(plan.layout, plan.rows * plan.tasks, slots, sum(self._sizes))
+        self._board = _Board(self._slots, self._sizes)
+        self._processes: list[_Process] = []
+        self._issued = self._given = 0  # batches
+        self._pending: set[int] = set()  # tasks that may be taken or were, and are not answered
+        self._left: dict[int, int] = {}  # batch -> how many of these are its own
+        self._answers: dict[int, Any] = {}  # task -> answer, of batches that were not given
+        self._deaths = self._untold = 0
+        self._owner = os.getpid()
+        self._take, self._tell = os.pipe()  # a byte for each task that may be taken; its end tells that all is over
+        os.set_blocking(self._tell, False)
+        _open_pools.add(self)
+        try:
+            self._processes += [self._start(number) for number in range(workers)]
+            if torch.cuda.is_available():
+                self._slots.pin()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def note(self) -> str:
+        """Why the memory is not pinned, though there is a GPU."""
+        return self._slots.note
+
+    def __iter__(self) -> Iterator[Filled]:
+        return self
+
+    def __next__(self) -> Filled:
+        number = self._given
+        tasks = self.plan.tasks_of(number)
+        if not tasks or self not in _open_pools:
+            raise StopIteration
+        self._issue()
+        while self._listen(0):  # so that no pipe is full
+            pass
+        while self._left.get(number, 1):
+            if not self._listen(_LOOK):
+                self._end_hung()
+            self._issue()  # a batch may have been given back meanwhile
+        answers = [self._answers.pop(task, None) for task in tasks]
+        for answer in answers:
+            if isinstance(answer, _Raised):
+                raise answer.again()
+        self._given += 1
+        del self._left[number]
+        slot = int(self._board.slot[number % len(self._board.slot)])
+        return self._slots.hand_out(slot, len(tasks) * self.plan.rows), answers
+
+    def _issue(self) -> None:
+        """Lets the processes fill the slots that are free."""
+        board = self._board
+        while self._slots.free and (tasks := self.plan.tasks_of(self._issued)):
+            board.issue(self._issued, self._slots.free.popleft(), tasks)
+            self._pending.update(tasks)
+            self._left[self._issued] = len(tasks)
+            self._issued += 1
+            self._untold += len(tasks)
+        if self._untold:
+            with suppress(BlockingIOError):  # the pipe is full; the rest is told later
+                self._untold -= os.write(self._tell, bytes(self._untold))
+
+    def _listen(self, seconds: float) -> bool:
+        """Waits up to ``seconds`` for answers, and takes one of each process. Whether there was any."""
+        poll = select.poll()
+        for process in self._processes:
+            poll.register(process.answers.fileno(), select.POLLIN)
+        heard = {descriptor for descriptor, _ in poll.poll(1000 * seconds)}
+        for number, process in enumerate(self._processes):
+            if process.answers.fileno() in heard:
+                try:
+                    task, answer = process.answers.recv()
+                except (EOFError, OSError):  # it has ended, perhaps while it wrote
+                    self._replace(number, process)
+                else:
+                    self._hear(task, answer)
+        return bool(heard)
+
+    def _hear(self, task: int, answer: Any) -> None:
+        self._pending.remove(task)
+        self._left[task // self.plan.tasks] -= 1
+        self._deaths = 0
+        if answer is not None:
+            self._answers[task] = answer
+
+    def _task_of(self, number: int) -> int:
+        """The task that a process is at, or -1."""
+        owner = self._board.owner
+        return next((task for task in sorted(self._pending) if owner[task % len(owner)] == number + 1), -1)
+
+    def _end_hung(self) -> None:
+        for number, process in enumerate(self._processes):
+            age = (time.monotonic_ns() - int(self._board.since[number])) / 1e9
+            if age > self._alive and self._task_of(number) >= 0:
+                process.ended = f"the process that read it gave no answer for {self._alive:g} s and was ended"
+                os.kill(process.pid, signal.SIGKILL)  # that it has ended is heard like of any other
+
+    def _replace(self, number: int, process: _Process) -> None:
+        """Starts a process for one that has ended. It goes on with the same task, if that one was at any."""
+        process.answers.close()
+        how = _how(_wait(process.pid))
+        reason = process.ended or how
+        task, lost = self._task_of(number), dict[int, str]()
+        if task >= 0:
+            lost = process.lost if task == process.task else {}
+            lost = {**lost, int(self._board.attempt[number]): reason}
+        else:  # no clip is to blame
+            self._deaths += 1
+        if self._deaths > _LIMIT:
+            raise WorkerFault(f"{self._deaths} reading processes ended one after the other; the last one {reason}")
+        self._untold += 1  # it may have taken a byte and no task; one too many does no harm
+        self._processes[number] = self._start(number, task, lost)
+
+    def _start(self, number: int, task: int = -1, lost: dict[int, str] | None = None) -> _Process:
+        answers, send = Pipe(duplex=False)
+        parent = os.getpid(), threading.current_thread() is threading.main_thread()
+        for stream in (sys.stdout, sys.stderr):  # or what they hold would be written twice
+            with suppress(AttributeError, ValueError, OSError):
+                stream.flush()
+        try:
+            with warnings.catch_warnings():  # Python 3.12 warns of threads; the process touches no lock of theirs
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+        except OSError as error:
+            answers.close()
+            send.close()
+            raise NoRoom(f"data.workers: no reading process can be started: {error.strerror}") from error
+        if pid == 0:
+            self._live(number, parent, send, task, lost or {})
+        send.close()
+        return _Process(pid, answers, task, lost or {})
+
+    def _live(
+        self, number: int, parent: tuple[int, bool], send: Connection, task: int, lost: dict[int, str]
+    ) -> NoReturn:
+        """What a process does until there is nothing more to do."""
+        try:
+            _settle(*parent)
+            self._slots.attach()
+            self._board = _Board(self._slots, self._sizes)
+            if task >= 0:
+                self._read(number, task, lost, send)
+            while os.read(self._take, 1):
+                if (task := self._board.take(number)) >= 0:
+                    self._read(number, task, {}, send)
+            os._exit(0)
+        except BrokenPipeError:  # the one who would hear it has ended
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _read(self, number: int, task: int, lost: dict[int, str], send: Connection) -> None:
+        board = self._board
+
+        def begin(attempt: int) -> None:
+            board.since[number] = time.monotonic_ns()
+            board.attempt[number] = attempt
+
+        slot = int(board.slot[task // self.plan.tasks % len(board.slot)])
+        rows = self.plan.part(self._slots.tensors(slot), task)
+        begin(0)
+        try:
+            answer = self.work.read(task, rows, lost, begin)
+        except UserError as error:
+            answer = _Raised(type(error), str(error))
+        except Exception:
+            answer = _Raised(WorkerFault, f"in a reading process:\n{traceback.format_exc()}")
+        send.send((task, answer))
+
+    def close(self) -> None:
+        """Ends the processes: at once those that wait, and soon after those that are at work."""
+        processes, self._processes = self._processes, []
+        if os.getpid() != self._owner:  # a forked process that collects garbage
+            return
+        if self in _open_pools:
+            _open_pools.remove(self)
+            os.close(self._tell)
+            os.close(self._take)
+        end = time.monotonic() + _GRACE
+        for process in processes:
+            while (status := _wait(process.pid, os.WNOHANG)) is None and time.monotonic() < end:
+                time.sleep(0.002)
+            if status is None:
+                os.kill(process.pid, signal.SIGKILL)
+                _wait(process.pid)
+            process.answers.close()
+        self._slots.close()
+
+    def __del__(self) -> None:
+        if sys is not None and getattr(self, "_processes", None):
+            self.close()
+
+
+_open_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _settle(parent: int, by_main_thread: bool) -> None:
+    """Makes a forked process a reading process.
+
+    The signals that a terminal or a launcher sends to all processes of a job are ignored: the job finishes its step and
+    writes a checkpoint then. The end of the job is told by a signal, if the thread that forked is its main one, and
+    always by the end of the pipe of tasks, whose other end no reading process may hold.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if by_main_thread and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    for pool in list(_open_pools):
+        os.close(pool._tell)
+    torch.set_num_threads(1)
+
+
+def _wait(pid: int, options: int = 0) -> int | None:
+    """How a process has ended: its exit status, or the signal below 0; None if it has not."""
+    try:
+        found, status = os.waitpid(pid, options)
+    except ChildProcessError:  # somebody else has asked
+        return 0
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _how(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"the process that read it ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (so the system ends a process when memory is short)" if status == -signal.SIGKILL else ""
+    return f"the process that read it was ended by {name}{hint}"
