@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from vatt.clip import InputConfig
-from vatt.data.clips import Clip
+from vatt.data.clips import Clip, ClipTable, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
+from vatt.data.order import clip_order
 from vatt.data.samples import Layout, PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import fit_prefetch
@@ -78,14 +79,19 @@ class Pick:
 
 @dataclass
 class Schedule:
-    """Which clip a sample is, of data sets with ``sizes`` clips at ``weights`` (any positive numbers)."""
+    """Which clip a sample is, of data sets with ``sizes`` clips at ``weights`` (any positive numbers).
+
+    ``groups`` and ``window``: as `clip_order` takes them, groups of each data set.
+    """
 
     sizes: list[int]
     weights: list[float]
     seed: int
+    groups: list[np.ndarray | None] = field(default_factory=list)
+    window: int = 0
     _cycle: np.ndarray = field(init=False, repr=False)
     _before: np.ndarray = field(init=False, repr=False)
-    _orders: dict[int, tuple[int, np.ndarray]] = field(init=False, repr=False, default_factory=dict)
+    _orders: dict[tuple[int, int], np.ndarray] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._cycle = _mixing_cycle(self.weights)
@@ -101,12 +107,14 @@ class Schedule:
         return Pick(source, count, int(self._order(source, epoch)[index]))
 
     def _order(self, source: int, epoch: int) -> np.ndarray:
-        """The order of the clips in one pass; the last one asked for is kept."""
-        known = self._orders.get(source)
-        if known is None or known[0] != epoch:
-            order = np.random.default_rng([self.seed, 11, source, epoch]).permutation(self.sizes[source])
-            self._orders[source] = known = (epoch, order)
-        return known[1]
+        """The order of the clips in one pass. Those of two passes are kept, for tasks are asked for ahead."""
+        known = self._orders.get((source, epoch))
+        if known is None:
+            groups = self.groups[source] if self.groups else None
+            known = clip_order(self.sizes[source], [self.seed, 11, source, epoch], groups, self.window)
+            self._orders = {key: x for key, x in self._orders.items() if key[0] != source or abs(key[1] - epoch) == 1}
+            self._orders[source, epoch] = known
+        return known
 
 
 def _mixing_cycle(weights: list[float]) -> np.ndarray:
@@ -128,14 +136,27 @@ class _Samples:
     is replaced by another one of its data set."""
 
     def __init__(
-        self, sources: list[Source], reader: Reader, seed: int, windows: int, number: Callable[[int], int]
+        self, sources: list[Source], reader: Reader, config: DataConfig, seed: int, number: Callable[[int], int]
     ) -> None:
         """``number``: of a task over all steps and ranks, from its number on this rank."""
-        self.sources, self.reader, self.seed, self.windows, self.number = sources, reader, seed, windows, number
-        self.schedule = Schedule([len(s.clips) for s in sources], [s.weight for s in sources], seed)
+        self.sources, self.reader, self.seed, self.number = sources, reader, seed, number
+        self.windows, self.ahead = config.windows_per_open, 2 * max(1, config.workers)
+        sizes, weights = [len(source.clips) for source in sources], [source.weight for source in sources]
+        groups = [source.clips.groups() if isinstance(source.clips, ClipTable) else None for source in sources]
+        self.schedule = Schedule(sizes, weights, seed, groups, config.shuffle_shards)
+
+    def _expect(self, task: int) -> None:
+        """Begins to fetch what a later task reads of shards: with as many processes, another one comes to it soon."""
+        pick = self.schedule.pick(self.number(task))
+        clips = self.sources[pick.source].clips
+        expect = getattr(self.reader, "expect", None)
+        if expect is not None and isinstance(clips, ClipTable):
+            for window in range(self.windows):
+                expect(clips[pick.item], self._rng(pick, 0, window))
 
     def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> list[Record] | None:
         """The records of the clips that could not be read, if there are any."""
+        self._expect(task + self.ahead)
         pick = self.schedule.pick(self.number(task))
         source = self.sources[pick.source]
         outs = [{name: x[number] for name, x in rows.items() if name != "index"} for number in range(self.windows)]
@@ -185,8 +206,8 @@ class ClipLoader:
         notes: what a user should know of it.
 
     Raises:
-        ValueError: a data set without clips. BatchError: a batch that ``data.windows_per_open`` does not divide.
-        NoRoom: not even two batches fit into memory.
+        ValueError: a data set without clips. ManifestError: one that was packed for other windows. BatchError: a batch
+        that ``data.windows_per_open`` does not divide. NoRoom: not even two batches fit into memory.
     """
 
     def __init__(
@@ -205,6 +226,7 @@ class ClipLoader:
         for source in sources:
             if not source.clips:
                 raise ValueError(f"{source.name}: the data set has no clip to train on")
+            check_packing(source.clips, read.spec, sound_only=getattr(read, "modality", "") == "audio")
         windows = config.windows_per_open
         if batch_size % windows:
             raise BatchError(
@@ -221,7 +243,7 @@ class ClipLoader:
 
         self._alive = patience(config.decode_timeout, windows)
         self._plan = Plan({**read.layout(), "index": ((), torch.int64)}, windows, tasks)
-        self._work = _Samples(sources, read, seed, windows, number)
+        self._work = _Samples(sources, read, config, seed, number)
         if self.workers:
             free = free_memory()
             self.prefetch, note = fit_prefetch(config.prefetch, self._plan.batch_bytes, self.workers, node_ranks, free)
