@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.limits import HANG
-from vatt.data.shards.cache import CacheError, PieceCache, default_folder
+from vatt.data.shards.cache import CacheError, Damaged, Entry, PieceCache, default_folder
 
 FORK = multiprocessing.get_context("fork")
 
@@ -24,7 +24,20 @@ def entry(number: int, size: int = 1000) -> tuple[str, bytes]:
 
 def put(cache, *numbers, size=1000):
     for number in numbers:
-        cache.put(*entry(number, size))
+        name, content = entry(number, size)
+        found = cache.load(name, size, lambda content=content: content, HANG)
+        if isinstance(found, Entry):
+            found.close()
+
+
+def get(cache, number, size=1000):
+    found = cache.open(entry(number, size)[0], size)
+    if found is None:
+        return None
+    try:
+        return found.read(0, size)
+    finally:
+        found.close()
 
 
 def there(cache, numbers, size=1000):
@@ -37,21 +50,37 @@ def stored(folder):
 
 def test_an_entry_comes_back_and_is_not_there_before(tmp_path):
     cache = PieceCache(tmp_path / "a" / "b", 10**6)
-    name, content = entry(1)
-    assert cache.get(name, 1000) is None
-    cache.put(name, content)
-    assert cache.get(name, 1000) == PieceCache(tmp_path / "a" / "b", 10**6).get(name, 1000) == content
+    assert get(cache, 1) is None
+    put(cache, 1)
+    assert cache.has(entry(1)[0])
+    assert get(cache, 1) == get(PieceCache(tmp_path / "a" / "b", 10**6), 1) == entry(1)[1]
+
+
+def test_any_part_of_an_entry(tmp_path):
+    cache = PieceCache(tmp_path, 10**6)
+    size = 3 * 2**16 + 777
+    put(cache, 1, size=size)
+    name, content = entry(1, size)
+    found = cache.open(name, size)
+    for at in (0, 1, 2**16 - 1, 2**16, 2**17 + 5, size - 1):
+        for length in (1, 2**16, 2**16 + 1, 2**18):
+            length = min(length, size - at)
+            assert found.read(at, length) == content[at : at + length]
+    cache.path(name).unlink()  # another process makes room
+    assert found.read(5, 10) == content[5:15]
+    found.close()
+    found.close()
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
-    cache = PieceCache(tmp_path, 10_000)
+    cache = PieceCache(tmp_path, 10_040)
     for number in range(10):
         put(cache, number)
         os.utime(cache.path(entry(number)[0]), (number, number))
-    assert cache.get(entry(0)[0], 1000)  # used now
+    assert get(cache, 0)  # used now
     put(cache, 10)
     assert there(cache, range(11)) == [0, *range(3, 11)]  # down to 90% at once
-    assert stored(tmp_path) <= 10_000
+    assert stored(tmp_path) == 9 * 1004
 
 
 def _fill(folder, seed):
@@ -103,7 +132,7 @@ def test_kills_leave_whole_entries_and_the_bound(tmp_path):
         process.join(HANG)
     whole = list(tmp_path.glob("??/[0-9a-f]*"))
     assert whole
-    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in whole)
+    assert all(hashlib.sha256(path.read_bytes()[:200_000]).hexdigest() == path.name for path in whole)
     cache = PieceCache(tmp_path, 3_000_000)
     for path in tmp_path.glob("??/.*"):
         os.utime(path, (0, 0))  # left long ago
@@ -112,17 +141,29 @@ def test_kills_leave_whole_entries_and_the_bound(tmp_path):
     assert 2_000_000 < stored(tmp_path) <= 3_000_000
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", bytes(1000)])
-def test_a_damaged_entry_is_noticed_and_deleted(tmp_path, damage, caplog):
+@pytest.mark.parametrize("damage", [b"", b"short", bytes(2000)])
+def test_an_entry_of_another_length_is_deleted(tmp_path, damage, caplog):
     cache = PieceCache(tmp_path, 10**6)
     put(cache, 1)
     path = cache.path(entry(1)[0])
     path.write_bytes(damage)
-    assert cache.get(path.name, 1000) is None
-    assert f"{path}: a damaged piece" in caplog.text
+    assert get(cache, 1) is None
+    assert f"{path}: its length is wrong: this piece of a shard is fetched again" in caplog.text
     assert not path.exists()
     put(cache, 1)
-    assert cache.get(path.name, 1000) == entry(1)[1]
+    assert get(cache, 1) == entry(1)[1]
+
+
+@pytest.mark.parametrize("place", [0, 70_000, 199_999, 200_003])
+def test_a_changed_bit_is_noticed_where_it_is_read(tmp_path, place):
+    cache = PieceCache(tmp_path, 10**6)
+    put(cache, 1, size=200_000)
+    path = cache.path(entry(1, 200_000)[0])
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match="its content has changed"):
+        get(cache, 1, 200_000)
 
 
 def test_a_wrong_count_is_mended_by_reading_the_folder(tmp_path):
@@ -132,7 +173,7 @@ def test_a_wrong_count_is_mended_by_reading_the_folder(tmp_path):
         (folder / "used").write_text(text)
         put(cache, *range(8))
         assert there(cache, range(8)) == list(range(8))
-        assert int((folder / "used").read_text()) == 8000
+        assert int((folder / "used").read_text()) == 8 * 1004
 
 
 def test_an_entry_is_fetched_once_by_many(tmp_path):
@@ -148,7 +189,8 @@ def test_an_entry_is_fetched_once_by_many(tmp_path):
 
     def load(_):
         try:
-            return PieceCache(tmp_path, 10**6).load(name, 1000, fetch, HANG)
+            found = PieceCache(tmp_path, 10**6).load(name, 1000, fetch, HANG)
+            return found.read(0, 1000) if isinstance(found, Entry) else found
         except RuntimeError:
             return None
 
@@ -170,7 +212,7 @@ def test_who_waits_too_long_fetches_for_itself(tmp_path):
 def test_nothing_is_kept_beyond_the_bound(tmp_path):
     put(PieceCache(tmp_path / "none", 0), 1)
     assert not (tmp_path / "none").exists()
-    cache = PieceCache(tmp_path / "small", 999)
+    cache = PieceCache(tmp_path / "small", 1003)
     put(cache, 1)
     assert stored(tmp_path / "small") == 0
 

@@ -153,6 +153,18 @@ def test_what_is_expected_is_fetched_once_for_all_processes(server, clips):
     assert len(server.asked(".tar")) == 6
 
 
+def test_a_damaged_entry_is_fetched_again(server, clips, caplog):
+    read(clips[1])
+    (path,) = clips._set._fetcher.cache.folder.glob("??/[0-9a-f]*")
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    for _ in range(2):
+        assert read(clips[1]) == content(1)
+    assert len(server.asked(".tar")) == 3  # once for the file that was open, once for the entry
+    assert caplog.text.count("its content has changed: this piece of a shard is fetched again") == 1
+    read(clips[1])
+    assert len(server.asked(".tar")) == 3
+
+
 def test_a_piece_on_its_way_is_waited_for(server, clips):
     server.behaviours[SHARD] = ["slow"]
     clips[0].packed.piece(0.0, 3.2).expect()

@@ -1,22 +1,25 @@
 """Pieces of remote shards on a local disk: a bounded folder that all processes of a machine share.
 
-An entry is named by the SHA-256 of its content, so that it is never wrong for long: what does not match is deleted and
-fetched again. Entries appear whole; those used longest ago go first. A process may be killed anywhere.
+An entry is named by the SHA-256 of its content, which was checked when it came. Behind the content is the CRC-32 of
+each block, by which what is read is checked again: a damaged entry is deleted and fetched again. Entries appear whole;
+those used longest ago go first. A process may be killed anywhere.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import time
+import zlib
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vatt.errors import UserError
 
+_BLOCK = 2**16  # bytes
 FOLDER = "VATT_CACHE"  # the environment variable that moves all caches of the project
 _FULL = 0.9  # share of the bound that is left when entries are deleted: it is done seldom, since it reads the folder
 _LOOK = 0.005  # seconds between two looks at whether another process is done
@@ -33,6 +36,57 @@ class CacheError(UserError, OSError):
 def default_folder() -> Path:
     """Of the user: $VATT_CACHE/pieces, else ~/.cache/vatt/pieces."""
     return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "vatt") / "pieces"
+
+
+class Damaged(Exception):
+    """An entry with other bytes than were written."""
+
+
+class Entry:
+    """An open entry. It stays readable when it is deleted."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Raises OSError: there is none. Damaged: its length is wrong."""
+        self.path, self.size = path, size
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            table = os.pread(self._file, _table_bytes(size) + 1, size)
+            if len(table) != _table_bytes(size):
+                raise Damaged(f"{path}: its length is wrong")
+            self._sums = memoryview(table).cast("I")
+            os.utime(path)  # used now
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, at: int, size: int) -> bytes:
+        """A part of the content, checked. Raises Damaged."""
+        first, last = at // _BLOCK, -(-(at + size) // _BLOCK)
+        try:
+            found = memoryview(os.pread(self._file, min(last * _BLOCK, self.size) - first * _BLOCK, first * _BLOCK))
+        except OSError as error:
+            raise Damaged(f"{self.path}: {error.strerror}") from error
+        for number in range(first, last):
+            block = found[(number - first) * _BLOCK : (number + 1 - first) * _BLOCK]
+            if zlib.crc32(block) != self._sums[number]:
+                raise Damaged(f"{self.path}: its content has changed")
+        return bytes(found[at - first * _BLOCK : at - first * _BLOCK + size])
+
+    def close(self) -> None:
+        """Once."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _table_bytes(size: int) -> int:
+    return 4 * -(-size // _BLOCK)
+
+
+def _table(content: bytes) -> bytes:
+    whole = memoryview(content)
+    sums = (zlib.crc32(whole[at : at + _BLOCK]) for at in range(0, len(content), _BLOCK))
+    return array("I", sums).tobytes()
 
 
 class PieceCache:
@@ -59,31 +113,32 @@ class PieceCache:
         """Where the entry of this SHA-256 is, if it is there."""
         return self.folder / digest[:2] / digest
 
-    def get(self, digest: str, size: int) -> bytes | None:
-        """The bytes of an entry, or None. One whose content does not match its name is deleted."""
+    def open(self, digest: str, size: int) -> Entry | None:
+        """An entry, or None. One of another length than its content has is deleted."""
         if not self.limit:
             return None
-        path = self.path(digest)
         try:
-            with path.open("rb", buffering=0) as file:
-                found = file.read()
-            if len(found) == size and hashlib.sha256(found).hexdigest() == digest:
-                os.utime(path)  # used now
-                return found
-            logger.warning("%s: a damaged piece of a shard is fetched again", path)
-            path.unlink()
+            return Entry(self.path(digest), size)
+        except Damaged as error:
+            self.drop(digest, error)
         except FileNotFoundError:
-            return None
+            pass
         except OSError as error:
             self._warn(error)
         return None
 
-    def load(self, digest: str, size: int, fetch: Callable[[], bytes], seconds: float) -> bytes:
-        """The bytes of an entry; where it is missing, those that ``fetch`` gives, which become the entry.
+    def drop(self, digest: str, why: Damaged) -> None:
+        """Deletes a damaged entry."""
+        logger.warning("%s: this piece of a shard is fetched again", why)
+        with suppress(OSError):
+            self.path(digest).unlink()
+
+    def load(self, digest: str, size: int, fetch: Callable[[], bytes], seconds: float) -> Entry | bytes:
+        """An entry; where it is missing, the bytes that ``fetch`` gives, which become the entry.
 
         While one process or thread fetches an entry, others that want it wait for it, ``seconds`` at most.
         """
-        if (found := self.get(digest, size)) is not None:
+        if (found := self.open(digest, size)) is not None:
             return found
         if not self.limit:
             return fetch()
@@ -91,20 +146,16 @@ class PieceCache:
         if file is None:
             return fetch()
         try:
-            found = self.get(digest, size)  # another may have been faster
-            if found is None:
-                found = fetch()
-                self._put(digest, found, file)
-            return found
+            if (found := self.open(digest, size)) is not None:  # another was faster
+                return found
+            content = fetch()
+            self._put(digest, content, file)
+            return content
         finally:
             with suppress(OSError):
                 if self._is(digest, file):
                     self._partly(digest).unlink()
             _unlock(file)
-
-    def put(self, digest: str, content: bytes) -> None:
-        """Keeps an entry, and deletes others where the bound asks for it."""
-        self.load(digest, len(content), lambda: content, _PATIENCE)
 
     def has(self, digest: str) -> bool:
         """Whether there is such an entry, unchecked."""
@@ -146,14 +197,15 @@ class PieceCache:
             return False
 
     def _put(self, digest: str, content: bytes, file: int) -> None:
-        if not 0 < len(content) <= self.limit:
+        whole = content + _table(content)
+        if len(whole) > self.limit:
             return
         try:
-            self._reserve(len(content))
+            self._reserve(len(whole))
             os.ftruncate(file, 0)  # of a process that was killed
-            left = memoryview(content)
+            left = memoryview(whole)
             while left:
-                left = left[os.pwrite(file, left, len(content) - len(left)) :]
+                left = left[os.pwrite(file, left, len(whole) - len(left)) :]
             os.replace(self._partly(digest), self.path(digest))
         except OSError as error:
             self._warn(error)

@@ -7,24 +7,21 @@ clip costs the reading of that line of shard-*.jsonl, about 20 microseconds.
 from __future__ import annotations
 
 import fcntl
-import gc
 import hashlib
-import io
 import json
 import os
-from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from vatt.data.clips import Clip, Clips, ClipTable, ManifestError, name_digest
+from vatt.data.clips import Clip, Clips, ClipTable, ManifestError
 from vatt.data.decode import MediaError, Packing
 from vatt.data.shards.cache import CacheError, PieceCache, default_folder
+from vatt.data.shards.columns import KINDS, Columns, read_columns
 from vatt.data.shards.fetch import Fetcher, Part, fetch
 from vatt.data.shards.format import (
     FAULTS,
@@ -38,14 +35,14 @@ from vatt.data.shards.format import (
     read_index,
     read_sources,
 )
-from vatt.data.shards.storage import LocalFolder, RangeFile, Storage, Unavailable, is_url, open_storage
+from vatt.data.shards.piece_file import PieceFile
+from vatt.data.shards.storage import LocalFolder, Storage, Unavailable, is_url, open_storage
 from vatt.files import write_bytes
 
 CACHE_GB = 20.0  # most gigabytes of remote pieces that are kept on the local disk
 _GIGABYTE = 10**9
 _AT_START = 120.0  # seconds for one file of the index
 _REQUESTS = 8  # of them at a time
-_KINDS = ("video", "audio", "image")
 
 
 def is_shards(place: str | Path) -> bool:
@@ -85,12 +82,12 @@ def read_shards(
             lines = storage
         else:
             lines = _lines_of_remote(storage, index, kept.folder / "lines" / hashlib.sha256(text).hexdigest()[:32])
-        table = _read_table(ShardSet(storage, lines, index, kept, timeout), _check_sizes(storage, index))
+        columns = read_columns(index, lines, name, _other_sizes(storage, index))
     except Unavailable as error:
         raise ManifestError(f"{name}: {error.reason}") from error
     except ShardError as error:
         raise ManifestError(str(error)) from error
-    return Clips(table, skipped)
+    return Clips(ShardClips(ShardSet(storage, lines, index, kept, timeout), columns), skipped)
 
 
 class PackedPiece:
@@ -184,17 +181,16 @@ class ShardSet:
     def open(self, shard: int, line: PieceLine, name: str) -> BinaryIO:
         """The bytes of a piece, of a local shard as they are asked for. Raises MediaError, also while reading."""
 
-        def failed(error: Unavailable) -> MediaError:
-            return MediaError(name, "shard", error.reason)
-
         file = self.index.shards[shard].file
         try:
-            if isinstance(self.storage, LocalFolder):
-                self.storage.check(file)
-                return cast(BinaryIO, RangeFile(self.storage, file, line.offset, line.size, failed))
-            return io.BytesIO(self._fetcher.get(Part(file, line.offset, line.size, line.sha256)))
+            if not isinstance(self.storage, LocalFolder):
+                return self._fetcher.open(Part(file, line.offset, line.size, line.sha256), name)
+            self.storage.check(file)
+            read = self.storage.read
+            content = PieceFile(lambda at, size: read(file, line.offset + at, size), line.size, name)
+            return cast(BinaryIO, content)
         except Unavailable as error:
-            raise failed(error) from error
+            raise MediaError(name, "shard", error.reason) from error
 
     def expect(self, shard: int, line: PieceLine) -> None:
         """Begins to fetch a piece."""
@@ -205,27 +201,10 @@ class ShardSet:
             self._fetcher.expect(Part(file, line.offset, line.size, line.sha256))
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Of S sources: where their lines are (shard, offset, size), and a digest of their names. Of N clips, in the order
-    of the manifest: their source, the row of its line, and the number of their split among ``names``."""
-
-    shard_S: np.ndarray
-    offset_S: np.ndarray
-    size_S: np.ndarray
-    digest_S: np.ndarray
-    kind_S: np.ndarray
-    source_N: np.ndarray
-    row_N: np.ndarray
-    split_N: np.ndarray
-    captioned_N: np.ndarray
-    names: tuple[str | None, ...]
-
-
 class ShardClips(ClipTable):
     """The clips of a data set of shards, or some of them."""
 
-    def __init__(self, shards: ShardSet, columns: _Columns, numbers_N: np.ndarray | None = None) -> None:
+    def __init__(self, shards: ShardSet, columns: Columns, numbers_N: np.ndarray | None = None) -> None:
         self._set, self._columns = shards, columns
         self._numbers_N = np.arange(len(columns.source_N), dtype=np.int32) if numbers_N is None else numbers_N
         self._last: tuple[int, Path, PackedSource] | None = None
@@ -264,7 +243,7 @@ class ShardClips(ClipTable):
 
     def kinds(self) -> list[str]:
         codes_N = self._columns.kind_S[self._columns.source_N[self._numbers_N]]
-        return [_KINDS[code] for code in codes_N.tolist()]
+        return [KINDS[code] for code in codes_N.tolist()]
 
     def captioned(self) -> int:
         return int(self._columns.captioned_N[self._numbers_N].sum())
@@ -298,7 +277,7 @@ def _faults(storage: Storage, index: Index) -> list[dict[str, Any]]:
     return [record for record in found if isinstance(record, dict) and {"file", "field", "reason"} <= record.keys()]
 
 
-def _check_sizes(storage: Storage, index: Index) -> dict[int, int]:
+def _other_sizes(storage: Storage, index: Index) -> dict[int, int]:
     """Bytes of the local shards that differ from the index, by number: cut off, or changed.
 
     Those of remote shards would cost a request each; a piece that is not there is noticed when it is fetched.
@@ -345,90 +324,3 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-def _read_table(shards: ShardSet, other_sizes: dict[int, int]) -> ShardClips:
-    """Reads all lines. Raises ShardError: one is wrong, or differs from the index."""
-    was = gc.isenabled()
-    gc.disable()  # millions of small objects, none of them in a circle
-    try:
-        return ShardClips(shards, _read_columns(shards, other_sizes))
-    finally:
-        if was:
-            gc.enable()
-
-
-def _read_columns(shards: ShardSet, other_sizes: dict[int, int]) -> _Columns:
-    shard_S, offset_S, size_S, digest_S, kind_S = array("i"), array("q"), array("i"), array("Q"), array("b")
-    number_N, source_N, row_N, split_N, captioned_N = array("q"), array("i"), array("i"), array("i"), array("b")
-    splits: dict[str | None, int] = {}
-    for number, shard in enumerate(shards.index.shards):
-        where = f"{shards.storage.name}/{shard.lines}"
-        lines = _checked_lines(shards, shard, where)
-        offset, pieces = 0, 0
-        before = len(shard_S), len(number_N)
-        for line, source in zip(lines, read_sources(lines, where), strict=True):
-            _check_pieces(shards, number, source, other_sizes.get(number, shard.bytes))
-            for place, row in enumerate(source.rows):
-                number_N.append(row.number)
-                source_N.append(len(shard_S))
-                row_N.append(place)
-                split_N.append(splits.setdefault(row.split, len(splits)))
-                captioned_N.append(bool(source.captions_of(row)))
-            shard_S.append(number)
-            offset_S.append(offset)
-            size_S.append(len(line))
-            digest_S.append(name_digest(source.source.rpartition("/")[2]))
-            kind_S.append(_KINDS.index(source.kind))
-            offset += len(line) + 1
-            pieces += len(source.pieces)
-        found = (len(shard_S) - before[0], pieces, len(number_N) - before[1])
-        if found != (shard.sources, shard.pieces, shard.clips):
-            raise ShardError(f"{where}: holds {found} sources, pieces and clips, which {INDEX} does not say")
-        if number in other_sizes:
-            raise ShardError(_other_size(shards, number, other_sizes[number], None))
-    numbers_N = np.frombuffer(number_N, np.int64)
-    order_N = np.argsort(numbers_N, kind="stable")
-    if (twice := np.flatnonzero(np.diff(numbers_N[order_N]) == 0)).size:
-        raise ShardError(
-            f"{shards.storage.name}/{INDEX}: row {numbers_N[order_N[twice[0]]]} of the manifest is there twice"
-        )
-    return _Columns(
-        shard_S=np.array(shard_S),
-        offset_S=np.array(offset_S),
-        size_S=np.array(size_S),
-        digest_S=np.array(digest_S),
-        kind_S=np.array(kind_S),
-        source_N=np.array(source_N)[order_N],
-        row_N=np.array(row_N)[order_N],
-        split_N=np.array(split_N)[order_N],
-        captioned_N=np.array(captioned_N)[order_N],
-        names=tuple(splits),
-    )
-
-
-def _checked_lines(shards: ShardSet, shard: Shard, where: str) -> list[bytes]:
-    """The lines of a shard. Raises ShardError: not those that the index means."""
-    try:
-        content = shards.lines.read(shard.lines, 0, None)
-    except Unavailable as error:
-        raise ShardError(f"{where}: {error.reason}, though {INDEX} names it") from error
-    if hashlib.sha256(content).hexdigest() != shard.lines_sha256:
-        raise ShardError(f"{where}: {len(content)} bytes with another SHA-256 than {INDEX} says; was it changed?")
-    lines = content.split(b"\n")
-    return lines[:-1] if lines[-1] == b"" else lines
-
-
-def _check_pieces(shards: ShardSet, number: int, source: SourceLine, size: int) -> None:
-    """Raises ShardError: a piece lies past the end of the shard."""
-    for piece in source.pieces:
-        if piece.offset + piece.size > size:
-            raise ShardError(_other_size(shards, number, size, piece))
-
-
-def _other_size(shards: ShardSet, number: int, size: int, lost: PieceLine | None) -> str:
-    shard = shards.index.shards[number]
-    if size == shard.bytes and lost is not None:
-        return f"{shards.name_of(number)}: {lost.name} ends at byte {lost.offset + lost.size}, past the end, {size}"
-    what = f"{lost.name} and what follows are lost" if lost is not None else "it was changed"
-    return f"{shards.name_of(number)}: has {size} bytes, {INDEX} says {shard.bytes}: {what}; pack or copy it again"

@@ -10,9 +10,10 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from vatt.data.shards.cache import PieceCache
+from vatt.data.shards.cache import Damaged, Entry, PieceCache
+from vatt.data.shards.piece_file import PieceFile
 from vatt.data.shards.storage import Storage, Unavailable
 
 ATTEMPTS = 5  # requests for one piece
@@ -74,13 +75,18 @@ class Fetcher:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_ahead": None}
 
-    def get(self, part: Part) -> bytes:
-        """The bytes of a part. Raises Unavailable."""
+    def open(self, part: Part, name: str) -> BinaryIO:
+        """A part as a file; ``name`` is for messages. Raises Unavailable; reading raises MediaError."""
+        content = _Content(self, part)
+        return cast(BinaryIO, PieceFile(content.read, part.size, name, content.close))
 
-        def ask() -> bytes:
-            return fetch(self.storage, part.file, part.offset, part.size, part.sha256, self.seconds)
+    def load(self, part: Part) -> Entry | bytes:
+        """From the cache, or by requests. Raises Unavailable."""
+        return self.cache.load(part.sha256, part.size, lambda: self.ask(part), self.seconds)
 
-        return self.cache.load(part.sha256, part.size, ask, self.seconds)
+    def ask(self, part: Part) -> bytes:
+        """By requests. Raises Unavailable."""
+        return fetch(self.storage, part.file, part.offset, part.size, part.sha256, self.seconds)
 
     def expect(self, part: Part) -> None:
         """Begins to fetch a part that some process of this machine soon asks for. Returns at once.
@@ -92,6 +98,28 @@ class Fetcher:
         if self._ahead is None or self._ahead.process != os.getpid():  # threads do not survive a fork
             self._ahead = _Ahead()
         self._ahead.add(self, part)
+
+
+class _Content:
+    """The bytes of a part, in memory or in an entry of the cache, which is fetched again where it is damaged."""
+
+    def __init__(self, fetcher: Fetcher, part: Part) -> None:
+        self.fetcher, self.part = fetcher, part
+        self.held = fetcher.load(part)
+
+    def read(self, at: int, size: int) -> bytes:
+        if isinstance(self.held, Entry):
+            try:
+                return self.held.read(at, size)
+            except Damaged as error:
+                self.close()
+                self.fetcher.cache.drop(self.part.sha256, error)
+                self.held = self.fetcher.ask(self.part)
+        return self.held[at : at + size]
+
+    def close(self) -> None:
+        if isinstance(self.held, Entry):
+            self.held.close()
 
 
 class _Ahead:
@@ -119,4 +147,5 @@ class _Ahead:
                 fetcher, part = self._waiting.popleft()
             if not fetcher.cache.has(part.sha256):
                 with suppress(Unavailable):  # it is asked for again, and told, where it is wanted
-                    fetcher.get(part)
+                    if isinstance(found := fetcher.load(part), Entry):
+                        found.close()

@@ -5,7 +5,6 @@ Each place reads a range of bytes of one of its files, and never more than that 
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import threading
@@ -302,46 +301,3 @@ def _refuse(error: Exception) -> NoReturn:
     text = (str(error) or type(error).__name__).splitlines()[0]
     final = isinstance(error, PermissionError | ImportError | ValueError | TypeError)
     raise Unavailable(f"cannot be read: {text}", again=not final) from error
-
-
-class RangeFile(io.RawIOBase):
-    """A part of a local file as a file of its own, read as it is asked for.
-
-    Args:
-        fail: makes the exception of a read that finds too few bytes.
-    """
-
-    def __init__(self, folder: LocalFolder, file: str, offset: int, size: int, fail: Any) -> None:
-        super().__init__()
-        self._folder, self._file, self._offset, self._size, self._fail = folder, file, offset, size, fail
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        size = left if size is None or size < 0 else min(size, left)
-        if not size:
-            return b""
-        try:
-            found = self._folder.read(self._file, self._offset + self._at, size)
-        except Unavailable as error:
-            raise self._fail(error) from error
-        self._at += size
-        return found
-
-    def readinto(self, buffer: Any) -> int:
-        found = self.read(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
