@@ -73,15 +73,15 @@ def made(config, recipe, **options):
     return TrainLoader([source], Tokenizer.train(["a word"]), read, config, batch_size=recipe.run.batch_size, **options)
 
 
-@pytest.mark.parametrize("augment_on", ["cpu"])
+@pytest.mark.parametrize("augment_on", ["cpu", "gpu"])
 def test_the_recipe_of_a_machine_with_a_gpu_and_16_cores_needs_less_than_4_gb(monkeypatch, augment_on):
     monkeypatch.setattr(loader, "free_memory", lambda: 64 * GB)
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     recipe = sample_gpu()
     assert (recipe.data.workers, recipe.run.batch_size, recipe.data.prefetch) == (12, 64, 4)
-    found = made(recipe.data, recipe)
+    found = made(recipe.data, recipe, augment_on=augment_on)
     assert found.notes == []
-    assert found.memory == pytest.approx({"cpu": 1.738e9}[augment_on], rel=1e-3)
+    assert found.memory == pytest.approx({"cpu": 1.738e9, "gpu": 2.047e9}[augment_on], rel=1e-3)
     assert found.memory < 4e9
 
 

@@ -92,7 +92,7 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
             ("finetune", [*video, *tiny, *four, "--out", out["video"]]),
             ("finetune", [*video, *ma, *two, "--out", out["ma"], "optim.kind=adam"]),
             ("finetune", [*audio, *tiny, *two, "--out", out["audio"]]),
-            ("finetune", [*image, *scratch, *two, "--out", out["image"]]),
+            ("finetune", [*image, *scratch, *two, "--out", out["image"], "data.augment_on=gpu"]),
             ("finetune", [*several, *tiny, *two, "--out", out["multi"], "--config", "sample"]),
             ("finetune", [*video, "--init", out["video"], *two, *other, "--out", out["next"]]),
             (

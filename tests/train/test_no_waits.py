@@ -18,10 +18,12 @@ from torch.utils._pytree import tree_leaves
 
 from train.config.sections import OptimConfig
 from train.core.optimizers import make_optimizer
+from vatt.data.decode import planes_capacity
 from vatt.kernels import runtime
 from vatt.models import Classifier, VideoBackbone
 from vatt.models.config import VideoConfig
 from vatt.objectives.finetuning import Finetuning, TargetConfig
+from vatt.objectives.frames import empty_frames
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
@@ -107,7 +109,7 @@ def on_meta(drawn):
     return {name: value.to("meta") for name, value in drawn.items()}
 
 
-def pretraining(name, backend, per_item=False, dtype=torch.bfloat16):
+def pretraining(name, backend, per_item=False, dtype=torch.bfloat16, planes=0):
     """The real model, and a batch in the shapes of its configuration."""
     config = preset(name)
     for part in (config.video, config.waveform, config.unified):
@@ -116,7 +118,7 @@ def pretraining(name, backend, per_item=False, dtype=torch.bfloat16):
         module = Pretraining(config, backend).to(dtype).train()
         read = config.input
         batch = {
-            "video": torch.empty(BATCH, read.frames, read.size, read.size, 3, dtype=torch.uint8),
+            **empty_frames(BATCH, read, "video", planes),
             "audio": torch.empty(BATCH, read.samples, dtype=dtype),
             "text": torch.empty(BATCH, read.candidates, read.words, dtype=torch.int64),
             "audio_mask": torch.empty(BATCH),
@@ -159,6 +161,11 @@ def test_a_step_of_pretraining_never_waits(name, backend):
 @pytest.mark.parametrize("per_item", [False, True])
 def test_nor_do_other_settings(backend, kind, per_item):
     assert waits_of(*pretraining("vatt-tiny", backend, per_item, torch.float32), kind) == []
+
+
+@pytest.mark.parametrize("per_item", [False, True])
+def test_nor_does_what_makes_patches_of_planes(per_item):
+    assert waits_of(*pretraining("vatt-tiny", "triton", per_item, planes=planes_capacity(64))) == []
 
 
 @pytest.mark.parametrize(("mixup", "labels"), [(0.0, "single"), (1.0, "single"), (1.0, "multi")])

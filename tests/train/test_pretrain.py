@@ -111,6 +111,9 @@ def alone(sample, tmp_path_factory):
 
     jobs = {
         "one": train("one", "--steps", 3, *SGD),
+        "no workers": train("no workers", "--steps", 3, *SGD, "data.workers=0"),
+        "planes": train("planes", "--steps", 3, *SGD, "--zero", 3, "data.augment_on=gpu", "data.workers=2"),
+        "windows": train("windows", "--steps", 2, *SGD, "data.windows_per_open=3"),
         "bad media": train("bad media", "--steps", 3, "data.max_bad_share=0.9", data=bad),
         "diverged": train("diverged", "--steps", 20, "optim.lr=1e30", "run.max_skipped_steps=3"),
         "deepspeed": train("deepspeed", "--deepspeed-config", folder / "own.json"),
@@ -140,6 +143,7 @@ REFUSED = {
     "full": ["holds files", "--resume"],
     "no run": ["config.json"],
     "batch": ["run.batch_size"],
+    "windows": ["data.windows_per_open: 3 windows of a clip do not divide the 8 clips"],
     "model": ["loss.aud_txt_weight"],
     "vocabulary": ["absent.txt"],
 }
@@ -174,6 +178,27 @@ def test_bad_media_are_skipped_listed_and_shown(alone):
     assert len(listed) == 4
     assert "4 skipped" in text
     assert all(record["file"] and record["reason"] for record in listed)
+
+
+@pytest.mark.slow
+def test_losses_do_not_depend_on_reading_processes(alone):
+    folder, found = alone
+    assert found["no workers"][1] == 0
+    assert losses(folder / "no workers") == losses(folder / "one")
+    assert "bound by " in found["no workers"][0]
+
+
+@pytest.mark.slow
+def test_crop_and_colour_in_front_of_the_step(alone):
+    """As on a GPU. Pixels differ from FFmpeg's by rounding and clipping, and so do the losses, a little."""
+    folder, found = alone
+    assert found["planes"][1] == 0, found["planes"][0]
+    one, planes = losses(folder / "one"), losses(folder / "planes")
+    assert one.keys() == planes.keys()
+    assert one != planes
+    for step in one:
+        assert planes[step] == pytest.approx(one[step], rel=0.1)
+    assert "frames_to_patches" in (folder / "planes" / "environment.json").read_text()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from train.core.run_folder import RunFolder
 from vatt.analysis.flops import peak_flops
 from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
+from vatt.data.samples import AugmentOn
 from vatt.data.skipped import Record
 from vatt.environment import cores, environment
 
@@ -76,6 +77,13 @@ def _threads(wanted: int, context: RankContext) -> int:
     if wanted > share:
         context.say(f"warning: engine.threads: {share} in place of {wanted}, as a rank has {share} cores here")
     return min(wanted, share) or max(1, share - 1)  # reading has a core of its own
+
+
+def augment_on(config: JobConfig, context: RankContext) -> AugmentOn:
+    """Where crop, scale, flip and colours are made of the frames of this run, by ``data.augment_on``."""
+    if config.data.augment_on == "auto":
+        return "gpu" if context.device.type == "cuda" else "cpu"
+    return config.data.augment_on
 
 
 def build_trainer(

@@ -157,7 +157,8 @@ class Engine:
 
     Args:
         module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss". What its method
-            ``draw(batch, seed, part)`` returns goes into the batch; ``part`` counts those of accumulation. Its
+            ``draw(batch, seed, part)`` returns goes into the batch; ``part`` counts those of accumulation. Its method
+            ``prepare(batch)`` makes of it, on the device, what it is called with. Its
             attribute ``collectives`` says whether its forward pass talks to the other ranks.
         rank_batch: samples of a step on this rank.
 
@@ -216,9 +217,10 @@ class Engine:
             for group in optimizer.param_groups:
                 group["lr"] = lr
         self._optimizer.made = []
+        prepare: Any = self.module.prepare
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(self._split(batch, seed), start=1):
-            losses = self._engine(self._upload(part), seed)
+            losses = self._engine(prepare(self._upload(part)), seed)
             for name, value in losses.items():
                 value = value.detach().float() / self.parts
                 sums[name] = sums[name] + value if name in sums else value

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from train.config.finetuning import FinetuneConfig
-from train.core.build import build_trainer, open_run, seed_process
+from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.command import Job
 from train.core.data import Corpus, read_corpus, sample_manifest
 from train.core.loop import Trainer
@@ -16,6 +16,7 @@ from train.finetuning.evaluate import ClassifierEvaluator
 from vatt.analysis.flops import classifier_flops
 from vatt.config import ConfigError
 from vatt.data import Classes, ClipLoader, LabelError, LabelledReader, find_classes, read_classes
+from vatt.data.decode import planes_capacity
 from vatt.data.labels import labels_of
 from vatt.models import Classifier
 from vatt.objectives.finetuning import Finetuning
@@ -44,6 +45,9 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     config.model = replace(config.model, num_classes=len(names), classes=names)
     seed_process(config, context)
     model, origin = _model(config, job.resume)
+    module = _module(model, config)
+    where = augment_on(config, context) if config.model.modality == "video" else "cpu"
+    module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
     first = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     has_accuracy = config.model.labels == "single" and not config.targets.mixup
     if config.model.labels == "multi" and config.engine.gradient_accumulation > 1:
@@ -53,11 +57,11 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
         context,
         folder,
         reporter,
-        _module(model, config),
+        module,
         make_loader=partial(
             ClipLoader,
             corpus.sources,
-            LabelledReader(classes, config.model.modality, config.model.input, config.data),
+            LabelledReader(classes, config.model.modality, config.model.input, config.data, where),
             config.data,
         ),
         make_evaluator=lambda engine: ClassifierEvaluator(config, context, folder, engine, reporter, held_out, classes),

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from train.config.pretraining import PretrainConfig
-from train.core.build import build_trainer, open_run, seed_process
+from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.command import Job
 from train.core.data import SAMPLE, Corpus, read_corpus, sample_manifest
 from train.core.loop import Trainer
@@ -20,6 +20,7 @@ from vatt.analysis.flops import train_flops_per_sample
 from vatt.config import ConfigError
 from vatt.data import DataConfig, Tokenizer, TrainLoader, load_word_embeddings
 from vatt.data.clips import count_captioned
+from vatt.data.decode import planes_capacity
 from vatt.models.text import WordEmbedding
 from vatt.objectives.pretraining import Pretraining
 from vatt.sample import levels
@@ -50,6 +51,8 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     config.model.text.vocab_size = config.model.unified.txt_vocab_size = tokenizer.vocab_size
     seed_process(config, context)
     module = _module(config)
+    where = augment_on(config, context)
+    module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
     clips = sum(len(source.clips) for source in corpus.sources)
     pair = ["audtxt_loss"] if config.model.loss.aud_txt_weight else []
     captioned = sum(count_captioned(source.clips) for source in corpus.sources)
@@ -59,7 +62,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         folder,
         reporter,
         module,
-        make_loader=partial(TrainLoader, corpus.sources, tokenizer, config.model.input, config.data),
+        make_loader=partial(TrainLoader, corpus.sources, tokenizer, config.model.input, config.data, augment_on=where),
         make_evaluator=lambda engine: RetrievalEvaluator(
             config, context, folder, engine, reporter, held_out, tokenizer, oracle
         ),

@@ -23,7 +23,7 @@ from vatt.data.clips import Clip, ClipTable, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.order import clip_order
-from vatt.data.samples import Layout, PretrainReader, Sample
+from vatt.data.samples import AugmentOn, Layout, PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import fit_prefetch
 from vatt.data.tokenizer import Tokenizer
@@ -49,6 +49,8 @@ class Reader(Protocol):
     def windows(
         self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
     ) -> list[Sample]: ...
+
+    def expect(self, clip: Clip, rng: np.random.Generator) -> None: ...
 
 
 class BatchError(UserError, ValueError):
@@ -149,10 +151,9 @@ class _Samples:
         """Begins to fetch what a later task reads of shards: with as many processes, another one comes to it soon."""
         pick = self.schedule.pick(self.number(task))
         clips = self.sources[pick.source].clips
-        expect = getattr(self.reader, "expect", None)
-        if expect is not None and isinstance(clips, ClipTable):
+        if isinstance(clips, ClipTable):
             for window in range(self.windows):
-                expect(clips[pick.item], self._rng(pick, 0, window))
+                self.reader.expect(clips[pick.item], self._rng(pick, 0, window))
 
     def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> list[Record] | None:
         """The records of the clips that could not be read, if there are any."""
@@ -297,7 +298,9 @@ class TrainLoader(ClipLoader):
         tokenizer: Tokenizer,
         spec: InputConfig,
         config: DataConfig,
+        *,
+        augment_on: AugmentOn = "cpu",
         **options: Any,
     ) -> None:
-        """``options``: those of `ClipLoader` after ``config``."""
-        super().__init__(sources, PretrainReader(tokenizer, spec, config), config, **options)
+        """``augment_on``: see `PretrainReader`; ``options``: those of `ClipLoader` after ``config``."""
+        super().__init__(sources, PretrainReader(tokenizer, spec, config, augment_on), config, **options)

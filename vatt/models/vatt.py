@@ -113,10 +113,11 @@ class VATT(nn.Module):
             ValueError: an input that does not fit; the message names it.
         """
         order = [modality for modality in ("video", "audio") if modality in inputs]
-        drawn = {name: self._patches(name).draw(inputs[name], generator, item_generator) for name in order}
+        drawn = {name: self.patches(name).draw(inputs[name], generator, item_generator) for name in order}
         return {name: kept for name, kept in drawn.items() if kept is not None}
 
-    def _patches(self, modality: str) -> PatchTokens:
+    def patches(self, modality: str) -> PatchTokens:
+        """What makes tokens of "video" or "audio"."""
         if self.unified is not None:
             return self.unified.video_tokens if modality == "video" else self.unified.audio_tokens
         return self.video.tokens if modality == "video" else self.audio.tokens

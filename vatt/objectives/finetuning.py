@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vatt.clip import InputConfig
 from vatt.distributed import seed_of_rank
 from vatt.models.classifier import Classifier
 from vatt.models.tokens import send
 from vatt.objectives.classification import Mix, draw_mix, multi_label_loss, single_label_loss, smooth_labels
+from vatt.objectives.frames import empty_frames, like_clips, with_patches
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Finetuning(nn.Module):
     """
 
     collectives = False  # ranks meet in the gradients alone
+    planes = 0  # bytes of a frame, see `Pretraining`
 
     def __init__(self, model: Classifier, targets: TargetConfig) -> None:
         """Raises ValueError: label smoothing with several labels per clip."""
@@ -51,21 +54,22 @@ class Finetuning(nn.Module):
         config = self.model.config
         assert config is not None
         spec, video = config.input, config.modality == "video"
-        shape = (spec.frames, spec.size, spec.size, 3) if video else (spec.samples,)
-        x = torch.empty(count, *shape, dtype=torch.uint8 if video else torch.float32, device="meta")
-        return {"x": x, "target": torch.empty(count, config.num_classes, device="meta")}
+        sound = {"x": torch.empty(count, spec.samples, device="meta")}
+        x = empty_frames(count, spec, "x", self.planes) if video else sound
+        return {**x, "target": torch.empty(count, config.num_classes, device="meta")}
 
     def draw(self, batch: Mapping[str, Any], seed: int, part: int = 0) -> dict[str, Tensor]:
         """What a training step draws on the host; see `Pretraining.draw`. Mixup differs between ranks and parts.
 
         Args:
-            batch: "x" as in `forward`; only its shape is read.
+            batch: "x" (or planes) as in `forward`; only the shape is read.
 
         Returns:
             "x_kept", int64 (K,) or (B, K), where patches are dropped; with mixup "mix_order" int64 (B,) and "mix_share"
             float32 (B,).
         """
-        x = batch["x"]
+        x = like_clips(batch, "x", self._spec)
+        assert x is not None
         own = torch.Generator().manual_seed(seed_of_rank(seed, part))
         kept = self.model.backbone.tokens.draw(x, torch.Generator().manual_seed(seed), own)
         drawn = {} if kept is None else {"x_kept": kept}
@@ -74,12 +78,26 @@ class Finetuning(nn.Module):
             drawn |= {"mix_order": mix.permutation, "mix_share": mix.lam}
         return drawn
 
+    @property
+    def _spec(self) -> InputConfig | None:
+        return None if self.model.config is None else self.model.config.input
+
+    def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with patches in place of planes, if it has any; see `Pretraining.prepare`.
+
+        Mixup takes patches like pixels where all clips keep the same. Where each keeps its own, all are made, and
+        `forward` chooses behind it.
+        """
+        kept = batch.get("x_kept")
+        later = bool(self.targets.mixup) and kept is not None and kept.ndim == 2
+        return with_patches(batch, "x", self.model.backbone.tokens, self._spec, None if later else kept)
+
     def forward(self, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
         """The losses of a batch on this rank.
 
         Args:
-            batch: "x" as the backbone takes it; "target" (B, K) of 0 and 1; what `draw` gives, or else it is drawn
-                here. Other keys are ignored.
+            batch: "x" (or planes, see `prepare`) as the backbone takes it; "target" (B, K) of 0 and 1; what `draw`
+                gives, or else it is drawn here. Other keys are ignored.
             seed: of `draw`.
 
         Returns:
@@ -87,14 +105,17 @@ class Finetuning(nn.Module):
         """
         if not batch.keys() & {"x_kept", "mix_order"}:
             batch = {**batch, **self.draw(batch, seed)}
-        x, target_BK = batch["x"], batch["target"]
+        batch = self.prepare(batch)
+        x, target_BK, kept = batch["x"], batch["target"], batch.get("x_kept")
         wanted_B = target_BK.argmax(-1)
         if self.targets.smoothing:
             target_BK = smooth_labels(target_BK, self.targets.smoothing)
         if self.targets.mixup:
             mix = Mix(send(batch["mix_order"], x.device), send(batch["mix_share"], x.device))
             x, target_BK = mix(_to_float(x)), mix(target_BK)
-        logits_BK = self.model(x, kept=batch.get("x_kept"))
+        if kept is not None and x.ndim == 3 and x.shape[1] != kept.shape[-1]:  # of each clip its own, see `prepare`
+            x = x.take_along_dim(send(kept, x.device)[..., None], 1)
+        logits_BK = self.model(x, kept=kept)
         if self.model.labels == "multi":
             return {"loss": multi_label_loss(logits_BK, target_BK)}
         losses = {"loss": single_label_loss(logits_BK, target_BK)}
