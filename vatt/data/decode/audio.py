@@ -43,11 +43,11 @@ def decode_sound(
     """
     if not isinstance(media, Path) and media.sound is None:
         raise MediaError(media.name, "audio", "the file has no sound")
-    with open_window(media, choose_start, spec.seconds, timeout, "audio", lambda c: _sound_length(c)[0]) as opened:
+    with open_window(media, choose_start, spec.seconds, timeout, "audio", lambda c: sound_length(c)[0]) as opened:
         if not opened.container.streams.audio:
             raise MediaError(opened.name, "audio", "the file has no sound")
         if isinstance(media, Path):
-            duration, sure = opened.duration, _sound_length(opened.container)[1]
+            duration, sure = opened.duration, sound_length(opened.container)[1]
         else:  # the sound of a piece ends with the piece, or before it where that of the source does
             sure = bool(media.sound)
             duration = min(opened.duration, (media.sound or media.duration) - (opened.start - opened.at))
@@ -59,7 +59,7 @@ def decode_sound(
     return audio_L, opened.start
 
 
-def _sound_length(container: InputContainer) -> tuple[float, bool]:
+def sound_length(container: InputContainer) -> tuple[float, bool]:
     """Seconds of sound, and whether that is sure. Beside a picture, sound may end before the file does: its own length
     counts, and where it has none (.webm, .mkv) it is not known."""
     if not container.streams.audio:

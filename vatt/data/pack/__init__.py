@@ -1,0 +1,1 @@
+"""`vatt data pack`: media files to shards that decode fast."""
