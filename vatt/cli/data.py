@@ -1,4 +1,7 @@
-"""``vatt data NAME``: published annotations to a manifest. ``vatt data check``: try all files of a data set."""
+"""``vatt data NAME``: published annotations to a manifest. ``vatt data check``: try all files of a data set.
+
+``vatt data pack`` has a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from vatt.cli import pack
 from vatt.cli.progress import progress
 from vatt.data.check import Checked, CheckError, check, write_clean, write_skipped
 from vatt.data.clips import ManifestError
@@ -18,13 +22,15 @@ _MOST_CLASSES = 40  # that are printed with a line each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A sub-command for each data set, and check."""
+    """A sub-command for each data set, check and pack."""
     commands = parser.add_subparsers(dest="set", required=True, metavar="NAME")
     for name, info in DATASETS.items():
         what = f"annotations: {info.about}"
         _set_arguments(commands.add_parser(name, help=what, description=what, allow_abbrev=False), name)
     what = "try every file of a manifest or folder, and write a manifest of the good ones"
     _check_arguments(commands.add_parser("check", help=what, description=what, allow_abbrev=False))
+    what = "transcode a manifest or folder once, into shards that decode fast"
+    pack.add_arguments(commands.add_parser("pack", help=what, description=what, allow_abbrev=False))
 
 
 def _set_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -64,6 +70,8 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0, or 1 if no row is left. Raises UserError: the data or a setting cannot be used."""
+    if options.set == "pack":
+        return pack.run(options)
     if options.out is not None and options.out.suffix != ".jsonl":  # before the long work
         raise ManifestError(f"{options.out}: the manifest must end in .jsonl")
     return _check(options) if options.set == "check" else _write_manifest(options)

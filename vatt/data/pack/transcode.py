@@ -225,7 +225,7 @@ class _Picture:
             self.graph, self.key = self._graph(frame), key
         frame.pts = 0
         self.graph.push(frame)
-        pixels = self.graph.pull().to_ndarray()
+        pixels: Any = self.graph.pull().to_ndarray()
         packets = []
         for number in numbers:
             copy = VideoFrame.from_ndarray(pixels, format=self.encoder.pix_fmt)

@@ -19,7 +19,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -242,6 +242,30 @@ def _stored(captions: Sequence[Caption]) -> Any:
         return [len(narration), base64.b64encode(narration.packed).decode()]
     rows = list(captions)
     return {"start": [c.start for c in rows], "end": [c.end for c in rows], "text": [c.text for c in rows]}
+
+
+def member_text(source: SourceLine, piece: PieceLine, settings: Settings) -> bytes:
+    """KEY.json: what other readers need beside a piece. It follows from the line of the source, which ours read."""
+    first, last = piece.begins, piece.begins + piece.seconds
+
+    def touches(start: float | None, end: float | None) -> bool:
+        still = source.kind == "image"
+        return still or ((start is None or start < last) and (end is None or end > first))
+
+    rows = []
+    for row in source.rows:
+        if touches(row.start, row.end):
+            own = {} if row.captions is None else {"captions": [_caption_values(c) for c in row.captions]}
+            rows.append(_row_values(replace(row, captions=None)) | own)
+    content = {name: getattr(source, name) for name in _SOURCE_PLAIN}
+    content |= {"begins": piece.begins, "seconds": piece.seconds, "fps": settings.fps, "rows": rows}
+    content["captions"] = [_caption_values(c) for c in source.captions if touches(c.start, c.end)]
+    return json_line(content).encode()
+
+
+def _caption_values(caption: Caption) -> dict[str, Any]:
+    """A caption as an object of JSON; without times where it has none."""
+    return {name: value for name, value in vars(caption).items() if value is not None}
 
 
 def shard_names(group: int, part: int = 0) -> tuple[str, str]:
