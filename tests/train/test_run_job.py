@@ -49,7 +49,7 @@ def test_the_status_of_a_job_is_that_of_the_command(status):
         (OSError(errno.ENOSPC, "No space left on device"), "error: folder: No space left on device\n"),
         (
             RuntimeError("[gloo/tcp] Connection closed by peer"),
-            "error: another rank has ended: it did not say why, see its own output (killed, perhaps)\n",
+            "error: another rank has ended: it did not say why, see its own output; it may have been killed\n",
         ),
     ],
 )

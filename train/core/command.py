@@ -49,7 +49,7 @@ def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Call
         stop_distributed()
         return code
     except RankLost as error:
-        return _failed(str(error), once=True)
+        return _failed(f"{error}{_how_to_go_on(asked)}", once=True)
     except UserError as error:
         return _failed(str(error))
     except OSError as error:  # a full disk names no file
@@ -58,10 +58,14 @@ def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Call
     except RuntimeError as error:
         if (lost := rank_lost(error)) is None:
             raise
-        return _failed(str(lost), once=True)
+        return _failed(f"{lost}{_how_to_go_on(asked)}", once=True)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130
+
+
+def _how_to_go_on(asked: object) -> str:
+    return "; the newest checkpoint is whole: go on with --resume" if isinstance(asked, Job) else ""
 
 
 def _failed(message: str, once: bool = False) -> int:

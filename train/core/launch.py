@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
+import struct
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -130,6 +132,32 @@ def meet(launch: Launch, timeout: timedelta | None = None) -> dist.Store:
             f"the ranks cannot meet at {place} ({reason}); start the same command on every node, with the address of "
             "node 0, which the others must reach"
         ) from error
+
+
+def choose_network(launch: Launch, variables: MutableMapping[str, str] = os.environ) -> None:
+    """Makes gloo take the network that leads to MASTER_ADDR, unless GLOO_SOCKET_IFNAME names one. By itself it takes
+    the address that this machine's own name has, which is often none, or the loopback's."""
+    local = variables.get("LOCAL_WORLD_SIZE") or variables.get("LOCAL_SIZE") or variables.get("SLURM_NTASKS_PER_NODE")
+    if local == str(launch.ranks) or variables.get("GLOO_SOCKET_IFNAME"):
+        return
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((variables["MASTER_ADDR"], 9))  # sends nothing; the system chooses the way
+            own = probe.getsockname()[0]
+            name = next((name for _, name in socket.if_nameindex() if _address(probe, name) == own), "lo")
+    except OSError:
+        return
+    if name != "lo":
+        variables["GLOO_SOCKET_IFNAME"] = name
+
+
+def _address(probe: socket.socket, interface: str) -> str | None:
+    """The IPv4 address of an interface, as Linux tells it."""
+    try:
+        found = fcntl.ioctl(probe, 0x8915, struct.pack("256s", interface.encode()[:15]))  # SIOCGIFADDR
+    except OSError:
+        return None
+    return socket.inet_ntoa(found[20:24])
 
 
 def connect_again(store: Any, timeout: timedelta) -> dist.Store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import re
 import socket
 import sys
 import time
@@ -17,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from train.core.heartbeat import Heartbeat
-from train.core.launch import MEETING, connect_again, device_of, find_launch, interfaces, launched_rank, meet
+from train.core.launch import MEETING, choose_network, device_of, find_launch, interfaces, launched_rank, meet
+from train.core.watch import FAILED, Watch
 from vatt.config import ConfigError
 from vatt.distributed import UnequalRanks
 from vatt.errors import UserError
@@ -29,7 +30,7 @@ from vatt.precision import type_of
 _patient: dist.ProcessGroup | None = None
 _LONG = timedelta(days=7)
 _store: dist.Store | None = None  # through which the ranks met, and tell each other why one ends
-_heartbeat: Heartbeat | None = None  # of the first rank of each node, where there are several
+_watch: Watch | None = None  # for ranks that fail and nodes that fall silent
 _SOON = timedelta(seconds=3)  # in which ranks that fail alike come to tell it
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -117,12 +118,14 @@ def start_distributed() -> RankContext:
     device = device_of(launch)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    global _patient, _store, _heartbeat
+    global _patient, _store, _watch
     if not dist.is_initialized():
+        choose_network(launch)
         _store = _store or meet(launch)
         _wait_for_all_to_come(_store, launch.ranks)
         try:
             backend = "nccl" if device.type == "cuda" else "gloo"
+            _watch = Watch(_store) if launch.ranks > 1 else None  # connecting may wait in vain for one that failed
             dist.init_process_group(backend, store=_store, rank=launch.rank, world_size=launch.ranks)
             _patient = dist.new_group(backend="gloo", timeout=_LONG)
         except RuntimeError as error:
@@ -131,8 +134,8 @@ def start_distributed() -> RankContext:
                 f"that the nodes share by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME (here: {interfaces()})"
             ) from error
     context = RankContext(launch.rank, launch.ranks, device, places=_places())
-    if len(context.nodes) > 1 and context.first_of_node and _heartbeat is None and _store is not None:
-        _heartbeat = Heartbeat(_store, context.nodes, context.node)
+    if len(context.nodes) > 1 and context.first_of_node and _watch is not None:
+        _watch.beat_for(context.node, context.nodes)
     return context
 
 
@@ -209,14 +212,15 @@ def rank_lost(error: RuntimeError) -> RankLost | None:
     by_gloo = "gloo" in text and any(words in text for words in _GONE)
     if not by_gloo and not (isinstance(error, dist.DistBackendError) and "ncclremoteerror" in text):
         return None
-    why = None
-    if _store is not None:
-        try:
-            time.sleep(0.5)  # it may be about to tell
-            why = _told(_store)
-        except RuntimeError:  # it held the store, too
-            pass
-    return RankLost(f"another rank has ended: {why or 'it did not say why, see its own output (killed, perhaps)'}")
+    until = time.monotonic() + _SOON.total_seconds()
+    while _watch is not None and _watch.reason is None and time.monotonic() < until:  # the store may be slower
+        time.sleep(0.05)
+    why = _watch.reason if _watch is not None else None
+    host = re.search(r"\[([\w.:]+)\]:\d+", text)
+    where = f" at {host[1]}" if host else ""
+    return RankLost(
+        f"another rank{where} has ended: {why or 'it did not say why, see its own output; it may have been killed'}"
+    )
 
 
 # What gloo says of a connection to a rank that has ended, or whose machine cannot be reached any more.
@@ -242,23 +246,28 @@ def tell(message: str, once: bool = False) -> None:
         return
     key = "told once" if once else "told " + hashlib.sha256(message.encode()).hexdigest()[:16]
     try:
-        _store = _store or meet(find_launch(), 5 * _SOON)  # wrong arguments are found before the ranks have met
-        store = connect_again(_store, _SOON)
-        if not once:
-            store.compare_set("failed", "", from_whom + message)
+        # Wrong arguments are found before the ranks have met. A store that has gone is not sought again.
+        store = _store = _store or meet(find_launch(), 5 * _SOON)
         if rank == 0:
+            _note(store, message, once)
             store.set(key, "")
             until = time.monotonic() + _SOON.total_seconds()
-            while store.add("ended", 0) < ranks - 1 and time.monotonic() < until:  # it may hold the store
+            while store.add("ended", 0) < ranks - 1 and time.monotonic() < until:  # this process may hold the store
                 time.sleep(0.05)
             return
-        alike = _comes(store, key)
-        if not alike and store.add(f"{key}, others", 1) == 1:
+        if not _comes(store, key) and store.add(f"{key}, others", 1) == 1:
             speak()
+        _note(store, from_whom + message, once)
         store.add("ended", 1)
     except (RuntimeError, UserError):
         if rank:
             speak()
+
+
+def _note(store: dist.Store, message: str, once: bool) -> None:
+    """Leaves the reason of this rank for those who are about to lose it."""
+    if not once:
+        store.compare_set(FAILED, "", message.partition("\n")[0])
 
 
 def _comes(store: dist.Store, key: str) -> bool:
@@ -271,16 +280,16 @@ def _comes(store: dist.Store, key: str) -> bool:
 
 def _told(store: dist.Store) -> str | None:
     """What the first rank that failed had to tell."""
-    return store.get("failed").decode() if store.check(["failed"]) else None
+    return store.get(FAILED).decode() if store.check([FAILED]) else None
 
 
 def stop_distributed() -> None:
     """Leaves together. Ranks that end while others still talk to them abort those."""
-    global _patient, _store, _heartbeat
+    global _patient, _store, _watch
     if dist.is_initialized():
         wait_for_all()
-        if _heartbeat is not None:
-            _heartbeat.stop()
+        if _watch is not None:
+            _watch.stop()
         gc.collect()
         dist.destroy_process_group()
-        _patient = _store = _heartbeat = None
+        _patient = _store = _watch = None
