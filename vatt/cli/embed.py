@@ -13,6 +13,7 @@ from vatt.cli.progress import progress
 from vatt.errors import UserError
 from vatt.inference.job import EmbedJob, EmbedResult, embed_dataset
 from vatt.inference.output import EmbedError
+from vatt.inference.shares import ALL, Share
 from vatt.inference.spaces import MODALITIES
 from vatt.precision import PRECISIONS
 
@@ -33,12 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 (%(default)s)")
     add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, else fp32)")
+    jobs = parser.add_mutually_exclusive_group()
+    jobs.add_argument("--shard-of", metavar="I/N", help="the share of job I of N independent ones, I from 1 to N")
+    jobs.add_argument("--join", action="store_true", help="write the result from the shares of all jobs")
     add("--vocabulary", type=Path, metavar="FILE", help="the words, for a model folder without tokenizer.json")
 
 
 def run(options: argparse.Namespace) -> int:
     """Embeds and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
     settings = {field.name: getattr(options, field.name) for field in fields(EmbedJob)}
+    settings["shard_of"] = ALL if options.shard_of is None else Share.read(options.shard_of)
     if options.batch_size is None:
         settings["batch_size"] = 256 if options.modality == "text" else 8
     unit = "sentences" if options.modality == "text" else "clips"
@@ -51,17 +56,23 @@ def run(options: argparse.Namespace) -> int:
         raise EmbedError(str(error)) from error
     except OSError as error:
         raise EmbedError(f"{error.filename or options.out}: {error.strerror or error}") from error
-    _report(done, options.out, unit)
+    _report(done, options, unit)
     return 0
 
 
-def _report(done: EmbedResult, out: Path, unit: str) -> None:
+def _report(done: EmbedResult, options: argparse.Namespace, unit: str) -> None:
+    out: Path = options.out
+    what = f"{out}: {done.rows} rows" if options.shard_of is None else f"{out}, {options.shard_of}: {done.rows} rows"
     for name in done.redone:
         print(f"warning: {name} of the earlier start could not be read; its items were done again", file=sys.stderr)
-    if not done.items:
+    if options.join:
+        print(f"{what}; joined")
+    elif not done.items:
         print(f"{out}: nothing was left to embed; {done.rows} rows")
     else:
         rate = done.items / max(done.seconds, 1e-9)
-        print(f"{out}: {done.rows} rows; {done.items} {unit} in {done.seconds:.1f} s, {rate:.1f} {unit}/s")
-    if done.faults:
+        print(f"{what}; {done.items} {unit} in {done.seconds:.1f} s, {rate:.1f} {unit}/s")
+    if done.faults and options.shard_of is None:
         print(f"{done.faults} could not be embedded: {out.with_suffix('.faults.jsonl')}", file=sys.stderr)
+    elif done.faults:
+        print(f"{done.faults} could not be embedded; --join lists them", file=sys.stderr)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from vatt.inference.output import (
     read_json,
     write_output,
 )
+from vatt.inference.shares import ALL, Joined, Share, counts_of, finish
 from vatt.inference.spaces import DEFAULTS, Modality, output_name
 from vatt.precision import type_of
 from vatt.weights.folder import CONFIG, WEIGHTS, model_folder
@@ -56,11 +58,15 @@ class EmbedJob:
     device: str = "cpu"
     vocabulary: Path | None = None
     precision: str = "auto"
+    shard_of: Share = ALL  # the items of one of several independent jobs
+    join: bool = False  # puts the parts of those jobs together
 
     def __post_init__(self) -> None:
         for name in ("windows", "batch_size"):
             if getattr(self, name) < 1:
                 raise EmbedError(f"{name}: must be 1 or more, got {getattr(self, name)}")
+        if self.join and self.shard_of.count > 1:
+            raise EmbedError("--join: takes the parts of all jobs; leave --shard-of out")
         if self.workers < 0:
             raise EmbedError(f"workers: must be 0 or more, got {self.workers}")
 
@@ -82,8 +88,12 @@ class EmbedResult:
 def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults: None) -> EmbedResult:
     """Embeds what has not been embedded by an earlier start with the same settings, and writes the result.
 
+    With ``shard_of`` it embeds that share and leaves its parts beside the result; with ``join`` it embeds nothing, and
+    writes the result from the parts of all shares.
+
     Raises:
-        EmbedError: settings that differ from those of an earlier start, or a result that cannot be written.
+        EmbedError: settings that differ from those of an earlier start, or a result that cannot be written, or shares
+            that are not done.
         ManifestError, PretrainedError, SpaceError, TextError: the source, the model, the space or the words.
     """
     check_output(job.out)
@@ -101,15 +111,35 @@ def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults
     settings = settings_of(job, source)
     if (finished := _finished(job.out, settings)) is not None:
         return finished
-    with open_parts(job.out.with_suffix(".parts"), settings) as parts:
+    places = {"source": str(job.source), "model": str(job.model)}
+    if job.join:
+        return _join(job, source, settings, places)
+    share, folder = job.shard_of, job.shard_of.parts(job.out)
+    numbers = share.of(len(source.items))
+    with open_parts(folder, settings) as parts:
+        if share.count > 1 and not parts.unreadable and (counts := counts_of(folder)) is not None:
+            return EmbedResult(counts[0] - counts[1], counts[1], 0, 0.0, [])
         begun, before = time.monotonic(), len(parts.done)
-        todo = [number for number in range(len(source.items)) if number not in parts.done]
-        _embed(_batches(model, source, todo, job), parts, len(source.items), progress)
-        seconds = time.monotonic() - begun
-        places = {"source": str(job.source), "model": str(job.model)}
+        todo = [number for number in numbers if number not in parts.done]
+        _embed(_batches(model, source, todo, job), parts, len(numbers), progress)
+        seconds, done = time.monotonic() - begun, len(numbers) - before
+        if share.count > 1:
+            faults = sum(len(part.skipped) for part in parts.read())
+            finish(folder, len(numbers), faults)
+            return EmbedResult(len(numbers) - faults, faults, done, seconds, parts.unreadable)
         rows, faults = write_output(job.out, parts, source.items, source.skipped, settings, places)
         parts.remove()
-        return EmbedResult(rows, faults, len(source.items) - before, seconds, parts.unreadable)
+        return EmbedResult(rows, faults, done, seconds, parts.unreadable)
+
+
+def _join(job: EmbedJob, source: ItemList, settings: dict[str, Any], places: dict[str, str]) -> EmbedResult:
+    with ExitStack() as stack:
+        parts = Joined(job.out, settings, stack)
+        if lost := len(source.items) - len(parts.done):
+            raise EmbedError(f"{job.out}: the parts lack {lost} items; remove them, and run the jobs again")
+        rows, faults = write_output(job.out, parts, source.items, source.skipped, settings, places)
+        parts.remove()
+        return EmbedResult(rows, faults, 0, 0.0, [])
 
 
 def settings_of(job: EmbedJob, source: ItemList) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -94,6 +94,14 @@ class Parts:
         shutil.rmtree(self.folder)
 
 
+class PartsToRead(Protocol):
+    """The parts of one job, or of several that share the items out."""
+
+    def read(self) -> Iterator[Embedded]: ...
+
+    def remove(self) -> None: ...
+
+
 def _items(batch: Embedded) -> list[int]:
     return [*batch.numbers, *(record["index"] for record in batch.skipped)]
 
@@ -169,7 +177,7 @@ def check_output(path: Path) -> None:
 
 def write_output(
     path: Path,
-    parts: Parts,
+    parts: PartsToRead,
     items: Sequence[Item],
     skipped: Iterable[dict[str, Any]],
     settings: dict[str, Any],
