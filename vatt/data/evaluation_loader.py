@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,8 +17,8 @@ from vatt.clip import InputConfig
 from vatt.data.clips import Clip, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
-from vatt.data.loader import Batch
-from vatt.data.samples import Layout, Modality, PretrainReader, Views, evaluation_windows
+from vatt.data.loader import AHEAD, Batch
+from vatt.data.samples import Layout, Modality, PretrainReader, Views, evaluation_windows, expect_windows
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import NoRoom, fit_prefetch
 from vatt.data.tokenizer import Tokenizer
@@ -56,6 +56,13 @@ def _good(rows: Rows, bad: Sequence[bool], each: int) -> Rows:
     return {name: x[keep] for name, x in rows.items()}
 
 
+def _expect(clips: Sequence[Clip], number: int, spec: InputConfig, windows: int, modality: Modality = "video") -> None:
+    """Begins to fetch what a later clip of shards needs."""
+    if number < len(clips):
+        with suppress(MediaError):  # told when it is read
+            expect_windows(clips[number], spec, windows, sound=modality == "audio")
+
+
 @dataclass(frozen=True)
 class _Windows:
     """Clip by clip its windows; gives its query, or the record of why there are none."""
@@ -66,12 +73,17 @@ class _Windows:
     config: DataConfig
     windows: int
 
+    @property
+    def ahead(self) -> int:
+        return AHEAD * max(1, self.config.workers)
+
     def layout(self) -> Layout:
         return PretrainReader(self.tokenizer, replace(self.spec, candidates=1), self.config).layout()
 
     def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> str | Record:
-        clip = self.clips[task]
+        _expect(self.clips, task + self.ahead, self.spec, self.windows)
         try:
+            clip = self.clips[task]
             _refuse_lost(clip, lost)
             samples, query = evaluation_windows(clip, self.tokenizer, self.spec, self.config, self.windows)
         except MediaError as error:
@@ -127,6 +139,7 @@ class _Seen:
     modality: Modality
     spec: InputConfig
     timeout: float
+    ahead: int
 
     def layout(self) -> Layout:
         spec = self.spec
@@ -136,8 +149,10 @@ class _Seen:
 
     def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> Record | None:
         number = self.numbers[task]
-        clip = self.clips[number]
+        if task + self.ahead < len(self.numbers):
+            _expect(self.clips, self.numbers[task + self.ahead], self.spec, self.views.clips, self.modality)
         try:
+            clip = self.clips[number]
             _refuse_lost(clip, lost)
             rows["x"][:] = self.views.read(clip, self.modality, self.spec, self.timeout)
         except MediaError as error:
@@ -161,7 +176,7 @@ def view_batches(
     record {dataset, file, field, reason, index} of each clip that cannot be decoded.
     """
     check_packing(clips, spec, sound_only=modality == "audio")
-    work = _Seen(clips, numbers, views, modality, spec, config.decode_timeout)
+    work = _Seen(clips, numbers, views, modality, spec, config.decode_timeout, AHEAD * max(1, config.workers))
     plan = Plan(work.layout(), views.count(modality), batch_size, len(numbers))
     for tasks, (rows, answers) in enumerate(_batches(work, plan, config)):
         bad = [answer is not None for answer in answers]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ from vatt.memory import free_memory
 
 Batch = dict[str, Any]
 _SUBSTITUTES = 20  # clips that are tried for one sample before the data set counts as unusable
+AHEAD = 8  # tasks of each process that a piece of a shard is fetched before it is read
 _CYCLE = 1000  # samples after which the mixing repeats: weights are kept to a thousandth
 
 
@@ -142,7 +144,7 @@ class _Samples:
     ) -> None:
         """``number``: of a task over all steps and ranks, from its number on this rank."""
         self.sources, self.reader, self.seed, self.number = sources, reader, seed, number
-        self.windows, self.ahead = config.windows_per_open, 2 * max(1, config.workers)
+        self.windows, self.ahead = config.windows_per_open, AHEAD * max(1, config.workers)
         sizes, weights = [len(source.clips) for source in sources], [source.weight for source in sources]
         groups = [source.clips.groups() if isinstance(source.clips, ClipTable) else None for source in sources]
         self.schedule = Schedule(sizes, weights, seed, groups, config.shuffle_shards)
@@ -152,8 +154,10 @@ class _Samples:
         pick = self.schedule.pick(self.number(task))
         clips = self.sources[pick.source].clips
         if isinstance(clips, ClipTable):
-            for window in range(self.windows):
-                self.reader.expect(clips[pick.item], self._rng(pick, 0, window))
+            with suppress(MediaError):  # told when it is read
+                clip = clips[pick.item]
+                for window in range(self.windows):
+                    self.reader.expect(clip, self._rng(pick, 0, window))
 
     def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> list[Record] | None:
         """The records of the clips that could not be read, if there are any."""
@@ -166,8 +170,8 @@ class _Samples:
             begin(attempt)
             rngs = [self._rng(pick, attempt, number) for number in range(self.windows)]
             item = pick.item if attempt == 0 else int(rngs[0].integers(len(source.clips)))
-            clip = source.clips[item]
             try:
+                clip = source.clips[item]
                 if attempt in lost:
                     raise MediaError(clip.video, "decode", lost[attempt])
                 if self.windows == 1:

@@ -272,6 +272,12 @@ def _expect(clip: Clip, spec: InputConfig, position: float, sound: bool = False)
             packed.piece(window_start(clip, duration, spec, position), spec.seconds).expect()
 
 
+def expect_windows(clip: Clip, spec: InputConfig, windows: int, sound: bool = False) -> None:
+    """Begins to fetch the pieces of ``windows`` windows, evenly spread over a packed clip."""
+    for position in _spread(windows):
+        _expect(clip, spec, position, sound)
+
+
 def window_start(clip: Clip, duration: float, spec: InputConfig, position: float) -> float:
     """Where the window begins, for ``position`` from 0 (as early as possible) to 1 (as late as possible), in seconds.
 

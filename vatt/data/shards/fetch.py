@@ -18,7 +18,7 @@ from vatt.data.shards.storage import Storage, Unavailable
 
 ATTEMPTS = 5  # requests for one piece
 _FIRST_WAIT = 0.5  # seconds between the first two of them; each wait is twice as long as the one before
-_THREADS = 4  # requests of one process at a time, ahead of what it decodes
+_THREADS = 8  # requests of one process at a time, ahead of what it decodes
 _AHEAD = 64  # pieces that wait for their turn
 
 
