@@ -138,8 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        content = path.read_bytes()
-        total = len(content)
+        first, total = 0, path.stat().st_size
+        last = total - 1
         if asked is None or how == "whole":
             self.send_response(200)
         else:
@@ -149,12 +149,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            content = content[first : last + 1]
             shift = 1 if how == "elsewhere" else 0
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first + shift}-{last + shift}/{total}")
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(last + 1 - first))
         self.end_headers()
+        with path.open("rb") as file:
+            file.seek(first)
+            content = file.read(last + 1 - first)
         if how == "wrong":
             content = bytes([content[0] ^ 1]) + content[1:]
         try:
