@@ -264,17 +264,18 @@ class _Picture:
         made.pix_fmt = "yuvj420p" if self.codec == "mjpeg" else "yuv420p"
         made.colorspace, made.color_range = self.matrix, self.range
         made.gop_size, made.max_b_frames, made.thread_count = max(1, round(self.settings.fps)), 0, 1
+        # No keyframe where the scene changes: it would shift the others.
         if self.codec == "h264":
             # Without the macroblock tree, whose assembly gives other bytes from run to run for the same frames.
             made.options = {
                 "preset": "veryfast",
                 "tune": "fastdecode",
                 "crf": str(self.quality),
-                "x264-params": "mbtree=0:open-gop=0",
+                "x264-params": "mbtree=0:open-gop=0:scenecut=0",
             }
         else:
             made.bit_rate = 200_000_000  # no bound: the quantiser alone decides
-            made.options = {"qmin": str(self.quality), "qmax": str(self.quality)}
+            made.options = {"qmin": str(self.quality), "qmax": str(self.quality), "sc_threshold": "1000000000"}
         return encoder
 
     def _graph(self, frame: VideoFrame) -> Graph:
@@ -289,10 +290,9 @@ class _Picture:
         full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
         scale = f"{self.encoder.width}:{self.encoder.height}:flags=bicubic"
         scale += f":in_range={'full' if full else 'limited'}:out_range={'full' if self.range == _FULL else 'limited'}"
-        given = int(frame.colorspace)
-        if given != self.matrix or given not in _MATRICES:
-            scale += f":in_color_matrix={_MATRICES.get(given, 'bt601')}"
-            scale += f":out_color_matrix={_MATRICES.get(self.matrix, 'bt601')}"
+        # Always said: by itself, the filter converts to the matrix of untagged pictures.
+        scale += f":in_color_matrix={_MATRICES.get(int(frame.colorspace), 'bt601')}"
+        scale += f":out_color_matrix={_MATRICES.get(self.matrix, 'bt601')}"
         chain.append(graph.add("scale", scale))
         chain.append(graph.add("format", self.encoder.pix_fmt))
         chain.append(graph.add("buffersink"))
