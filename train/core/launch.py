@@ -138,7 +138,7 @@ def choose_network(launch: Launch, variables: MutableMapping[str, str] = os.envi
     """Makes gloo take the network that leads to MASTER_ADDR, unless GLOO_SOCKET_IFNAME names one. By itself it takes
     the address that this machine's own name has, which is often none, or the loopback's."""
     local = variables.get("LOCAL_WORLD_SIZE") or variables.get("LOCAL_SIZE") or variables.get("SLURM_NTASKS_PER_NODE")
-    if local == str(launch.ranks) or variables.get("GLOO_SOCKET_IFNAME"):
+    if launch.ranks == 1 or local == str(launch.ranks) or variables.get("GLOO_SOCKET_IFNAME"):
         return
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
