@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from vatt.analysis.flops import Branch, branches_of, tokens
+from vatt.kernels.patch_embed.gather import KEPT_BYTES
 from vatt.models.config import TextConfig, TransformerConfig, VATTConfig
 from vatt.objectives.contrastive import PAIRS
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "triton", "auto")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class _Mode:
 
     s: int  # bytes of an element
     triton: bool  # our kernels
+    gathers: int  # samples of a batch whose patches the patch embedding keeps, if they are few enough; 0: it never does
     mask: int  # bytes per element of a stored dropout mask
     fused_rms: bool  # the RMS norm is one operation
 
@@ -67,7 +69,8 @@ def activation_bytes(
     Args:
         dtype: float32, or bfloat16 as the engine casts the module (statistics and losses stay float32).
         checkpointing: encoder layers keep only their inputs.
-        backend: "torch", the plain reference of every operation, or "triton", our kernels.
+        backend: "torch", the plain reference of every operation, or "triton", our kernels; "auto": our kernels, and a
+            patch embedding that gathers (`vatt.kernels.patch_embed.gather`), which may be chosen and keeps more.
         device: "cuda", or "cpu", where PyTorch stores dropout masks as floats and T5's norm in several operations.
 
     Clips have the size of ``config.input``, and position tables fit it (resampling adds a little, once per batch).
@@ -82,7 +85,13 @@ def activation_bytes(
             f"expected float32 or bfloat16 and a batch and ranks of 1 or more, got {dtype}, {batch}, {ranks}"
         )
     s = dtype.itemsize
-    mode = _Mode(s, backend == "triton", s if device == "cpu" else 1, fused_rms=device == "cuda")
+    mode = _Mode(
+        s,
+        backend != "torch",
+        batch if backend == "auto" else 0,
+        s if device == "cpu" else 1,
+        fused_rms=device == "cuda",
+    )
     branches = branches_of(config, training=True)
     counts = {name: config.input.candidates if name == "text" else 1 for name in branches}
     samples, layers = {}, {}
@@ -165,6 +174,9 @@ def _before(config: VATTConfig, name: str, branch: Branch, mode: _Mode) -> int:
     wave = name == "audio" and config.audio_input == "waveform"
     view = wave and s == 4 and rows == tokens(config)["audio"].total  # patches in a row are a view of the batch
     size = 0 if mode.triton or view else rows * branch.values * s
+    gathered = (rows + 1) * branch.values * s  # with the row of the aggregation token
+    if mode.gathers and mode.gathers * gathered <= KEPT_BYTES:
+        size += gathered
     if branch.pre:
         size += 2 * rows * D * s
     stored = part.position_dropout_rate > 0 and (branch.pre or not mode.triton)

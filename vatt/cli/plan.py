@@ -1,13 +1,15 @@
-"""``vatt plan``: memory, time and communication of a pretraining run on paper, and what each number rests on.
+"""``vatt plan``: memory, time, communication and clips of a pretraining run on paper, and what each rests on.
 
 ``vatt plan --model vatt-large --gpus 64 --zero 3 --batch 2048``. Exit status 2: a request that makes no sense. The
-computation comes from a row of the results file for this model and GPU if there is one, else from --mfu.
+computation comes from a row of the results file for this model and GPU if there is one, else from --mfu; the decoding
+from --clips-per-core, or from what ``python -m bench decode`` measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -16,10 +18,12 @@ from typing import Any
 
 from vatt.analysis.flops import peak_flops
 from vatt.analysis.plan.compute import OURS, RESULTS
+from vatt.analysis.plan.data import default_decoding
 from vatt.analysis.plan.predict import GIB, Plan, predict
 from vatt.analysis.plan.request import TYPES, Request
 from vatt.analysis.plan.zero import STAGES
 from vatt.config import ConfigError
+from vatt.data.shards.format import ShardError
 from vatt.presets import PRESETS, preset
 from vatt.results import ResultsError
 
@@ -59,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dtype", choices=tuple(TYPES), help=f"default: {Request.dtype}")
     add("--kernels", choices=tuple(OURS), help=f"engine.kernels (default: {Request.kernels})")
+    add("--clips-per-core", type=float, metavar="X", help="clips/s that a core decodes (default: measured, if it was)")
+    add("--cores-per-gpu", type=float, metavar="X", help=f"that decode (default: {Request.cores_per_gpu:g})")
+    add("--augment-on", choices=("gpu", "cpu"), help=f"data.augment_on (default: {Request.augment_on})")
+    add("--storage-mbps", type=float, metavar="X", help="MB/s that a node reads (default: not counted)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--clip-mb", type=float, metavar="X", default=unset, help="MB that are read for a clip")
+    size.add_argument("--data", type=Path, metavar="SHARDS", default=unset, help="folder of shards, which tells them")
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
         "--mfu",
@@ -84,12 +95,15 @@ def run(options: argparse.Namespace) -> int:
     request = Request(**given, given=frozenset(given))
     if not {"mfu", "results"} & request.given and RESULTS.exists():
         request = replace(request, results=RESULTS)
+    request = replace(request, decoding=default_decoding())
     if complaint := _complaint(request):
         options.refuse(complaint)
     try:
         plan = predict(request)
     except ResultsError as error:
         options.refuse(f"--results: {error}")
+    except ShardError as error:
+        options.refuse(f"--data: {error}")
     print(json.dumps(as_json(plan), indent=1) if options.json else "\n".join(lines(plan)))
     return 0
 
@@ -103,8 +117,9 @@ def _complaint(request: Request) -> str | None:
     for name in ("gpus", "batch", "gpus_per_node", "steps"):
         if getattr(request, name) < 1:
             return f"--{name.replace('_', '-')}: {getattr(request, name)} must be 1 or more"
-    for name in ("intra_gbps", "inter_gbps", "memory_gib"):
-        if not 0 < getattr(request, name) < float("inf"):
+    positive = ("intra_gbps", "inter_gbps", "memory_gib", "clips_per_core", "cores_per_gpu", "storage_mbps", "clip_mb")
+    for name in positive:
+        if getattr(request, name) is not None and not 0 < getattr(request, name) < float("inf"):
             return f"--{name.replace('_', '-')}: {getattr(request, name)} must be above 0"
     for name in ("latency_us", "reserve_gib"):
         if not 0 <= getattr(request, name) < float("inf"):
@@ -146,16 +161,38 @@ def lines(plan: Plan) -> Iterator[str]:
     for name, seconds in plan.step.items():
         rate = f"{request.batch / seconds:,.0f} samples/s"
         wait = f"communication {plan.share[name]:.1%}"
+        if plan.waiting[name] > 0:
+            wait += f", waiting for clips {plan.waiting[name]:.1%}"
         yield f"  {name:<14}{1e3 * seconds:>9.1f} ms  {rate}, {wait}, {plan.days[name]:.2f} days"
+    yield from _bottleneck(plan)
     yield from ("", "What this rests on")
     for found in plan.assumptions:
         yield f"  {found.what}: {found.value} [{found.source}]"
 
 
+def _bottleneck(plan: Plan) -> Iterator[str]:
+    """What the step waits for, and what feeding it takes."""
+    yield f"Bottleneck: {_range(list(plan.bottleneck.values()))}"
+    for name, rate in (("decoding", plan.supply.decoding), ("storage", plan.supply.storage)):
+        if rate is not None:
+            yield f"  {name} gives {rate:,.0f} clips/s"
+    if plan.cores_needed is not None:
+        needed = _range([f"{math.ceil(round(cores, 6))}" for cores in plan.cores_needed.values()])
+        yield f"  cores that a GPU needs for decoding: {needed} (it has {plan.request.cores_per_gpu:g})"
+    if plan.storage_needed is not None:
+        needed = _range([f"{rate / 1e6:,.0f}" for rate in plan.storage_needed.values()])
+        yield f"  storage that a node needs: {needed} MB/s"
+
+
+def _range(found: list[str]) -> str:
+    """Without overlap, and with it."""
+    return " to ".join(dict.fromkeys(found)) if found[0][0].isdigit() else "; with overlap: ".join(dict.fromkeys(found))
+
+
 def as_json(plan: Plan) -> dict[str, Any]:
     """Everything of the plan: memory in bytes, times in seconds."""
     request = {name: value for name, value in vars(plan.request).items() if name != "given"}
-    request["results"] = None if plan.request.results is None else str(plan.request.results)
+    request |= {name: None if request[name] is None else str(request[name]) for name in ("results", "data", "decoding")}
     return {
         "request": request,
         "memory": {**plan.memory, "sum": sum(plan.memory.values()), "in the optimizer": plan.update},
@@ -167,6 +204,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "mfu": plan.speed.mfu,
         "step_seconds": plan.step,
         "communication_share": plan.share,
+        "waiting_share": plan.waiting,
+        "bottleneck": plan.bottleneck,
+        "clips_per_second": {"decoding": plan.supply.decoding, "storage": plan.supply.storage},
+        "cores_per_gpu_needed": plan.cores_needed,
+        "storage_bytes_per_second_needed": plan.storage_needed,
         "days": plan.days,
         "sources": [asdict(found) for found in plan.assumptions],
     }

@@ -19,7 +19,7 @@ RESULTS = TREE / "bench" / "results" / "results.csv"
 COLUMNS = ("time", "commit", "dirty", "device", "suite", "op", "case", "dtype", "mode", "provider", "rate", "unit")
 
 RECOMPUTED = 4 / 3  # a second forward pass beside a forward and a backward pass of twice the work
-OURS = {"triton": ("ours auto", "ours triton"), "torch": ("ours torch",)}
+OURS = {"auto": "ours auto", "triton": "ours triton", "torch": "ours torch"}
 NAMES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -120,7 +120,7 @@ def _is_rate(text: str) -> bool:
 def _fits(row: Row, request: Request) -> bool:
     """Whether a row measured steps of this model, on this GPU, in this type and with these kernels."""
     what = (row["suite"], row["op"]) in (("steps", "step"), ("jobs", "pretrain")) and row["mode"] == "step"
-    how = row["provider"] in OURS[request.kernels] and row["dtype"] == NAMES[request.dtype]
+    how = row["provider"] == OURS[request.kernels] and row["dtype"] == NAMES[request.dtype]
     figure = row["rate"] and row["unit"] == "samples/s"
     model, _, rest = row["case"].partition(" ")
     drop = rest.partition(" drop ")[2]  # of jobs; whole steps have the preset's

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from vatt.analysis.memory import Activations, activation_bytes, traffic_bytes
 from vatt.analysis.plan.communication import Collective, loss_collectives, state_collectives
 from vatt.analysis.plan.compute import Speed, speed
+from vatt.analysis.plan.data import Supply, supply
 from vatt.analysis.plan.request import ASSUMED, CONFIGURATION, Assumption, Request
 from vatt.analysis.plan.zero import Buckets, States, effective_stage, state_bytes, weights
 from vatt.models.config import VATTConfig
@@ -33,6 +34,7 @@ class Plan:
     traffic: int
     collectives: list[tuple[Collective, float]]
     speed: Speed
+    supply: Supply
     assumptions: list[Assumption]
 
     @property
@@ -51,15 +53,59 @@ class Plan:
         return sum(seconds for _, seconds in self.collectives)
 
     @property
-    def step(self) -> dict[str, float]:
-        """Seconds of a step if nothing is sent while the GPU computes, and if all that can overlap does."""
+    def gpus_alone(self) -> dict[str, float]:
+        """Seconds of a step whose clips are always there: if nothing is sent while the GPU computes, and if all that
+        can overlap does."""
         compute, sent = self.speed.seconds, self.communication
         return {"no overlap": compute + sent, "full overlap": max(compute, sent)}
 
     @property
+    def loading(self) -> dict[str, float]:
+        """Seconds in which decoding and storage give the clips of a step, where that is known. They work ahead."""
+        return self.supply.seconds(self.request.batch)
+
+    @property
+    def step(self) -> dict[str, float]:
+        """Seconds of a step, by the overlap as in `gpus_alone`."""
+        loading = max(self.loading.values(), default=0.0)
+        return {name: max(seconds, loading) for name, seconds in self.gpus_alone.items()}
+
+    @property
+    def bottleneck(self) -> dict[str, str]:
+        """What the step waits for: computation, communication, decoding or storage, by the overlap."""
+        found, loading = {}, self.loading
+        for name, alone in self.gpus_alone.items():
+            slow = {"computation": self.speed.seconds, "communication": self.communication}
+            if max(loading.values(), default=0.0) > alone:
+                slow = loading
+            found[name] = max(zip(slow.values(), slow, strict=True))[1]
+        return found
+
+    @property
+    def cores_needed(self) -> dict[str, float] | None:
+        """Cores of a GPU that decode as fast as it takes clips; None where their speed is not known."""
+        if self.supply.per_core is None:
+            return None
+        each = self.request.local_batch / self.supply.per_core
+        return {name: each / seconds for name, seconds in self.gpus_alone.items()}
+
+    @property
+    def storage_needed(self) -> dict[str, float] | None:
+        """Bytes per second that a node must read for that; None where the bytes of a clip are not known."""
+        if self.supply.clip_bytes is None:
+            return None
+        each = self.request.local_batch * self.request.per_node * self.supply.clip_bytes
+        return {name: each / seconds for name, seconds in self.gpus_alone.items()}
+
+    @property
     def share(self) -> dict[str, float]:
         """Share of the step in which the GPU waits for other GPUs."""
-        return {name: 1 - self.speed.seconds / seconds for name, seconds in self.step.items()}
+        return {name: (alone - self.speed.seconds) / self.step[name] for name, alone in self.gpus_alone.items()}
+
+    @property
+    def waiting(self) -> dict[str, float]:
+        """Share of the step in which the GPU waits for clips."""
+        return {name: 1 - alone / self.step[name] for name, alone in self.gpus_alone.items()}
 
     @property
     def days(self) -> dict[str, float]:
@@ -72,13 +118,14 @@ def predict(request: Request) -> Plan:
 
     Raises:
         ConfigError: an unknown model. ValueError: an unknown GPU or stage. ResultsError: unreadable results.
+        ShardError: shards without an index.
     """
     config, links = preset(request.model), request.links()
     states = state_bytes(config, request.zero, request.gpus, request.type)
     count = weights(config)
     collectives = state_collectives(count, request.zero, request.type, Buckets())
     collectives += loss_collectives(config, request.local_batch, request.gpus)
-    computed = speed(request, config)
+    computed, fed = speed(request, config), supply(request, config)
     return Plan(
         request,
         memory(request, config, states),
@@ -87,7 +134,8 @@ def predict(request: Request) -> Plan:
         traffic_bytes(_activations(request, config), request.type, sum(count.trained)),
         [(collective, collective.seconds(links)) for collective in collectives],
         computed,
-        [*computed.assumptions, *_assumptions(request)],
+        fed,
+        [*computed.assumptions, *fed.assumptions, *_assumptions(request)],
     )
 
 
@@ -163,7 +211,7 @@ def _assumptions(request: Request) -> list[Assumption]:
         given("kernels", "kernels", f"{request.kernels}; what they save was checked without a GPU"),
         Assumption("bucket of gradients", f"{buckets.reduce_bucket_size:,} elements", "DeepSpeed's default"),
         Assumption("links", "a rate is reached in full, levels one after the other", ASSUMED),
-        Assumption("not counted", "loading data, evaluation, checkpoints, a slow rank", ASSUMED),
+        Assumption("not counted", "evaluation, checkpoints, a slow rank", ASSUMED),
     ]
     if stage != request.zero:
         found.append(Assumption("ZeRO", f"stage {request.zero} in bf16 runs as stage {stage}", "train/core/engine.py"))

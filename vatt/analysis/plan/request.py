@@ -29,6 +29,10 @@ class Request:
     ``*_gbps``: GB/s (10^9 bytes) that one GPU sends in one direction; ``*_gib``: GiB of one GPU; ``batch``: samples of
     a step on all GPUs; ``mfu``: share of the GPU's peak that the computation reaches; ``results``: CSV of measured
     rates; ``given``: names of the fields that the user set, all others are assumptions.
+
+    Of the clips: ``clips_per_core``: how many a core decodes in a second; ``augment_on``: "gpu" leaves it the decoding
+    alone; ``storage_mbps``: MB/s (10^6 bytes) that a node reads; ``clip_mb``: MB read for a clip; ``data``: a folder of
+    shards, whose index tells that; ``decoding``: CSV of measured clips a second.
     """
 
     model: str
@@ -47,7 +51,14 @@ class Request:
     memory_gib: float = 80.0
     reserve_gib: float = 2.0
     dtype: str = "bf16"
-    kernels: str = "triton"
+    kernels: str = "auto"
+    clips_per_core: float | None = None
+    cores_per_gpu: float = 16.0
+    augment_on: str = "gpu"
+    storage_mbps: float | None = None
+    clip_mb: float | None = None
+    data: Path | None = None
+    decoding: Path | None = None
     given: frozenset[str] = frozenset()
 
     @property
