@@ -46,6 +46,7 @@ class Operation(Subject):
         self.about = dict(suite="ops", op=case.op, case=case.name, shape=case.words, dtype=case.label, dropout=dropout)
         self.select = f"--case {shlex.quote(self.name)}"
         self.ours = OURS if kernels else AUTO
+        self.modes = (FORWARD, BOTH) if case.has_gradient else (FORWARD,)
         self.rank = (case.priority - 1) * 2 + (dropout == 0 and case.has_dropout)
         self._makers = case.providers(kernels, device.type == "cuda")
         self.heavy = frozenset(name for name, baseline in self._makers.items() if baseline.heavy)
@@ -67,12 +68,13 @@ class Operation(Subject):
         began = time.perf_counter()
         call, leaves = baseline.make(problem, self.dropout)
         outputs = call()
-        grads = problem.gradients(outputs)
+        grads = problem.gradients(outputs) if self.case.has_gradient else ()
         error = largest_error(self.case, outputs, want) if want and baseline.same else None
         del outputs
         wanted = list(leaves.values())
         calls = {FORWARD: call, BOTH: lambda: torch.autograd.grad(call(), wanted, grads)}
-        calls[BOTH]()
+        calls = {mode: calls[mode] for mode in self.modes}
+        calls[self.modes[-1]]()
         synchronize(self.device)
         first = time.perf_counter() - began
         costs = {mode: self.case.cost(mode == BOTH, self.dropout, provider) for mode in calls}

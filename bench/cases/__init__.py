@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.cases import attention, block, mlp, nce, norm, patch_embed
+from bench.cases import attention, block, frames_to_patches, mlp, nce, norm, patch_embed
 from bench.cases.base import Case, Compilation, SearchSpace, Target
 
-_OPERATIONS = (patch_embed, attention, block, nce, norm, mlp)
+_OPERATIONS = (patch_embed, frames_to_patches, attention, block, nce, norm, mlp)
 
 OPS: tuple[str, ...] = tuple(module.OP for module in _OPERATIONS)
 SIZES: dict[str, tuple[Case, ...]] = {

@@ -151,6 +151,7 @@ class Case(ABC):
     op: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]] = ("out",)
     has_dropout: ClassVar[bool] = True
+    has_gradient: ClassVar[bool] = True
     backends: ClassVar[tuple[str, ...]] = (OURS,)  # those with kernels of this project
     name: str
     size: str = "gpu"

@@ -50,7 +50,7 @@ def evaluate(problem: Problem, backend: str, dtype: torch.dtype, dropout: float 
 def named(problem: Problem, call: Call, leaves: Leaves) -> Leaves:
     """Runs ``call`` and its backward pass."""
     outputs = call()
-    grads = torch.autograd.grad(outputs, list(leaves.values()), problem.gradients(outputs))
+    grads = torch.autograd.grad(outputs, list(leaves.values()), problem.gradients(outputs)) if leaves else ()
     names = problem.case.outputs if len(outputs) == len(problem.case.outputs) else ("total",)  # the sum of a pair
     found = {name: out.detach() for name, out in zip(names, outputs, strict=True)}
     return found | {f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)}
@@ -142,7 +142,7 @@ def warm(case: Case, backend: str, dropout: float, device: torch.device) -> None
 
 def _rows(problem: Problem, backend: str, dropout: float, want: Leaves, eager: dict[str, float]) -> Iterator[Row]:
     kind = problem.case.dtype
-    slack = SLACK[getattr(problem.case, "products", None) or kind]
+    exactness = getattr(problem.case, "products", None) or kind
     with poisoned():
         first = evaluate(problem, backend, kind, dropout)
     cuda = problem.device.type == "cuda"
@@ -156,6 +156,7 @@ def _rows(problem: Problem, backend: str, dropout: float, want: Leaves, eager: d
         row: Row = dict(tensor=name, peak_mib=peak, nans=int(value.isnan().sum()))
         row["same_bits"] = torch.equal(second[name], third[name])
         row["passed"] = row["same_bits"] and not row["nans"]
+        slack = SLACK[exactness if value.is_floating_point() else value.dtype]
         found, bound = error(value, want[name]), 2 * eager[name] + slack
         row |= dict(error=found, eager_error=eager[name], bound=bound)
         row["passed"] = row["passed"] and math.isfinite(found) and found <= bound

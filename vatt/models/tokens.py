@@ -6,6 +6,7 @@ Shapes: B batch, T/H/W time/height/width, L samples, F mel bins, K kept patches,
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,7 +177,7 @@ class PatchTokens(nn.Module):
         if gathered and kept is None and x.shape[1] != math.prod(grid):
             raise ValueError(f"{self.name}: {x.shape[1]} of {math.prod(grid)} patches (B, K, P): kept must say which")
         rows = {"positions": self.positions(grid), "token": self.agg_token, "dropout_p": dropout_p}
-        signal = {"kept": kept, "gathered": gathered, "backend": self.backend}
+        signal: dict[str, Any] = {"kept": kept, "gathered": gathered, "backend": self.backend}
         if self.pre_projection is None:
             return patch_embed(x, self.weight, self.bias, self.patch, **signal, **rows)
         projected = patch_embed(x, self.weight, self.bias, self.patch, **signal)
