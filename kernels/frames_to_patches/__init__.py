@@ -56,12 +56,7 @@ def frames_to_patches(
             argument. A GPU does not look at them: it stays inside of ``planes``, but gives other pixels.
         BackendError: the backend cannot run this call.
     """
-    _check(planes, sizes, crop, flip, colour, size, patch, kept)
-    facts: dict[str, Any] = {"patch": tuple(patch), "size": size, "frames": tuple(planes.shape[1:])}
-    facts["kept"] = None if kept is None else (kept.shape[-1], kept.ndim == 2)
-    call = Call(planes.device, colour.dtype, facts, count=planes.shape[0])
-    run = dispatch("frames_to_patches", backend, call)
-    return run(planes, sizes, crop, flip, colour, kept, size, patch)
+    return _run(planes, sizes, crop, flip, colour, size, patch, kept, backend, whole=False)
 
 
 def clips_from_planes(
@@ -75,12 +70,27 @@ def clips_from_planes(
     backend: str = "auto",
 ) -> Tensor:
     """Whole clips, uint8 (B, T, S, S, 3). Arguments and errors as of `frames_to_patches`."""
-    # Bands of whole lines are patches, one behind the other.
-    lines = next(lines for lines in (4, 2, 1) if size % lines == 0)
-    bands = frames_to_patches(
-        planes, sizes, crop, flip, colour, size=size, patch=(1, lines, size), backend=backend
-    )  # fmt: skip
-    return bands.view(*planes.shape[:2], size, size, 3)
+    patch = (min(4, planes.shape[1]), min(16, size), min(16, size)) if planes.ndim == 3 else (1, 1, 1)
+    return _run(planes, sizes, crop, flip, colour, size, patch, None, backend, whole=True)
+
+
+def _run(
+    planes: Tensor,
+    sizes: Tensor,
+    crop: Tensor,
+    flip: Tensor,
+    colour: Tensor,
+    size: int,
+    patch: tuple[int, int, int],
+    kept: Tensor | None,
+    backend: str,
+    whole: bool,
+) -> Tensor:
+    _check(planes, sizes, crop, flip, colour, size, patch, kept)
+    facts: dict[str, Any] = {"patch": tuple(patch), "size": size, "frames": tuple(planes.shape[1:]), "whole": whole}
+    facts["kept"] = None if kept is None else (kept.shape[-1], kept.ndim == 2)
+    run = dispatch("frames_to_patches", backend, Call(planes.device, colour.dtype, facts, count=planes.shape[0]))
+    return run(planes, sizes, crop, flip, colour, kept, size, patch, whole)
 
 
 def _check(

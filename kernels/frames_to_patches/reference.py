@@ -1,6 +1,6 @@
-"""Patches of planar video in plain PyTorch: a plane X of a clip becomes W_y X W_x^T, with two small matrices.
+"""Planar video to RGB in plain PyTorch: a plane X of a clip becomes W_y X W_x^T, with two small matrices.
 
-Shapes: B clips, T frames, C bytes of a frame, S side of the picture, K kept patches, P numbers in a patch.
+Shapes: B clips, T frames, C bytes of a frame, S side of the picture.
 """
 
 from __future__ import annotations
@@ -10,26 +10,15 @@ import math
 import torch
 from torch import Tensor
 
-from ..patch_embed.reference import gather_patches
 
-
-def frames_to_patches(
-    planes: Tensor,
-    sizes: Tensor,
-    crop: Tensor,
-    flip: Tensor,
-    colour: Tensor,
-    kept: Tensor | None,
-    size: int,
-    patch: tuple[int, ...],
-) -> Tensor:
-    """The patches (B, K, P) uint8. Computes whole clips, and chooses."""
-    clips_BTSS3 = planes.new_empty(*planes.shape[:2], size, size, 3)
+def clips(planes: Tensor, sizes: Tensor, crop: Tensor, flip: Tensor, colour: Tensor, size: int) -> Tensor:
+    """All pictures (B, T, S, S, 3) uint8."""
+    out = planes.new_empty(*planes.shape[:2], size, size, 3)
     of_clips = zip(planes, sizes.tolist(), crop.tolist(), flip.tolist(), colour, strict=True)
     for b, (planes_TC, (h, w), box, mirrored, colour_34) in enumerate(of_clips):
         _check(b, planes_TC.shape[1], h, w, box)
-        clips_BTSS3[b] = clip(planes_TC, h, w, box, mirrored, colour_34, size)
-    return gather_patches(clips_BTSS3, patch, kept)
+        out[b] = clip(planes_TC, h, w, box, mirrored, colour_34, size)
+    return out
 
 
 def _check(b: int, capacity: int, h: int, w: int, box: list[float]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-import triton
 from torch import Tensor
 
 from ..runtime import INTERPRETER, launch, tensor_arch
+from .op import padded
 from .triton_kernels import frames_to_patches_forward
 
-# Threads of a program, by the pixels of a patch. Not yet swept on a GPU.
+# Not yet swept on a GPU.
 WARPS = {"sm80": 4, "sm90": 4, "sm100": 4, INTERPRETER: 4}
 
 
@@ -23,12 +23,14 @@ def forward(
     kept: Tensor | None,
     size: int,
     patch: list[int],
+    whole: bool,
 ) -> Tensor:
-    """Kept patches (B, K, P)."""
+    """Kept patches (B, K, P), or ``whole`` clips (B, T, S, S, 3), which are computed by patches."""
     B, T, C = planes.shape
-    grid = T // patch[0], size // patch[1], size // patch[2]
+    extent = T, size, size
+    grid = [-(-n // side) if whole else n // side for n, side in zip(extent, patch, strict=True)]
     K = math.prod(grid) if kept is None else kept.shape[-1]
-    out = planes.new_empty(B, K, 3 * math.prod(patch))
+    out = planes.new_empty(B, *extent, 3) if whole else planes.new_empty(B, K, 3 * math.prod(patch))
     launch(
         frames_to_patches_forward,
         (B * K,),
@@ -42,13 +44,13 @@ def forward(
         T,
         C,
         K,
-        size,
-        math.prod(grid),
-        *grid[1:],
+        S=size,
         KEPT=kept is not None,
         PER_ITEM=kept is not None and kept.ndim == 2,
+        WHOLE=whole,
+        **{f"G{axis}": count for axis, count in zip("THW", grid, strict=True)},
         **{f"P{axis}": side for axis, side in zip("THW", patch, strict=True)},
-        **{f"BLOCK_{axis}": triton.next_power_of_2(side) for axis, side in zip("THW", patch, strict=True)},
+        **{f"BLOCK_{axis}": side for axis, side in zip("THW", padded(patch), strict=True)},
         num_warps=WARPS[tensor_arch(planes)],
     )
     return out

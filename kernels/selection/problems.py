@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import attention, packed_attention
-from ..frames_to_patches import frames_to_patches
+from ..frames_to_patches import clips_from_planes, frames_to_patches
 from ..frames_to_patches.reference import frame_bytes
 from ..mlp import dense_gelu, mlp
 from ..nce import Rows, nce
@@ -217,6 +217,8 @@ def _frames(facts: dict[str, Any], count: int, draw: Draw) -> Inputs:
 
     def call(x: Tensors, backend: str, p: float, seed: Tensor | None) -> Any:
         arguments = x["planes"], x["sizes"], x["crop"], x["flip"], x["colour"]
+        if facts["whole"]:
+            return clips_from_planes(*arguments, size=size, backend=backend)
         return frames_to_patches(*arguments, size=size, patch=patch, kept=x.get("kept"), backend=backend)
 
     return Inputs({}, fixed, call)

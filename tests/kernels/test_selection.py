@@ -374,7 +374,7 @@ def problems_of_all_operations(dtype):
     yield from ((Problem("patch_embed", dtype, tuple(sorted(rows.items())), 5), name) for name in ("triton", "gather"))
     if dtype == torch.float32:  # what places and colours have
         for kept in (None, (5, False), (3, True)):
-            frames = dict(patch=(2, 8, 8), size=20, frames=(5, 700), kept=kept)
+            frames = dict(patch=(2, 8, 8), size=20, frames=(5, 700), kept=kept, whole=False)
             yield Problem("frames_to_patches", dtype, tuple(sorted(frames.items())), 3), "triton"
 
 
