@@ -86,7 +86,7 @@ _TINY: dict[str, Any] = dict(frames=4, sides=(19, 26), capacity=768, side=16, pa
 CASES = (
     Frames(name="shards", clips=64, **_SHARDS),
     Frames(name="shards", size="cpu", clips=1, **_SHARDS),
-    Frames(name="shards", size="tiny", clips=2, **_TINY),
+    Frames(name="shards", size="tiny", priority=1, clips=2, **_TINY),
 )
 SEARCH_SPACES = (SearchSpace(OP, "forward", "WARPS", ARCH, ((1, 2, 4, 8),), ("shards",), backward=False),)
 

@@ -207,17 +207,18 @@ _EXPECT = {
 _EXPECT_GATHER = {"patch_gather": Expect(), "patch_finish": Expect()}
 
 
-def _launch(case: PatchEmbed, per_item: bool = False) -> None:
-    """``per_item``: each item of the batch keeps other patches."""
+def _launch(case: PatchEmbed, per_item: bool = False, gathered: bool = False) -> None:
+    """``per_item``: each item of the batch keeps other patches. ``gathered``: they are rows already."""
     from vatt.kernels.patch_embed import triton_launch
 
     (N, P), B, K, D, patch, p = case.sizes, case.signal[0], case.kept, case.width, list(case.patch), 0.1
-    x = meta(*case.signal, dtype=torch.uint8 if case.pixels else torch.float32)
+    x = meta(*((B, K * P) if gathered else case.signal), dtype=torch.uint8 if case.pixels else torch.float32)
+    patch = [P] if gathered else patch
     kept = meta(*((B, K) if per_item else (K,)), dtype=torch.int64)
     weight, bias, positions, token, seed = meta(D, P), meta(D), meta(N, D), meta(D), base.META_SEED
-    out = triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p)
+    out = triton_launch.forward(x, weight, bias, patch, kept, positions, token, seed, p, gathered)
     grad, sums = triton_launch.rows_gradient(out, 1, seed, p)
-    triton_launch.weight_gradient(grad, x, patch, kept, 1)
+    triton_launch.weight_gradient(grad, x, patch, kept, 1, gathered)
     triton_launch.positions_gradient(grad, sums, N, kept, 1)
 
 
@@ -233,6 +234,7 @@ def _launch_gather(case: PatchEmbed) -> None:
 
 _GPU = {case.name: partial(_launch, case) for case in CASES if case.size == "gpu"}
 _LAUNCHES = {name: _GPU[name] for name in _WIDTHS}
+_LAUNCHES["video_gathered"] = partial(_GPU["video_768"], gathered=True)
 _LAUNCHES |= {"video_per_item": partial(_GPU["video_768"], per_item=True), "audio_768": _GPU["audio_768"]}
 COMPILATIONS = tuple(base.Compilation(OP, name, launch, _EXPECT) for name, launch in _LAUNCHES.items())
 COMPILATIONS += tuple(
