@@ -26,7 +26,7 @@ from vatt.data.decode import MediaError
 from vatt.data.order import clip_order
 from vatt.data.samples import AugmentOn, Layout, PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
-from vatt.data.slots import fit_prefetch
+from vatt.data.slots import PROCESS, fit_prefetch
 from vatt.data.tokenizer import Tokenizer
 from vatt.data.workers import Filled, Plan, Pool, Rows, patience, read_here
 from vatt.errors import UserError
@@ -147,10 +147,13 @@ class _Samples:
         self.windows, self.ahead = config.windows_per_open, AHEAD * max(1, config.workers)
         sizes, weights = [len(source.clips) for source in sources], [source.weight for source in sources]
         groups = [source.clips.groups() if isinstance(source.clips, ClipTable) else None for source in sources]
+        self.packed = any(numbers is not None for numbers in groups)
         self.schedule = Schedule(sizes, weights, seed, groups, config.shuffle_shards)
 
     def _expect(self, task: int) -> None:
         """Begins to fetch what a later task reads of shards: with as many processes, another one comes to it soon."""
+        if not self.packed:
+            return
         pick = self.schedule.pick(self.number(task))
         clips = self.sources[pick.source].clips
         if isinstance(clips, ClipTable):
@@ -257,8 +260,10 @@ class ClipLoader:
 
     @property
     def memory(self) -> int:
-        """Bytes of the batches that are held at most, in use or ready."""
-        return self._plan.batch_bytes * (self.prefetch + 1 if self.workers else 1)
+        """Bytes that are held at most: batches in use and ready, and what the reading processes need themselves."""
+        if not self.workers:
+            return self._plan.batch_bytes
+        return self._plan.batch_bytes * (self.prefetch + 1) + self.workers * PROCESS
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()

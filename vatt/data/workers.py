@@ -354,6 +354,7 @@ class Pool:
             _settle(*parent)
             self._slots.attach()
             self._board = _Board(self._slots, self._sizes)
+            self._batches = [self._slots.tensors(slot) for slot in range(len(self._board.slot))]
             if task >= 0:
                 self._read(number, task, lost, send)
             while os.read(self._take, 1):
@@ -375,7 +376,7 @@ class Pool:
             board.attempt[number] = attempt
 
         slot = int(board.slot[task // self.plan.tasks % len(board.slot)])
-        rows = self.plan.part(self._slots.tensors(slot), task)
+        rows = self.plan.part(self._batches[slot], task)
         begin(0)
         try:
             answer = self.work.read(task, rows, lost, begin)
