@@ -59,7 +59,8 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first == "64 of 100 clips"
     assert second.startswith("72 of 100 clips")
-    assert second.endswith(", 1 faults")
+    assert ", 1 faults, 0:00:0" in second  # and the time that is left
+    assert second.endswith(" left")
     monkeypatch.setattr(progress, "LINE_EVERY", 1000.0)
     with progress.progress("clips") as tell:
         tell(64, 100)

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 from vatt.cli import pack
-from vatt.cli.progress import progress
+from vatt.cli.progress import listed, progress
 from vatt.data.check import Checked, CheckError, check, write_clean, write_skipped
+from vatt.data.check.shards import check_shards, is_shards
 from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.manifest import write_lines, write_manifest
 
-_SHOWN = 5  # skipped files named on the terminal
 _MOST_CLASSES = 40  # that are printed with a line each
 
 
@@ -58,7 +58,7 @@ def _set_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="MANIFEST_OR_FOLDER")
+    parser.add_argument("source", type=Path, metavar="MANIFEST_OR_FOLDER", help="or a folder of shards, to verify it")
     parser.add_argument("--out", type=Path, metavar="CLEAN.jsonl", help="manifest of the rows that can be used")
     parser.add_argument("--report", type=Path, metavar="FAULTS.jsonl", help="what is wrong with the others")
     parser.add_argument("--counts", type=Path, metavar="FILE.csv", help="clips of each class in each split")
@@ -66,6 +66,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="limit for a file (30)")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels (label)")
     parser.add_argument("--sound", action="store_true", help="videos without sound are faults, too")
+    parser.add_argument("--quick", action="store_true", help="of shards: compare the sizes of files alone")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -94,6 +95,8 @@ def _check(options: argparse.Namespace) -> int:
         raise CheckError(f"--seconds must be above 0, got {options.seconds:g}")
     _check_paths(options)
     begun = time.monotonic()
+    if is_shards(options.source):
+        return _check_shards(options, begun)
     with progress("files") as tell:
         checked = check(
             options.source,
@@ -104,7 +107,7 @@ def _check(options: argparse.Namespace) -> int:
             progress=tell,
         )
     taken = time.monotonic() - begun
-    print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {_skipped(checked)}")
+    print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {listed(checked.skipped)}")
     _print_counts(checked)
     if options.report is not None:
         write_skipped(checked.skipped, options.report)
@@ -121,6 +124,24 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_shards(options: argparse.Namespace, begun: float) -> int:
+    """0, or 1 if anything is wrong with a shard."""
+    if options.workers < 1:
+        raise CheckError(f"workers must be 1 or more, got {options.workers}")
+    for name in ("out", "counts"):
+        if getattr(options, name) is not None:
+            raise CheckError(f"--{name}: is for manifests and folders of media; {options.source} holds shards")
+    with progress("shards") as tell:
+        checked = check_shards(options.source, workers=options.workers, quick=options.quick, progress=tell)
+    index, taken = checked.index, time.monotonic() - begun
+    what = "sizes compared" if options.quick else f"{index.pieces} pieces read"
+    print(f"{len(index.shards)} shards, {what} in {taken:.1f} s; {listed(checked.faults)}")
+    if options.report is not None:
+        write_skipped(checked.faults, options.report)
+        print(options.report)
+    return 1 if checked.faults else 0
+
+
 def _check_paths(options: argparse.Namespace) -> None:
     """Before the long work. Raises ManifestError: two of the files are one, or the folder of one is not there."""
     seen = {options.source.resolve(): "the manifest that is checked"}
@@ -133,15 +154,6 @@ def _check_paths(options: argparse.Namespace) -> None:
         if not real.parent.is_dir() or real.is_dir():
             raise ManifestError(f"--{name} {path}: cannot be written; its folder must be there")
         seen[real] = f"--{name} already"
-
-
-def _skipped(checked: Checked) -> str:
-    if not checked.skipped:
-        return "no fault"
-    text = f"{len(checked.skipped)} faults" + "".join(
-        f"\n  {record['file']}: {record['field']}: {record['reason']}" for record in checked.skipped[:_SHOWN]
-    )
-    return text + (f"\n  and {len(checked.skipped) - _SHOWN} more" if len(checked.skipped) > _SHOWN else "")
 
 
 def _print_counts(checked: Checked) -> None:

@@ -9,12 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from vatt.cli.progress import progress
+from vatt.cli.progress import listed, progress
 from vatt.data.pack import QUALITY, SOUNDS, PackError, PackJob, PackResult, pack
 from vatt.data.shards.format import FAULTS, Settings
-from vatt.data.skipped import Record
 
-_SHOWN = 5  # faults named on the terminal
 _RATE = 48000
 
 
@@ -83,20 +81,11 @@ def _words(out: Path, result: PackResult, seconds: float) -> str:
     if result.again:
         words = f"{out}: is finished, nothing was left to do"
     else:
-        words = f"{result.clips} clips done in {seconds:.1f} s; {_faults(result.faults)}"
+        words = f"{result.clips} clips done in {seconds:.1f} s; {listed(result.faults)}"
     if result.index is None:
         return f"{words}\n{out}: {result.left} groups of other jobs are not done; the last job writes the index"
     index = result.index
     size, hours = f"{index.bytes / 1e6:,.0f} MB", f"{index.seconds / 3600:.2f} hours"
     counts = f"{index.clips} clips of {index.sources} files in {index.pieces} pieces, {hours}, {size}"
-    listed = f"; {index.faults} faults in {out / FAULTS}" if index.faults else ""
-    return f"{words}\n{out}: {len(index.shards)} shards, {counts}{listed}"
-
-
-def _faults(faults: list[Record]) -> str:
-    if not faults:
-        return "no fault"
-    text = f"{len(faults)} faults" + "".join(
-        f"\n  {record['file']}: {record['field']}: {record['reason']}" for record in faults[:_SHOWN]
-    )
-    return text + (f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else "")
+    where = f"; {index.faults} faults in {out / FAULTS}" if index.faults else ""
+    return f"{words}\n{out}: {len(index.shards)} shards, {counts}{where}"

@@ -1,14 +1,17 @@
-"""How far a long command is."""
+"""How far a long command is, and what it found wrong."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+SHOWN = 5  # faults named on the terminal
 LINE_EVERY = 30.0  # seconds between two lines if stderr is no terminal, as for a job in a queue
 
 
@@ -34,6 +37,17 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
             bar.update(task.id, description=words)
             if not console.is_terminal and time.monotonic() - told >= LINE_EVERY:
                 told = time.monotonic()
-                console.print(f"{done} of {total} {words}", soft_wrap=True)
+                left = "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
+                console.print(f"{done} of {total} {words}{left}", soft_wrap=True)
 
         yield tell
+
+
+def listed(faults: Sequence[dict[str, Any]]) -> str:
+    """How many faults, and a line for each of the first ones, from records {file, field, reason}."""
+    if not faults:
+        return "no fault"
+    text = f"{len(faults)} faults" + "".join(
+        f"\n  {record['file']}: {record['field']}: {record['reason']}" for record in faults[:SHOWN]
+    )
+    return text + (f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")
