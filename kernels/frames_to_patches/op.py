@@ -7,7 +7,6 @@ Triton; shapes as in `reference.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,16 +31,11 @@ def refuse(call: Call) -> list[str]:
     if call.dtype.is_floating_point and call.dtype in (torch.bfloat16, torch.float16):
         reasons.append(f"takes places and colours in float32, got {call.dtype}")
     patch, (_, capacity) = call.facts.get("patch", (1, 1, 1)), call.facts.get("frames", (1, 1))
-    if (pixels := math.prod(padded(patch))) > MOST_PIXELS:
+    if (pixels := math.prod(reference.padded(patch))) > MOST_PIXELS:
         reasons.append(f"has patches of up to {MOST_PIXELS} pixels, sides rounded up to powers of 2, got {pixels}")
     if patch[0] * capacity >= 1 << 31:
         reasons.append(f"has patches of frames that begin within 2^31 bytes, got {patch[0]} of {capacity}")
     return reasons
-
-
-def padded(patch: Sequence[int]) -> list[int]:
-    """The sides of a patch rounded up to powers of 2, and to what a matrix product has at least."""
-    return [max(1 << (side - 1).bit_length(), least) for side, least in zip(patch, (1, 16, 16), strict=True)]
 
 
 def refuse_plain(call: Call) -> list[str]:

@@ -6,6 +6,7 @@ Shapes: B clips, T frames, C bytes of a frame, S side of the picture.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ def _check(b: int, capacity: int, h: int, w: int, box: list[float]) -> None:
 def frame_bytes(h: int, w: int) -> int:
     """Of a frame in YUV 4:2:0."""
     return h * w + 2 * (-(-h // 2) * -(-w // 2))
+
+
+def padded(patch: Sequence[int]) -> list[int]:
+    """The sides of a patch rounded up to powers of 2, and to what a matrix product has at least."""
+    return [max(1 << (side - 1).bit_length(), least) for side, least in zip(patch, (1, 16, 16), strict=True)]
 
 
 def clip(

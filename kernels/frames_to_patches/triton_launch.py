@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from ..runtime import INTERPRETER, launch, tensor_arch
-from .op import padded
+from .reference import padded
 from .triton_kernels import frames_to_patches_forward
 
 # Not yet swept on a GPU.
