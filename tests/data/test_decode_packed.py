@@ -131,9 +131,9 @@ def test_readers_take_the_packed_copy_and_fill_what_they_are_given(clip, film):
         assert {name: x.data_ptr() for name, x in again.items()} == places
         both = reader.windows(clip, [np.random.default_rng(3), np.random.default_rng(4)], outs)
         other = reader(clip, np.random.default_rng(4))
-        for name in layout:
-            assert torch.equal(both[0][name], sample[name])
-            assert torch.equal(both[1][name], other[name])
+        for name in layout:  # what AAC replaces by noise depends on what its decoder has read before
+            torch.testing.assert_close(both[0][name], sample[name], rtol=0, atol=1e-3)
+            torch.testing.assert_close(both[1][name], other[name], rtol=0, atol=1e-3)
         assert not all(torch.equal(sample[name], other[name]) for name in layout)
     (window,), query = evaluation_windows(clip, tokenizer, SPEC, config, 1)
     assert query == "a light grows"

@@ -32,7 +32,7 @@ from vatt.data.decode import (
     RgbFrames,
     View,
     Wanted,
-    decode_sound,
+    decode_sounds,
     decode_windows,
     planes_capacity,
     write_picture,
@@ -231,8 +231,7 @@ def _read_sounds(
     """The sound of the windows at these positions, 0 to 1."""
     if clip.kind == "image":
         raise MediaError(clip.video, "audio", "is a picture, which has no sound")
-    for position, out_L in zip(positions, outs, strict=True):
-        decode_sound(clip.media, _starts_at(clip, spec, position), spec, timeout, out_L)
+    decode_sounds(clip.media, [_starts_at(clip, spec, position) for position in positions], outs, spec, timeout)
 
 
 def _read_pictures(

@@ -1,6 +1,6 @@
 """Media files to arrays: windows of videos, sounds, and pictures."""
 
-from vatt.data.decode.audio import decode_sound
+from vatt.data.decode.audio import decode_sound, decode_sounds
 from vatt.data.decode.container import (
     ROUNDING,
     ChooseStart,
@@ -38,6 +38,7 @@ __all__ = [
     "Written",
     "decode_picture",
     "decode_sound",
+    "decode_sounds",
     "decode_views",
     "decode_window",
     "decode_windows",

@@ -1,19 +1,26 @@
-"""Sound: a window of it from a sound file or a video, mono and resampled.
+"""Sound: a window of it from a sound file or a video, as mono at one rate.
 
-Shapes: L samples. Times are seconds from the start of the file.
+Channels are averaged, so that a sound that is the same on two channels keeps its level; the subwoofer of 5.1 counts as
+one of six. Shapes: L samples. Times are seconds from the start of the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av.error
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.container.input import InputContainer
+from av.packet import Packet
 
 from vatt.clip import InputConfig
 from vatt.data.decode.container import (
+    BACK,
     MAY_END_EARLY,
     ChooseStart,
     Media,
@@ -21,9 +28,21 @@ from vatt.data.decode.container import (
     Opened,
     breaks_off,
     duration_of,
-    frames_from,
-    open_window,
+    open_windows,
 )
+
+PREROLL = 0.2  # seconds of sound before the window that decoders begin with: MP3 and Opus need some frames
+_TAIL = 0.05  # seconds after it, for the filter of resampling
+_GAP = 0.03  # seconds between two frames from which on it is a gap
+# Sample formats of FFmpeg, packed or planar: the type, the value of silence, and that of full scale.
+_FORMATS: dict[str, tuple[Any, int, float]] = {
+    "u8": (np.uint8, 128, 128.0),
+    "s16": (np.int16, 0, 2.0**15),
+    "s32": (np.int32, 0, 2.0**31),
+    "s64": (np.int64, 0, 2.0**63),
+    "flt": (np.float32, 0, 1.0),
+    "dbl": (np.float64, 0, 1.0),
+}
 
 
 def decode_sound(
@@ -41,22 +60,40 @@ def decode_sound(
         MediaError: no regular file, not a media file, no sound, none that can be decoded, the stream ends long before
             the header says, or the time limit.
     """
+    out_L = np.empty(spec.samples, np.float32) if out_L is None else out_L
+    (start,) = decode_sounds(media, [choose_start], [out_L], spec, timeout)
+    return out_L, start
+
+
+def decode_sounds(
+    media: Media,
+    choose_starts: Sequence[ChooseStart],
+    outs: Sequence[np.ndarray],
+    spec: InputConfig,
+    timeout: float = 30.0,
+) -> list[float]:
+    """The sounds of several windows of one clip, written to ``outs``; see `decode_sound`. Returns where they begin."""
     if not isinstance(media, Path) and media.sound is None:
         raise MediaError(media.name, "audio", "the file has no sound")
-    with open_window(media, choose_start, spec.seconds, timeout, "audio", lambda c: sound_length(c)[0]) as opened:
-        if not opened.container.streams.audio:
-            raise MediaError(opened.name, "audio", "the file has no sound")
-        if isinstance(media, Path):
-            duration, sure = opened.duration, sound_length(opened.container)[1]
-        else:  # the sound of a piece ends with the piece, or before it where that of the source does
-            sure = bool(media.sound)
-            duration = min(opened.duration, (media.sound or media.duration) - (opened.start - opened.at))
-        audio_L, last = read_sound(opened, spec, out_L)
-    if last == 0 and (sure or opened.at == 0):
-        raise MediaError(opened.name, "audio", "no sound could be decoded")
-    if sure and last + MAY_END_EARLY < min(duration or last, opened.at + spec.seconds):
-        raise MediaError(opened.name, "audio", breaks_off(opened, last))
-    return audio_L, opened.start
+    starts = [0.0] * len(outs)
+    with open_windows(media, choose_starts, spec.seconds, timeout, "audio", lambda c: sound_length(c)[0]) as windows:
+        for number, opened in windows:
+            if opened.audio is None:
+                raise MediaError(opened.name, "audio", "the file has no sound")
+            if isinstance(media, Path):
+                duration, sure = opened.duration, sound_length(opened.container)[1]
+            else:  # the sound of a piece ends with the piece, or before it where that of the source does
+                sure = bool(media.sound)
+                duration = min(opened.duration, (media.sound or media.duration) - (opened.start - opened.at))
+            sound = Sound(opened, spec)
+            sound.read()
+            last = sound.write(outs[number])
+            if last == 0 and (sure or opened.at == 0):
+                raise MediaError(opened.name, "audio", "no sound could be decoded")
+            if sure and last + MAY_END_EARLY < min(duration or last, opened.at + spec.seconds):
+                raise MediaError(opened.name, "audio", breaks_off(opened, last))
+            starts[number] = opened.start
+    return starts
 
 
 def sound_length(container: InputContainer) -> tuple[float, bool]:
@@ -71,44 +108,156 @@ def sound_length(container: InputContainer) -> tuple[float, bool]:
     return (min(own, whole) if whole else own, True) if own else (whole, False)
 
 
-def read_sound(opened: Opened, spec: InputConfig, out_L: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-    """The sound of the window, mono float32 (L,), and the time at which the last frame read ends (0: none was).
+class Sound:
+    """The sound of one window: its packets, however they come, then its samples.
 
-    Each unbroken run of samples is put where its time says.
+    Attributes:
+        done: no more packets are needed.
     """
-    rate, start = spec.sample_rate, opened.at
-    if out_L is None:
-        out_L = np.empty(spec.samples, np.float32)
-    out_L[:] = 0
-    resampler: AudioResampler | None = None
-    expected = 0.0  # where the next input should begin, seconds
-    position: float = 0.0  # where the next output goes, samples
-    for frame in frames_from(opened, "audio", max(0.0, start - 0.2)):
-        if frame.pts is None or not frame.sample_rate:
-            continue
-        begins = frame.time - opened.origin
-        if begins >= start + spec.seconds + 0.1:
-            break
-        if resampler is None or abs(begins - expected) > 0.03:  # the first, or a gap in the stream
-            if resampler is not None:
-                _put(out_L, resampler.resample(None), position)
-            resampler = AudioResampler(format="fltp", layout="mono", rate=rate)
-            position = round((begins - start) * rate)
-        expected = begins + frame.samples / frame.sample_rate
-        frame.pts = None  # or the resampler would fill gaps by itself
-        position = _put(out_L, resampler.resample(frame), position)
-    if resampler is not None:
-        _put(out_L, resampler.resample(None), position)
-    return np.clip(out_L, -1, 1, out=out_L), expected
+
+    stream: Any  # of PyAV, whose stubs do not tell the kinds apart
+
+    def __init__(self, opened: Opened, spec: InputConfig) -> None:
+        self.opened, self.spec = opened, spec
+        self.end = opened.at + spec.seconds + _TAIL
+        self.begin(False)
+
+    def begin(self, from_start: bool) -> None:
+        """Packets come from here on; ``from_start``: with the first one of the file."""
+        self.stream = self.opened.audio  # of the container, which may have been opened again
+        self.base = float(self.stream.time_base or 0)
+        self.from_start, self.done = from_start, False
+        self._packets: list[Packet] = []
+        self._first: float | None = None  # the time of the first packet that came
+        self._next = -np.inf  # the time of the next packet, if it does not say
+
+    def take(self, packet: Packet) -> None:
+        """The next packet of the stream."""
+        stamp = packet.dts if packet.pts is None else packet.pts
+        time = self._next if stamp is None else stamp * self.base - self.opened.origin
+        self._next = time + (packet.duration or 0) * self.base
+        self._first = time if self._first is None else self._first
+        if time > self.end:
+            self.done = True
+        elif self._next >= self.opened.at - PREROLL or not packet.duration:
+            self._packets.append(packet)
+
+    def is_complete(self, ended: bool) -> bool:
+        """Whether all packets of the window have come; ``ended``: there are no more."""
+        if self.from_start:
+            return self.done or ended
+        if self._first is None or not (self.done or ended):
+            return False
+        begins = self.stream.start_time
+        return self._first <= self.opened.at or (
+            begins is not None and self._first <= begins * self.base - self.opened.origin + 1e-3
+        )
+
+    def read(self) -> None:
+        """Reads the packets from the file itself, without any others."""
+        for back in BACK:
+            from_start = self.opened.seek(None if back is None else self.opened.at - PREROLL - back, self.stream)
+            self.begin(from_start)
+            for packet in self.opened.packets(self.stream):
+                self.take(packet)
+                if self.done:
+                    break
+            if self.is_complete(ended=True) or (self._first is None and back):
+                return
+
+    def write(self, out_L: np.ndarray) -> float:
+        """Decodes the packets into ``out_L``, silence where there is no sound. The time at which the last frame ends,
+        seconds; 0 if there was none.
+
+        Each unbroken run of samples is put where its time says.
+
+        Raises:
+            MediaError: it holds values that are not numbers; the time limit.
+        """
+        out_L[:] = 0
+        ends = 0.0
+        for run in self._runs():
+            ends = run.ends
+            samples = _resampled(run.mono(), run.rate, self.spec.sample_rate)
+            at = round((run.begins - self.opened.at) * self.spec.sample_rate)
+            first, last = max(0, at), min(len(out_L), at + len(samples))
+            if first < last:
+                out_L[first:last] = samples[first - at : last - at]
+        if not np.isfinite(out_L).all():
+            raise MediaError(self.opened.name, "audio", "holds values that are not numbers (NaN or infinite)")
+        np.clip(out_L, -1, 1, out=out_L)
+        return ends
+
+    def _runs(self) -> list[_Run]:
+        """The decoded frames, joined where one follows another."""
+        runs: list[_Run] = []
+        for frame in self._frames():
+            rate, kind = frame.sample_rate, (frame.format.name, frame.layout.nb_channels)
+            if not rate or not frame.samples:
+                continue
+            last = runs[-1] if runs else None
+            stamp = frame.pts
+            if stamp is None and last is None:
+                continue
+            begins = last.ends if stamp is None and last else stamp * self.base - self.opened.origin
+            if last is None or abs(begins - last.ends) > _GAP or (rate, kind) != (last.rate, last.kind):
+                last = _Run(begins, begins, rate, kind)
+                runs.append(last)
+            last.frames.append(frame)
+            last.ends = begins + frame.samples / rate
+        return runs
+
+    def _frames(self) -> list[Any]:
+        """A packet that does not decode is skipped: the times of the frames tell what the holes mean."""
+        codec, frames = self.stream.codec_context, []
+        if codec is None:
+            raise MediaError(self.opened.name, "audio", "this FFmpeg has no decoder for it")
+        for packet in [*self._packets, None]:
+            self.opened.limit.check()
+            try:
+                frames += codec.decode(packet)
+            except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+                continue
+        return frames
 
 
-def _put(out_L: np.ndarray, frames: list[Any], position: float) -> int:
-    """Copies the samples of ``frames`` into ``out_L`` from ``position`` on, as far as they lie within; the next one."""
-    at = int(position)
-    for frame in frames:
-        samples = np.frombuffer(frame.planes[0], np.float32, frame.samples)
-        first, last = max(0, at), min(len(out_L), at + len(samples))
-        if first < last:
-            out_L[first:last] = samples[first - at : last - at]
-        at += len(samples)
-    return at
+@dataclass
+class _Run:
+    """Frames that follow each other, of one rate, format and number of channels."""
+
+    begins: float
+    ends: float
+    rate: int
+    kind: tuple[str, int]
+    frames: list[AudioFrame] = field(default_factory=list)
+
+    def mono(self) -> np.ndarray:
+        """The mean of the channels, float32."""
+        form, channels = self.kind
+        planar = form.endswith("p")
+        dtype, silence, full = _FORMATS[form.removesuffix("p")]
+        each = 1 if planar else channels  # samples of one moment in a plane
+        planes = []
+        for number in range(channels if planar else 1):
+            buffers: list[Any] = [(frame.planes[number], frame.samples * each) for frame in self.frames]
+            planes.append(np.concatenate([np.frombuffer(plane, dtype, count) for plane, count in buffers]))
+        exact = np.float32 if np.dtype(dtype).itemsize <= 4 and dtype != np.int32 else np.float64
+        total: Any = (planes[0] if planar else planes[0][::channels]).astype(exact)
+        for number in range(1, channels):
+            total += planes[number] if planar else planes[0][number::channels]
+        if silence:
+            total -= silence * channels
+        if channels * full != 1:
+            total *= 1 / (channels * full)
+        return total.astype(np.float32, copy=False)
+
+
+def _resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """At the rate that is wanted; the first sample stays the first."""
+    if rate == wanted:
+        return samples
+    frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
+    frame.sample_rate = rate
+    resampler = AudioResampler(format="fltp", layout="mono", rate=wanted)
+    parts: list[Any] = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([np.frombuffer(part.planes[0], np.float32, part.samples) for part in parts])

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import av
 import av.error
+from av.audio.stream import AudioStream
 from av.container.input import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
 from vatt.errors import UserError
 
@@ -104,6 +108,14 @@ class Packed(Protocol):
 
 
 Media = Path | Packed  # what the functions of this folder decode: a file, or a packed clip
+_GUESSED = ("aac",)  # containers whose duration FFmpeg guesses from the bit rate at their beginning
+BACK = (
+    0.0,
+    2.0,
+    10.0,
+    None,
+)  # seconds further back, where a file leads behind the wanted time; None: to its first byte
+_STREAMS = 16  # of a file whose frames are not decoded while it is opened
 _BUFFER = 1 << 18  # bytes that FFmpeg asks a packed piece for at a time: fewer calls of Python than its 32 kB
 
 
@@ -134,78 +146,182 @@ def open_media(media: Path | Piece, kind: str, broken: str = "container") -> Ite
     if isinstance(media, Path) and not media.is_file():  # a pipe or a device would block forever
         raise MediaError(name, kind, "no such file" if not media.exists() else "is not a regular file")
     try:
-        if isinstance(media, Path):  # absolute: FFmpeg takes a name with a colon for an address
-            with av.open(os.path.abspath(media), metadata_errors="replace") as container:
-                yield container
-        else:
-            options: Any = {"metadata_errors": "replace", "buffer_size": _BUFFER}
-            with media.open() as file, av.open(file, "r", **options) as container:
+        with open(media, "rb") if isinstance(media, Path) else media.open() as file:
+            options: Any = {"metadata_errors": "replace"}
+            if kind != "image" and file.read(12)[4:8] == b"ftyp":
+                # The head of .mp4 and .mov says all that is needed; FFmpeg would decode some frames to learn more.
+                options["stream_options"] = [{"skip_frame": "all"}] * _STREAMS
+                options["container_options"] = {"probesize": "262144"}
+            if isinstance(media, Path):
+                file.close()
+                source: Any = os.path.abspath(media)  # FFmpeg takes a name with a colon for an address
+            else:
+                file.seek(0)
+                source, options["buffer_size"] = file, _BUFFER
+            with av.open(source, "r", **options) as container:
                 yield container
     except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)  # without the number and the path again
         raise MediaError(name, broken, f"cannot be decoded: {reason}") from error
 
 
-@dataclass(frozen=True)
 class Opened:
-    """An open file or piece, and the window that is wanted of it.
+    """An open file or piece, and one window that is wanted of it.
 
     Attributes:
         name: of the file or piece, for messages.
         start: of the window in the source, seconds.
         at: of the window in ``container``, from its time 0 on, seconds.
-        origin: the time stamp of that time 0, seconds.
+        origin: the time stamp of that time 0, seconds: that of the first frame of a file; a piece counts from 0.
         duration: of ``container``, seconds; 0 if it is not known.
     """
 
-    container: InputContainer
-    name: Path | str
-    start: float
-    at: float
-    origin: float
-    duration: float
-    limit: TimeLimit
+    def __init__(self, media: Path | Piece, kind: str, stack: ExitStack) -> None:
+        self.media, self.kind = media, kind
+        self.name = media if isinstance(media, Path) else media.name
+        self.start = self.at = self.duration = 0.0
+        self.limit = TimeLimit(self.name, 0.0)
+        self._open()
+        stack.push(self._close)
+
+    def _open(self) -> None:
+        self._context = open_media(self.media, self.kind)
+        self.container = self._context.__enter__()
+        self._untouched = True
+        self.origin = (self.container.start_time or 0) / av.time_base if isinstance(self.media, Path) else 0.0
+        for stream in self.container.streams:
+            # The loader has a process for each core, with which threads would compete.
+            if stream.type in ("video", "audio"):
+                cast(Any, stream).thread_count = 1
+
+    def _close(self, *error: Any) -> bool | None:
+        return self._context.__exit__(*error)
+
+    @property
+    def video(self) -> VideoStream | None:
+        """The first stream of pictures, and before others one that is no cover."""
+        streams = self.container.streams.video
+        films = (stream for stream in streams if not stream.disposition & Disposition.attached_pic)
+        return next(films, streams[0] if streams else None)
+
+    @property
+    def audio(self) -> AudioStream | None:
+        """The first stream of sound."""
+        return next(iter(self.container.streams.audio), None)
+
+    def seek(self, time: float | None, stream: Any) -> bool:
+        """Goes to the last keyframe of a stream at or before ``time`` (seconds from time 0), as far as the file can
+        tell; None: to its first byte, whatever its index says. True: surely there.
+
+        It may open the file again: get the streams afterwards.
+        """
+        if self._untouched and (time is None or time <= 0):
+            return True
+        if time is not None and stream.time_base:
+            with suppress(av.error.FFmpegError):  # such a file cannot seek
+                self.container.seek(
+                    int((max(0.0, time) + self.origin) / stream.time_base), stream=stream, backward=True
+                )
+                return False
+        self._close(None, None, None)
+        self._open()
+        return True
+
+    def packets(self, *streams: Any) -> Iterator[Packet]:
+        """The packets of streams in the order of the file, to its end. Raises MediaError: the time is over."""
+        self._untouched, progress = False, True
+        while progress:
+            progress = False
+            try:
+                for packet in self.container.demux(*streams):
+                    self.limit.check()
+                    if packet.size:  # an empty one marks the end
+                        progress = True
+                        yield packet
+                return
+            except IndexError:  # PyAV, of a file in which another stream begins meanwhile
+                continue
 
 
 @contextmanager
-def open_window(
+def open_windows(
     media: Media,
-    choose_start: ChooseStart,
+    choose_starts: Sequence[ChooseStart],
     seconds: float,
     timeout: float,
     kind: str,
     length: Callable[[InputContainer], float] | None = None,
-) -> Iterator[Opened]:
-    """Opens a file, or that piece of a packed clip which holds the window of ``seconds`` that ``choose_start`` picks.
+) -> Iterator[Iterator[tuple[int, Opened]]]:
+    """Opens a file, or those pieces of a packed clip which hold the windows of ``seconds`` that are picked.
 
-    ``choose_start`` is told the duration of the whole source, or of its sound if ``kind`` is "audio"; ``length``
-    measures that of a file, `duration_of` if it is not given. The time stamps of a piece count from ``Piece.begins``;
-    those of a file from the first one in it.
+    Each of ``choose_starts`` is told the duration of the whole source, or of its sound if ``kind`` is "audio";
+    ``length`` measures that of a file, `duration_of` if it is not given. The block gets the windows one by one, with
+    their numbers, in an order in which each piece is opened once; each has ``timeout`` seconds.
 
     Raises:
         MediaError: as `open_media`; a file that is known to be too short; what a packed clip raises.
     """
-    if isinstance(media, Path):
-        limit = TimeLimit(media, timeout)
-        with open_media(media, kind) as container:
-            duration = (length or duration_of)(container)
-            check_duration(media, duration)
-            start = max(0.0, choose_start(duration))
-            yield Opened(container, media, start, start, origin_of(container), duration, limit)
-        return
-    start = max(0.0, choose_start((media.sound or media.duration) if kind == "audio" else media.duration))
-    piece = media.piece(start, seconds)
-    with open_media(piece, kind) as container:
-        limit = TimeLimit(piece.name, timeout)  # from now on: fetching a piece has limits of its own
-        yield Opened(container, piece.name, start, start - piece.begins, 0.0, piece.seconds, limit)
+    with ExitStack() as stack:
+        if isinstance(media, Path):
+            yield _of_file(media, choose_starts, timeout, kind, length or duration_of, stack)
+        else:
+            yield _of_packed(media, choose_starts, seconds, timeout, kind, stack)
+
+
+def _of_file(
+    path: Path,
+    choose_starts: Sequence[ChooseStart],
+    timeout: float,
+    kind: str,
+    length: Callable[[InputContainer], float],
+    stack: ExitStack,
+) -> Iterator[tuple[int, Opened]]:
+    limit = TimeLimit(path, timeout)
+    opened = Opened(path, kind, stack)
+    opened.limit = limit
+    opened.duration = length(opened.container)
+    check_duration(path, opened.duration)
+    for number, choose_start in enumerate(choose_starts):
+        opened.limit = TimeLimit(path, timeout) if number else limit
+        opened.start = opened.at = max(0.0, choose_start(opened.duration))
+        yield number, opened
+
+
+def _of_packed(
+    packed: Packed, choose_starts: Sequence[ChooseStart], seconds: float, timeout: float, kind: str, stack: ExitStack
+) -> Iterator[tuple[int, Opened]]:
+    duration = (packed.sound or packed.duration) if kind == "audio" else packed.duration
+    starts = [max(0.0, choose_start(duration)) for choose_start in choose_starts]
+    opened: Opened | None = None
+    for number in sorted(range(len(starts)), key=starts.__getitem__):
+        piece = packed.piece(starts[number], seconds)
+        if opened is None or opened.name != piece.name:
+            stack.pop_all().close()
+            opened = Opened(piece, kind, stack)
+            opened.duration = piece.seconds
+        opened.limit = TimeLimit(piece.name, timeout)  # from now on: fetching a piece has limits of its own
+        opened.start, opened.at = starts[number], starts[number] - piece.begins
+        yield number, opened
 
 
 def duration_of(container: InputContainer) -> float:
-    """Seconds, from the container or else its streams; 0 if neither knows."""
-    if container.duration:
+    """Seconds, from the container or else its streams; where neither knows, all packets are read; 0 if they do not say.
+
+    The container is at its beginning afterwards.
+    """
+    if container.duration and container.format.name not in _GUESSED:
         return container.duration / av.time_base
     known = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
-    return max(known, default=0.0)
+    if known and container.format.name not in _GUESSED:
+        return max(known)
+    ends = [0.0]
+    begins = (container.start_time or 0) / av.time_base
+    for packet in container.demux():
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is not None and packet.stream.type in ("video", "audio"):
+            ends.append(float((stamp + (packet.duration or 0)) * packet.time_base) - begins)
+    container.seek(container.start_time or 0, backward=True)
+    return max(ends)
 
 
 def check_duration(path: Path | str, duration: float) -> None:
@@ -217,28 +333,3 @@ def check_duration(path: Path | str, duration: float) -> None:
 def breaks_off(opened: Opened, last: float) -> str:
     """In words: the stream ends at ``last`` (seconds from time 0), long before the header says."""
     return f"breaks off at {last:.2f} s, though the file should last {opened.duration:.2f} s"
-
-
-def origin_of(container: InputContainer) -> float:
-    """The time stamp, in seconds, at which the file starts."""
-    return (container.start_time or 0) / av.time_base
-
-
-def frames_from(opened: Opened, kind: str, start: float) -> Iterator[Any]:
-    """Decoded frames of the first stream of a kind, from the keyframe at or before ``start`` on (seconds from time 0).
-
-    A packet that does not decode is skipped: the times of the frames tell what the holes mean.
-    """
-    container = opened.container
-    stream: Any = container.streams.get({kind: 0})[0]  # PyAV's stubs do not tell the kinds of streams apart
-    stream.thread_count = 1  # the loader has one process per core; threads inside would compete with it
-    if start > 0 and stream.time_base:
-        container.seek(int((start + opened.origin) / stream.time_base), stream=stream, backward=True)
-    elif kind == "audio":
-        container.seek(container.start_time or 0, backward=True)  # the video was read before
-    for packet in container.demux(stream):
-        opened.limit.check()
-        try:
-            yield from packet.decode()
-        except av.error.InvalidDataError:
-            continue

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import threading
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,19 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
-from vatt.data.decode.view import Colours, Encoding, Filter, View, chain, is_yuv, mean_luma, pull, to_yuv420, upright
+from vatt.data.decode.view import (
+    TIME_BASE,
+    Colours,
+    Encoding,
+    Filter,
+    View,
+    chain,
+    is_yuv,
+    mean_luma,
+    pull,
+    to_yuv420,
+    upright,
+)
 
 
 class RgbFrames:
@@ -93,7 +104,7 @@ class _Tail:
         self.given: Colours | None = None
         self.graph = graph = Graph()
         graph.threads = 1
-        start = graph.add_buffer(width=size, height=size, format=VideoFormat("yuv420p"), time_base=_TIME_BASE)
+        start = graph.add_buffer(width=size, height=size, format=VideoFormat("yuv420p"), time_base=TIME_BASE)
         self.hue = last = graph.add("hue", "h=0:s=1")
         start.link_to(self.hue)
         rest: list[Filter] = [("hflip", "")] * flip
@@ -112,7 +123,6 @@ class _Tail:
         return pull(self.graph)
 
 
-_TIME_BASE = Fraction(1, 1000)  # of no use here, but a graph must have one
 _KEPT = threading.local()  # a graph is for one thread
 
 

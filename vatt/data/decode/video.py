@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
-from vatt.data.decode.audio import read_sound
+from vatt.data.decode.audio import PREROLL, Sound
 from vatt.data.decode.container import (
+    BACK,
     MAY_END_EARLY,
     ROUNDING,
     ChooseStart,
@@ -21,11 +22,13 @@ from vatt.data.decode.container import (
     MediaError,
     Opened,
     breaks_off,
-    frames_from,
-    open_window,
+    open_windows,
 )
+from vatt.data.decode.pictures import Behind, Pictures
 from vatt.data.decode.rgb import RgbFrames
 from vatt.data.decode.view import FrameWriter, View
+
+_SOUND_LATE = 1.0  # seconds of film after the window that are read on for its sound, before that is looked for alone
 
 
 @dataclass(frozen=True)
@@ -99,45 +102,91 @@ def _empty(spec: InputConfig) -> np.ndarray:
 
 
 def decode_windows(media: Media, wanted: Sequence[Wanted], spec: InputConfig, timeout: float = 30.0) -> list[Written]:
-    """Decodes several windows of one clip; where one writes, and how frames are chosen, see `Wanted`, `decode_window`.
+    """Decodes several windows of one clip, opened once; where one is written, and how frames are chosen, see `Wanted`,
+    `decode_window`. The time limit is for each.
 
     Raises:
         MediaError: as `decode_window`.
     """
-    found = []
-    for one in wanted:
-        with open_window(media, one.choose_start, spec.seconds, timeout, "video") as opened:
-            _read_frames(opened, one.writers, spec)
-            has_sound = one.audio_L is not None and bool(opened.container.streams.audio)
-            if has_sound:
-                read_sound(opened, spec, one.audio_L)
-            found.append(Written(opened.start, has_sound))
-    return found
+    found: dict[int, Written] = {}
+    chosen = [one.choose_start for one in wanted]
+    with open_windows(media, chosen, spec.seconds, timeout, "video") as windows:
+        for number, opened in windows:
+            out_L = wanted[number].audio_L
+            has_sound = out_L is not None and opened.audio is not None
+            sound = Sound(opened, spec) if has_sound else None
+            _read(opened, wanted[number].writers, spec, sound)
+            if sound is not None and out_L is not None:
+                sound.write(out_L)
+            found[number] = Written(opened.start, has_sound)
+    return [found[number] for number in range(len(wanted))]
 
 
-def _read_frames(opened: Opened, writers: Sequence[FrameWriter], spec: InputConfig) -> None:
-    """Gives the frames of the window to the writers."""
-    if not opened.container.streams.video:
-        raise MediaError(opened.name, "video", "the file has no video stream")
-    times = opened.at + (np.arange(spec.frames) + 0.5) / spec.fps + ROUNDING
-    shown: VideoFrame | None = None
-    filled, last = 0, 0.0
-    for frame in frames_from(opened, "video", opened.at):
-        if frame.pts is None:
+def _read(opened: Opened, writers: Sequence[FrameWriter], spec: InputConfig, sound: Sound | None) -> None:
+    """Gives the frames of the window to the writers and packets to the sound, in one pass where the file allows."""
+    for attempt, back in enumerate(BACK):
+        if opened.video is None:
+            raise MediaError(opened.name, "video", "the file has no video stream")
+        if opened.video.codec_context is None:
+            raise MediaError(opened.name, "video", "this FFmpeg has no decoder for it")
+        begin = None if back is None else opened.at - back - (PREROLL if sound else 0.0)
+        from_start = opened.seek(begin, opened.video)
+        pictures = _pictures(opened, writers, spec, from_start, cut=attempt == 0)
+        if sound is not None:
+            sound.begin(from_start)
+        try:
+            ended = _pass(opened, pictures, sound)
+        except Behind:
             continue
-        last = frame.time - opened.origin
-        due = int(np.searchsorted(times, last))  # moments before this frame belong to the one shown until now
-        if shown is not None and due > filled:
-            for writer in writers:
-                writer.write(shown, filled, due)
-            filled = due
-        shown = frame
-        if filled == spec.frames:
-            return
-    if shown is None:
+        _check(opened, pictures, spec, ended)
+        if sound is not None and not sound.is_complete(ended):
+            sound.read()
+        return
+
+
+def _pictures(
+    opened: Opened, writers: Sequence[FrameWriter], spec: InputConfig, from_start: bool, cut: bool
+) -> Pictures:
+    moments = opened.at + (np.arange(spec.frames) + 0.5) / spec.fps + ROUNDING
+    options = {"from_start": from_start, "cut": cut}
+    return Pictures(opened.container, opened.video, opened.origin, moments.tolist(), writers, **options)
+
+
+def _pass(opened: Opened, pictures: Pictures, sound: Sound | None) -> bool:
+    """Reads until nothing more is needed; True: to the end of the file. Raises Behind."""
+    video: Any = opened.video
+    index = video.index
+    streams = [video] if sound is None else [video, sound.stream]
+    for packet in opened.packets(*streams):
+        if packet.stream_index == index:
+            pictures.take(packet)
+        elif sound is not None:
+            sound.take(packet)
+        if pictures.done and (sound is None or sound.done or pictures.front > sound.end + _SOUND_LATE):
+            return False
+    pictures.end()
+    return True
+
+
+def _check(opened: Opened, pictures: Pictures, spec: InputConfig, ended: bool) -> None:
+    """Raises MediaError: frames are missing at the end of the window."""
+    if pictures.missing:
         raise MediaError(opened.name, "video", "no frame could be decoded")
-    needed = min(opened.duration or last, opened.at + spec.seconds)
-    if last + MAY_END_EARLY < needed - 1 / spec.fps:
-        raise MediaError(opened.name, "video", breaks_off(opened, last))
-    for writer in writers:
-        writer.write(shown, filled, spec.frames)
+    if pictures.last + MAY_END_EARLY < pictures.promised:  # there are packets, which do not decode
+        raise MediaError(opened.name, "video", breaks_off(opened, pictures.last))
+    stream: Any = opened.video
+    own = float(stream.duration * stream.time_base) + pictures.first if stream.duration else 0.0
+    needed = min(own or opened.duration or pictures.last, opened.at + spec.seconds) - 1 / spec.fps
+    if ended and pictures.reached + MAY_END_EARLY < needed and not _sound_goes_on(opened, needed):
+        raise MediaError(opened.name, "video", breaks_off(opened, pictures.last))
+
+
+def _sound_goes_on(opened: Opened, until: float) -> bool:
+    """Whether there is sound where the film has ended already: then the file is whole, and only the film shorter."""
+    stream: Any = opened.audio
+    if stream is None:
+        return False
+    opened.seek(until - MAY_END_EARLY, stream)
+    base = float(opened.audio.time_base or 0) if opened.audio else 0.0
+    packets = opened.packets(opened.audio)
+    return any((p.pts or 0) * base - opened.origin + MAY_END_EARLY >= until for p in packets)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
+TIME_BASE = Fraction(1, 1000)  # of graphs, which must have one; no filter here looks at times
 Filter = tuple[str, str]  # name and arguments of an FFmpeg filter
 
 # By FFmpeg's number of a colour space: its name there, and what U adds to blue and V to red at full range. Numbers
@@ -190,8 +192,7 @@ def chain(frame: VideoFrame, filters: list[Filter]) -> Graph:
     """A graph of filters, one after another, for frames like ``frame``."""
     graph = Graph()
     graph.threads = 1  # its slices are too small to share; waking threads costs six times the scaling
-    base = frame.time_base
-    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=TIME_BASE)
     for name, arguments in [*filters, ("buffersink", "")]:
         following = graph.add(name, arguments or None)
         last.link_to(following)
