@@ -151,7 +151,9 @@ class Pictures:
 
     def _finish(self) -> None:
         """Takes the frames that the decoder still holds, and shows the last one in all moments that remain. What waits
-        still is of no use."""
+        still is of no use, except for the first frame of all, if that comes after the window."""
+        if self.promised == _NEVER and self._waiting:
+            self._decode(self._waiting[0][0], True)
         self._waiting.clear()
         if not self.done:
             self._decode(None, True)
