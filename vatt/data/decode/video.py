@@ -115,15 +115,19 @@ def decode_windows(media: Media, wanted: Sequence[Wanted], spec: InputConfig, ti
             out_L = wanted[number].audio_L
             has_sound = out_L is not None and opened.audio is not None
             sound = Sound(opened, spec) if has_sound else None
-            _read(opened, wanted[number].writers, spec, sound)
+            read_window(opened, wanted[number].writers, spec, sound)
             if sound is not None and out_L is not None:
                 sound.write(out_L)
             found[number] = Written(opened.start, has_sound)
     return [found[number] for number in range(len(wanted))]
 
 
-def _read(opened: Opened, writers: Sequence[FrameWriter], spec: InputConfig, sound: Sound | None) -> None:
-    """Gives the frames of the window to the writers and packets to the sound, in one pass where the file allows."""
+def read_window(opened: Opened, writers: Sequence[FrameWriter], spec: InputConfig, sound: Sound | None) -> None:
+    """Gives the frames of the window to the writers and packets to the sound, in one pass where the file allows.
+
+    Raises:
+        MediaError: as `decode_window`.
+    """
     for attempt, back in enumerate(BACK):
         if opened.video is None:
             raise MediaError(opened.name, "video", "the file has no video stream")

@@ -25,20 +25,19 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
-from vatt.data.decode.audio import read_sound, sound_length
+from vatt.data.decode.audio import Sound, sound_length
 from vatt.data.decode.container import (
     MAY_END_EARLY,
-    ROUNDING,
     MediaError,
     Opened,
     TimeLimit,
     breaks_off,
     check_duration,
     duration_of,
-    frames_from,
     open_media,
-    origin_of,
+    open_windows,
 )
+from vatt.data.decode.video import read_window
 from vatt.data.shards.format import Settings
 
 BLOCK = 4800  # samples of a packet of PCM: whole milliseconds, which is what Matroska counts in
@@ -113,37 +112,39 @@ def transcode(path: Path, kind: str, first: int, frames: int, settings: Settings
     try:
         if kind == "image":
             return _picture(path, settings)
-        with open_media(path, kind) as container:
-            limit, begins = _Limit(path, seconds), first / settings.fps
-            length = duration_of(container) if kind == "video" else sound_length(container)[0]
-            opened = Opened(container, path, begins, begins, origin_of(container), length, limit)
+        begins, length = first / settings.fps, duration_of if kind == "video" else _length
+        with open_windows(path, [lambda _: begins], frames / settings.fps, seconds, kind, length) as windows:
+            _, opened = next(windows)
+            opened.limit = _Limit(path, seconds)
             return (_film if kind == "video" else _sound_file)(opened, frames, settings)
     except av.error.FFmpegError as error:
         raise MediaError(path, kind, f"cannot be transcoded: {error.strerror}") from error
 
 
+def _length(container: Any) -> float:
+    return sound_length(container)[0]
+
+
 def _film(opened: Opened, frames: int, settings: Settings) -> bytes:
-    """Picture and sound in one file. Where the picture ends before the sound does, so it does in the piece."""
+    """Picture and sound in one file."""
     buffer = io.BytesIO()
     with _output(buffer, "matroska") as out:
-        picture = _Picture(settings, out)
-        packets, last = picture.encode(opened, frames)
-        heard = 0.0
-        if opened.container.streams.audio:
-            sound_s16, heard = _samples(opened, frames, settings)
-            packets += _sound_packets(out, sound_s16, settings)
-        end = min(opened.duration or max(last, heard), opened.at + frames / settings.fps)
-        if last + MAY_END_EARLY < end - 1 / settings.fps and heard + MAY_END_EARLY < end:
-            raise MediaError(opened.name, "video", breaks_off(opened, max(last, heard)))
-        if not packets:
-            raise MediaError(opened.name, "video", "no frame could be decoded")
+        picture, spec = _Picture(settings, out), _spec(frames, settings)
+        sound = None if opened.audio is None else Sound(opened, spec)
+        read_window(opened, [picture], spec, sound)
+        packets = picture.packets + picture.end()
+        if sound is not None:
+            packets += _sound_packets(out, _samples(sound, spec)[0], settings)
         for packet in sorted(packets, key=lambda p: (float(p.pts * p.time_base), p.stream_index)):
             out.mux_one(packet)
     return buffer.getvalue()
 
 
 def _sound_file(opened: Opened, frames: int, settings: Settings) -> bytes:
-    sound_s16, heard = _samples(opened, frames, settings)
+    spec = _spec(frames, settings)
+    sound = Sound(opened, spec)
+    sound.read()
+    sound_s16, heard = _samples(sound, spec)
     sure = sound_length(opened.container)[1]
     if heard == 0 and (sure or opened.at == 0):
         raise MediaError(opened.name, "audio", "no sound could be decoded")
@@ -161,10 +162,14 @@ def _output(buffer: io.BytesIO, name: str) -> Any:
     return av.open(buffer, "w", format=name, container_options={"fflags": "+bitexact"})
 
 
-def _samples(opened: Opened, frames: int, settings: Settings) -> tuple[np.ndarray, float]:
+def _spec(frames: int, settings: Settings) -> InputConfig:
+    return InputConfig(frames=frames, fps=settings.fps, sample_rate=settings.rate)
+
+
+def _samples(sound: Sound, spec: InputConfig) -> tuple[np.ndarray, float]:
     """The sound of a piece, int16 (L,), silent where there is none; and where the last of it ends."""
-    spec = InputConfig(frames=frames, fps=settings.fps, sample_rate=settings.rate)
-    sound_L, heard = read_sound(opened, spec)
+    sound_L = np.empty(spec.samples, np.float32)
+    heard = sound.write(sound_L)
     return np.clip(np.rint(sound_L * 32768), -32768, 32767).astype(np.int16), heard
 
 
@@ -187,34 +192,14 @@ class _Picture:
         self.rate = Fraction(str(settings.fps))
         self.codec, self.quality = codec_of(settings.image if out is None else settings.video)
         self.encoder: Any = None
+        self.packets: list[Any] = []
         self.range, self.matrix = 1, _UNKNOWN
         self.graph: Graph | None = None
         self.key: Any = None
 
-    def encode(self, opened: Opened, frames: int) -> tuple[list[Any], float]:
-        """The packets of ``frames`` frames from ``opened.at`` on, and the time of the last frame that was read. After
-        the end of the file the last frame stands; after that of the picture alone there is none."""
-        times = opened.at + (np.arange(frames) + 0.5) / self.settings.fps + ROUNDING
-        packets: list[Any] = []
-        shown: VideoFrame | None = None
-        filled, last = 0, 0.0
-        for frame in frames_from(opened, "video", opened.at):
-            if frame.pts is None:
-                continue
-            last = frame.time - opened.origin
-            due = int(np.searchsorted(times, last))
-            if shown is not None and due > filled:
-                packets += self.add(shown, range(filled, min(due, frames)))
-                filled = due
-            shown = frame
-            if filled >= frames:
-                break
-        if shown is not None and filled < frames:
-            whole = last + MAY_END_EARLY >= min(opened.duration or last, times[-1]) - 1 / self.settings.fps
-            due = frames if whole else int(np.searchsorted(times, last)) + 1
-            if whole or last > opened.at:
-                packets += self.add(shown, range(filled, min(due, frames)))
-        return packets + (self.end() if self.encoder is not None else []), last
+    def write(self, frame: VideoFrame, first: int, last: int) -> None:
+        """Encodes a frame as those from ``first`` to ``last``, exclusive."""
+        self.packets += self.add(frame, range(first, last))
 
     def add(self, frame: VideoFrame, numbers: range) -> list[Any]:
         """The packets that come of showing a frame at these places."""
