@@ -264,6 +264,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sleep", [0, HANG])
 def test_processes_end_with_their_parent_even_if_it_is_killed(sleep):
     script = SCRIPT.format(sleep=sleep, wait="time.sleep(1e6)", run="work()")
@@ -276,6 +277,7 @@ def test_processes_end_with_their_parent_even_if_it_is_killed(sleep):
     assert gone(pids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["raise ValueError('no close')", "sys.exit(3)", "import os; os._exit(3)"])
 def test_a_job_that_does_not_close_ends_all_the_same(end):
     """Also from a thread that ends before, and while a process is stuck."""
@@ -287,6 +289,7 @@ def test_a_job_that_does_not_close_ends_all_the_same(end):
     assert gone(int(word) for word in done.stdout.split())
 
 
+@pytest.mark.slow
 def test_dev_shm_is_not_used(tmp_path):
     """In a container it has 64 MB. Here it is a real file system of 1 MB, and batches have 40."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:

@@ -43,6 +43,7 @@ def film(path, colour, seconds=2):
 def train_record(step, **changes):
     record = dict(kind="train", step=step, loss=4.0 / step, vidtxt_loss=5.0 / step, vidaud_loss=3.0 / step, lr=1e-3)
     record |= dict(samples_per_s=20.0 + step, tflops=0.05, mfu=None, data_wait=0.125, memory_gb=1.5 + step)
+    record |= dict(device_wait=0.0, ranks_wait=0.0)
     return record | dict(skipped_steps=2, time=1_800_000_000.0 + 60 * step) | changes
 
 
@@ -115,6 +116,7 @@ def test_the_page_tells_the_figures(run):
     assert "22.0 (median of 3 records)" in page.text
     assert "peak memory 4.50 GB" in page.text
     assert "12.5% of the time" in page.text
+    assert "computation: 12% of the time waiting for the loader, 88% computation" in page.text
     assert "9.9.9+<i>fast" in page.text
     assert "2 in all" in page.text
     assert "container: <i>moov atom not found" in page.text

@@ -198,8 +198,9 @@ class ClipLoader:
     """Batches for the steps from ``start_step`` on, without end.
 
     The ranks split one global batch of each step, which is the same for any number of ranks that divides it. A batch is
-    valid as long as it is held. It lies in memory that the loader uses again when it is not held any more, so a loop
-    should drop a batch (``del batch``) before it asks for the next one.
+    valid as long as it is held. It lies in memory that the loader uses again when it is not held any more: a loop
+    should drop a batch (``del batch``) before it asks for the next one, and who copies one to a GPU without waiting
+    must hold it until the copy is done.
 
     Args:
         sources: the data sets; all must have clips.
