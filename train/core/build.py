@@ -27,7 +27,7 @@ from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
 from vatt.data.samples import AugmentOn
 from vatt.data.skipped import Record
-from vatt.environment import cores, environment
+from vatt.environment import environment
 
 
 def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> tuple[RunFolder, Reporter]:
@@ -73,7 +73,7 @@ def seed_process(config: JobConfig, context: RankContext) -> None:
 def _threads(wanted: int, context: RankContext) -> int:
     """Threads of PyTorch on a CPU, by ``engine.threads``. The order of sums follows them, so a resumed run keeps the
     number that it began with, as far as there are cores; and it does not depend on ``data.workers``."""
-    share = max(1, cores() // context.local_ranks)
+    share = context.cores
     if wanted > share:
         context.say(f"warning: engine.threads: {share} in place of {wanted}, as a rank has {share} cores here")
     return min(wanted, share) or max(1, share - 1)  # reading has a core of its own

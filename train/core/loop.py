@@ -17,7 +17,6 @@ from train.core.engine import Engine, StepResult
 from train.core.ranks import RankContext, agree, gather
 from train.core.run_folder import RunFolder
 from vatt.data import Batch, ClipLoader, SkipLog
-from vatt.environment import cores
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 
@@ -195,7 +194,7 @@ class Trainer:
         if not shares:
             return ""
         data, on_gpu = self.config.data, self.context.device.type == "cuda"
-        room = max(1, cores() // self.context.local_ranks)
+        room = self.context.cores
         help = what_helps(shares, on_gpu, data.workers, room, data.augment_on)
         return f"bound by {in_words(shares, on_gpu)}{'; ' if help else ''}{help}"
 

@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from train.core.launch import MEETING, choose_network, device_of, find_launch, i
 from train.core.watch import FAILED, Watch
 from vatt.config import ConfigError
 from vatt.distributed import UnequalRanks
+from vatt.environment import cores
 from vatt.errors import UserError
 from vatt.precision import type_of
 
@@ -49,6 +51,7 @@ class RankContext:
         device: where it computes.
         began: when it joined (time.monotonic).
         places: the name of the node of each rank; without it all are on this one.
+        cores: those that this rank has for itself: its share of those that other ranks of its node may use, too.
     """
 
     rank: int
@@ -56,9 +59,11 @@ class RankContext:
     device: torch.device
     began: float = field(default_factory=time.monotonic)
     places: list[str] = field(default_factory=list)
+    cores: int = 0
 
     def __post_init__(self) -> None:
         self.places = self.places or [socket.gethostname()] * self.ranks
+        self.cores = self.cores or max(1, cores() // self.local_ranks)
 
     @property
     def nodes(self) -> list[str]:
@@ -133,7 +138,8 @@ def start_distributed() -> RankContext:
                 f"the ranks have met, but cannot reach each other ({str(error).splitlines()[0]}); name the network "
                 f"that the nodes share by GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME (here: {interfaces()})"
             ) from error
-    context = RankContext(launch.rank, launch.ranks, device, places=_places())
+    places = _places()
+    context = RankContext(launch.rank, launch.ranks, device, places=places, cores=_own_cores(places, launch.rank))
     if len(context.nodes) > 1 and context.first_of_node and _watch is not None:
         _watch.beat_for(context.node, context.nodes)
     return context
@@ -168,6 +174,14 @@ def _places() -> list[str]:
         host: host[0] if names.count(host[0]) == 1 else f"{host[0]}#{different.index(host)}" for host in different
     }
     return [numbered[host] for host in hosts]
+
+
+def _own_cores(places: list[str], rank: int) -> int:
+    """Launchers may bind each rank to cores of its own (srun), or none (torchrun): those of several are divided."""
+    allowed: list[list[int]] = gather(sorted(os.sched_getaffinity(0)))
+    others = [cpus for place, cpus in zip(places, allowed, strict=True) if place == places[rank]]
+    users = Counter(cpu for cpus in others for cpu in cpus)
+    return max(1, int(sum(1 / users[cpu] for cpu in allowed[rank]) + 1e-6))
 
 
 def agree(flags: list[bool], clips: int | None = None) -> list[bool]:
