@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import gc
 import os
@@ -20,7 +21,7 @@ import torch
 
 from tests.limits import HANG
 from vatt.data import workers as module
-from vatt.data.slots import Slots
+from vatt.data.slots import NoRoom, Slots
 from vatt.data.workers import Plan, Pool, WorkerFault, read_here
 from vatt.errors import UserError
 
@@ -183,6 +184,15 @@ def test_a_process_that_cannot_live_is_a_fault(opened, monkeypatch):
     os.kill(each._processes[0].pid, signal.SIGKILL)
     with pytest.raises(WorkerFault, match=r"21 reading processes ended .*status 3"):
         list(islice(each, 9))
+
+
+def test_a_machine_without_room_for_a_process_is_told(monkeypatch):
+    def full():
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", full)
+    with pytest.raises(NoRoom, match=r"^data\.workers: no reading process can be started: Resource temporarily"):
+        pool()
 
 
 def test_a_process_that_hangs_is_ended_and_told(opened, monkeypatch):

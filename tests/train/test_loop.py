@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
@@ -54,12 +55,22 @@ class FakeEngine:
 
 
 class Loader:
+    """Asked for a batch while the one before is held, it notes so."""
+
     waited = 0.0
     notes = ()
 
+    def __init__(self):
+        self.last, self.held = lambda: None, []
+
     def __iter__(self):
-        while True:
-            yield {"index": torch.zeros(2), "skipped": []}
+        return self
+
+    def __next__(self):
+        self.held.append(self.last() is not None)
+        index = torch.zeros(2)
+        self.last = weakref.ref(index)
+        return {"index": index, "skipped": []}
 
 
 @pytest.fixture
@@ -101,6 +112,15 @@ def test_a_step_is_read_after_the_next_was_issued_or_where_it_is_recorded(traine
     order = [1, 2, "read 1", 3, "read 2", "read 3", 4, 5, "read 4", 6, "read 5", "read 6", "save 6"]
     assert [number if what == "step" else f"{what} {number}" for what, number in made.engine.log] == order
     assert records == [(3, 2.0, 0), (6, 5.0, 0)]
+
+
+def test_a_batch_is_dropped_before_the_next_one_is_asked_for(trainer):
+    """Its memory is filled again as soon as it is not held."""
+    made, told = trainer()
+    made.loader.notes = ["memory is short"]
+    made.run()
+    assert made.loader.held == [False] * 7
+    assert told[0] == "memory is short"
 
 
 def test_what_is_saved_or_evaluated_was_read(trainer):
