@@ -11,14 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..runtime import without_autocast
+
 
 def clips(planes: Tensor, sizes: Tensor, crop: Tensor, flip: Tensor, colour: Tensor, size: int) -> Tensor:
     """All pictures (B, T, S, S, 3) uint8."""
     out = planes.new_empty(*planes.shape[:2], size, size, 3)
     of_clips = zip(planes, sizes.tolist(), crop.tolist(), flip.tolist(), colour, strict=True)
-    for b, (planes_TC, (h, w), box, mirrored, colour_34) in enumerate(of_clips):
-        _check(b, planes_TC.shape[1], h, w, box)
-        out[b] = clip(planes_TC, h, w, box, mirrored, colour_34, size)
+    with without_autocast(planes.device):  # half types have too few digits for places, and for levels of 255
+        for b, (planes_TC, (h, w), box, mirrored, colour_34) in enumerate(of_clips):
+            _check(b, planes_TC.shape[1], h, w, box)
+            out[b] = clip(planes_TC, h, w, box, mirrored, colour_34, size)
     return out
 
 

@@ -150,6 +150,13 @@ def test_colours_are_clipped_and_rounded_once():
     assert out.flatten(0, 3).unique(dim=0).tolist() == [[0, 1, 255]]
 
 
+def test_autocast_changes_nothing():
+    frame = planes(40, 50, np.random.default_rng(0), noise=True)
+    expected = ours(frame, (0, 0, 40, 50), 24, 0, BT601, False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(frame, (0, 0, 40, 50), 24, 0, BT601, False), expected)
+
+
 @pytest.mark.parametrize("kept", [None, [3, 0, 3], [[1, 2], [0, 3]]])
 def test_patches_are_those_of_the_clips(kept):
     rng = np.random.default_rng(0)
