@@ -47,7 +47,7 @@ def films(tmp_path_factory) -> Path:
     rows = [{"video": f"film{n}.mkv", "label": f"class {n}", "split": "train", "mood": "sad"} for n in range(3)]
     rows += [{"video": "film3.mkv", "start": 0.5, "end": 3.0, "captions": captions}]
     rows += [{"video": "film3.mkv", "start": 1.0, "end": 5.5, "label": "x"}]
-    rows += [{"video": "torn.mkv", "start": 0.0, "end": 1.0}, {"video": "torn.mkv", "start": 15.0, "end": 19.0}]
+    rows += [{"video": "torn.mkv", "start": 0.0, "end": 1.0}, {"video": "torn.mkv", "start": 4.0, "end": 19.0}]
     rows += [{"video": "junk.mp4"}, {"video": "none.mp4"}, {"audio": "tone.wav", "label": "tone"}]
     path = folder / "all.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -99,7 +99,7 @@ def test_what_is_in_the_shards(films, packed):
 
 def test_clips_come_back_in_the_order_of_the_manifest(films, packed):
     ours, back = read_clips(films).clips, list(read_clips(packed).clips)
-    bad = {("junk.mp4", None), ("torn.mkv", 15.0)}
+    bad = {("junk.mp4", None), ("torn.mkv", 4.0)}
     good = [clip for clip in ours if (clip.video.name, clip.start) not in bad]
 
     def plain(clip: Clip) -> tuple:

@@ -30,7 +30,7 @@ def whole(tmp_path_factory) -> Path:
     """Two shards of two sources each, as a job writes them."""
     folder, out = tmp_path_factory.mktemp("pieces"), tmp_path_factory.mktemp("whole")
     film = write(folder / "film.mp4", counting(20), fps=10, sound=click_at(1, 2))
-    content = transcode(film, "video", 0, 20, SETTINGS, 60)
+    content = transcode(film, "video", 0, 20, SETTINGS, 60).content
     shards: list[Shard] = []
     for group in range(2):
         sources = []

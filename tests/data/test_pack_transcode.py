@@ -26,7 +26,7 @@ class Whole:
     """A packed clip that is one piece, of frames [first, first + frames) of the source."""
 
     def __init__(self, path: Path, kind: str, first: int, frames: int, settings: Settings = SETTINGS) -> None:
-        self.content = transcode(path, kind, first, frames, settings, 60)
+        self.content = transcode(path, kind, first, frames, settings, 60).content
         found = probe(path, kind)
         self.name, self.duration, self.sound = "piece", found.duration, found.sound
         self.begins, self.seconds = first / settings.fps, frames / settings.fps
@@ -172,7 +172,7 @@ def test_rotation_is_applied(tmp_path, quarters):
     rotate(path, quarters)
     ours, packed = both(path, 0.3, frames=40)
     assert alike(ours.frames_TSS3, packed.frames_TSS3)
-    with av.open(io.BytesIO(transcode(path, "video", 0, 40, SETTINGS, 60))) as container:
+    with av.open(io.BytesIO(transcode(path, "video", 0, 40, SETTINGS, 60).content)) as container:
         stream = container.streams.video[0]
         assert (stream.width, stream.height) == ((64, 96) if quarters % 2 else (96, 64))
 
@@ -184,7 +184,7 @@ def test_rotation_is_applied(tmp_path, quarters):
 def test_the_shorter_side_shrinks_and_never_grows(tmp_path, height, width, size, expected):
     path = write(tmp_path / "a.mp4", flash_at(0.5, 1, 10, height, width), fps=10)
     settings = Settings(**(vars(SETTINGS) | {"size": size}))
-    with av.open(io.BytesIO(transcode(path, "video", 0, 10, settings, 60))) as container:
+    with av.open(io.BytesIO(transcode(path, "video", 0, 10, settings, 60).content)) as container:
         assert (container.streams.video[0].width, container.streams.video[0].height) == expected
 
 
@@ -246,8 +246,8 @@ def test_pictures(tmp_path):
 def test_the_same_bytes_and_a_keyframe_a_second(tmp_path, codec):
     path = write(tmp_path / "a.mp4", counting(40), fps=10, sound=click_at(1, 4))
     settings = Settings(**(vars(SETTINGS) | {"video": codec}))
-    content = transcode(path, "video", 5, 30, settings, 60)
-    assert content == transcode(path, "video", 5, 30, settings, 60)
+    content = transcode(path, "video", 5, 30, settings, 60).content
+    assert content == transcode(path, "video", 5, 30, settings, 60).content
     with av.open(io.BytesIO(content)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert audio.codec_context.name == "pcm_s16le"
@@ -261,9 +261,14 @@ def test_what_is_wrong_with_a_source(tmp_path):
     whole = write(tmp_path / "whole.mkv", counting(80), fps=10, sound=click_at(1, 8))
     torn = tmp_path / "torn.mkv"
     torn.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    made = transcode(torn, "video", 0, 80, SETTINGS, 60)  # what is there can be had
+    assert made.why.startswith("breaks off at ")
+    assert 10 < made.frames < 60
+    with av.open(io.BytesIO(made.content)) as container:
+        assert abs(container.duration / av.time_base - made.frames / 10) <= 0.25
+    assert transcode(torn, "video", 0, 10, SETTINGS, 60).why is None
     with pytest.raises(MediaError, match=r"video: breaks off at \d\.\d+ s, though the file should last 8"):
-        transcode(torn, "video", 0, 80, SETTINGS, 60)
-    assert transcode(torn, "video", 0, 10, SETTINGS, 60)  # what is there can be had
+        transcode(torn, "video", 70, 10, SETTINGS, 60)
     with pytest.raises(MediaError, match=r"took more than 1e-09 s \(--seconds\)"):
         transcode(whole, "video", 0, 80, SETTINGS, 1e-9)
     with pytest.raises(MediaError, match="audio: the file has no sound"):

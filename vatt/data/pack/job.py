@@ -32,6 +32,7 @@ from vatt.data.pack.plan import (
     plan_pieces,
     plan_sources,
     read_plan,
+    row_range,
     whole,
 )
 from vatt.data.pack.tasks import (
@@ -39,12 +40,14 @@ from vatt.data.pack.tasks import (
     PieceTask,
     ProbeTask,
     ShardTask,
+    Short,
     Stopped,
     Task,
     key_of,
     piece_path,
     probed_path,
     run_task,
+    short_path,
     whole_file,
 )
 from vatt.data.pack.transcode import Probed, ending_of
@@ -181,6 +184,7 @@ class _Source:
     probed: Probed | None = None
     pieces: list[PiecePlan] = field(default_factory=list)
     failed: dict[int, Fault] = field(default_factory=dict)  # by piece
+    short: dict[int, Short] = field(default_factory=dict)  # by piece
     fault: Fault | None = None  # of the whole source
     waiting: int = 0  # pieces that are not done
 
@@ -346,6 +350,8 @@ class _Packing:
         source.pieces = plan_pieces(planned, probed.duration, job.settings)
         for piece in reversed(source.pieces):
             if piece_path(group.folder, planned.number, piece.number, planned.kind, job.settings).exists():
+                if (short := short_path(group.folder, planned.number, piece.number)).exists():
+                    source.short[piece.number] = Short(**json.loads(short.read_text()))
                 continue
             source.waiting += 1
             place = (planned.path, planned.kind, planned.number, group.folder, piece.number, piece.first, piece.frames)
@@ -372,6 +378,8 @@ class _Packing:
             return
         if isinstance(result, Fault):
             source.failed[task.piece] = result
+        elif isinstance(result, Short):
+            source.short[task.piece] = result
         source.waiting -= 1
         if not source.waiting:
             self._source_done(group, source)
@@ -391,9 +399,8 @@ class _Packing:
         reasons: dict[Fault, int] = {}
         for row in planned.rows:
             fault = source.fault
-            if fault is None and source.failed and source.probed is not None:
-                places = needed(row, planned, source.pieces, source.probed.duration, self.job.settings)
-                fault = next((source.failed[n] for n in sorted(places) if n in source.failed), None)
+            if fault is None:
+                fault = self._missing(source, row)
             if fault is None:
                 good.append(row)
             else:
@@ -404,6 +411,21 @@ class _Packing:
             records.append({"file": str(planned.path), "field": fault.field, "reason": fault.reason + some})
         return good, records
 
+    def _missing(self, source: _Source, row: RowLine) -> Fault | None:
+        """Why a row cannot be read from the pieces of its source; None if it can."""
+        if source.probed is None or not (source.failed or source.short):
+            return None
+        about = (row, source.planned, source.pieces, source.probed.duration, self.job.settings)
+        for number in sorted(needed(*about)):
+            if number in source.failed:
+                return source.failed[number]
+            piece, short = source.pieces[number], source.short.get(number)
+            # A frame of the margin may be missing: no window ends in it.
+            _, last = row_range(row, source.planned.kind, source.probed.duration, self.job.settings)
+            if short is not None and min(last, piece.first + piece.frames) - 1 > piece.first + short.frames:
+                return Fault(source.planned.kind, short.reason)
+        return None
+
     def _line(self, source: _Source) -> SourceLine | None:
         """The line of a source, without offsets and checksums of its pieces; None if no row is left."""
         planned, probed, settings = source.planned, source.probed, self.job.settings
@@ -412,11 +434,12 @@ class _Packing:
             return None
         used = set().union(*(needed(row, planned, source.pieces, probed.duration, settings) for row in rows))
         ending, fps = ending_of(planned.kind, settings), settings.fps
-        pieces = [
-            PieceLine(f"{key_of(planned.number, p.number)}.{ending}", 0, 0, "", p.first / fps, round(p.frames / fps, 9))
-            for p in source.pieces
-            if p.number in used and p.number not in source.failed
-        ]
+        pieces = []
+        for piece in source.pieces:
+            if piece.number in used and piece.number not in source.failed:
+                frames = source.short[piece.number].frames if piece.number in source.short else piece.frames
+                name = f"{key_of(planned.number, piece.number)}.{ending}"
+                pieces.append(PieceLine(name, 0, 0, "", piece.first / fps, round(frames / fps, 9)))
         about = (planned.name, planned.number, planned.kind, probed.size, probed.sha256, probed.duration, probed.sound)
         return SourceLine(*about, rows, planned.captions, pieces)
 

@@ -35,6 +35,14 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Short:
+    """A piece that has fewer frames than was asked, because its source breaks off."""
+
+    frames: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Stopped:
     """A task that failed because nothing can be written; the job cannot go on."""
 
@@ -82,7 +90,7 @@ Task = ProbeTask | PieceTask | ShardTask
 
 
 def run_task(task: Task) -> Any:
-    """Probed, None for a piece, a list of Shard; or Fault, or Stopped."""
+    """Probed, None or Short for a piece, a list of Shard; or Fault, or Stopped."""
     try:
         if isinstance(task, ShardTask):
             return write_shards(task)
@@ -112,21 +120,31 @@ def piece_path(folder: Path, number: int, piece: int, kind: str, settings: Setti
 
 def _probe(task: ProbeTask) -> Probed:
     found = probe(task.path, task.kind)
-    with whole_file(probed_path(task.folder, task.number)) as file:
+    with whole_file(probed_path(task.folder, task.number), sync=False) as file:  # what a crash spoils is read again
         file.write(json.dumps(asdict(found)).encode())
     return found
 
 
-def _piece(task: PieceTask) -> None:
-    content = transcode(task.path, task.kind, task.first, task.frames, task.settings, task.seconds)
+def short_path(folder: Path, number: int, piece: int) -> Path:
+    """Beside a piece that is `Short`: why."""
+    return folder / f"{key_of(number, piece)}.short.json"
+
+
+def _piece(task: PieceTask) -> Short | None:
+    made = transcode(task.path, task.kind, task.first, task.frames, task.settings, task.seconds)
     try:
         status = os.stat(task.path)
     except OSError as error:
         raise MediaError(task.path, task.kind, f"cannot be read: {error.strerror}") from error
     if (status.st_size, status.st_mtime_ns) != task.seen:
         raise MediaError(task.path, task.kind, "changed while it was packed")
+    short = None if made.why is None else Short(made.frames, made.why)
+    if short is not None:  # first: where the piece is, this is
+        with whole_file(short_path(task.folder, task.number, task.piece)) as file:
+            file.write(json.dumps(asdict(short)).encode())
     with whole_file(piece_path(task.folder, task.number, task.piece, task.kind, task.settings)) as file:
-        file.write(content)
+        file.write(made.content)
+    return short
 
 
 class _Hashed(io.RawIOBase):
@@ -148,7 +166,7 @@ class _Hashed(io.RawIOBase):
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[_Hashed]:
+def whole_file(path: Path, sync: bool = True) -> Iterator[_Hashed]:
     """A file that has its name only when it is whole and on the disk. Its temporary name is of this process: one that
     was left behind by a killed job may still write the same."""
     partly = path.with_name(f".{path.name}.{os.getpid()}.partly")
@@ -157,11 +175,14 @@ def whole_file(path: Path) -> Iterator[_Hashed]:
             made = _Hashed(file)
             yield made
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(partly, path)
     except BaseException:
         partly.unlink(missing_ok=True)
         raise
+    if not sync:
+        return
     handle = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(handle)

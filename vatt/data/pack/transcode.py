@@ -66,6 +66,16 @@ class Probed:
     sound: float | None
 
 
+@dataclass(frozen=True)
+class Made:
+    """A piece as a file. ``frames``: how long it is; less than was asked where the source breaks off, and ``why`` says
+    so."""
+
+    content: bytes
+    frames: int
+    why: str | None = None
+
+
 class _Limit(TimeLimit):
     def check(self) -> None:
         try:
@@ -103,15 +113,15 @@ def probe(path: Path, kind: str) -> Probed:
     return Probed(after.st_size, after.st_mtime_ns, sha256, duration, sound)
 
 
-def transcode(path: Path, kind: str, first: int, frames: int, settings: Settings, seconds: float) -> bytes:
+def transcode(path: Path, kind: str, first: int, frames: int, settings: Settings, seconds: float) -> Made:
     """The piece that begins at frame ``first`` of the grid and is ``frames`` long, as a file; of a picture, all of it.
 
     Raises:
-        MediaError: it cannot be decoded or encoded, breaks off before its end, or takes more than ``seconds``.
+        MediaError: it cannot be decoded or encoded, breaks off before it begins, or takes more than ``seconds``.
     """
     try:
         if kind == "image":
-            return _picture(path, settings)
+            return Made(_picture(path, settings), frames)
         begins, length = first / settings.fps, duration_of if kind == "video" else _length
         with open_windows(path, [lambda _: begins], frames / settings.fps, seconds, kind, length) as windows:
             _, opened = next(windows)
@@ -125,36 +135,49 @@ def _length(container: Any) -> float:
     return sound_length(container)[0]
 
 
-def _film(opened: Opened, frames: int, settings: Settings) -> bytes:
+def _film(opened: Opened, frames: int, settings: Settings) -> Made:
     """Picture and sound in one file."""
-    buffer = io.BytesIO()
+    buffer, why = io.BytesIO(), None
     with _output(buffer, "matroska") as out:
         picture, spec = _Picture(settings, out), _spec(frames, settings)
         sound = None if opened.audio is None else Sound(opened, spec)
-        read_window(opened, [picture], spec, sound)
-        packets = picture.packets + picture.end()
+        try:
+            read_window(opened, [picture], spec, sound)
+        except MediaError as error:  # what comes before the break can be had
+            frames = int((picture.time - opened.origin - opened.at) * settings.fps)
+            if not error.reason.startswith("breaks off") or frames < 1:
+                raise
+            why = error.reason
+            if sound is not None and not sound.is_complete(ended=True):
+                sound.read()
+        encoded = picture.packets + picture.end()
+        packets = [packet for packet in encoded if packet.pts * packet.time_base * picture.rate < frames]
         if sound is not None:
-            packets += _sound_packets(out, _samples(sound, spec)[0], settings)
+            sound_s16 = _samples(sound, spec)[0]
+            packets += _sound_packets(out, sound_s16[: round(frames / settings.fps * settings.rate)], settings)
         for packet in sorted(packets, key=lambda p: (float(p.pts * p.time_base), p.stream_index)):
             out.mux_one(packet)
-    return buffer.getvalue()
+    return Made(buffer.getvalue(), frames, why)
 
 
-def _sound_file(opened: Opened, frames: int, settings: Settings) -> bytes:
+def _sound_file(opened: Opened, frames: int, settings: Settings) -> Made:
     spec = _spec(frames, settings)
     sound = Sound(opened, spec)
     sound.read()
     sound_s16, heard = _samples(sound, spec)
-    sure = sound_length(opened.container)[1]
+    sure, why = sound_length(opened.container)[1], None
     if heard == 0 and (sure or opened.at == 0):
         raise MediaError(opened.name, "audio", "no sound could be decoded")
     if sure and heard + MAY_END_EARLY < min(opened.duration or heard, opened.at + frames / settings.fps):
-        raise MediaError(opened.name, "audio", breaks_off(opened, heard))
+        why, frames = breaks_off(opened, heard), int((heard - opened.at) * settings.fps)
+        if frames < 1:
+            raise MediaError(opened.name, "audio", why)
+        sound_s16 = sound_s16[: round(frames / settings.fps * settings.rate)]
     buffer = io.BytesIO()
     with _output(buffer, ending_of("audio", settings)) as out:
         for packet in _sound_packets(out, sound_s16, settings):
             out.mux_one(packet)
-    return buffer.getvalue()
+    return Made(buffer.getvalue(), frames, why)
 
 
 def _output(buffer: io.BytesIO, name: str) -> Any:
@@ -193,12 +216,15 @@ class _Picture:
         self.codec, self.quality = codec_of(settings.image if out is None else settings.video)
         self.encoder: Any = None
         self.packets: list[Any] = []
+        self.time = -1.0  # the time stamp of the last frame, seconds
         self.range, self.matrix = 1, _UNKNOWN
         self.graph: Graph | None = None
         self.key: Any = None
 
     def write(self, frame: VideoFrame, first: int, last: int) -> None:
         """Encodes a frame as those from ``first`` to ``last``, exclusive."""
+        if frame.pts is not None and frame.time_base:
+            self.time = max(self.time, float(frame.pts * frame.time_base))
         self.packets += self.add(frame, range(first, last))
 
     def add(self, frame: VideoFrame, numbers: range) -> list[Any]:
