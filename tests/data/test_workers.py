@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import faulthandler
 import gc
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from itertools import islice
 from pathlib import Path
@@ -176,6 +179,33 @@ def test_processes_that_die_of_nothing_are_replaced(opened):
         rows, answers = next(each)
         assert numbers((rows, answers))[0] == 4 * n % 100
         del rows
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_at_any_moment_lose_nothing(opened):
+    """A tenth of a second of work for each batch, and a death every few milliseconds."""
+    chance = random.Random(0)
+    work = Numbers(tell=lambda task: time.sleep(0.002))
+    each, over = opened(work, workers=4, ready=3, tasks=8), threading.Event()
+
+    def kill():
+        while not over.wait(0.004 * chance.random()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(each._processes).pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        lost = 0
+        for n in range(20):
+            rows, answers = next(each)
+            assert numbers((rows, answers)) == [task % 100 for task in range(8 * n, 8 * n + 8)]
+            lost += sum(answer is not None for answer in answers)
+            del rows
+    finally:
+        over.set()
+        killer.join()
+    assert lost > 3
 
 
 def test_a_process_that_cannot_live_is_a_fault(opened, monkeypatch):

@@ -159,8 +159,9 @@ def test_what_a_user_can_mend_is_told_in_a_line(alone, name):
 
 
 @pytest.mark.slow
-def test_kernels_that_do_not_exist_are_refused_before_a_folder_is_made(alone):
-    assert not (alone[0] / "kernels").exists()
+@pytest.mark.parametrize("name", ["kernels", "windows"])
+def test_what_cannot_be_is_refused_before_a_folder_is_made(alone, name):
+    assert not (alone[0] / name).exists()
 
 
 @pytest.mark.slow

@@ -50,6 +50,12 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {context.ranks} ranks x "
             f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation){at_least}"
         )
+    rank_batch, windows = config.run.batch_size // context.ranks, config.data.windows_per_open
+    if rank_batch % windows:
+        raise ConfigError(
+            f"data.windows_per_open: {windows} windows of a clip do not divide the {rank_batch} clips of a rank "
+            f"(run.batch_size {config.run.batch_size} over {context.ranks})"
+        )
     kernels.check_setting(config, context)  # before there is a folder
     if config.engine.cuda_graphs and (reasons := refusals(config.engine, context.device, context.ranks)):
         raise ConfigError(f"engine.cuda_graphs: {'; '.join(reasons)}")

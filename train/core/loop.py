@@ -123,7 +123,7 @@ class Trainer:
         stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])], len(batch["index"]))
         self._waited_ranks += time.monotonic() - before
         records = [record for part in gather(batch["skipped"]) for record in part] if skipped else []
-        self.skips.add(self.config.run.batch_size, records)
+        self.skips.add(self.config.run.batch_size // self.config.data.windows_per_open, records)
         if stop:
             self.reporter.say("stopping; a checkpoint is written")
         return stop
