@@ -39,8 +39,9 @@ def write(
     codec: str = "libx264",
     audio_codec: str = "aac",
     gop: int = 5,
+    sound_at: float = 0.0,
 ) -> Path:
-    """A file of frames (at ``times`` seconds, or steady) and of sound (L,) or (channels, L)."""
+    """A file of frames (at ``times`` seconds, or steady) and of sound (L,) or (channels, L) from ``sound_at`` on."""
     with av.open(str(path), "w") as container:
         video = audio = None
         if frames is not None:
@@ -63,7 +64,8 @@ def write(
             for first in range(0, planes.shape[1], 1024):
                 block = np.ascontiguousarray(planes[:, first : first + 1024])
                 part = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-                part.sample_rate, part.pts, part.time_base = rate, first, Fraction(1, rate)
+                part.sample_rate, part.time_base = rate, Fraction(1, rate)
+                part.pts = first + round(sound_at * rate)
                 container.mux(audio.encode(part))
             container.mux(audio.encode(None))
     return path
