@@ -236,3 +236,14 @@ def test_a_part_of_a_million_clips_stays_small(tmp_path):
     columns = clips._columns
     size = clips._numbers_N.nbytes + sum(x.nbytes for x in vars(columns).values() if isinstance(x, np.ndarray))
     assert size / len(clips) < 60
+
+
+def test_shards_without_a_clip(tmp_path):
+    write_shards(tmp_path / "empty", [])
+    with pytest.raises(ManifestError, match=r"empty: holds no clip$"):
+        read_clips(tmp_path / "empty")
+
+
+def test_a_local_folder_needs_no_cache(shards, tmp_path):
+    read_clips(shards, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.core.ranks import RankContext, wait_for_all
+from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, ManifestError, Source, hold_out, other_splits, read_clips
-from vatt.data.clips import kinds_of
+from vatt.data.clips import check_packing, kinds_of
 from vatt.data.skipped import Record
 from vatt.sample import build, build_pictures
 
@@ -64,10 +65,11 @@ class Corpus:
         return [clip for clips in self.held_out.values() for clip in clips]
 
 
-def read_corpus(config: DataConfig, unusable: dict[str, str]) -> Corpus:
+def read_corpus(config: DataConfig, unusable: dict[str, str], spec: InputConfig, sound_only: bool = False) -> Corpus:
     """Reads all data sets and holds clips out for evaluation.
 
     Args:
+        spec, sound_only: what the model reads of a clip; shards must have been packed for as much.
         unusable: kinds of media that the job cannot read, with the reason.
 
     Raises:
@@ -81,6 +83,7 @@ def read_corpus(config: DataConfig, unusable: dict[str, str]) -> Corpus:
         if at is not None:
             bad = found.clips[at]
             raise ManifestError(f"{name}, column {bad.kind}: {bad.video}: {unusable[bad.kind]}")
+        check_packing(found.clips, spec, sound_only)
         training, held_out = hold_out(found.clips, config.eval_share)
         if not training:
             splits = sorted({str(clip.split) for clip in found.clips})

@@ -80,9 +80,11 @@ def _read_labelled(config: FinetuneConfig) -> tuple[Corpus, Classes]:
     Raises:
         ManifestError: a data set cannot be used, or has no clip to train on. LabelError: a label that cannot be used.
     """
-    corpus = read_corpus(config.data, {_UNUSABLE[config.task]: f"cannot be used for --task {config.task}"})
+    unusable = {_UNUSABLE[config.task]: f"cannot be used for --task {config.task}"}
+    corpus = read_corpus(config.data, unusable, config.model.input, sound_only=config.model.modality == "audio")
     multi = config.model.labels == "multi"
-    clips = list(corpus.training_clips())
+    alone = len(corpus.sources) == 1  # the clips of shards need no list of all
+    clips = corpus.sources[0].clips if alone else list(corpus.training_clips())
     if config.classes is not None:
         classes = read_classes(config.classes, config.label, multi)
     else:

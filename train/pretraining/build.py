@@ -41,7 +41,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         config.data.sources = [sample_manifest(context, reporter.say)]
     of_sample = config.data.sources == [str(SAMPLE / "manifest.csv")]
     oracle = dict(levels(config.data.sources[0])) if of_sample else None
-    corpus = read_corpus(config.data, dict.fromkeys(("audio", "image"), _VIDEOS_ONLY))
+    corpus = read_corpus(config.data, dict.fromkeys(("audio", "image"), _VIDEOS_ONLY), config.model.input)
     check_clips(context, "data.sources", corpus.training_clips())
     held_out = corpus.evaluation_clips()
     if context.first and not job.resume:

@@ -74,7 +74,8 @@ def read_shards(
     name = str(place).rstrip("/") or "/"
     try:
         storage = open_storage(name)
-        kept = PieceCache(Path(cache).expanduser() if cache else default_folder(), int(cache_gb * _GIGABYTE))
+        limit = int(cache_gb * _GIGABYTE) if storage.remote else 0
+        kept = PieceCache(Path(cache).expanduser() if cache else default_folder(), limit)
         text = _at_start(storage, INDEX)
         index = read_index(text, f"{name}/{INDEX}")
         skipped = _faults(storage, index)
@@ -87,6 +88,8 @@ def read_shards(
         raise ManifestError(f"{name}: {error.reason}") from error
     except ShardError as error:
         raise ManifestError(str(error)) from error
+    if not len(columns.source_N):
+        raise ManifestError(f"{name}: holds no clip" + (f"; {len(skipped)} could not be packed" if skipped else ""))
     return Clips(ShardClips(ShardSet(storage, lines, index, kept, timeout), columns), skipped)
 
 
