@@ -31,7 +31,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--task", choices=tuple(TASKS), required=True, help="what is evaluated; --task TASK --help shows its options")
     add("--model", type=Path, required=True, metavar="DIR", help="a model, or the folder of a run")
-    add("--data", metavar="MANIFEST", help="manifest (.csv, .jsonl); without it: the built-in sample")
+    add(
+        "--data",
+        metavar="MANIFEST",
+        help="manifest (.csv, .jsonl), or shards or their URL; without it: the built-in sample",
+    )
     add("--split", help="of the manifest (default: val, validation and test; a probe takes its own)")
     add("--label", metavar="COLUMN", help="column with the label (default: label; of the sample: motion or shape)")
     add("--clips", type=positive, help="windows of a clip, spread evenly over it (default: 4; pictures: 1)")

@@ -38,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--task", choices=tuple(PAPER), help="what is classified (default: video)")
-    add("--data", metavar="MANIFEST", help="manifest (.csv, .jsonl) with a label column and the splits train and val")
+    add(
+        "--data",
+        metavar="MANIFEST",
+        help="manifest (.csv, .jsonl) or shards, with a label column and the splits train and val",
+    )
     add("--label", metavar="COLUMN", help="column of the manifest with the label (default: label)")
     add("--classes", metavar="FILE", help="one class per line, in the order of the outputs (default: all in train)")
     add("--init", metavar="DIR", help="pretrained model: a run, a converted one, a classifier (default: from scratch)")

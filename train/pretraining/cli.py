@@ -28,7 +28,12 @@ def parser() -> argparse.ArgumentParser:
         "All of them are in docs/settings.md, and in the config.json of a run.",
     )
     add = made.add_argument
-    add("--data", action="append", metavar="PATH", help="folder of videos, or manifest (.csv, .jsonl); may be repeated")
+    add(
+        "--data",
+        action="append",
+        metavar="PATH",
+        help="folder of videos, manifest, or shards or their URL; may be repeated",
+    )
     add("--weights", type=_numbers, metavar="W,W", help="share of each --data in the mixture (default: equal)")
     add("--model", help=f"one of {', '.join(PRESETS)}")
     add("--config", metavar="NAME", help=f"{', '.join(RECIPES)}, or a .json or .toml file")

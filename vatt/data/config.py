@@ -27,7 +27,7 @@ class AugmentConfig:
 class DataConfig:
     """The loader. Data sets and their weights are lists of equal length; no weights means equal ones."""
 
-    sources: list[str] = field(default_factory=list)  # folders of videos, or manifests
+    sources: list[str] = field(default_factory=list)  # folders of videos, manifests, shards or their URLs
     weights: list[float] = field(default_factory=list)  # how often each source is drawn from; empty: equally often
     workers: int = 2  # decoding processes of each rank
     prefetch: int = 4  # batches that are kept ready on each rank; one more is in memory, and fewer if memory is short
