@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         how = (waiting[0] if str(waiting[0]).startswith("always") else waiting.pop(0)) if waiting else None
         how = int(how.removeprefix("always ")) if str(how).startswith("always ") and how[7:].isdigit() else how
         how = str(how).removeprefix("always ") if isinstance(how, str) else how
-        path = self.about.folder / name
+        path = self.about.folder / (name if self.path.startswith(f"/shards/{name}") else "absent")
         if isinstance(how, int) or not path.is_file():
             self.send_response(how or 404)
             self.send_header("Content-Length", "0")

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from vatt.data.loader import Schedule
 from vatt.data.order import clip_order
 
 BATCH = 2048
@@ -85,3 +86,11 @@ def _sizes(shard_N):
             sizes.append(place + 1 - begin)
             begin = place + 1
     return sizes
+
+
+@pytest.mark.parametrize("window", [0, 10])
+def test_the_loader_follows_it(window):
+    schedule = Schedule([COUNT, 5], [3.0, 1.0], 3, [GROUPS, None], window)
+    picks = [pick for number in range(2 * COUNT) if (pick := schedule.pick(number)).source == 0]
+    assert [pick.item for pick in picks[:COUNT]] == order(0, window).tolist()
+    assert [pick.item for pick in picks[COUNT : COUNT + 500]] == order(1, window)[:500].tolist()

