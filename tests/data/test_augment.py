@@ -34,6 +34,7 @@ def seen(view, *frames, size=32):
     writer = RgbFrames(view, out_TSS3)
     for number, frame in enumerate(frames):
         writer.write(frame, number, number + 1)
+    writer.finish()
     return out_TSS3[-1]
 
 

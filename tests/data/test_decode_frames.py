@@ -92,7 +92,7 @@ def all_frames(path):
         for frame in container.decode(video=0):
             times.append(frame.pts * float(container.streams.video[0].time_base) - container.start_time / av.time_base)
             picture = np.empty((1, SPEC.size, SPEC.size, 3), np.uint8)
-            RgbFrames(CentreView(), picture).write(frame, 0, 1)
+            RgbFrames(CentreView(), picture).write(frame, 0, 1)  # without colours nothing waits
             out.append(picture[0])
     if path.suffix == ".avi":  # which tells no times of presentation: the frames come in order
         times = sorted(times)

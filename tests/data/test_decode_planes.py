@@ -49,6 +49,7 @@ def on_cpu(view, *frames, size=64):
     writer = RgbFrames(view, out_TSS3)
     for number, frame in enumerate(frames):
         writer.write(frame, number, number + 1)
+    writer.finish()
     return out_TSS3.astype(int)
 
 
@@ -59,6 +60,7 @@ def planes_of(view, *frames, size=64):
     writer = PlaneFrames(view, size, out)
     for number, frame in enumerate(frames):
         writer.write(frame, number, number + 1)
+    writer.finish()
     return out
 
 
@@ -134,8 +136,8 @@ def test_the_mean_luma_is_the_same_in_all_formats():
         assert mean_luma(frame_of(grey, form, BT601, reach)) == pytest.approx(90 / 255, abs=0.01)
 
 
-def test_kept_filters_do_not_remember_the_clip_before():
-    """The filter of chroma serves one clip after another, and two at the same time."""
+def test_clips_do_not_share_their_colours():
+    """Also where their frames are written in turns."""
     frame = frame_of(scene(64, 64))
     views = [RandomView(AugmentConfig(flip=False), np.random.default_rng(seed)) for seed in range(3)]
     alone = [on_cpu(view, frame)[0] for view in views]
@@ -144,6 +146,7 @@ def test_kept_filters_do_not_remember_the_clip_before():
     for _ in range(2):
         for number, writer in enumerate(writers):
             writer.write(frame, number, number + 1)
+            writer.finish()
     np.testing.assert_array_equal(out, alone)
     assert len({picture.tobytes() for picture in alone}) == 3
 

@@ -9,8 +9,10 @@ around the mean luma of the first frame, not each around its own mean.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
+import torch
 
 from vatt.data.config import AugmentConfig
 from vatt.data.decode import Box, Colours
@@ -86,7 +88,17 @@ def augment_audio(
             return audio_L
         out_L[:] = audio_L
         return out_L
-    noise = rng.standard_normal(len(audio_L), dtype=np.float32)
+    noise = np.empty(len(audio_L), np.float32)
+    drawn = rng.integers(0, 65536, len(audio_L), np.uint16)
+    np.take(_gaussian(), drawn, out=noise, mode="clip")  # no index is outside, which then is not looked for
     noise *= np.float32(config.audio_noise * peak)
     noise += audio_L
     return np.clip(noise, -1, 1, out=noise if out_L is None else out_L)
+
+
+@cache
+def _gaussian() -> np.ndarray:
+    """float32 (65536,): the quantiles of the normal distribution, with unit variance. To draw one of them takes a
+    quarter of the time of `standard_normal`; none is beyond 4.4."""
+    quantiles = torch.special.ndtri((torch.arange(65536, dtype=torch.float64) + 0.5) / 65536)
+    return (quantiles / quantiles.square().mean().sqrt()).to(torch.float32).numpy()

@@ -7,7 +7,6 @@ one of six. Shapes: L samples. Times are seconds from the start of the file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +128,23 @@ class Sound:
         self.from_start, self.done = from_start, False
         self._packets: list[Packet] = []
         self._first: float | None = None  # the time of the first packet that came
-        self._next = -np.inf  # the time of the next packet, if it does not say
+        self._next = 0  # the stamp of the next packet, if it does not say
+        ticks = 1 / self.base if self.base else 0.0
+        self._from = (self.opened.at - PREROLL + self.opened.origin) * ticks  # stamps of what is kept
+        self._until = (self.end + self.opened.origin) * ticks
 
     def take(self, packet: Packet) -> None:
         """The next packet of the stream."""
-        stamp = packet.dts if packet.pts is None else packet.pts
-        time = self._next if stamp is None else stamp * self.base - self.opened.origin
-        self._next = time + (packet.duration or 0) * self.base
-        self._first = time if self._first is None else self._first
-        if time > self.end:
+        stamp = packet.pts
+        if stamp is None:
+            stamp = self._next if packet.dts is None else packet.dts
+        if self._first is None:
+            self._first = stamp * self.base - self.opened.origin
+        duration = packet.duration or 0
+        self._next = stamp + duration
+        if stamp > self._until:
             self.done = True
-        elif self._next >= self.opened.at - PREROLL or not packet.duration:
+        elif self._next >= self._from or not duration:
             self._packets.append(packet)
 
     def is_complete(self, ended: bool) -> bool:
@@ -189,66 +194,66 @@ class Sound:
         return ends
 
     def _runs(self) -> list[_Run]:
-        """The decoded frames, joined where one follows another."""
-        runs: list[_Run] = []
-        for frame in self._frames():
-            rate, kind = frame.sample_rate, (frame.format.name, frame.layout.nb_channels)
-            if not rate or not frame.samples:
-                continue
-            last = runs[-1] if runs else None
-            stamp = frame.pts
-            if stamp is None and last is None:
-                continue
-            begins = last.ends if stamp is None and last else stamp * self.base - self.opened.origin
-            if last is None or abs(begins - last.ends) > _GAP or (rate, kind) != (last.rate, last.kind):
-                last = _Run(begins, begins, rate, kind)
-                runs.append(last)
-            last.frames.append(frame)
-            last.ends = begins + frame.samples / rate
-        return runs
+        """The decoded frames, joined where one follows another.
 
-    def _frames(self) -> list[Any]:
-        """A packet that does not decode is skipped: the times of the frames tell what the holes mean."""
-        codec, frames = self.stream.codec_context, []
+        A packet that does not decode is skipped: the times of the frames tell what the holes mean.
+        """
+        runs: list[_Run] = []
+        last: _Run | None = None
+        base, origin, codec = self.base, self.opened.origin, self.stream.codec_context
         if codec is None:
             raise MediaError(self.opened.name, "audio", "this FFmpeg has no decoder for it")
-        for packet in [*self._packets, None]:
-            self.opened.limit.check()
+        for number, packet in enumerate([*self._packets, None]):
+            if not number & 7:
+                self.opened.limit.check()
             try:
-                frames += codec.decode(packet)
+                frames = codec.decode(packet)
             except (av.error.InvalidDataError, av.error.PatchWelcomeError):
                 continue
-        return frames
+            for frame in frames:
+                rate, samples, stamp = frame.sample_rate, frame.samples, frame.pts
+                if not rate or not samples or (stamp is None and last is None):
+                    continue
+                kind = frame.format.name, frame.layout.nb_channels
+                begins = last.ends if stamp is None and last is not None else stamp * base - origin
+                if last is None or not -_GAP < begins - last.ends < _GAP or rate != last.rate or kind != last.kind:
+                    last = _Run(begins, begins, rate, kind)
+                    runs.append(last)
+                last.add(frame, samples)
+                last.ends = begins + samples / rate
+        return runs
 
 
-@dataclass
 class _Run:
     """Frames that follow each other, of one rate, format and number of channels."""
 
-    begins: float
-    ends: float
-    rate: int
-    kind: tuple[str, int]
-    frames: list[AudioFrame] = field(default_factory=list)
+    def __init__(self, begins: float, ends: float, rate: int, kind: tuple[str, int]) -> None:
+        self.begins, self.ends, self.rate, self.kind = begins, ends, rate, kind
+        form, self.channels = kind
+        self.planar = form.endswith("p")
+        self.dtype, self.silence, self.full = _FORMATS[form.removesuffix("p")]
+        self.parts: list[list[np.ndarray]] = [[] for _ in range(self.channels if self.planar else 1)]
+
+    def add(self, frame: Any, samples: int) -> None:
+        """Copies what it holds, so that the decoder can use its memory again."""
+        if not self.planar:
+            samples *= self.channels
+        for parts, plane in zip(self.parts, frame.planes, strict=True):
+            parts.append(np.frombuffer(plane, self.dtype, samples).copy())
 
     def mono(self) -> np.ndarray:
         """The mean of the channels, float32."""
-        form, channels = self.kind
-        planar = form.endswith("p")
-        dtype, silence, full = _FORMATS[form.removesuffix("p")]
-        each = 1 if planar else channels  # samples of one moment in a plane
-        planes = []
-        for number in range(channels if planar else 1):
-            buffers: list[Any] = [(frame.planes[number], frame.samples * each) for frame in self.frames]
-            planes.append(np.concatenate([np.frombuffer(plane, dtype, count) for plane, count in buffers]))
-        exact = np.float32 if np.dtype(dtype).itemsize <= 4 and dtype != np.int32 else np.float64
-        total: Any = (planes[0] if planar else planes[0][::channels]).astype(exact)
-        for number in range(1, channels):
-            total += planes[number] if planar else planes[0][number::channels]
-        if silence:
-            total -= silence * channels
-        if channels * full != 1:
-            total *= 1 / (channels * full)
+        planes = [np.concatenate(parts) for parts in self.parts]
+        exact = np.float64 if self.dtype in (np.int32, np.int64, np.float64) else np.float32
+        first = planes[0] if self.planar else planes[0][:: self.channels]
+        total: Any = first.astype(exact, copy=False)
+        for number in range(1, self.channels):
+            other = planes[number] if self.planar else planes[0][number :: self.channels]
+            total = total + other.astype(exact, copy=False)
+        if self.silence:
+            total = total - self.silence * self.channels
+        if self.channels * self.full != 1:
+            total = total * exact(1 / (self.channels * self.full))
         return total.astype(np.float32, copy=False)
 
 

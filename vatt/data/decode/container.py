@@ -148,15 +148,14 @@ def open_media(media: Path | Piece, kind: str, broken: str = "container") -> Ite
     try:
         with open(media, "rb") if isinstance(media, Path) else media.open() as file:
             options: Any = {"metadata_errors": "replace"}
-            if kind != "image" and file.read(12)[4:8] == b"ftyp":
-                # The head of .mp4 and .mov says all that is needed; FFmpeg would decode some frames to learn more.
+            if kind != "image" and (not isinstance(media, Path) or file.read(8)[4:] == b"ftyp"):
+                # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
                 options["stream_options"] = [{"skip_frame": "all"}] * _STREAMS
-                options["container_options"] = {"probesize": "262144"}
+                options["container_options"] = {"probesize": "2048"}
             if isinstance(media, Path):
                 file.close()
                 source: Any = os.path.abspath(media)  # FFmpeg takes a name with a colon for an address
             else:
-                file.seek(0)
                 source, options["buffer_size"] = file, _BUFFER
             with av.open(source, "r", **options) as container:
                 yield container
@@ -229,14 +228,15 @@ class Opened:
 
     def packets(self, *streams: Any) -> Iterator[Packet]:
         """The packets of streams in the order of the file, to its end. Raises MediaError: the time is over."""
-        self._untouched, progress = False, True
-        while progress:
-            progress = False
+        self._untouched, count, before = False, 0, -1
+        while count > before:
+            before = count
             try:
                 for packet in self.container.demux(*streams):
-                    self.limit.check()
+                    if not count & 7:  # thousands of clips read some hundred packets each
+                        self.limit.check()
                     if packet.size:  # an empty one marks the end
-                        progress = True
+                        count += 1
                         yield packet
                 return
             except IndexError:  # PyAV, of a file in which another stream begins meanwhile

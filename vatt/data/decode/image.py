@@ -43,3 +43,4 @@ def write_picture(media: Media, writers: Sequence[FrameWriter], spec: InputConfi
             raise MediaError(name, "image", "no picture could be decoded")
         for writer in writers:
             writer.write(frame, 0, spec.frames)
+            writer.finish()

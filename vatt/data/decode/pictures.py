@@ -191,4 +191,6 @@ class Pictures:
     def _write(self, frame: VideoFrame, last: int) -> None:
         for writer in self.writers:
             writer.write(frame, self._filled, last)
+            if last == len(self.moments):
+                writer.finish()
         self._filled = last

@@ -70,6 +70,9 @@ class PlaneFrames:
         for other in range(first + 1, last):
             self.out["planes"][other, :begin] = row_C[:begin]
 
+    def finish(self) -> None:
+        """Nothing waits."""
+
     def _build(self, frame: VideoFrame) -> None:
         filters, height, width = upright(frame)
         box = self.view.box(height, width).even()

@@ -12,27 +12,26 @@ Shapes: T frames, S side of the square picture.
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
 import numpy as np
 from av.filter import Graph
-from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from vatt.data.decode.view import (
-    TIME_BASE,
     Colours,
     Encoding,
-    Filter,
     View,
     chain,
     is_yuv,
     mean_luma,
+    plane,
     pull,
     to_yuv420,
     upright,
 )
+
+_TOGETHER = 8  # frames that are recoloured at once: fewer calls, and still in the cache of a core
 
 
 class RgbFrames:
@@ -45,27 +44,38 @@ class RgbFrames:
         self.view, self.out_TSS3, self.size = view, out_TSS3, out_TSS3.shape[1]
         self._mean: float | None = None  # of the first frame
         self._key: tuple[object, ...] | None = None
-        self._head: Graph | None = None
-        self._tail: _Tail | None = None
-        self._colours: Colours | None = None
-        self._table = b""
+        self._graph: Graph | None = None
+        self._recolour: _Recolour | None = None
+        self._places: list[tuple[int, int]] = []  # of the frames that wait in it
 
     def write(self, frame: VideoFrame, first: int, last: int) -> None:
         """Makes it the frames from ``first`` to ``last``, exclusive."""
         key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
-        if key != self._key or self._head is None:
+        if key != self._key or self._graph is None:
+            self.finish()
             self._build(frame)
             self._key = key
-        assert self._head is not None
-        self._head.push(frame)
-        small = pull(self._head)
-        if self._colours is not None and self._tail is not None:
-            luma: Any = small.planes[0]  # of a new frame, not the decoder's
-            luma.update(bytes(luma).translate(self._table))
-            small = self._tail(small, self._colours)
-        pixels: Any = small.planes[0]
-        pixels = np.frombuffer(pixels, np.uint8).reshape(self.size, pixels.line_size)[:, : 3 * self.size]
-        self.out_TSS3[first] = pixels.reshape(self.size, self.size, 3)
+        assert self._graph is not None
+        self._graph.push(frame)
+        small = pull(self._graph)
+        if self._recolour is None:
+            self._put(_pixels(small, self.size), first, last)
+            return
+        self._recolour.take(small, len(self._places))
+        self._places.append((first, last))
+        if len(self._places) == _TOGETHER:
+            self.finish()
+
+    def finish(self) -> None:
+        """Writes the frames that wait for others."""
+        if self._places and self._recolour is not None:
+            made = self._recolour.made(len(self._places))
+            for number, (first, last) in enumerate(self._places):
+                self._put(made[number], first, last)
+        self._places = []
+
+    def _put(self, picture_SS3: np.ndarray, first: int, last: int) -> None:
+        self.out_TSS3[first] = picture_SS3
         self.out_TSS3[first + 1 : last] = self.out_TSS3[first]
 
     def _build(self, frame: VideoFrame) -> None:
@@ -75,61 +85,77 @@ class RgbFrames:
         if self._mean is None:
             self._mean = mean_luma(frame)
         colours, encoding = self.view.colours(self._mean), Encoding.of(frame)
-        self._colours = colours
         if colours is not None:
-            if box.height == box.width == self.size:  # scaling would hand on the memory of the decoder
-                filters.append(("copy", ""))
-            self._head = chain(frame, filters + to_yuv420(frame, self.size, self.size))
-            gain, offset = encoding.luma(colours.gain, colours.offset)
-            self._table = np.clip(np.rint(gain * np.arange(256) + offset), 0, 255).astype(np.uint8).tobytes()
-            self._tail = _tail(self.size, encoding, self.view.flip)
+            self._graph = chain(frame, filters + to_yuv420(frame, self.size, self.size))
+            self._recolour = _Recolour(self.size, colours, encoding, self.view.flip)
             return
         scale = f"{self.size}:{self.size}:flags=bilinear"
         if is_yuv(frame):  # planar RGB is what swscale scales to exactly
             filters += [("scale", f"{scale}:{_from_encoding(encoding)}"), ("format", "gbrp")]
         else:
             filters.append(("scale", scale))
-        self._head = chain(frame, [*filters, *[("hflip", "")] * self.view.flip, ("format", "rgb24")])
+        self._graph = chain(frame, [*filters, *[("hflip", "")] * self.view.flip, ("format", "rgb24")])
 
 
 def _from_encoding(encoding: Encoding) -> str:
     return f"in_range={encoding.range}:in_color_matrix={encoding.matrix}"
 
 
-class _Tail:
-    """The last filters, for chroma, flip and RGB. Making the filter `hue` costs 2 ms, as much as scaling a clip does;
-    so it is kept, and told new values."""
-
-    def __init__(self, size: int, encoding: Encoding, flip: bool) -> None:
-        self.given: Colours | None = None
-        self.graph = graph = Graph()
-        graph.threads = 1
-        start = graph.add_buffer(width=size, height=size, format=VideoFormat("yuv420p"), time_base=TIME_BASE)
-        self.hue = last = graph.add("hue", "h=0:s=1")
-        start.link_to(self.hue)
-        rest: list[Filter] = [("hflip", "")] * flip
-        for name, arguments in [*rest, ("scale", _from_encoding(encoding)), ("format", "rgb24"), ("buffersink", "")]:
-            following = graph.add(name, arguments or None)
-            last.link_to(following)
-            last = following
-        graph.configure()
-
-    def __call__(self, frame: VideoFrame, colours: Colours) -> VideoFrame:
-        if colours is not self.given:
-            self.hue.process_command("h", f"{math.degrees(colours.hue):.4f}")
-            self.hue.process_command("s", f"{colours.chroma:.5f}")
-            self.given = colours
-        self.graph.push(frame)
-        return pull(self.graph)
+def _pixels(frame: VideoFrame, size: int) -> np.ndarray:
+    """uint8 (rows, S, 3), a view of the memory of a frame of RGB."""
+    part: Any = frame.planes[0]
+    return np.frombuffer(part, np.uint8).reshape(-1, part.line_size)[:, : 3 * size].reshape(-1, size, 3)
 
 
-_KEPT = threading.local()  # a graph is for one thread
+class _Recolour:
+    """From small frames in YUV 4:2:0 to RGB with other colours: some frames, one above the other, as one tall frame.
+
+    Luma goes through a table of 256 bytes, chroma through one of 256 x 256 pairs. FFmpeg's `hue` would do the latter as
+    well, but takes 1 to 2 ms to get ready, for each clip.
+    """
+
+    def __init__(self, size: int, colours: Colours, encoding: Encoding, flip: bool) -> None:
+        self.size, self.rows = size, size + size % 2  # of a frame in the tall one
+        gain, offset = encoding.luma(colours.gain, colours.offset)
+        self.luma = np.clip(np.rint(gain * np.arange(256) + offset), 0, 255).astype(np.uint8).tobytes()
+        self.chroma = _chroma_table(colours)
+        self.tall = VideoFrame(size, self.rows * _TOGETHER, "yuv420p")
+        self.planes = [plane(self.tall, number) for number in range(3)]
+        shape = _TOGETHER, self.rows // 2, self.planes[1].shape[1]
+        self.small = np.full((2, *shape), 128, np.uint8)
+        filters = [("hflip", "")] * flip + [("scale", _from_encoding(encoding)), ("format", "rgb24")]
+        self.graph = chain(self.tall, filters)
+
+    def take(self, frame: VideoFrame, number: int) -> None:
+        """Puts a frame in the place ``number``."""
+        part: Any = frame.planes[0]
+        luma = np.frombuffer(bytes(part).translate(self.luma), np.uint8).reshape(-1, part.line_size)
+        self.planes[0][number * self.rows :][: self.size] = luma[: self.size, : self.size]
+        for which in (0, 1):
+            self.small[which, number] = plane(frame, which + 1)
+
+    def made(self, count: int) -> np.ndarray:
+        """The first ``count`` frames, uint8 (count, S, S, 3), until the next call."""
+        at = self.small[0, :count].astype(np.uint16)
+        at <<= 8
+        at |= self.small[1, :count]
+        np.take(self.chroma, at, out=at, mode="clip")  # no index is outside, which then is not looked for
+        pairs = at.view(np.uint8).reshape(-1, at.shape[-1], 2)
+        for which in (0, 1):
+            self.planes[which + 1][: len(pairs)] = pairs[..., which]
+        self.graph.push(self.tall)
+        rows = _pixels(pull(self.graph), self.size)[: count * self.rows]
+        return rows.reshape(count, self.rows, self.size, 3)[:, : self.size]
 
 
-def _tail(size: int, encoding: Encoding, flip: bool) -> _Tail:
-    """The kept one of this thread."""
-    tails = _KEPT.__dict__.setdefault("tails", {})
-    key = size, encoding, flip
-    if key not in tails:
-        tails[key] = _Tail(*key)
-    return tails[key]
+_CENTRED = np.arange(256, dtype=np.float32) - 128
+
+
+def _chroma_table(colours: Colours) -> np.ndarray:
+    """For each U * 256 + V the new pair, two bytes in one number: uint16 (65536,)."""
+    cos, sin = colours.chroma * math.cos(colours.hue), colours.chroma * math.sin(colours.hue)
+    pairs = np.empty((256, 256, 2), np.float32)
+    pairs[..., 0] = (cos * _CENTRED)[:, None] - (sin * _CENTRED)[None]
+    pairs[..., 1] = (sin * _CENTRED)[:, None] + (cos * _CENTRED)[None]
+    pairs += 128.5  # and cut: rounds
+    return np.clip(pairs, 0, 255, out=pairs).astype(np.uint8).view(np.uint16).reshape(-1)

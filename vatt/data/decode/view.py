@@ -73,6 +73,10 @@ class FrameWriter(Protocol):
         """Makes a decoded frame the frames from ``first`` to ``last``, exclusive, of the window."""
         ...
 
+    def finish(self) -> None:
+        """All frames have been written."""
+        ...
+
 
 class View(Protocol):
     """A crop, a flip and a change of colours: one choice for all frames of a clip."""

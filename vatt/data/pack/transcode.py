@@ -227,6 +227,9 @@ class _Picture:
             self.time = max(self.time, float(frame.pts * frame.time_base))
         self.packets += self.add(frame, range(first, last))
 
+    def finish(self) -> None:
+        """The encoder ends with `end`."""
+
     def add(self, frame: VideoFrame, numbers: range) -> list[Any]:
         """The packets that come of showing a frame at these places."""
         key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
