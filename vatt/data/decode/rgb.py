@@ -12,6 +12,7 @@ Shapes: T frames, S side of the square picture.
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from vatt.data.decode.view import (
     upright,
 )
 
-_TOGETHER = 8  # frames that are recoloured at once: fewer calls, and still in the cache of a core
+_TOGETHER = 4  # frames that are recoloured at once: fewer calls, and still in the cache of a core
 
 
 class RgbFrames:
@@ -115,37 +116,64 @@ class _Recolour:
     """
 
     def __init__(self, size: int, colours: Colours, encoding: Encoding, flip: bool) -> None:
-        self.size, self.rows = size, size + size % 2  # of a frame in the tall one
+        self.size = size
         gain, offset = encoding.luma(colours.gain, colours.offset)
         self.luma = np.clip(np.rint(gain * np.arange(256) + offset), 0, 255).astype(np.uint8).tobytes()
         self.chroma = _chroma_table(colours)
-        self.tall = VideoFrame(size, self.rows * _TOGETHER, "yuv420p")
-        self.planes = [plane(self.tall, number) for number in range(3)]
-        shape = _TOGETHER, self.rows // 2, self.planes[1].shape[1]
-        self.small = np.full((2, *shape), 128, np.uint8)
-        filters = [("hflip", "")] * flip + [("scale", _from_encoding(encoding)), ("format", "rgb24")]
-        self.graph = chain(self.tall, filters)
+        self.tall = _tall(size, encoding, flip)
+        half = (size + 1) // 2
+        self.small = np.empty((_TOGETHER, size, size), np.uint8), np.empty((2, _TOGETHER, half, half), np.uint8)
 
     def take(self, frame: VideoFrame, number: int) -> None:
         """Puts a frame in the place ``number``."""
         part: Any = frame.planes[0]
         luma = np.frombuffer(bytes(part).translate(self.luma), np.uint8).reshape(-1, part.line_size)
-        self.planes[0][number * self.rows :][: self.size] = luma[: self.size, : self.size]
+        self.small[0][number] = luma[: self.size, : self.size]
         for which in (0, 1):
-            self.small[which, number] = plane(frame, which + 1)
+            self.small[1][which, number] = plane(frame, which + 1)
 
     def made(self, count: int) -> np.ndarray:
         """The first ``count`` frames, uint8 (count, S, S, 3), until the next call."""
-        at = self.small[0, :count].astype(np.uint16)
+        luma, chroma = self.small[0][:count], self.small[1][:, :count]
+        at = chroma[0].astype(np.uint16)
         at <<= 8
-        at |= self.small[1, :count]
+        at |= chroma[1]
         np.take(self.chroma, at, out=at, mode="clip")  # no index is outside, which then is not looked for
-        pairs = at.view(np.uint8).reshape(-1, at.shape[-1], 2)
+        return self.tall.to_rgb(luma, at.view(np.uint8).reshape(*at.shape, 2))
+
+
+class _Tall:
+    """Frames of S x S, one above the other, from YUV 4:2:0 to RGB in one conversion."""
+
+    def __init__(self, size: int, encoding: Encoding, flip: bool) -> None:
+        self.size, self.rows = size, size + size % 2  # of a frame
+        self.frame = VideoFrame(size, self.rows * _TOGETHER, "yuv420p")
+        shapes = ((self.rows, size), *[(self.rows // 2, (size + 1) // 2)] * 2)
+        self.planes = [plane(self.frame, number).reshape(_TOGETHER, *shape) for number, shape in enumerate(shapes)]
+        filters = [("hflip", "")] * flip + [("scale", _from_encoding(encoding)), ("format", "rgb24")]
+        self.graph = chain(self.frame, filters)
+
+    def to_rgb(self, luma_NSS: np.ndarray, chroma_NHH2: np.ndarray) -> np.ndarray:
+        """uint8 (N, S, S, 3), until the next call."""
+        count = len(luma_NSS)
+        self.planes[0][:count, : self.size] = luma_NSS
         for which in (0, 1):
-            self.planes[which + 1][: len(pairs)] = pairs[..., which]
-        self.graph.push(self.tall)
+            self.planes[which + 1][:count] = chroma_NHH2[..., which]
+        self.graph.push(self.frame)
         rows = _pixels(pull(self.graph), self.size)[: count * self.rows]
         return rows.reshape(count, self.rows, self.size, 3)[:, : self.size]
+
+
+_KEPT = threading.local()  # a graph is for one thread
+
+
+def _tall(size: int, encoding: Encoding, flip: bool) -> _Tall:
+    """The kept one of this thread: making it, and giving its memory back, takes as long as a tenth of a window."""
+    known = _KEPT.__dict__.setdefault("known", {})
+    key = size, encoding, flip
+    if key not in known:
+        known[key] = _Tall(*key)
+    return known[key]
 
 
 _CENTRED = np.arange(256, dtype=np.float32) - 128
