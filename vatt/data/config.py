@@ -33,6 +33,7 @@ class DataConfig:
     prefetch: int = 4  # batches that are kept ready on each rank; one more is in memory, and fewer if memory is short
     windows_per_open: int = 1  # windows that are read of a clip when it is opened, one after the other in the batch
     augment_on: Literal["auto", "gpu", "cpu"] = "auto"  # where crop, scale and colours are done; auto: where the run is
+    decoder: Literal["pyav", "torchcodec", "torchcodec-cuda"] = "pyav"  # of films, but not of their views
     shuffle_shards: int = 0  # of shards: clips of so many at a time are mixed; 0: of all (slow disks ask for a few)
     cache: str | None = None  # folder for pieces of remote shards; None: ~/.cache/vatt/pieces
     cache_gb: float = 20.0  # most gigabytes in it, shared by all processes; 0 keeps none

@@ -32,6 +32,7 @@ from vatt.data.decode import (
     RgbFrames,
     View,
     Wanted,
+    check_decoder,
     decode_sounds,
     decode_windows,
     planes_capacity,
@@ -59,6 +60,10 @@ class PretrainReader:
     spec: InputConfig
     config: DataConfig
     augment_on: AugmentOn = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raises DecoderError: ``config.decoder`` cannot run here."""
+        check_decoder(self.config.decoder, self.config.workers)
 
     def layout(self) -> Layout:
         """Of the tensors of a sample."""
@@ -99,7 +104,7 @@ class PretrainReader:
             start = _starts_at(clip, spec, rng.random())
             view = RandomView(augment, rng) if augment.enabled else CentreView()
             wanted.append(Wanted(start, [_writer(view, spec, sample, self.augment_on)], sample["audio"].numpy()))
-        written = decode_windows(clip.media, wanted, spec, self.config.decode_timeout)
+        written = decode_windows(clip.media, wanted, spec, self.config.decode_timeout, self.config.decoder)
         for rng, sample, window in zip(rngs, samples, written, strict=True):
             audio_L, end = sample["audio"].numpy(), window.start + spec.seconds
             if augment.enabled and window.has_sound:
@@ -127,7 +132,7 @@ def evaluation_windows(
         Wanted(_starts_at(clip, spec, position), [_writer(CentreView(), spec, sample)], sample["audio"].numpy())
         for position, sample in zip(_spread(windows), samples, strict=True)
     ]
-    written = decode_windows(clip.media, wanted, spec, config.decode_timeout)
+    written = decode_windows(clip.media, wanted, spec, config.decode_timeout, config.decoder)
     for sample, window in zip(samples, written, strict=True):
         _complete(sample, window.has_sound, [query], tokenizer)
     return samples, query
@@ -147,6 +152,10 @@ class LabelledReader:
     spec: InputConfig
     config: DataConfig
     augment_on: AugmentOn = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raises DecoderError: ``config.decoder`` cannot run here."""
+        check_decoder(self.config.decoder, self.config.workers)
 
     def layout(self) -> Layout:
         """Of the tensors of a sample."""
@@ -179,7 +188,7 @@ class LabelledReader:
         else:
             drawn = zip(views, samples, strict=True)
             writers = [[_writer(view, spec, sample, self.augment_on)] for view, sample in drawn]
-            _read_pictures(clip, positions, writers, spec, timeout)
+            _read_pictures(clip, positions, writers, spec, timeout, self.config.decoder)
         for rng, sample in zip(rngs, samples, strict=True):
             if self.modality == "audio" and augment.enabled:
                 x_L = sample["x"].numpy()
@@ -235,7 +244,12 @@ def _read_sounds(
 
 
 def _read_pictures(
-    clip: Clip, positions: Sequence[float], writers: list[list[FrameWriter]], spec: InputConfig, timeout: float
+    clip: Clip,
+    positions: Sequence[float],
+    writers: list[list[FrameWriter]],
+    spec: InputConfig,
+    timeout: float,
+    decoder: str = "pyav",
 ) -> None:
     """Gives the frames of the windows at these positions, 0 to 1, to the writers of each; all windows of a picture are
     alike."""
@@ -246,7 +260,7 @@ def _read_pictures(
         return
     pairs = zip(positions, writers, strict=True)
     wanted = [Wanted(_starts_at(clip, spec, position), window) for position, window in pairs]
-    decode_windows(clip.media, wanted, spec, timeout)
+    decode_windows(clip.media, wanted, spec, timeout, decoder)
 
 
 def _spread(count: int) -> list[float]:

@@ -15,14 +15,17 @@ from vatt.data.decode.container import (
 from vatt.data.decode.image import decode_picture, write_picture
 from vatt.data.decode.planes import PlaneFrames, planes_capacity
 from vatt.data.decode.rgb import RgbFrames
+from vatt.data.decode.torchcodec import DECODERS, DecoderError, check_decoder
 from vatt.data.decode.video import Wanted, Window, Written, decode_views, decode_window, decode_windows
 from vatt.data.decode.view import Box, Colours, Encoding, FrameWriter, View
 
 __all__ = [
+    "DECODERS",
     "ROUNDING",
     "Box",
     "ChooseStart",
     "Colours",
+    "DecoderError",
     "Encoding",
     "FrameWriter",
     "Media",
@@ -36,6 +39,7 @@ __all__ = [
     "Wanted",
     "Window",
     "Written",
+    "check_decoder",
     "decode_picture",
     "decode_sound",
     "decode_sounds",

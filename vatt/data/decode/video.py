@@ -26,6 +26,7 @@ from vatt.data.decode.container import (
 )
 from vatt.data.decode.pictures import Behind, Pictures
 from vatt.data.decode.rgb import RgbFrames
+from vatt.data.decode.torchcodec import read_frames
 from vatt.data.decode.view import FrameWriter, View
 
 _SOUND_LATE = 1.0  # seconds of film after the window that are read on for its sound, before that is looked for alone
@@ -101,12 +102,15 @@ def _empty(spec: InputConfig) -> np.ndarray:
     return np.empty((spec.frames, spec.size, spec.size, 3), np.uint8)
 
 
-def decode_windows(media: Media, wanted: Sequence[Wanted], spec: InputConfig, timeout: float = 30.0) -> list[Written]:
+def decode_windows(
+    media: Media, wanted: Sequence[Wanted], spec: InputConfig, timeout: float = 30.0, decoder: str = "pyav"
+) -> list[Written]:
     """Decodes several windows of one clip, opened once; where one is written, and how frames are chosen, see `Wanted`,
-    `decode_window`. The time limit is for each.
+    `decode_window`. The time limit is for each. ``decoder`` is one of `DECODERS`.
 
     Raises:
         MediaError: as `decode_window`.
+        DecoderError: the decoder cannot run here.
     """
     found: dict[int, Written] = {}
     chosen = [one.choose_start for one in wanted]
@@ -115,7 +119,10 @@ def decode_windows(media: Media, wanted: Sequence[Wanted], spec: InputConfig, ti
             out_L = wanted[number].audio_L
             has_sound = out_L is not None and opened.audio is not None
             sound = Sound(opened, spec) if has_sound else None
-            read_window(opened, wanted[number].writers, spec, sound)
+            if decoder == "pyav" or not read_frames(decoder, opened, wanted[number].writers, spec):
+                read_window(opened, wanted[number].writers, spec, sound)
+            elif sound is not None:
+                sound.read()
             if sound is not None and out_L is not None:
                 sound.write(out_L)
             found[number] = Written(opened.start, has_sound)
