@@ -28,7 +28,8 @@ _SCHEMA = (
 def refuse(call: Call) -> list[str]:
     """The reasons why the Triton kernel cannot run ``call``."""
     reasons = refuse_triton(call)
-    if call.dtype.is_floating_point and call.dtype in (torch.bfloat16, torch.float16):
+    # Without facts the type is that of a model, of which places and colours are not.
+    if call.facts and call.dtype in (torch.bfloat16, torch.float16):
         reasons.append(f"takes places and colours in float32, got {call.dtype}")
     patch, (_, capacity) = call.facts.get("patch", (1, 1, 1)), call.facts.get("frames", (1, 1))
     if (pixels := math.prod(reference.padded(patch))) > MOST_PIXELS:

@@ -9,6 +9,7 @@ import torch
 
 from vatt.kernels import (
     BackendError,
+    Call,
     attention,
     backends,
     dense_gelu,
@@ -22,6 +23,7 @@ from vatt.kernels import (
     patch_embed,
     rms_norm,
     runtime,
+    select,
 )
 from vatt.kernels.nce import Rows
 
@@ -98,6 +100,12 @@ def test_the_interpreter_may_be_off(value, monkeypatch):
 def test_types(op, dtype, message, interpreted):
     with pytest.raises(BackendError, match=message):
         calls(dtype, backend="triton")[op]()
+
+
+@pytest.mark.parametrize("op", calls())
+def test_a_model_in_a_half_type_may_ask_for_triton(op, interpreted):
+    """As a run does with engine.kernels=triton, before it has calls."""
+    assert select(op, "triton", Call(torch.device("cpu"), torch.float16)) == "triton"
 
 
 @pytest.mark.parametrize("op", calls())
