@@ -111,6 +111,17 @@ def test_fine_tuning(drop, mixup):
     assert torch.equal(prepared[0], within[0])
 
 
+def test_each_clip_has_its_own_order_also_where_all_patches_are_kept():
+    """Then there are as many patches as are kept, and mixup has not chosen for that."""
+    module, batch, spec = finetuning("item", 5.0)
+    tokens = module.model.backbone.tokens
+    tokens.drop_token.kept = (spec.frames // 4) * (spec.size // 16) ** 2
+    before, prepared, within = compare(module, batch, "x", spec)
+    torch.testing.assert_close(prepared[0], before[0])
+    torch.testing.assert_close(prepared[1], before[1])
+    assert torch.equal(prepared[0], within[0])
+
+
 def test_only_kept_patches_are_made():
     module, batch, _ = pretraining("batch")
     kept = module.vatt.patches("video").drop_token.kept

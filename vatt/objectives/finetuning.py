@@ -89,8 +89,12 @@ class Finetuning(nn.Module):
         `forward` chooses behind it.
         """
         kept = batch.get("x_kept")
-        later = bool(self.targets.mixup) and kept is not None and kept.ndim == 2
-        return with_patches(batch, "x", self.model.backbone.tokens, self._spec, None if later else kept)
+        made = None if self._chooses_later(kept) else kept
+        return with_patches(batch, "x", self.model.backbone.tokens, self._spec, made)
+
+    def _chooses_later(self, kept: Tensor | None) -> bool:
+        """Whether mixup needs all patches of planes: what one clip keeps is mixed with the same place of another."""
+        return bool(self.targets.mixup) and kept is not None and kept.ndim == 2
 
     def forward(self, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
         """The losses of a batch on this rank.
@@ -113,7 +117,7 @@ class Finetuning(nn.Module):
         if self.targets.mixup:
             mix = Mix(send(batch["mix_order"], x.device), send(batch["mix_share"], x.device))
             x, target_BK = mix(_to_float(x)), mix(target_BK)
-        if kept is not None and x.ndim == 3 and x.shape[1] != kept.shape[-1]:  # of each clip its own, see `prepare`
+        if kept is not None and self._chooses_later(kept) and self.model.backbone.tokens.gathered(x):
             x = x.take_along_dim(send(kept, x.device)[..., None], 1)
         logits_BK = self.model(x, kept=kept)
         if self.model.labels == "multi":
