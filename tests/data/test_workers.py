@@ -16,6 +16,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from itertools import islice
 from pathlib import Path
 
@@ -384,9 +385,41 @@ def test_memory_is_pinned_until_nobody_holds_it(monkeypatch):
     assert runtime.calls[1:] == [("unregister", call[1])]
 
 
+def test_a_forked_process_asks_no_gpu_to_free_anything(monkeypatch):
+    runtime = Runtime(0)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    slots = Slots(LAYOUT, 2, 3, 10)
+    slots.pin()
+    slots.free.popleft()
+    batch = slots.hand_out(0, 2)
+    slots.close()
+    process = os.fork()
+    if process == 0:
+        del batch
+        os._exit(len(runtime.calls))
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+    del batch
+    assert [call[0] for call in runtime.calls] == ["register", "unregister"]
+
+
+def test_a_reading_process_collects_nothing_of_the_job(opened):
+    """Garbage with tensors of a GPU would be freed in a process that must not use it."""
+    assert all(count > 1000 for count in next(opened(Numbers(tell=lambda task: gc.get_freeze_count())))[1])
+
+
+def test_memory_that_is_mapped_anew_keeps_the_old_map():
+    """To unmap it could unmap the new one, where the driver has kept it from forked processes."""
+    slots = Slots(LAYOUT, 2, 3, 10)
+    old = weakref.ref(slots._map)
+    slots.attach()
+    gc.collect()
+    assert old() is not None
+    assert old() is not slots._map
+
+
 def test_memory_that_cannot_be_pinned_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "cudart", lambda: Runtime(801))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
 
     def reports(*size, device):
         assert device == "cuda"
@@ -395,4 +428,4 @@ def test_memory_that_cannot_be_pinned_is_told(monkeypatch):
     monkeypatch.setattr(torch, "zeros", reports)
     made = pool()
     made.close()
-    assert made.note == "the memory of the loader could not be pinned (801); batches are copied once more"
+    assert made.note == "the memory of the loader could not be pinned (CUDA error 801); batches are copied once more"

@@ -111,12 +111,16 @@ class Slots:
         self.free, self.held, self.note = deque(range(count)), 0, ""
         self._pinned: int | None = None
         self._closed = False
+        self._owner = os.getpid()
+        self._maps: list[mmap.mmap] = []
         self.attach()
 
     def attach(self) -> None:
         """Maps the memory into this process. A forked one maps it anew: the driver of a GPU may keep what it has pinned
-        from processes that are forked later."""
+        from processes that are forked later. The old map stays: if it is not there any more, the new one may lie in its
+        place, and to unmap the old one would take it away."""
         self._map = mmap.mmap(self.file.fileno(), self._begin + self._count * self._size)
+        self._maps.append(self._map)
         self.words = np.frombuffer(self._map, np.int64, self._numbers)
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
@@ -137,7 +141,10 @@ class Slots:
         return np.frombuffer(self._map, np.uint8, self._size, self._begin + slot * self._size)
 
     def _give_back(self, slot: int) -> None:
-        """Called when the last tensor of a slot is gone, by whichever thread let it go."""
+        """Called when the last tensor of a slot is gone, by whichever thread let it go; also in a forked process, which
+        has copies of the objects, but no say and no GPU."""
+        if os.getpid() != self._owner:
+            return
         self.free.append(slot)
         self.held -= 1
         self._unpin()
@@ -154,7 +161,9 @@ class Slots:
         if int(error) == 0:
             self._pinned = address
             return
-        self.note = f"the memory of the loader could not be pinned ({error}); batches are copied once more"
+        self.note = (
+            f"the memory of the loader could not be pinned (CUDA error {int(error)}); batches are copied once more"
+        )
         with suppress(RuntimeError):  # the next launch would report the error again
             torch.zeros(1, device="cuda")
 

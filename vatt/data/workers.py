@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import select
 import signal
@@ -228,7 +229,7 @@ class Pool:
         _open_pools.add(self)
         try:
             self._processes += [self._start(number) for number in range(workers)]
-            if torch.cuda.is_available():
+            if torch.cuda.is_initialized():  # a run on the CPU needs no context of a GPU
                 self._slots.pin()
         except BaseException:
             self.close()
@@ -329,6 +330,7 @@ class Pool:
 
     def _start(self, number: int, task: int = -1, lost: dict[int, str] | None = None) -> _Process:
         answers, send = Pipe(duplex=False)
+        self._board.since[number] = time.monotonic_ns()  # not that of one which was ended for its age
         parent = os.getpid(), threading.current_thread() is threading.main_thread()
         for stream in (sys.stdout, sys.stderr):  # or what they hold would be written twice
             with suppress(AttributeError, ValueError, OSError):
@@ -429,6 +431,7 @@ def _settle(parent: int, by_main_thread: bool) -> None:
         os._exit(0)
     for pool in list(_open_pools):
         os.close(pool._tell)
+    gc.freeze()  # what the job has left as garbage may be of a GPU, which must not be asked to free it here
     torch.set_num_threads(1)
 
 
