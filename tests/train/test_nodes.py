@@ -107,6 +107,34 @@ def test_ranks_that_do_not_come_are_told(monkeypatch):
         ranks._wait_for_all_to_come(store, 2)
 
 
+def test_ranks_that_fail_alike_are_told_once(monkeypatch, capsys):
+    store = dist.HashStore()
+    monkeypatch.setattr(ranks, "_store", store)
+    monkeypatch.setattr(ranks, "_SOON", launch.timedelta(seconds=0.2))
+    monkeypatch.setattr(ranks.socket, "gethostname", lambda: "node2")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+
+    def said(rank, message, once=False):
+        monkeypatch.setenv("RANK", str(rank))
+        ranks.tell(message, once)
+        return capsys.readouterr().err
+
+    assert said(0, "no such key\nusage") == "error: no such key\nusage\n"
+    assert said(1, "no such key\nusage") == ""
+    assert said(2, "no such file") == "error: node2, rank 2: no such file\n"
+    assert said(3, "no such file") == ""
+    assert said(3, "another rank has ended", once=True) == "error: node2, rank 3: another rank has ended\n"
+    assert said(4, "another rank at 10.0.0.1 has ended", once=True) == ""
+    assert store.get(FAILED) == b"no such key"  # what the others may hear: the first reason, in one line
+
+    def gone(*_):
+        raise dist.DistNetworkError("the store has gone")
+
+    monkeypatch.setattr(ranks, "_store", SimpleNamespace(wait=gone, add=gone, set=gone, compare_set=gone))
+    assert said(1, "full") == "error: node2, rank 1: full\n"
+    assert said(0, "full") == "error: full\n"
+
+
 def two_nodes(monkeypatch, other, rank=0):
     """A context of two nodes, in which the other rank answers each question with ``other(own)``."""
 

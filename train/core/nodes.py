@@ -72,7 +72,8 @@ def check_settings(context: RankContext, config: Mapping[str, Any], **flags: obj
     """Refuses ranks that were started with another configuration. Raises ConfigError: as `same_everywhere`."""
     if context.ranks > 1:
         facts = dict(_flat(config)) | {f"--{name}": str(value) for name, value in flags.items()}
-        same_everywhere(context, facts, "start the same command on every node")
+        advice = "start the same command on every node, and name what follows from a machine, such as data.workers"
+        same_everywhere(context, facts, advice)
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
