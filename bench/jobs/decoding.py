@@ -36,7 +36,7 @@ from vatt.data.samples import PretrainReader
 from vatt.kernels import clips_from_planes
 from vatt.kernels.timing import reason
 from vatt.process import Message, ProcessFailed
-from vatt.sample.encode import write_mp4
+from vatt.sample.encode import X264, write_mp4
 
 BEFORE, BARE, BARE_TWICE = "reader of 2752fc6", "bare PyAV", "bare PyAV, two opens"
 FILES, FILES_PLANES = "ours, files", "ours, files, for augment_on=gpu"
@@ -52,7 +52,8 @@ Read = Callable[[int], Any]  # reads the window of that number
 
 @dataclass(frozen=True)
 class Film:
-    """A film that is written, the side of the model's picture, windows a round, and whether the targets are of it."""
+    """A film that is written, the side of the model's picture, windows a round, and whether the targets are of it.
+    ``b_frames``: three between two others, as most films have them; else x264 decides, which finds few in noise."""
 
     width: int
     height: int
@@ -60,17 +61,19 @@ class Film:
     side: int
     windows: int = 12
     aims: bool = False
+    b_frames: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.width}x{self.height}@{self.fps} to {self.side}"
+        return f"{self.width}x{self.height}@{self.fps} to {self.side}{', B frames' if self.b_frames else ''}"
 
 
 FILMS = (
     Film(640, 360, 30, 224, aims=True),
     Film(320, 240, 30, 224),
     Film(112, 112, 15, 64),
-    Film(1920, 1080, 30, 224, 3),
+    Film(640, 360, 30, 224, b_frames=True),
+    Film(1920, 1080, 30, 224, windows=2, b_frames=True),
 )
 
 
@@ -189,7 +192,7 @@ def subjects(film: Film, path: Path, spec: InputConfig, starts: list[float]) -> 
             command = [sys.executable, "-m", "vatt", "data", "pack", str(path.parent), "--out", str(out)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise ProcessFailed(f"vatt data pack: {done.stderr.strip() or done.returncode}")
+                raise ProcessFailed(f"vatt data pack: {done.stderr.strip().rpartition(chr(10))[2] or done.returncode}")
         return out
 
     def other(make: Callable[..., decoders.Decode], *given: Any) -> Read:
@@ -235,4 +238,5 @@ def make_video(path: Path, film: Film) -> None:
         frames[number] = np.clip(127 + 35 * wave + grain, 0, 255)[..., None] * np.array([1, 0.8, 0.6])
     time_L = np.arange(round(LENGTH * RATE)) / RATE
     sound = 0.4 * np.sin(2 * np.pi * (200 + 30 * time_L) * time_L)
-    write_mp4(path, frames, film.fps, sound.astype(np.float32), RATE, GOP)
+    more = ":bframes=3:b-adapt=0" if film.b_frames else ""
+    write_mp4(path, frames, film.fps, sound.astype(np.float32), RATE, GOP, x264=X264 + more)

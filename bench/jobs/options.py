@@ -76,7 +76,7 @@ SIZES = {
     "tiny": Size((Sweep("vatt-tiny", 2, 4, full=False),), "vatt-tiny", 4, 2, 0.0, 8, (64, 128), 4, 1, 120.0),
     "cpu": Size(
         (Sweep("vatt-tiny", 4, 32), Sweep("vatt-base", 1, 2, full=False)),
-        *("vatt-tiny", 16, 3, 2.0, 48, (64, 4096), 20, 5, 420.0),
+        *("vatt-tiny", 16, 3, 2.0, 48, (64, 4096), 20, 5, 900.0),
     ),
     "gpu": Size(
         tuple(Sweep(name, 8, _MOST) for name in _REAL),

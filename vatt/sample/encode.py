@@ -13,6 +13,7 @@ import numpy as np
 from vatt.errors import UserError
 
 ENCODERS = ("libx264", "libopenh264")
+X264 = "mbtree=0"  # the macroblock tree's assembly gives other bytes from run to run for the same frames
 
 
 class EncoderError(UserError, RuntimeError):
@@ -34,8 +35,11 @@ def h264_encoder() -> str:
     raise EncoderError(f"the FFmpeg of PyAV {av.__version__} has no H.264 encoder; tried {', '.join(ENCODERS)}")
 
 
-def write_mp4(path: Path, frames_THW3: np.ndarray, fps: int, sound_L: np.ndarray | None, rate: int, gop: int) -> None:
-    """Writes one file: uint8 frames, mono float sound in [-1, 1] (or none), a keyframe every ``gop`` frames.
+def write_mp4(
+    path: Path, frames_THW3: np.ndarray, fps: int, sound_L: np.ndarray | None, rate: int, gop: int, x264: str = X264
+) -> None:
+    """Writes one file: uint8 frames, mono float sound in [-1, 1] (or none), a keyframe every ``gop`` frames. ``x264``:
+    parameters of that encoder.
 
     Raises:
         OSError: the file cannot be written. EncoderError: no H.264 encoder.
@@ -47,8 +51,7 @@ def write_mp4(path: Path, frames_THW3: np.ndarray, fps: int, sound_L: np.ndarray
         video.gop_size = gop
         video.thread_count = 1  # more threads would make the bytes depend on the machine
         if video.codec.name == "libx264":
-            # Without the macroblock tree, whose assembly gives other bytes from run to run for the same frames.
-            video.options = {"preset": "veryfast", "crf": "22", "x264-params": "mbtree=0"}
+            video.options = {"preset": "veryfast", "crf": "22", "x264-params": x264}
         audio = None
         if sound_L is not None:
             audio = cast(av.AudioStream, container.add_stream("aac", rate=rate, layout="mono"))
