@@ -135,7 +135,9 @@ def test_other_numbers_of_processes_and_jobs_give_the_same_bytes(films, packed, 
 
 def test_a_finished_folder(films, packed, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in packed.iterdir() if path.is_file()}
+    (left := packed / WORK / "000000").mkdir()  # the pieces, where a start was killed in its last moment
     assert pack(job(films, packed, shard_size=1_600_000)).again
+    assert not left.exists()
     assert before == {path: path.stat().st_mtime_ns for path in packed.iterdir() if path.is_file()}
     with pytest.raises(PackError, match=r"was begun with fps 10.0, not 5.0; choose another --out"):
         pack(job(films, packed, shard_size=1_600_000, fps=5.0))

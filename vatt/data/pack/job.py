@@ -241,6 +241,7 @@ class _Packing:
             if not self._record(group).exists():
                 continue
             self.todo.remove(group)
+            shutil.rmtree(self.work / f"{group:06d}", ignore_errors=True)  # of a start that was killed after the record
             record = json.loads(self._record(group).read_text())
             self.faults += record["faults"]
             self.done += sum(len(source.rows) for source in self._sources(group))
