@@ -233,6 +233,19 @@ def test_a_full_disk_costs_a_warning_and_no_clip(tmp_path, monkeypatch, caplog):
     assert cache.load(entry(1)[0], 1000, lambda: entry(1)[1], 1.0) == entry(1)[1]
 
 
+def test_the_cache_of_another_user_can_be_read(tmp_path, monkeypatch, caplog):
+    put(PieceCache(tmp_path, 10**6), 1)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.utime", refuse)
+    cache = PieceCache(tmp_path, 10**6)
+    assert get(cache, 1) == entry(1)[1]
+    assert cache.works
+    assert not caplog.text
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"^data.cache: .*/file/cache: cannot be made: Not a directory$"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -68,6 +69,16 @@ def test_just_the_bytes_of_a_piece_are_asked_for_once(server, clips):
     assert read(again[5]) == content(5)
     assert len(server.asked(".tar")) == 6
     assert len(server.asked(".jsonl")) == 2  # kept, too
+
+
+def test_a_cache_on_a_file_system_without_locks(server, tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    clips = read_clips(server.url, cache=tmp_path / "cache", timeout=5.0).clips
+    assert read(clips[0]) == read(clips[0]) == content(0)
+    assert len(list((tmp_path / "cache").glob("??/*"))) == 1
 
 
 def test_without_a_cache_each_open_is_a_request(server, tmp_path):

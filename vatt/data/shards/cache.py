@@ -54,7 +54,8 @@ class Entry:
             if len(table) != _table_bytes(size):
                 raise Damaged(f"{path}: its length is wrong")
             self._sums = memoryview(table).cast("I")
-            os.utime(path)  # used now
+            with suppress(OSError):  # the folder may be of another user, who lets us read
+                os.utime(path)  # used now
         except BaseException:
             self.close()
             raise
