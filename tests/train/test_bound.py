@@ -47,6 +47,7 @@ def test_what_helps_is_what_is_not_set_yet():
         "try data.workers=16 (now 2), data packed by vatt data pack, data.augment_on=gpu"
     )
     assert what_helps(data, True, 16, 16, "gpu") == "try data packed by vatt data pack"
+    assert what_helps(data, True, 16, 16, "auto") == "try data packed by vatt data pack"  # it is on the GPU already
     assert "augment_on" not in what_helps(data, False, 2, 16, "cpu")
     assert "cuda_graphs" in what_helps(shares_of([record(0.1, 0.2)]), True, 2, 16, "cpu")
     assert "reading keeps up" in what_helps(shares_of([record(0.1, 0.8)]), True, 2, 16, "cpu")

@@ -46,7 +46,7 @@ def what_helps(shares: Mapping[str, float], on_gpu: bool, workers: int, cores: i
     if shares["data"] >= max(shares["host"], shares["device"]):
         ways = [f"data.workers={cores} (now {workers})"] if workers < cores else []
         ways += ["data packed by vatt data pack"]
-        ways += ["data.augment_on=gpu"] if on_gpu and augment_on != "gpu" else []
+        ways += ["data.augment_on=gpu"] if on_gpu and augment_on == "cpu" else []
         return f"try {', '.join(ways)}"
     if not on_gpu:
         return ""
