@@ -9,13 +9,16 @@ So a batch is valid as long as it is held, whoever holds it.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
 import tempfile
+import time
 import weakref
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import numpy as np
@@ -176,6 +179,54 @@ class Slots:
         if self._closed and not self.held and self._pinned is not None:
             torch.cuda.cudart().cudaHostUnregister(self._pinned)
             self._pinned = None
+
+
+class Board:
+    """Who reads what: the words of `Slots`, which all processes see.
+
+    Attributes:
+        next: about the first task that nobody has taken; never beyond it.
+        end: of the tasks that may be taken.
+        slot: where the batches are that are not done, by number of the batch.
+        owner: who has taken a task, its number plus 1, or 0; by number of the task.
+        attempt, since: of each process: at which attempt it is, and when that began (ns).
+    """
+
+    def __init__(self, slots: Slots, sizes: tuple[int, ...]) -> None:
+        parts = np.split(slots.words, np.cumsum(sizes)[:-1])
+        self.next, self.end, self.slot, self.owner, self.attempt, self.since = parts
+        self._file = slots.file
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process at a time is inside. The system opens the lock of one that dies there."""
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def issue(self, batch: int, slot: int, tasks: range) -> None:
+        """Lets a batch be filled."""
+        with self.locked():
+            self.slot[batch % len(self.slot)] = slot
+            for task in tasks:
+                self.owner[task % len(self.owner)] = 0
+            self.end[0] = tasks.stop
+
+    def take(self, process: int) -> int:
+        """The next task, now of this process; -1 if there is none. One store makes it so: who is killed has taken it or
+        has not."""
+        with self.locked():
+            task = int(self.next[0])
+            while task < self.end[0] and self.owner[task % len(self.owner)]:
+                task += 1
+            if task >= self.end[0]:
+                return -1
+            self.attempt[process], self.since[process] = 0, time.monotonic_ns()
+            self.owner[task % len(self.owner)] = process + 1
+            self.next[0] = task + 1
+            return task
 
 
 def _page(size: int) -> int:

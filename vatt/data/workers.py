@@ -11,7 +11,6 @@ first. The processes end with the one that started them, however that ends.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import gc
 import os
 import select
@@ -23,18 +22,17 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vatt.data.samples import Layout
-from vatt.data.slots import NoRoom, Slots, batch_bytes, carve
+from vatt.data.slots import Board, NoRoom, Slots, batch_bytes, carve
 from vatt.errors import UserError
 
 Rows = dict[str, Tensor]
@@ -100,8 +98,9 @@ class Plan:
 
 
 def patience(decode_timeout: float, windows: int) -> float:
-    """Seconds after which a process that reads so many windows counts as hung: longer than its own limit allows."""
-    return max(_ALIVE, 2 * decode_timeout * windows)
+    """Seconds after which a process that reads so many windows counts as hung: longer than its own limits allow, one
+    each to wait for another process that fetches the same piece, to fetch it, and to decode."""
+    return max(_ALIVE, decode_timeout * (3 + 2 * windows))
 
 
 def read_here(work: Work, plan: Plan) -> Iterator[Filled]:
@@ -145,54 +144,6 @@ class _Process:
     ended: str = ""
 
 
-class _Board:
-    """Numbers that all processes see.
-
-    Attributes:
-        next: about the first task that nobody has taken; never beyond it.
-        end: of the tasks that may be taken.
-        slot: where the batches are that are not done, by number of the batch.
-        owner: who has taken a task, its number plus 1, or 0; by number of the task.
-        attempt, since: of each process: at which attempt it is, and when that began (ns).
-    """
-
-    def __init__(self, slots: Slots, sizes: tuple[int, ...]) -> None:
-        parts = np.split(slots.words, np.cumsum(sizes)[:-1])
-        self.next, self.end, self.slot, self.owner, self.attempt, self.since = parts
-        self._file = slots.file
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Only one process at a time is inside. The system opens the lock of one that dies there."""
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
-
-    def issue(self, batch: int, slot: int, tasks: range) -> None:
-        """Lets a batch be filled."""
-        with self.locked():
-            self.slot[batch % len(self.slot)] = slot
-            for task in tasks:
-                self.owner[task % len(self.owner)] = 0
-            self.end[0] = tasks.stop
-
-    def take(self, process: int) -> int:
-        """The next task, now of this process; -1 if there is none. One store makes it so: who is killed has taken it or
-        has not."""
-        with self.locked():
-            task = int(self.next[0])
-            while task < self.end[0] and self.owner[task % len(self.owner)]:
-                task += 1
-            if task >= self.end[0]:
-                return -1
-            self.attempt[process], self.since[process] = 0, time.monotonic_ns()
-            self.owner[task % len(self.owner)] = process + 1
-            self.next[0] = task + 1
-            return task
-
-
 class Pool:
     """Iterates over batches in order: their tensors, and what reading each of their tasks returned.
 
@@ -216,7 +167,7 @@ class Pool:
         slots = ready + 1
         self._sizes = (1, 1, slots, slots * plan.tasks, workers, workers)
         self._slots = Slots(plan.layout, plan.rows * plan.tasks, slots, sum(self._sizes))
-        self._board = _Board(self._slots, self._sizes)
+        self._board = Board(self._slots, self._sizes)
         self._processes: list[_Process] = []
         self._issued = self._given = 0  # batches
         self._pending: set[int] = set()  # tasks that may be taken or were, and are not answered
@@ -355,7 +306,7 @@ class Pool:
         try:
             _settle(*parent)
             self._slots.attach()
-            self._board = _Board(self._slots, self._sizes)
+            self._board = Board(self._slots, self._sizes)
             self._batches = [self._slots.tensors(slot) for slot in range(len(self._board.slot))]
             if task >= 0:
                 self._read(number, task, lost, send)
