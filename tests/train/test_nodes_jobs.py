@@ -113,6 +113,37 @@ def test_a_node_that_is_killed_ends_the_other(killed):
     assert seconds < 120
 
 
+@pytest.mark.slow
+def test_the_ranks_of_a_node_are_known_where_the_launcher_does_not_tell_them():
+    """Or each would take its node to hold all ranks of the job, and leave memory for them."""
+    script = """
+import socket
+socket.gethostname = lambda: NODE
+from train.core.ranks import start_distributed, stop_distributed
+from vatt.distributed import ranks_here
+start_distributed()
+print("here", ranks_here())
+stop_distributed()
+"""
+    step = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NODELIST": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    places = {0: ("node1", "0"), 1: ("node1", "1"), 2: ("node2", "0")}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script.replace("NODE", repr(node))],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **step, "SLURM_PROCID": str(task), "SLURM_LOCALID": local},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for task, (node, local) in places.items()
+    ]
+    said = [job.communicate(timeout=HANG)[0].splitlines() for job in jobs]
+    assert [[line for line in lines if line.startswith("here")] for lines in said] == [
+        ["here 2"],
+        ["here 2"],
+        ["here 1"],
+    ]
+
+
 @pytest.fixture(scope="module")
 def went_on(sample, killed, tmp_path_factory):  # noqa: F811
     """Folders of a run that nobody disturbed, and of the killed one, resumed: both on the two ranks of one node."""

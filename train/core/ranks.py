@@ -140,6 +140,8 @@ def start_distributed() -> RankContext:
             ) from error
     places = _places()
     context = RankContext(launch.rank, launch.ranks, device, places=places, cores=_own_cores(places, launch.rank))
+    if context.ranks > 1:  # srun does not say it, and an evaluation shares the memory of its node by it
+        os.environ.setdefault("LOCAL_WORLD_SIZE", str(context.local_ranks))
     if len(context.nodes) > 1 and context.first_of_node and _watch is not None:
         _watch.beat_for(context.node, context.nodes)
     return context
