@@ -98,9 +98,9 @@ class Plan:
 
 
 def patience(decode_timeout: float, windows: int) -> float:
-    """Seconds after which a process that reads so many windows counts as hung: longer than its own limits allow, one
-    each to wait for another process that fetches the same piece, to fetch it, and to decode."""
-    return max(_ALIVE, decode_timeout * (3 + 2 * windows))
+    """Seconds after which a process that reads so many windows counts as hung: longer than its own limits allow, which
+    are three of each: to wait for another process that fetches the same piece, to fetch it, and to decode."""
+    return max(_ALIVE, 4 * decode_timeout * windows)
 
 
 def read_here(work: Work, plan: Plan) -> Iterator[Filled]:
