@@ -6,6 +6,7 @@ import contextlib
 import errno
 import faulthandler
 import gc
+import io
 import os
 import random
 import re
@@ -405,6 +406,12 @@ def test_a_forked_process_asks_no_gpu_to_free_anything(monkeypatch):
 def test_a_reading_process_collects_nothing_of_the_job(opened):
     """Garbage with tensors of a GPU would be freed in a process that must not use it."""
     assert all(count > 1000 for count in next(opened(Numbers(tell=lambda task: gc.get_freeze_count())))[1])
+
+
+def test_a_reading_process_writes_to_no_stream_of_a_progress_bar(opened, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    plain = opened(Numbers(tell=lambda task: sys.stderr is sys.__stderr__ and sys.stdout is sys.__stdout__))
+    assert next(plain)[1] == [True] * 4
 
 
 def test_memory_that_is_mapped_anew_keeps_the_old_map():

@@ -283,7 +283,8 @@ class Pool:
         answers, send = Pipe(duplex=False)
         self._board.since[number] = time.monotonic_ns()  # not that of one which was ended for its age
         parent = os.getpid(), threading.current_thread() is threading.main_thread()
-        for stream in (sys.stdout, sys.stderr):  # or what they hold would be written twice
+        streams: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
+        for stream in streams:  # or what they hold would be written twice
             with suppress(AttributeError, ValueError, OSError):
                 stream.flush()
         try:
@@ -372,7 +373,10 @@ def _settle(parent: int, by_main_thread: bool) -> None:
     The signals that a terminal or a launcher sends to all processes of a job are ignored: the job finishes its step and
     writes a checkpoint then. The end of the job is told by a signal, if the thread that forked is its main one, and
     always by the end of the pipe of tasks, whose other end no reading process may hold.
+
+    A progress bar puts streams of its own in place of Python's, with a lock that its thread may have held just now.
     """
+    sys.stdout, sys.stderr = sys.__stdout__ or sys.stdout, sys.__stderr__ or sys.stderr
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
