@@ -74,7 +74,7 @@ def test_other_shapes_and_evaluation_run_without():
 
 @pytest.mark.parametrize("takes_mode", [False, True])
 def test_a_capture_does_not_mind_other_threads(monkeypatch, takes_mode):
-    """The thread that pins batches asks the driver for memory, at any time. Newer versions of PyTorch take the mode."""
+    """NCCL's watchdog asks the driver for something at any time. Newer versions of PyTorch take the mode."""
     modes, graph = [], lambda graph, pool=None, capture_error_mode="global": modes.append(capture_error_mode)
 
     def plain(passes, inputs, allow_unused_input):

@@ -47,8 +47,8 @@ def refusals(config: EngineConfig, device: torch.device, ranks: int, collectives
 
 
 def capture(passes: nn.Module, inputs: tuple[Tensor, ...], **options: Any) -> Callable[..., tuple[Tensor, ...]]:
-    """`torch.cuda.make_graphed_callables`, for a process with other threads: one that asks the driver for memory, as
-    for pinned memory, spoils a capture in PyTorch's mode "global"."""
+    """`torch.cuda.make_graphed_callables`, for a process with other threads: one that asks the driver for something, as
+    NCCL's watchdog does, may spoil a capture in PyTorch's mode "global"."""
     graphed: Any = torch.cuda.make_graphed_callables
     mode: dict[str, Any] = {"capture_error_mode": "thread_local"}
     if mode.keys() <= inspect.signature(graphed).parameters.keys():
