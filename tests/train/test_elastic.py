@@ -41,7 +41,11 @@ def test_two_ranks_then_three_then_one(tmp_path):
     config = from_dict(PretrainConfig, load(out / "config.json"))
     config.data.workers = 0
     loader = TrainLoader(
-        read_corpus(config.data, {}).sources, Tokenizer.load(out), config.model.input, config.data, batch_size=6
+        read_corpus(config.data, {}, config.model.input).sources,
+        Tokenizer.load(out),
+        config.model.input,
+        config.data,
+        batch_size=6,
     )
     whole = [read_of(batch) for batch in islice(iter(loader), 6)]
     assert sorted(found) == list(range(6))
