@@ -71,9 +71,11 @@ def write(
     return path
 
 
-def rotate(path: Path, quarter_turns: int) -> Path:
-    """Writes a turn of the picture into the display matrix of an .mp4's video track, as phones do."""
-    a, b, c, d = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}[quarter_turns]
+def rotate(path: Path, quarter_turns: int | str) -> Path:
+    """Writes a turn of the picture, or that it is "mirrored", into the display matrix of an .mp4's video track, as
+    phones do."""
+    turns = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0), "mirrored": (-1, 0, 0, 1)}
+    a, b, c, d = turns[quarter_turns]
     fixed = struct.Struct(">9i")
     plain = fixed.pack(1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     turned = fixed.pack(a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)

@@ -12,7 +12,15 @@ from tests.data.media import flash_at, write
 from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
-from vatt.data.decode import MediaError, decode_sound, decode_window
+from vatt.data.decode import (
+    MediaError,
+    RgbFrames,
+    Wanted,
+    decode_sound,
+    decode_sounds,
+    decode_window,
+    decode_windows,
+)
 
 CODECS = {"u8": "pcm_u8", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f64le"}
 
@@ -139,6 +147,24 @@ def test_sound_that_lies_far_from_its_picture_in_the_file(tmp_path, first, name)
     window = decode_window(path, lambda _: 2.8, CentreView(), spec_of(8000), HANG)
     assert abs(int(np.abs(window.audio_L).argmax()) / 8000 - 0.7) < (0.01 if name.endswith("mp4") else 5e-4)
     assert window.frames_TSS3.mean((1, 2, 3)).argmax() >= 2
+
+
+def test_a_window_at_the_beginning_after_a_later_one(tmp_path):
+    """AAC has a packet before time 0, without which the first 12 ms are lost."""
+    path = write(tmp_path / "a.mp4", flash_at(1, 6, 10), fps=10, sound=tone(6, 48000), rate=48000)
+    spec = spec_of(48000)
+    alone, _ = decode_sound(path, lambda _: 0.0, spec, HANG)
+    assert level(alone[:1000]) > 0.45
+    later, film, sound = np.empty((3, spec.samples), np.float32)
+    frames_TSS3 = np.empty((10, 16, 16, 3), np.uint8)
+    decode_sounds(path, [lambda _: 3.0, lambda _: 0.0], [later, sound], spec, HANG)
+    wanted = [
+        Wanted(lambda _, s=start: s, [RgbFrames(CentreView(), frames_TSS3)], out)
+        for start, out in ((3.0, later), (0.0, film))
+    ]
+    decode_windows(path, wanted, spec, HANG)
+    for found in (film, sound):
+        np.testing.assert_allclose(found, alone, atol=1e-3)
 
 
 def test_values_that_are_no_numbers_are_a_named_fault(tmp_path):

@@ -145,6 +145,8 @@ def test_a_finished_folder(films, packed, tmp_path, capsys):
     other.write_text("".join(films.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(PackError, match="was begun with other rows or captions than"):
         pack(job(other, packed, shard_size=1_600_000))
+    with pytest.raises(PackError, match="holds shards, which are packed already"):
+        pack(job(packed, tmp_path))
     (tmp_path / "shard-000000.tar").write_bytes(b"")
     with pytest.raises(PackError, match=r"holds shard-000000.tar, but not from this command"):
         pack(job(films, tmp_path))
@@ -254,7 +256,9 @@ def test_the_command(films, packed, capsys, tmp_path):
         (["--shard-of", "3/2"], "--shard-of 3/2: must be i/n with i from 1 to n"),
         (["--shard-of", "a"], "--shard-of a: must be I/N"),
         (["--quality", "99"], "--quality: must be from 1 to 31, got 99"),
-        (["--jobs", "0"], "workers: must be above 0"),
+        (["--jobs", "0"], "--jobs: must be from 1 to"),
+        (["--jobs", "100000"], "--jobs: must be from 1 to"),
+        (["--seconds", "nan"], "--seconds: must be above 0, got nan"),
     ):
         assert vatt(["data", "pack", str(films), "--out", str(tmp_path), *wrong]) == 1
         assert words in capsys.readouterr().err

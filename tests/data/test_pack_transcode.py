@@ -166,6 +166,13 @@ def test_a_window_past_the_end_repeats_the_last_frame(tmp_path):
     assert packed.audio_L is None
 
 
+def test_a_mirrored_picture_stays_mirrored(tmp_path):
+    path = rotate(write(tmp_path / "a.mp4", counting(40, 64, 96), fps=10), "mirrored")
+    ours, packed = both(path, 0.3, frames=40)
+    assert alike(ours.frames_TSS3, packed.frames_TSS3)
+    assert not alike(ours.frames_TSS3[:, :, ::-1], packed.frames_TSS3, 20)
+
+
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_rotation_is_applied(tmp_path, quarters):
     path = write(tmp_path / "a.mp4", counting(40, 64, 96), fps=10)

@@ -91,7 +91,7 @@ def _write_manifest(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    if options.seconds <= 0:
+    if not 0 < options.seconds < float("inf"):
         raise CheckError(f"--seconds must be above 0, got {options.seconds:g}")
     _check_paths(options)
     begun = time.monotonic()

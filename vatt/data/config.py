@@ -54,7 +54,7 @@ class DataConfig:
             raise ValueError("max_bad_share and eval_share are shares between 0 and 1")
         if self.shuffle_shards < 0 or self.cache_gb < 0:
             raise ValueError("shuffle_shards and cache_gb must be 0 or more")
-        if self.workers < 0 or self.prefetch < 1 or self.decode_timeout <= 0:
+        if self.workers < 0 or self.prefetch < 1 or not 0 < self.decode_timeout < float("inf"):
             raise ValueError("workers must be 0 or more, prefetch 1 or more and decode_timeout above 0")
         if self.windows_per_open < 1:
             raise ValueError(f"windows_per_open: {self.windows_per_open} must be 1 or more")

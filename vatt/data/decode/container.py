@@ -115,6 +115,7 @@ BACK = (
     10.0,
     None,
 )  # seconds further back, where a file leads behind the wanted time; None: to its first byte
+_BEGINNING = 0.2  # seconds: windows that begin before it need all that comes before them
 _STREAMS = 16  # of a file whose frames are not decoded while it is opened
 _BUFFER = 1 << 18  # bytes that FFmpeg asks a packed piece for at a time: fewer calls of Python than its 32 kB
 
@@ -216,7 +217,8 @@ class Opened:
         """
         if self._untouched and (time is None or time <= 0):
             return True
-        if time is not None and stream.time_base:
+        # For a window at the beginning, seeking to 0 would lose packets in front of it that decoders of sound need.
+        if time is not None and (time > 0 or self.at > _BEGINNING) and stream.time_base:
             with suppress(av.error.FFmpegError):  # such a file cannot seek
                 self.container.seek(
                     int((max(0.0, time) + self.origin) / stream.time_base), stream=stream, backward=True

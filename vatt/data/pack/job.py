@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import signal
 from collections import deque
@@ -51,6 +52,7 @@ from vatt.data.pack.tasks import (
     whole_file,
 )
 from vatt.data.pack.transcode import Probed, ending_of
+from vatt.data.shards.dataset import is_shards
 from vatt.data.shards.format import FAULTS, INDEX, Index, PieceLine, RowLine, Settings, Shard, SourceLine, read_index
 from vatt.data.skipped import Record
 from vatt.files import json_line
@@ -59,6 +61,7 @@ from vatt.isolated import Failed, run_isolated
 WORK = ".pack"  # in the folder of the shards
 _SAMPLE = 32  # files whose headers tell how long the others probably are
 _GRACE = 30.0  # seconds beyond its own limit after which a process is ended
+_PROCESSES = 8  # a core: more only take memory, from which a machine may not recover
 _HASHED = 10e6  # bytes a second at which a slow disk gives a source
 Tell = Callable[[int, int, int], object]  # clips done, clips in all, faults so far
 Say = Callable[[str], object]
@@ -82,9 +85,11 @@ class PackJob:
     seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("workers", "seconds"):
-            if getattr(self, name) <= 0:
-                raise PackError(f"{name}: must be above 0, got {getattr(self, name):g}")
+        if not 0 < self.seconds < float("inf"):
+            raise PackError(f"--seconds: must be above 0, got {self.seconds:g}")
+        most = _PROCESSES * (os.cpu_count() or 1)
+        if not 1 <= self.workers <= most:
+            raise PackError(f"--jobs: must be from 1 to {most} on this machine, got {self.workers}")
         if not 1 <= self.share[0] <= self.share[1]:
             raise PackError(f"--shard-of {self.share[0]}/{self.share[1]}: must be i/n with i from 1 to n")
 
@@ -115,6 +120,8 @@ def pack(job: PackJob, tell: Tell = lambda done, total, faults: None, say: Say =
         ManifestError: the data set cannot be read.
         PackError: the folder holds something else, a source has changed since it was packed, or nothing can be written.
     """
+    if is_shards(job.data):
+        raise PackError(f"{job.data}: holds shards, which are packed already; give the manifest or folder of the media")
     read = read_clips(job.data)
     sources = plan_sources(read.clips, job.data if job.data.is_dir() else job.data.parent)
     digest = data_digest(sources)

@@ -38,6 +38,7 @@ from vatt.data.decode.container import (
     open_windows,
 )
 from vatt.data.decode.video import read_window
+from vatt.data.decode.view import upright
 from vatt.data.shards.format import Settings
 
 BLOCK = 4800  # samples of a packet of PCM: whole milliseconds, which is what Matroska counts in
@@ -252,10 +253,9 @@ class _Picture:
         return self.encoder.encode(None)
 
     def _start(self, frame: VideoFrame) -> None:
-        turned = round(getattr(frame, "rotation", 0) / 90) % 2
-        sides = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        _, *sides = upright(frame)
         share = min(1.0, self.settings.size / min(sides))
-        width, height = (max(2, int(side * share / 2 + (0.5 if share < 1 else 0)) * 2) for side in sides)
+        height, width = (max(2, int(side * share / 2 + (0.5 if share < 1 else 0)) * 2) for side in sides)
         full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
         self.range, self.matrix = (_FULL if full else 1), int(frame.colorspace)
         if not frame.format.name.startswith(("yuv", "nv", "p01", "gray")) or self.matrix not in _MATRICES:
@@ -298,9 +298,8 @@ class _Picture:
         chain = [
             graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
         ]
-        turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        for name in {0: [], 1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[turns]:
-            chain.append(graph.add("transpose", name))
+        for name, arguments in upright(frame)[0]:
+            chain.append(graph.add(name, arguments or None))
         full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
         scale = f"{self.encoder.width}:{self.encoder.height}:flags=bicubic"
         scale += f":in_range={'full' if full else 'limited'}:out_range={'full' if self.range == _FULL else 'limited'}"
