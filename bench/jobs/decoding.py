@@ -144,7 +144,7 @@ def verdicts(name: str, used: Mapping[str, list[float]], aims: bool) -> Iterator
         if name == other or other not in used:
             continue
         ratio = summarise([b / a for a, b in zip(used[name], used[other], strict=True)], [0.0])
-        words = f"{ratio.median:.3g}x {other} ({ratio.p20:.3g} to {ratio.p80:.3g})"
+        words = f"{ratio.median:.4g}x {other} ({ratio.p20:.3g} to {ratio.p80:.3g})"
         if least := TARGETS.get((name, other)) if aims or other == BARE_TWICE else None:
             words += f", target {least:g} {'met' if ratio.median >= least else 'MISSED'}"
         yield words

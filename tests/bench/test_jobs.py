@@ -297,7 +297,7 @@ def test_targets_are_met_or_missed():
         before.replace(" ", f"x {BEFORE} ", 1),
         bare.replace(" ", f"x {BARE_TWICE} ", 1),
     ]
-    assert words[SHARDS][0].startswith(f"3.51x {BEFORE} (")
+    assert words[SHARDS][0].startswith(f"3.509x {BEFORE} (")
     assert words[SHARDS][0].endswith(", target 3.5 met")
     assert words[SHARDS_PLANES][0] == f"5x {BEFORE} (5 to 5), target 6 MISSED"
     assert "target" not in words[BARE_TWICE][0]
