@@ -156,8 +156,9 @@ class Slots:
         """Page-locks the memory for copies to a GPU that the host does not wait for. ``note`` says why where it fails;
         batches are copied to pinned memory then, before they go to the GPU (`train.core.transfer.Uploader`).
 
-        **This has not run on a GPU yet.** cudaHostRegister takes any pageable memory of the process (CUDA runtime API,
-        section Memory Management), and shared mappings of anonymous files are such.
+        **This has not run on a GPU yet**; tests/train/test_batches_to_device.py tries it where there is one.
+        cudaHostRegister takes any pageable memory of the process (CUDA runtime API, section Memory Management), and
+        shared mappings of anonymous files are such.
         """
         address = torch.from_numpy(np.frombuffer(self._map, np.uint8)).data_ptr()
         error = torch.cuda.cudart().cudaHostRegister(address, len(self._map), 0)
