@@ -25,6 +25,7 @@ OUTSIDE = (
     "bench/results/*.svg",
     "examples/README.md",
     "examples/*.py",
+    "examples/cluster/*",
     "tests/reference/README.md",
 )
 
