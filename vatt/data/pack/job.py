@@ -8,7 +8,6 @@ packs it. The one that finds all groups done writes faults.jsonl and, last, inde
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,26 +15,22 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vatt.data.decode import duration_of, open_media
 from vatt.data.manifest import read_clips
 from vatt.data.pack.plan import (
     PackError,
-    PiecePlan,
     Plan,
     PlannedSource,
     data_digest,
     make_plan,
-    needed,
     plan_pieces,
     plan_sources,
     read_plan,
-    row_range,
-    whole,
 )
+from vatt.data.pack.sources import Source, changed, seconds_a_byte
 from vatt.data.pack.tasks import (
     Fault,
     PieceTask,
@@ -44,22 +39,20 @@ from vatt.data.pack.tasks import (
     Short,
     Stopped,
     Task,
-    key_of,
     piece_path,
     probed_path,
     run_task,
     short_path,
     whole_file,
 )
-from vatt.data.pack.transcode import Probed, ending_of
+from vatt.data.pack.transcode import Probed
 from vatt.data.shards.dataset import is_shards
-from vatt.data.shards.format import FAULTS, INDEX, Index, PieceLine, RowLine, Settings, Shard, SourceLine, read_index
+from vatt.data.shards.format import FAULTS, INDEX, Index, Settings, Shard, read_index
 from vatt.data.skipped import Record
 from vatt.files import json_line
 from vatt.isolated import Failed, run_isolated
 
 WORK = ".pack"  # in the folder of the shards
-_SAMPLE = 32  # files whose headers tell how long the others probably are
 _GRACE = 30.0  # seconds beyond its own limit after which a process is ended
 _PROCESSES = 8  # a core: more only take memory, from which a machine may not recover
 _HASHED = 10e6  # bytes a second at which a slow disk gives a source
@@ -159,48 +152,17 @@ def _plan(job: PackJob, sources: Sequence[PlannedSource], digest: str) -> Plan:
         raise PackError(f"{job.out}: was begun with other rows or captions than {job.data} has; choose another --out")
     if path.exists():
         return plan
-    plan = make_plan(sources, settings, _seconds_a_byte(job, sources), digest)
+    plan = make_plan(sources, settings, seconds_a_byte(sources, job.workers), digest)
     with whole_file(path) as file:
         file.write(plan.text().encode())
     return plan
-
-
-def _seconds_a_byte(job: PackJob, sources: Sequence[PlannedSource]) -> float:
-    """Of the files of which all is packed, from the headers of some."""
-    wholes = [source for source in sources if whole(source)]
-    some = wholes[:: max(1, len(wholes) // _SAMPLE)][:_SAMPLE]
-    found = [
-        result for _, result in run_isolated(_length, [s.path for s in some], workers=min(4, job.workers), seconds=60)
-    ]
-    pairs = [pair for pair in found if isinstance(pair, tuple) and pair[0] > 0]
-    seconds, size = (sum(column) for column in zip(*pairs, strict=True)) if pairs else (1.0, 100_000)
-    return seconds / max(1, size)
-
-
-def _length(path: Path) -> tuple[float, int]:
-    """Seconds and bytes of a file."""
-    with open_media(path, "video") as container:
-        return duration_of(container), path.stat().st_size
-
-
-@dataclass
-class _Source:
-    """A source of a group that is being packed."""
-
-    planned: PlannedSource
-    probed: Probed | None = None
-    pieces: list[PiecePlan] = field(default_factory=list)
-    failed: dict[int, Fault] = field(default_factory=dict)  # by piece
-    short: dict[int, Short] = field(default_factory=dict)  # by piece
-    fault: Fault | None = None  # of the whole source
-    waiting: int = 0  # pieces that are not done
 
 
 @dataclass
 class _Group:
     number: int
     folder: Path
-    sources: dict[int, _Source]
+    sources: dict[int, Source]
     lock: Any
     waiting: int  # sources that are not done
 
@@ -261,7 +223,7 @@ class _Packing:
                         )
             for source in self._sources(group):
                 seen = record["seen"].get(str(source.number))
-                if seen is not None and (why := _changed(source.path, seen)):
+                if seen is not None and (why := changed(source.path, seen)):
                     raise PackError(f"{source.path}: {why} since it was packed; choose another --out")
 
     def _tell_room(self) -> None:
@@ -322,7 +284,7 @@ class _Packing:
         folder.mkdir(exist_ok=True)
         for rest in (*folder.glob(".*.partly"), *self.job.out.glob(f".shard-{number:06d}[._]*.partly")):
             rest.unlink(missing_ok=True)
-        sources = {source.number: _Source(source) for source in self._sources(number)}
+        sources = {source.number: Source(source) for source in self._sources(number)}
         group = self.open[number] = _Group(number, folder, sources, lock, len(sources))
         for source in sources.values():
             known = self._known(group, source)
@@ -332,14 +294,14 @@ class _Packing:
             else:
                 self._add_pieces(group, source, known)
 
-    def _known(self, group: _Group, source: _Source) -> Probed | None:
+    def _known(self, group: _Group, source: Source) -> Probed | None:
         """What an earlier start found out of a source, if it is still as it was then."""
         path = probed_path(group.folder, source.planned.number)
         try:
             known = Probed(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
-        if _changed(source.planned.path, [known.size, known.changed, known.sha256]) is None:
+        if changed(source.planned.path, [known.size, known.changed, known.sha256]) is None:
             with suppress(OSError):
                 return replace(known, changed=source.planned.path.stat().st_mtime_ns)
         self.say(f"{source.planned.path}: has changed, and is packed anew")
@@ -351,7 +313,7 @@ class _Packing:
         self.of_task[task_key(task)] = group
         (self.tasks.appendleft if soon else self.tasks.append)(task)
 
-    def _add_pieces(self, group: _Group, source: _Source, probed: Probed) -> None:
+    def _add_pieces(self, group: _Group, source: Source, probed: Probed) -> None:
         """Adds the pieces of a source that are not there yet."""
         job, planned = self.job, source.planned
         source.probed = probed
@@ -392,68 +354,20 @@ class _Packing:
         if not source.waiting:
             self._source_done(group, source)
 
-    def _source_done(self, group: _Group, source: _Source) -> None:
+    def _source_done(self, group: _Group, source: Source) -> None:
         self.done += len(source.planned.rows)
-        self.faults += self._faults(source)[1]
+        self.faults += source.rows_and_faults(self.job.settings)[1]
         self.tell(self.done, self.clips, len(self.faults))
         group.waiting -= 1
         if not group.waiting:
-            lines = [line for one in group.sources.values() if (line := self._line(one)) is not None]
+            lines = [line for one in group.sources.values() if (line := one.line(self.job.settings)) is not None]
             self._add(group, ShardTask(group.number, group.folder, self.job.out, lines, self.job.settings), soon=True)
-
-    def _faults(self, source: _Source) -> tuple[list[RowLine], list[Record]]:
-        """The rows that can be used, and a record for each reason why others cannot."""
-        planned, good = source.planned, []
-        reasons: dict[Fault, int] = {}
-        for row in planned.rows:
-            fault = source.fault
-            if fault is None:
-                fault = self._missing(source, row)
-            if fault is None:
-                good.append(row)
-            else:
-                reasons[fault] = reasons.get(fault, 0) + 1
-        records = []
-        for fault, count in reasons.items():
-            some = f" ({count} of {len(planned.rows)} clips)" if count < len(planned.rows) else ""
-            records.append({"file": str(planned.path), "field": fault.field, "reason": fault.reason + some})
-        return good, records
-
-    def _missing(self, source: _Source, row: RowLine) -> Fault | None:
-        """Why a row cannot be read from the pieces of its source; None if it can."""
-        if source.probed is None or not (source.failed or source.short):
-            return None
-        about = (row, source.planned, source.pieces, source.probed.duration, self.job.settings)
-        for number in sorted(needed(*about)):
-            if number in source.failed:
-                return source.failed[number]
-            piece, short = source.pieces[number], source.short.get(number)
-            # A frame of the margin may be missing: no window ends in it.
-            _, last = row_range(row, source.planned.kind, source.probed.duration, self.job.settings)
-            if short is not None and min(last, piece.first + piece.frames) - 1 > piece.first + short.frames:
-                return Fault(source.planned.kind, short.reason)
-        return None
-
-    def _line(self, source: _Source) -> SourceLine | None:
-        """The line of a source, without offsets and checksums of its pieces; None if no row is left."""
-        planned, probed, settings = source.planned, source.probed, self.job.settings
-        rows, _ = self._faults(source)
-        if probed is None or not rows:
-            return None
-        used = set().union(*(needed(row, planned, source.pieces, probed.duration, settings) for row in rows))
-        ending, fps = ending_of(planned.kind, settings), settings.fps
-        pieces = []
-        for piece in source.pieces:
-            if piece.number in used and piece.number not in source.failed:
-                frames = source.short[piece.number].frames if piece.number in source.short else piece.frames
-                name = f"{key_of(planned.number, piece.number)}.{ending}"
-                pieces.append(PieceLine(name, 0, 0, "", piece.first / fps, round(frames / fps, 9)))
-        about = (planned.name, planned.number, planned.kind, probed.size, probed.sha256, probed.duration, probed.sound)
-        return SourceLine(*about, rows, planned.captions, pieces)
 
     def _group_done(self, group: _Group, shards: list[Shard]) -> None:
         seen = {n: [s.probed.size, s.probed.changed, s.probed.sha256] for n, s in group.sources.items() if s.probed}
-        faults = [record for source in group.sources.values() for record in self._faults(source)[1]]
+        faults = [
+            record for source in group.sources.values() for record in source.rows_and_faults(self.job.settings)[1]
+        ]
         record = {"shards": [asdict(shard) for shard in shards], "faults": faults, "seen": seen}
         with whole_file(self._record(group.number)) as file:
             file.write(json.dumps(record).encode())
@@ -494,21 +408,6 @@ def task_key(task: Task) -> Any:
     if isinstance(task, ShardTask):
         return ("shard", task.group)
     return (type(task), task.number, getattr(task, "piece", None))
-
-
-def _changed(path: Path, seen: Sequence[Any]) -> str | None:
-    """How a file differs from [size, last change, checksum], in words; None if its content does not."""
-    try:
-        status = path.stat()
-        if (status.st_size, status.st_mtime_ns) == (seen[0], seen[1]):
-            return None
-        if status.st_size == seen[0]:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == seen[2]:
-                    return None
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return "has changed"
 
 
 def _lock(path: Path, wait: bool = False) -> Any:
