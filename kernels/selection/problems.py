@@ -96,7 +96,9 @@ def knows(op: str) -> bool:
 def small(problem: Problem) -> Problem:
     """A problem of the same kind that takes little time and memory."""
     facts = dict(problem.facts)
-    most = {"nce": 48, "patch_embed": 2}.get(problem.op, 16 if "attention" in problem.op else 112)
+    most = {"nce": 48, "patch_embed": 2, "frames_to_patches": 3}.get(
+        problem.op, 16 if "attention" in problem.op else 112
+    )
     if "sequences" in facts:
         facts["sequences"] = tuple((min(share, 8), _short(length), flag) for share, length, flag in facts["sequences"])
     if "ranks" in facts:

@@ -333,6 +333,13 @@ def test_a_small_problem_keeps_what_kernels_are_compiled_for(length, count):
     assert {**dict(little.facts), "sequences": 0} == {**dict(asked.facts), "sequences": 0}
 
 
+def test_a_small_problem_of_frames_has_a_picture_of_each_shape():
+    facts = {"patch": (2, 16, 16), "size": 32, "frames": (2, 1536), "whole": False, "kept": (2, False)}
+    asked = Problem.of("frames_to_patches", Call(CPU, torch.float32, facts, count=64))
+    sizes = inputs(small(asked), CPU).fixed["sizes"].tolist()
+    assert len({tuple(shape) for shape in sizes}) == len(sizes) == 3
+
+
 def test_inputs_without_a_gradient_and_words():
     made = inputs(problem(gradient=False, dropout=0.0), CPU)
     assert made.leaves == {}
