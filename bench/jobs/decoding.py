@@ -238,5 +238,5 @@ def make_video(path: Path, film: Film) -> None:
         frames[number] = np.clip(127 + 35 * wave + grain, 0, 255)[..., None] * np.array([1, 0.8, 0.6])
     time_L = np.arange(round(LENGTH * RATE)) / RATE
     sound = 0.4 * np.sin(2 * np.pi * (200 + 30 * time_L) * time_L)
-    more = ":bframes=3:b-adapt=0" if film.b_frames else ""
+    more = ":bframes=3:b-adapt=0:scenecut=0" if film.b_frames else ""  # or x264 takes noise for cuts
     write_mp4(path, frames, film.fps, sound.astype(np.float32), RATE, GOP, x264=X264 + more)

@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import av
+import av.video.frame
 import pytest
 import torch
 
@@ -16,7 +18,18 @@ import bench.jobs.run
 from bench import store
 from bench.__main__ import main as benchmark
 from bench.jobs.case import config_of, pace
-from bench.jobs.decoding import BARE_TWICE, BEFORE, FILES, SHARDS, SHARDS_PLANES, decode, table, verdicts
+from bench.jobs.decoding import (
+    BARE_TWICE,
+    BEFORE,
+    FILES,
+    SHARDS,
+    SHARDS_PLANES,
+    Film,
+    decode,
+    make_video,
+    table,
+    verdicts,
+)
 from bench.jobs.options import SIZES, JobError, Options, doubling, parse
 from bench.jobs.pretraining import Training, pretrain, read_records, summary
 from bench.jobs.reading import embed, loader, reading_pace
@@ -278,6 +291,13 @@ def test_readers_are_timed_in_turns_on_the_same_windows(decoded, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_film_of_b_frames_has_three_of_four(tmp_path):
+    make_video(tmp_path / "film.mp4", Film(112, 112, 15, 64, b_frames=True))
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        kinds = [frame.pict_type for frame in container.decode(video=0)]
+    assert kinds.count(av.video.frame.PictureType.B) > 0.6 * len(kinds)
+
+
 def test_a_decoder_that_is_not_installed_is_a_row(monkeypatch):
     for name in ("decord", "torchcodec"):
         monkeypatch.setitem(sys.modules, name, None)
