@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from train.config.sections import EngineConfig, OptimConfig, RunConfig, sample_augment
 from vatt.config import ConfigError, nearest
 from vatt.data.config import DataConfig
+from vatt.distributed import ranks_here
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 
@@ -65,7 +66,7 @@ def sample_gpu() -> PretrainConfig:
     model = preset("vatt-base")
     model.text.trainable_embeddings, model.text.embedding_reach = True, 2.0
     config.model = model
-    config.data.workers = max(2, min(12, (os.cpu_count() or 4) - 2))
+    config.data.workers = max(2, min(12, (os.cpu_count() or 4) // ranks_here() - 2))
     config.optim = OptimConfig(lr=2e-4, final_lr=2e-6, warmup_steps=100, clip_norm=1.0)
     config.run = RunConfig(steps=600, batch_size=64, log_every=20, eval_every=200, save_every=200, keep=2)
     return config
