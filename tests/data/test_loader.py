@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -249,6 +250,20 @@ def test_a_data_set_without_a_good_clip_ends_with_its_files(tmp_path):
         load([], 1, sources=[Source("gone", missing)])
     with pytest.raises(ValueError, match="none: the data set has no clip"):
         load([], 1, sources=[Source("none", [])])
+
+
+def test_clips_that_fail_slowly_are_given_up_sooner(clips):
+    """Twenty clips of a server that stalls would take ten minutes."""
+
+    class Slow(PretrainReader):
+        def __call__(self, clip, rng, out=None):
+            time.sleep(0.05)
+            raise MediaError(clip.video, "decode", "took more than 0.02 s")
+
+    config = DataConfig(workers=0, decode_timeout=0.02)
+    loader = ClipLoader([Source("clips", clips)], Slow(TOKENS, SPEC, config), config, batch_size=2)
+    with pytest.raises(NoUsableClip, match="clips: 5 clips in a row could not be read"):
+        next(iter(loader))
 
 
 def test_evaluation_takes_each_clip_once(clips, tmp_path):

@@ -27,7 +27,7 @@ import torch
 from tests.limits import HANG
 from vatt.data import workers as module
 from vatt.data.slots import NoRoom, Slots
-from vatt.data.workers import Plan, Pool, WorkerFault, read_here
+from vatt.data.workers import Interrupted, Plan, Pool, WorkerFault, read_here
 from vatt.errors import UserError
 
 LAYOUT = {"x": ((3, 5), torch.uint8), "y": ((), torch.float32), "large": ((1 << 15,), torch.int16)}
@@ -254,6 +254,18 @@ def test_errors_come_when_their_batch_is_due(opened):
         next(each)
     with pytest.raises(Odd, match=r"^this and that$"):
         next(opened(Numbers({0: raises(Odd("this", "that"))})))
+
+
+def test_who_waits_can_be_interrupted(opened):
+    told = []
+    stuck = Numbers({1: lambda: time.sleep(HANG)})
+    threading.Timer(0.3, told.append, [True]).start()
+    before = time.monotonic()
+    with pytest.raises(Interrupted):
+        next(opened(stuck, interrupted=lambda: bool(told)))
+    assert time.monotonic() - before < HANG / 10
+    with pytest.raises(Interrupted):
+        next(read_here(stuck, Plan(LAYOUT, 1, 4), lambda: True))
 
 
 def test_close_ends_processes_that_are_stuck(opened):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import weakref
 from dataclasses import dataclass, field
 
@@ -15,6 +17,7 @@ from train.core.loop import NotFinite, Trainer
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
 from vatt.data import SkipLog
+from vatt.data.workers import Interrupted
 
 
 @dataclass
@@ -121,6 +124,28 @@ def test_a_batch_is_dropped_before_the_next_one_is_asked_for(trainer):
     made.run()
     assert made.loader.held == [False] * 7
     assert told[0] == "memory is short"
+
+
+def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_a_checkpoint(trainer, monkeypatch):
+    """A stalled server or disk must not keep a job alive that its scheduler wants to end."""
+    made, _ = trainer()
+    asked = []
+    monkeypatch.setattr(loop, "agree", lambda flags, clips: asked.append((flags[0], clips)) or flags)
+    monkeypatch.setattr(made.config.run, "batch_size", 2)
+
+    class Stalls(Loader):
+        def __next__(self):
+            if made.step < 2:
+                return super().__next__()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not self.interrupted():
+                pass
+            raise Interrupted
+
+    made.loader = Stalls()
+    assert not made.run()
+    assert made.engine.log[-1] == ("save", 2)
+    assert asked == [(False, 2)] * 2 + [(True, 2)]  # the other ranks may have their batch of 2 clips
 
 
 def test_what_is_saved_or_evaluated_was_read(trainer):

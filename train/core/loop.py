@@ -17,6 +17,7 @@ from train.core.engine import Engine, StepResult
 from train.core.ranks import RankContext, agree, gather
 from train.core.run_folder import RunFolder
 from vatt.data import Batch, ClipLoader, SkipLog
+from vatt.data.workers import Interrupted
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 
@@ -69,12 +70,11 @@ class Trainer:
         throughput = Throughput(run.steps)
         throughput.restart(self.step, Waits())
         with self._signals(), self.reporter.progress(self.step):
+            self.loader.interrupted = lambda: self._stopped_at is not None
             batches = iter(self.loader)
             for note in self.loader.notes:
                 self.reporter.warn(note)
-            for batch in batches:
-                if self.step >= run.steps or self._must_stop(batch):
-                    break
+            while (batch := self._next(batches)) is not None:
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 result = self.engine.train_step(batch, rate, run.seed * 1_000_003 + self.step)
                 del batch  # or its memory could not be filled again while the loader is asked for the next one
@@ -115,6 +115,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        """The batch of the next step; None where the run ends before it, on all ranks."""
+        try:
+            batch = next(batches)
+        except Interrupted:  # told to stop while waiting: the others, who may have theirs, expect as many clips
+            batch = {"index": range(self.config.run.batch_size // self.context.ranks), "skipped": []}
+        return None if self.step >= self.config.run.steps or self._must_stop(batch) else batch
 
     def _must_stop(self, batch: Batch) -> bool:
         """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up

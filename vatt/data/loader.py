@@ -34,6 +34,7 @@ from vatt.memory import free_memory
 
 Batch = dict[str, Any]
 _SUBSTITUTES = 20  # clips that are tried for one sample before the data set counts as unusable
+_SLOW_SUBSTITUTES = 5  # the same, where they take longer than so many times data.decode_timeout
 AHEAD = 8  # tasks of each process that a piece of a shard is fetched before it is read
 _CYCLE = 1000  # samples after which the mixing repeats: weights are kept to a thousandth
 
@@ -144,6 +145,7 @@ class _Samples:
     ) -> None:
         """``number``: of a task over all steps and ranks, from its number on this rank."""
         self.sources, self.reader, self.seed, self.number = sources, reader, seed, number
+        self.patience = _SLOW_SUBSTITUTES * config.decode_timeout
         self.windows, self.ahead = config.windows_per_open, AHEAD * max(1, config.workers)
         sizes, weights = [len(source.clips) for source in sources], [source.weight for source in sources]
         groups = [source.clips.groups() if isinstance(source.clips, ClipTable) else None for source in sources]
@@ -169,7 +171,10 @@ class _Samples:
         source = self.sources[pick.source]
         outs = [{name: x[number] for name, x in rows.items() if name != "index"} for number in range(self.windows)]
         skipped: list[Record] = []
+        began = time.monotonic()
         for attempt in range(_SUBSTITUTES):
+            if attempt >= _SLOW_SUBSTITUTES and time.monotonic() - began > self.patience:
+                break  # a server that is gone, or a set of files that hang
             begin(attempt)
             rngs = [self._rng(pick, attempt, number) for number in range(self.windows)]
             item = pick.item if attempt == 0 else int(rngs[0].integers(len(source.clips)))
@@ -213,6 +218,8 @@ class ClipLoader:
         waited: seconds that iteration has waited for batches so far.
         prefetch: batches that are kept ready: ``config.prefetch``, or as many as there is memory for.
         notes: what a user should know of it.
+        interrupted: looked at while a batch is waited for, if set before iteration; once it is true, that raises
+            `Interrupted`.
 
     Raises:
         ValueError: a data set without clips. ManifestError: one that was packed for other windows. BatchError: a batch
@@ -244,6 +251,7 @@ class ClipLoader:
             )
         self.waited, self.workers, self.prefetch = 0.0, config.workers, config.prefetch
         self.notes: list[str] = []
+        self.interrupted: Callable[[], bool] = lambda: False
         tasks = batch_size // windows
 
         def number(task: int) -> int:
@@ -268,10 +276,15 @@ class ClipLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        batches: Iterator[Filled] = read_here(self._work, self._plan)
+        batches: Iterator[Filled] = read_here(self._work, self._plan, self.interrupted)
         if self.workers:
             batches = self._pool = Pool(
-                self._work, self._plan, ready=self.prefetch, workers=self.workers, alive=self._alive
+                self._work,
+                self._plan,
+                ready=self.prefetch,
+                workers=self.workers,
+                alive=self._alive,
+                interrupted=self.interrupted,
             )
             self.notes += [self._pool.note] if self._pool.note else []
         return _Batches(self, batches)

@@ -39,7 +39,7 @@ Rows = dict[str, Tensor]
 Filled = tuple[Rows, list[Any]]  # a batch, and what reading each of its tasks returned
 _ALIVE = 600.0  # seconds without an answer after which a process counts as hung, at least
 _GRACE = 0.2  # seconds that a process has to end by itself
-_LOOK = 2.0  # seconds between two looks at whether a process hangs
+_LOOK = 1.0  # seconds between two looks at whether a process hangs, or the one who waits was told to stop
 _LIMIT = 20  # processes that die one after the other before anything was read
 _PDEATHSIG = 1  # prctl: the signal that a process gets when the one that forked it ends
 
@@ -59,6 +59,10 @@ class Work(Protocol):
             What there is to tell besides, small; mostly None.
         """
         ...
+
+
+class Interrupted(Exception):
+    """Waiting for a batch was given up, because the one who waits was told to stop."""
 
 
 class WorkerFault(RuntimeError):
@@ -103,13 +107,17 @@ def patience(decode_timeout: float, windows: int) -> float:
     return max(_ALIVE, 4 * decode_timeout * windows)
 
 
-def read_here(work: Work, plan: Plan) -> Iterator[Filled]:
-    """The batches, read by this process itself."""
+def read_here(work: Work, plan: Plan, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Filled]:
+    """The batches, read by this process itself. Raises Interrupted, between two tasks."""
     number = 0
     while tasks := plan.tasks_of(number):
         rows = len(tasks) * plan.rows
         batch = carve(torch.empty(batch_bytes(plan.layout, rows), dtype=torch.uint8), plan.layout, rows)
-        answers = [work.read(task, plan.part(batch, task), {}, lambda attempt: None) for task in tasks]
+        answers = []
+        for task in tasks:
+            if interrupted():
+                raise Interrupted
+            answers.append(work.read(task, plan.part(batch, task), {}, lambda attempt: None))
         yield batch, answers
         del batch
         number += 1
@@ -156,14 +164,24 @@ class Pool:
         ready: batches that are kept ready; one more than these is in memory.
         workers: processes, 1 or more.
         alive: seconds without an answer after which a process counts as hung.
+        interrupted: looked at while waiting for a batch.
 
     Raises:
-        UserError: while iterating, when its batch is due: what reading a task raised. WorkerFault: anything else that
-            reading raised. NoRoom: no process can be started.
+        Interrupted: while iterating, once ``interrupted()``. UserError: while iterating, when its batch is due: what
+            reading a task raised. WorkerFault: anything else that reading raised. NoRoom: no process can be started.
     """
 
-    def __init__(self, work: Work, plan: Plan, *, ready: int, workers: int, alive: float) -> None:
-        self.work, self.plan, self._alive = work, plan, alive
+    def __init__(
+        self,
+        work: Work,
+        plan: Plan,
+        *,
+        ready: int,
+        workers: int,
+        alive: float,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.work, self.plan, self._alive, self._interrupted = work, plan, alive, interrupted
         slots = ready + 1
         self._sizes = (1, 1, slots, slots * plan.tasks, workers, workers)
         self._slots = Slots(plan.layout, plan.rows * plan.tasks, slots, sum(self._sizes))
@@ -203,6 +221,8 @@ class Pool:
         while self._listen(0):  # so that no pipe is full
             pass
         while self._left.get(number, 1):
+            if self._interrupted():
+                raise Interrupted
             if not self._listen(_LOOK):
                 self._end_hung()
             self._issue()  # a batch may have been given back meanwhile
