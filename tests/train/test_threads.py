@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from train.config.pretraining import PretrainConfig
-from train.core import build
+from train.core import ranks as ranks_module
 from train.core.build import seed_process
 from train.core.ranks import RankContext
 
@@ -19,7 +19,7 @@ from train.core.ranks import RankContext
 def test_threads_follow_cores_and_not_reading_processes(monkeypatch, capsys, wanted, cores, ranks, taken, workers):
     given = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
-    monkeypatch.setattr(build, "cores", lambda: cores)
+    monkeypatch.setattr(ranks_module, "cores", lambda: cores)
     config = PretrainConfig()
     config.engine.threads, config.data.workers = wanted, workers
     seed_process(config, RankContext(0, ranks, torch.device("cpu")))

@@ -248,8 +248,15 @@ class _Packing:
                 self._take(task, result)
         finally:
             finished.close()  # type: ignore[attr-defined]
-            for group in self.open.values():
+            for number, group in self.open.items():
+                self._sweep(number)
                 group.lock.close()
+
+    def _sweep(self, number: int) -> None:
+        """Removes what processes that were killed have left half written of a group that is locked."""
+        folder = self.work / f"{number:06d}"
+        for rest in (*folder.glob(".*.partly"), *self.job.out.glob(f".shard-{number:06d}[._]*.partly")):
+            rest.unlink(missing_ok=True)
 
     def _limit(self, task: Task) -> float:
         if isinstance(task, PieceTask):
@@ -282,8 +289,7 @@ class _Packing:
             return
         folder = self.work / f"{number:06d}"
         folder.mkdir(exist_ok=True)
-        for rest in (*folder.glob(".*.partly"), *self.job.out.glob(f".shard-{number:06d}[._]*.partly")):
-            rest.unlink(missing_ok=True)
+        self._sweep(number)
         sources = {source.number: Source(source) for source in self._sources(number)}
         group = self.open[number] = _Group(number, folder, sources, lock, len(sources))
         for source in sources.values():
