@@ -202,6 +202,16 @@ def test_more_is_expected_than_is_kept(server, clips, monkeypatch):
     assert [read(clip) for clip in clips] == [content(n) for n in range(6)]
 
 
+def test_a_full_cache_makes_room_and_keeps_the_lines(server, tmp_path, caplog):
+    clips = read_clips(server.url, cache=tmp_path / "cache", cache_gb=130_000e-9).clips  # of two pieces of six
+    for _ in range(2):
+        assert [read(clip) for clip in clips] == [content(n) for n in range(6)]
+    kept = {path.name for path in (tmp_path / "cache").glob("??/*")}
+    assert clips[5].packed.line.pieces[0].sha256 in kept and len(kept) <= 2
+    assert len(list((tmp_path / "cache" / "lines").glob("*/*.jsonl"))) == 2
+    assert not caplog.records  # a fault would end reading ahead
+
+
 def test_without_a_cache_nothing_is_fetched_ahead(server, tmp_path):
     clips = read_clips(server.url, cache=tmp_path / "cache", cache_gb=0).clips
     clips[0].packed.piece(0.0, 3.2).expect()

@@ -242,6 +242,8 @@ class PieceCache:
             if not folder.is_dir(follow_symlinks=False):
                 continue
             for entry in os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):  # the lines of a data set, which are not counted
+                    continue
                 with suppress(FileNotFoundError):
                     about = entry.stat()
                     if entry.name.endswith(".partly") and now - about.st_mtime > _ABANDONED:
