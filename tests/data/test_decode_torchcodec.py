@@ -9,6 +9,7 @@ import pytest
 
 from tests.data.media import click_at, rotate, write
 from tests.limits import HANG
+from train.core.data import read_corpus
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView, RandomView
 from vatt.data.clips import Clip
@@ -47,6 +48,14 @@ def test_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(DecoderError, match=r"data.decoder=torchcodec: torchcodec is not installed"):
         check_decoder("torchcodec")
+
+
+def test_a_job_refuses_it_before_it_reads_or_writes_anything(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    config = DataConfig(sources=["there is no such folder"], decoder="torchcodec")
+    with pytest.raises(DecoderError, match=r"^data\.decoder=torchcodec"):
+        read_corpus(config, {}, InputConfig())
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from train.core.ranks import RankContext, wait_for_all
 from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, ManifestError, Source, hold_out, other_splits, read_clips
 from vatt.data.clips import check_packing, kinds_of
+from vatt.data.decode import check_decoder
 from vatt.data.skipped import Record
 from vatt.sample import build, build_pictures
 
@@ -74,7 +75,9 @@ def read_corpus(config: DataConfig, unusable: dict[str, str], spec: InputConfig,
 
     Raises:
         ManifestError: a data set cannot be used or has no clip to train on; names the file and the place.
+        DecoderError: ``data.decoder`` cannot run here; nothing has been written to the folder of the run yet.
     """
+    check_decoder(config.decoder, config.workers)
     corpus = Corpus()
     weights = config.weights or [1.0] * len(config.sources)
     for name, weight in zip(config.sources, weights, strict=True):
