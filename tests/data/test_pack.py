@@ -234,11 +234,18 @@ def test_killed_anywhere_the_shards_are_the_same(films, packed, tmp_path):
     assert sums(out) == sums(packed)
 
 
+def heed_interrupts() -> None:
+    """A shell that starts the tests in the background has interrupts ignored, by all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGINT, 130)])
 def test_signals_end_it_cleanly(films, tmp_path, number, status):
     for attempt in range(5):
         out = tmp_path / str(attempt)
-        process = subprocess.Popen(command(films, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(films, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+        )
         while not list(out.glob(f"{WORK}/*/*.json")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(number)
