@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +101,9 @@ def measured_decoding(request: Request, config: VATTConfig) -> Row | None:
         return None
     kind = "ours, shards" if request.data is not None else "ours, files"
     provider = f"{kind}, for augment_on=gpu" if request.augment_on == "gpu" else kind
-    case = re.compile(rf"{_FILM} to {config.input.size}\b")
+    case = f"{_FILM} to {config.input.size}"
     fitting = [row for row in rows if row["op"] == "decode" and row["provider"] == provider and row["rate"]]
-    fitting = [row for row in fitting if case.match(row["case"]) and row["unit"] == "clips/s"]
+    fitting = [row for row in fitting if row["case"] == case and row["unit"] == "clips/s"]
     return max(fitting, key=lambda row: row["time"], default=None)
 
 
