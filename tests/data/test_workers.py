@@ -256,6 +256,14 @@ def test_errors_come_when_their_batch_is_due(opened):
         next(opened(Numbers({0: raises(Odd("this", "that"))})))
 
 
+def test_an_error_does_not_wait_for_the_rest_of_its_batch(opened):
+    """Where a server is gone, each clip of a batch takes minutes to fail."""
+    before = time.monotonic()
+    with pytest.raises(Odd):
+        next(opened(Numbers({1: raises(Odd("this", "that")), 2: lambda: time.sleep(HANG)})))
+    assert time.monotonic() - before < HANG / 10
+
+
 def test_who_waits_can_be_interrupted(opened):
     told = []
     stuck = Numbers({1: lambda: time.sleep(HANG)})

@@ -225,15 +225,20 @@ class Pool:
                 raise Interrupted
             if not self._listen(_LOOK):
                 self._end_hung()
+            self._raise_of(tasks)  # now: the other tasks of the batch may take as long to fail
             self._issue()  # a batch may have been given back meanwhile
+        self._raise_of(tasks)
         answers = [self._answers.pop(task, None) for task in tasks]
-        for answer in answers:
-            if isinstance(answer, _Raised):
-                raise answer.again()
         self._given += 1
         del self._left[number]
         slot = int(self._board.slot[number % len(self._board.slot)])
         return self._slots.hand_out(slot, len(tasks) * self.plan.rows), answers
+
+    def _raise_of(self, tasks: range) -> None:
+        """Raises what reading one of them raised."""
+        for task in tasks:
+            if isinstance(answer := self._answers.get(task), _Raised):
+                raise answer.again()
 
     def _issue(self) -> None:
         """Lets the processes fill the slots that are free."""
