@@ -88,7 +88,7 @@ def test_the_measured_rate_of_this_kind_of_reading_is_taken(tmp_path):
     rows = [dict(case=case, provider=f'"{name}"', rate=rate) for name, rate in kinds.items()]
     more = dict(provider='"ours, shards, for augment_on=gpu"')
     rows += [dict(case=case, rate=60, **more), dict(case=case, rate=59, time="2025", **more)]
-    rows += [dict(case=small, rate=99, **more)]
+    rows += [dict(case=small, rate=99, **more), dict(case=f'"{case}, B frames"', rate=98, time="2027", **more)]
     file, folder = measured(tmp_path / "decode.csv", rows), shards(tmp_path / "shards")
     for changes, rate in (
         ({}, 12),
