@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from vatt.distributed import Group, gather_rows
 from vatt.kernels.nce import Rows, nce
+from vatt.kernels.nce.reference import scale
+from vatt.kernels.runtime import without_autocast
 from vatt.models.config import LossConfig
 
 # Logged name: (first embedding, second embedding). The text is second in the asymmetric loss, and so are the masks.
@@ -71,22 +73,30 @@ class ContrastiveLoss(nn.Module):
             group: process group whose ranks share their negatives; None for all.
 
         Returns:
-            Scalars in float32 or wider: "loss", and each used pair by name, already multiplied by its weight.
+            Scalars in float32 or wider: "loss", and each used pair by name, already multiplied by its weight. Beside
+            them, without gradient, what tells whether a pair learns, such as for "vidaud_loss": "vidaud_chance"
+            (`chance`, multiplied by the weight) and "vidaud_video_cosine", "vidaud_audio_cosine" (`mean_cosine`).
 
         Raises:
             ValueError: a missing embedding, or shapes that do not fit; the message names it.
         """
         masks = {"audio": audio_mask, "text": text_mask, "video": video_mask}
-        losses = {}
+        losses, signs = {}, {}
         for pair, weight in self.weights.items():
             if weight > 0:
-                losses[pair] = weight * self._pair(pair, embeddings, masks, group)
+                first, second, losses_B = self._pair(pair, embeddings, masks, group)
+                losses[pair] = weight * losses_B.mean()
+                short = pair.removesuffix("_loss")
+                signs[f"{short}_chance"] = weight * chance(first, second, self.kind)
+                for rows, name in zip((first, second), PAIRS[pair], strict=True):
+                    signs[f"{short}_{name.partition('/')[0]}_cosine"] = mean_cosine(rows)
         total = torch.stack(list(losses.values())).sum() / sum(self.weights.values())
-        return {"loss": total, **losses}
+        return {"loss": total, **losses, **signs}
 
     def _pair(
         self, pair: str, embeddings: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], group: Group
-    ) -> Tensor:
+    ) -> tuple[Rows, Rows, Tensor]:
+        """The rows of both sides, and the losses (B,)."""
         names = PAIRS[pair]
         for name in names:
             if name not in embeddings:
@@ -101,7 +111,7 @@ class ContrastiveLoss(nn.Module):
             precision=self._products(embeddings[names[0]]),
             backend=self.backend,
         )
-        return losses_B.mean()
+        return first, second, losses_B
 
     def _products(self, embeddings: Tensor) -> torch.dtype | None:
         """The type of the products, None for that of the rows. Rows that come from a half type lose little in another,
@@ -123,3 +133,38 @@ class ContrastiveLoss(nn.Module):
             raise ValueError(f"{name.partition('/')[0]}_mask: expected ({B},), got {tuple(mask.shape)}")
         mask = mask.to(x_fp32)
         return Rows(local_BCD, gather_rows(local_BCD, group), mask, gather_rows(mask, group))
+
+
+@torch.no_grad()
+def chance(first: Rows, second: Rows, kind: str) -> Tensor:
+    """The mean of `nce` over this rank if all embeddings were alike: with the same masks, candidates and negatives of
+    all ranks. 0 where this rank has no valid item.
+
+    All similarities are one number then, so the candidates cancel, and the logarithm of a number of items is left. An
+    item meets the A2 valid ones of the second modality; it is met by the A1 valid ones of the first, which in the
+    asymmetric loss are all A, for that has no mask of the first. Asymmetric: one softmax over both, log(A + A2), which
+    is log(2A) without masks since the positives count twice. Symmetric: log(A1) + log(A2).
+    """
+    met = [
+        rows.local.new_full((), rows.all.shape[0]) if rows.mask_all is None else rows.mask_all.sum()
+        for rows in (first, second)
+    ]
+    B, A = first.local.shape[0], first.all.shape[0]
+    if kind == "asymmetric":
+        return scale((A + met[1]).log().expand(B), second.mask).mean()
+    alike = met[0].clamp(min=1).log() + met[1].clamp(min=1).log()
+    return scale(scale(alike.expand(B), first.mask), second.mask).mean()
+
+
+@torch.no_grad()
+def mean_cosine(rows: Rows) -> Tensor:
+    """The mean cosine between different valid items of all ranks: 1 where all are alike, near 0 where they spread. NaN
+    for fewer than two. From the sum of the unit rows, whose square is the sum of all cosines."""
+    A, C, _ = rows.all.shape
+    items_AD = rows.all[:, 0] if C == 1 else rows.all.sum(1)
+    valid_A = items_AD.new_ones(A) if rows.mask_all is None else rows.mask_all
+    with without_autocast(items_AD.device):
+        total_D = valid_A @ items_AD
+        own = valid_A @ torch.linalg.vector_norm(items_AD, dim=1).square()  # of pairs within one item
+    count = valid_A.sum()
+    return ((total_D.square().sum() - own) / (C * C * count * (count - 1))).masked_fill(count < 2, torch.nan)
