@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -158,3 +159,22 @@ def test_what_an_override_cannot_set_is_refused(key):
 def test_own_data_by_override_is_no_sample():
     job = parse(["--task", "video", 'data.sources=["a.csv", "b.csv"]'])
     assert (job.sample, job.config.model.input.size, job.config.label) == (False, 320, "label")
+
+
+def test_a_classifier_hears_what_its_backbone_heard(tmp_path, shared):
+    def level(*arguments):
+        return parse(["--task", "audio", *arguments]).config.model.input.audio_level
+
+    assert level() == level("--init", shared) == level("--model", "wat-base") == "rms"
+    before = tmp_path / "before"
+    shutil.copytree(shared, before)
+    values = json.loads((before / "config.json").read_text())
+    del values["input"]["audio_level"]
+    (before / "config.json").write_text(json.dumps(values))
+    assert level("--init", str(before)) == level("--init", str(before), "--config", "audioset") == "as_is"
+    saved = to_dict(parse(["--task", "audio"]).config)
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert parse(["--resume", "--out", str(tmp_path)]).config.model.input.audio_level == "rms"
+    del saved["model"]["input"]["audio_level"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert parse(["--resume", "--out", str(tmp_path)]).config.model.input.audio_level == "as_is"

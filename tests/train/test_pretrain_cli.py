@@ -48,6 +48,26 @@ def test_a_saved_configuration_comes_back(tmp_path):
         assert from_dict(PretrainConfig, to_dict(recipe(name))) == recipe(name)
 
 
+def test_what_a_run_hears(tmp_path):
+    """New models hear sounds at one level; the paper's recipe, and runs from before there was a setting, as is."""
+
+    def level(*arguments):
+        return parse(list(arguments), on_gpu=False).config.model.input.audio_level
+
+    assert level() == level("--config", "sample", "--model", "vatt-ma-tiny") == level("--config", "sample-gpu") == "rms"
+    assert level("--config", "paper", "--data", "a") == level("--config", "paper", "--model", "vatt-ma-tiny") == "as_is"
+    assert level("--config", "paper", "model.input.audio_level=rms") == "rms"
+    path = tmp_path / "config.json"
+    saved = to_dict(recipe("sample"))
+    path.write_text(json.dumps(saved))
+    assert level("--resume", "--out", str(tmp_path)) == level("--config", str(path)) == "rms"
+    del saved["model"]["input"]["audio_level"]
+    path.write_text(json.dumps(saved))
+    assert level("--resume", "--out", str(tmp_path)) == level("--config", str(path)) == "as_is"
+    path.write_text('{"model": {"name": "vatt-tiny", "input": {"size": 32}}}')  # a user's, not that of a run
+    assert level("--config", str(path)) == "rms"
+
+
 def test_a_file_may_name_a_preset(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[model]\nname = "vatt-ma-tiny"\n[model.unified]\nnum_layers = 2\n[run]\nsteps = 5\n')

@@ -36,10 +36,11 @@ def named(video, audio="wat_base", text="t5_small"):
 @pytest.mark.parametrize("size", ["base", "medium", "large"])
 def test_names_give_the_sizes_of_our_presets(size):
     config = official_config(named(f"vit_{size}"))
-    assert config == replace(preset(f"vatt-{size}"), name="vatt")
+    as_is = InputConfig(audio_level="as_is")
+    assert config == replace(preset(f"vatt-{size}"), name="vatt", input=as_is)
     unified = named("")
     unified["model_config"]["backbone_config"] = {"unified_backbone": f"ut_{size}"}
-    assert official_config(unified) == replace(preset(f"vatt-ma-{size}"), name="vatt")
+    assert official_config(unified) == replace(preset(f"vatt-ma-{size}"), name="vatt", input=as_is)
 
 
 def test_the_official_position_dropout_stays():
@@ -74,7 +75,7 @@ def test_reference_configurations(folder):
 def test_the_clip_follows_from_the_shapes():
     official = {**PRETRAINED, "input_shapes": {"video": [None, 32, 224, 224, 3], "audio": [None, 153600, 1]}}
     official["overrides"] = {"sample_rate": 48000, "max_num_words": 16}
-    assert official_config(official).input == InputConfig()
+    assert official_config(official).input == InputConfig(audio_level="as_is")
     official["input_shapes"] = {"video": [None, 32, 224, 112, 3]}
     with pytest.raises(TensorFlowError, match="frames of 224 x 112 cannot be honoured"):
         official_config(official)

@@ -46,7 +46,9 @@ def paper() -> PretrainConfig:
     DropToken 0.5 and temperature 0.07 are defaults of the models. The paper's own schedule, which the official code
     does not have, is optim.schedule=quarter_cosine optim.warmup_steps=10000.
     """
-    return PretrainConfig(model=preset("vatt-base"))
+    model = preset("vatt-base")
+    model.input.audio_level = "as_is"
+    return PretrainConfig(model=model)
 
 
 def sample() -> PretrainConfig:

@@ -8,8 +8,24 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from vatt.config import ConfigError
+from vatt.config import ConfigError, load
 from vatt.files import write_text
+from vatt.models.config import saved_values
+
+_INPUT = {"frames", "fps", "size", "sample_rate", "words", "candidates"}  # what every run has written of model.input
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The values of a configuration file, by a run or by a user, see `vatt.config.load`.
+
+    A run writes all settings. One of the time before there was ``model.input.audio_level`` took sounds as they are, and
+    whoever goes on with it or repeats it means that.
+    """
+    values = load(path)
+    model = values.get("model")
+    if isinstance(model, dict) and isinstance(spec := model.get("input"), dict) and spec.keys() >= _INPUT:
+        return {**values, "model": saved_values(model)}
+    return values
 
 
 class RunFolder:

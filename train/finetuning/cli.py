@@ -8,7 +8,8 @@ from pathlib import Path
 
 from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
 from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
-from vatt.config import ConfigError, load, nearest, override, update
+from train.core.run_folder import load_config
+from vatt.config import ConfigError, nearest, override, update
 from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.weights.folder import model_folder, read_config
@@ -85,7 +86,7 @@ def _resumed(options: argparse.Namespace) -> FinetuneConfig:
     for name in ("config", "model", "init", "task", "classes", "label"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--resume goes on with the configuration of the run; leave --{name} out")
-    return update(FinetuneConfig(), load(folder / "config.json"))
+    return update(FinetuneConfig(), load_config(folder / "config.json"))
 
 
 def _base(options: argparse.Namespace) -> FinetuneConfig:
@@ -96,7 +97,7 @@ def _base(options: argparse.Namespace) -> FinetuneConfig:
         return recipe(PAPER[task or "video"] if own else "sample", task or "video")
     if options.config in NAMES or not Path(options.config).suffix:
         return recipe(options.config, task or _task_of(options.config))
-    values = load(options.config)
+    values = load_config(Path(options.config))
     named = values.get("task", task or "video")
     if named not in PAPER:
         raise ConfigError(f"{options.config}: task: {named!r} is not one of {', '.join(PAPER)}")
@@ -131,7 +132,8 @@ def _with_backbone(config: FinetuneConfig, options: argparse.Namespace) -> Finet
     kept = {name: getattr(before, name) for name in ("random_patch_sampling", "patch_sampling_rate", "sample_per_item")}
     section = replace(backbone_config(source, modality), **kept)
     name = f"{source.name}-{config.task}"
-    model = replace(config.model, name=name)
+    spec = replace(config.model.input, audio_level=source.input.audio_level)  # what the backbone was trained on
+    model = replace(config.model, name=name, input=spec)
     if isinstance(section, VideoConfig):
         model.video = section
     else:

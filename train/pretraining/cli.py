@@ -9,7 +9,8 @@ from typing import Any
 
 from train.config.pretraining import RECIPES, PretrainConfig, recipe
 from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
-from vatt.config import ConfigError, from_dict, load, override, update
+from train.core.run_folder import load_config
+from vatt.config import ConfigError, from_dict, override, update
 from vatt.presets import PRESETS, preset
 
 
@@ -59,12 +60,13 @@ def parse(arguments: list[str], on_gpu: bool) -> Job[PretrainConfig]:
     elif options.config in RECIPES or not Path(options.config).suffix:
         config = recipe(options.config)
     else:
-        values = load(options.config)
+        values = load_config(Path(options.config))
         named = values.get("model", {}).get("name") if isinstance(values.get("model"), dict) else None
         base = PretrainConfig(model=preset(named)) if named in PRESETS else PretrainConfig()
         config = update(base, values) if named else from_dict(PretrainConfig, values)
     if options.model is not None:
-        config = replace(config, model=preset(options.model))
+        level, model = config.model.input.audio_level, preset(options.model)
+        config = replace(config, model=replace(model, input=replace(model.input, audio_level=level)))
     data: dict[str, Any] = {}
     if options.data is not None:
         data = {"sources": options.data, "weights": options.weights or []}
@@ -80,4 +82,4 @@ def _resumed(options: argparse.Namespace) -> PretrainConfig:
         raise ConfigError("--resume takes the configuration of the run; leave --config out")
     if options.model is not None:
         raise ConfigError("--resume goes on with the model of the run; leave --model out")
-    return from_dict(PretrainConfig, load(folder / "config.json"))
+    return from_dict(PretrainConfig, load_config(folder / "config.json"))

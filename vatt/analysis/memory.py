@@ -174,6 +174,8 @@ def _before(config: VATTConfig, name: str, branch: Branch, mode: _Mode) -> int:
     wave = name == "audio" and config.audio_input == "waveform"
     view = wave and s == 4 and rows == tokens(config)["audio"].total  # patches in a row are a view of the batch
     size = 0 if mode.triton or view else rows * branch.values * s
+    if wave and config.input.audio_level == "rms" and (mode.triton or view):
+        size += 4 * config.input.samples  # the sound at its level, which patches are read from, in place of the batch
     gathered = (rows + 1) * branch.values * s  # with the row of the aggregation token
     if mode.gathers and mode.gathers * gathered <= KEPT_BYTES:
         size += gathered

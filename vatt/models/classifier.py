@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vatt.models.backbones import Backbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import ClassifierConfig
 from vatt.models.layers import Dense
+from vatt.models.sound import at_level
 
 
 class Classifier(nn.Module):
@@ -62,12 +63,12 @@ class Classifier(nn.Module):
         """Logits (B, K).
 
         Args:
-            x: (B * views, ...), the views of a sample next to each other.
+            x: (B * views, ...), the views of a sample next to each other; sounds are brought to their level here.
             views: clips of one sample; their logits are averaged.
             generator: of DropToken.
             kept: int64 (K,) or (B, K), the patches to keep, instead of drawing them.
         """
-        pooled = self.backbone(x, generator=generator, kept=kept)["features_pooled"]
+        pooled = self.backbone(self.at_level(x), generator=generator, kept=kept)["features_pooled"]
         if self.training and self.dropout > 0:
             pooled = F.dropout(pooled, self.dropout)
         if self.training:
@@ -76,6 +77,16 @@ class Classifier(nn.Module):
         dtype, bias = torch.promote_types(pooled.dtype, torch.float32), self.classifier.bias
         weight = self.classifier.weight.to(dtype)
         return average_views(F.linear(pooled.to(dtype), weight, None if bias is None else bias.to(dtype)), views)
+
+    def at_level(self, x: Tensor) -> Tensor:
+        """Sound (B, L) as `forward` brings it to ``config.input.audio_level``; pictures as they are.
+
+        Who mixes sounds calls it first: of a loud sound and a quiet one, mixed as they are, the quiet one is not heard,
+        while its share of the label is. The model brings the mixture to its level again.
+        """
+        if self.config is None or self.config.modality != "audio":
+            return x
+        return at_level(x, self.config.input.audio_level)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax or sigmoid of the (averaged) logits."""

@@ -6,8 +6,9 @@ The names (``d_kv``, ``max_temporal_buckets``, ``spectoral``, ...) are those of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vatt.clip import InputConfig
 
@@ -187,3 +188,12 @@ class ClassifierConfig:
     def backbone(self) -> VideoConfig | WaveformConfig:
         """The section of the modality."""
         return self.video if self.modality == "video" else self.waveform
+
+
+def saved_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `VATTConfig` or `ClassifierConfig` that was saved as a dictionary means.
+
+    Models that were saved before there was ``input.audio_level`` take sounds as they are; new ones do not.
+    """
+    spec = values.get("input", {})
+    return {**values, "input": {"audio_level": "as_is", **spec} if isinstance(spec, Mapping) else spec}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import VATTConfig
 from vatt.models.heads import build_head
+from vatt.models.sound import at_level
 from vatt.models.text import TextBackbone
 from vatt.models.tokens import PatchTokens, send
 from vatt.models.transformer import Encoder
@@ -70,7 +71,7 @@ class VATT(nn.Module):
 
         Args:
             video: (B, T, H, W, 3), uint8 in [0, 255] or floating point in [-1, 1].
-            audio: (B, L) in [-1, 1], or (B, T, F) for a spectrogram model.
+            audio: (B, L) in [-1, 1], brought to its level here, or (B, T, F) for a spectrogram model.
             text: (B, C, W) or (B, W) integer word ids, 0 = padding.
             generator: CPU generator of DropToken, which is active in training mode; video draws first, then audio, both
                 before anything is computed.
@@ -84,6 +85,8 @@ class VATT(nn.Module):
         Raises:
             ValueError: no input, or one that does not fit; the message names it.
         """
+        if audio is not None and audio.ndim == 2:
+            audio = at_level(audio, self.config.input.audio_level)
         given = {"video": video, "audio": audio, "text": None if text is None else _flat(text)}
         inputs = {modality: x for modality, x in given.items() if x is not None}
         if not inputs:

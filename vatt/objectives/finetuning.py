@@ -116,7 +116,7 @@ class Finetuning(nn.Module):
             target_BK = smooth_labels(target_BK, self.targets.smoothing)
         if self.targets.mixup:
             mix = Mix(send(batch["mix_order"], x.device), send(batch["mix_share"], x.device))
-            x, target_BK = mix(_to_float(x)), mix(target_BK)
+            x, target_BK = mix(self.model.at_level(_to_float(x))), mix(target_BK)
         if kept is not None and self._chooses_later(kept) and self.model.backbone.tokens.gathered(x):
             x = x.take_along_dim(send(kept, x.device)[..., None], 1)
         logits_BK = self.model(x, kept=kept)

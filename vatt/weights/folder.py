@@ -21,7 +21,7 @@ from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
 from vatt.files import appearing
 from vatt.models.classifier import Classifier
-from vatt.models.config import ClassifierConfig, VATTConfig
+from vatt.models.config import ClassifierConfig, VATTConfig, saved_values
 from vatt.models.vatt import VATT
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -112,6 +112,7 @@ def read_config(folder: Path) -> VATTConfig | ClassifierConfig:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise PretrainedError(f"{path}: expected an object of configuration sections")
+        values = saved_values(values)
         return from_dict(ClassifierConfig, values) if "num_classes" in values else from_dict(VATTConfig, values)
     except (OSError, ValueError) as error:
         if isinstance(error, PretrainedError):

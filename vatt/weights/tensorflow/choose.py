@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vatt.config import ConfigError, from_dict, load, nearest, override
-from vatt.models.config import ClassifierConfig, VATTConfig
+from vatt.models.config import ClassifierConfig, VATTConfig, saved_values
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.weights.tensorflow.bundle import Bundle
 from vatt.weights.tensorflow.config import is_official, official_config
@@ -83,6 +83,8 @@ def choose(
     else:
         hint = nearest(model, [*PRESETS, *CLASSIFIERS])
         raise ConfigError(f"unknown model {model!r}; {hint} (a configuration file ends in .json)")
+    if not model.endswith(".json"):
+        config.input.audio_level = "as_is"  # as the official code trains
     _same_kind(config, bundle, accounts)
     return override(config, overrides)
 
@@ -92,6 +94,7 @@ def _read(path: Path) -> VATTConfig | ClassifierConfig:
     try:
         if is_official(values):
             return official_config(values)
+        values = saved_values(values)
         return from_dict(ClassifierConfig, values) if "num_classes" in values else from_dict(VATTConfig, values)
     except (TensorFlowError, ConfigError) as error:
         raise type(error)(f"{path}: {error}") from error

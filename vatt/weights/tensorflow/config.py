@@ -114,7 +114,8 @@ def from_parts(
     Raises:
         TensorFlowError, ConfigError: see `fill`.
     """
-    config = update(VATTConfig(), {"head": dict(head), "loss": dict(loss or {})})
+    known = {"input": {"audio_level": "as_is"}, "head": dict(head), "loss": dict(loss or {})}
+    config = update(VATTConfig(), known)
     if arch.upper().startswith("UT"):
         _known("unified backbone", parts["unified"], ("ut",))
         return dataclasses.replace(config, backbone="unified", unified=fill(UnifiedConfig, parts["unified"]))
@@ -223,7 +224,8 @@ def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConf
     """
     shapes, given = official.get("input_shapes") or {}, official.get("overrides") or {}
     names = {"num_frames": "frames", "frame_size": "size", "sample_rate": "sample_rate", "max_num_words": "words"}
-    found: dict[str, Any] = {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
+    found: dict[str, Any] = {"audio_level": "as_is"}
+    found |= {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
     clip = shapes.get("video") or shapes.get("images")
     if clip:
         _, found["frames"], found["size"], width, _ = clip
