@@ -21,7 +21,8 @@ from vatt.inference import embed_clips
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="runs/sample-clips/manifest.csv", help="manifest with splits train and val")
+    parser.add_argument("--data", default="runs/sample-clips/manifest.csv", help="manifest with split train")
+    parser.add_argument("--split", default="val", help="to test on; test where there is no val (%(default)s)")
     parser.add_argument("--model", type=Path, default=Path("runs/sample"), help="model or run (%(default)s)")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the label (%(default)s)")
     parser.add_argument("--modality", choices=("video", "audio"), default="video")
@@ -29,15 +30,14 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="decoding processes (%(default)s)")
     options = parser.parse_args()
     try:
-        sides = hold_out(read_clips(options.data).clips, 0.2)
+        sides = hold_out(read_clips(options.data).clips, 0.2, options.split)
         if not all(sides):
-            raise ManifestError(f"{options.data}: needs clips of both splits, train and val")
+            raise ManifestError(f"{options.data}: needs clips of both splits, train and {options.split}")
         classes = find_classes([*sides[0], *sides[1]], options.data, options.label)
         model = VATT.from_pretrained(options.model)
         data = []
         for clips in sides:
-            config = DataConfig(workers=options.workers)
-            how = {"space": "features", "windows": options.windows, "config": config}
+            how = {"space": "features", "windows": options.windows, "config": DataConfig(workers=options.workers)}
             found = list(embed_clips(model, clips, options.modality, **how))
             for record in [record for batch in found for record in batch.skipped]:
                 print(f"left out: {record['file']}: {record['reason']}", file=sys.stderr)

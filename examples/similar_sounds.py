@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from vatt import VATT, read_clips
+from vatt.data import choose_split
 from vatt.errors import UserError
 
 
@@ -15,6 +16,7 @@ def main() -> int:
     default = Path("runs/sample-clips/val/0000.mp4")
     parser.add_argument("sound", nargs="?", type=Path, default=default, help="sound file, or a video (%(default)s)")
     parser.add_argument("--videos", type=Path, default=Path("runs/sample-clips/val"), help="folder or manifest")
+    parser.add_argument("--split", help="of a manifest: only its clips (all)")
     parser.add_argument("--model", type=Path, default=Path("runs/sample"), help="model or run")
     parser.add_argument("--top", type=int, default=5, help="videos shown (%(default)s)")
     parser.add_argument("--windows", type=int, default=4, help="of a file, averaged (%(default)s)")
@@ -23,7 +25,7 @@ def main() -> int:
     try:
         model = VATT.from_pretrained(options.model)
         sound_D = model.embed_audio(options.sound, space="video", windows=options.windows)
-        clips = read_clips(options.videos).clips
+        clips = choose_split(read_clips(options.videos).clips, options.split, str(options.videos))
         videos_ND = model.embed_video(clips, space="audio", windows=options.windows, workers=options.workers)
     except UserError as error:  # the message says how to mend it
         print(f"error: {error}", file=sys.stderr)

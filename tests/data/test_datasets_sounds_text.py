@@ -9,6 +9,7 @@ import pytest
 from vatt.data.clips import ManifestError
 from vatt.data.datasets import read_dataset
 from vatt.data.manifest import read_clips, write_manifest
+from vatt.data.splits import choose_split
 
 FIXTURES = Path(__file__).with_name("fixtures")
 HOW, SETS = FIXTURES / "howto100m", FIXTURES / "audioset"
@@ -122,7 +123,7 @@ def test_msrvtt_1k_a(make, tmp_path):
     assert values(listed.rows, "video_id", "split") == [("video0", "train")] * 2 + [("video9770", "test")]
     assert listed.notes == ["2 clips are neither in the test file nor in the list for training"]
     write_manifest(listed.rows, tmp_path / "m.jsonl")
-    clips = read_clips(tmp_path / "m.jsonl").of_split("test")
+    clips = choose_split(read_clips(tmp_path / "m.jsonl").clips, "test", "m.jsonl")
     assert [[caption.text for caption in clip.captions] for clip in clips] == [[QUERY]]
 
 

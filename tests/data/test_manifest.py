@@ -10,7 +10,7 @@ import pickle
 import pytest
 
 from vatt.data.captions import Caption, choose_candidates
-from vatt.data.clips import Clip, ManifestError, hold_out, other_splits
+from vatt.data.clips import ManifestError
 from vatt.data.manifest import read_clips, write_lines, write_manifest
 
 
@@ -100,18 +100,6 @@ def test_nothing_there(tmp_path):
         read_clips(tmp_path / "absent")
 
 
-def test_hold_out(tmp_path):
-    named = [Clip(tmp_path / str(i), split=split) for i, split in enumerate(["train", "val", None, "test", "other"])]
-    training, held = hold_out(named, 0.5)
-    assert ([c.split for c in training], [c.split for c in held]) == (["train", None], ["val", "test"])
-    plain = [Clip(tmp_path / f"{i}.mp4") for i in range(1000)]
-    training, held = hold_out(plain, 0.1)
-    assert len(training) + len(held) == 1000
-    assert 60 < len(held) < 140
-    more = plain + [Clip(tmp_path / f"new{i}.mp4") for i in range(50)]
-    assert {c.video for c in held} <= {c.video for c in hold_out(more, 0.1)[1]}
-
-
 CAPTIONS = {"start": [0, 1], "end": [1, 2], "text": ["one", "two \u2028 lines"]}
 
 
@@ -140,11 +128,3 @@ def test_a_name_that_is_not_utf8_comes_back(folder):
     with pytest.raises(ManifestError, match="cannot be written"):
         write_lines(folder / "n.txt", [name])
     assert not list(folder.glob(".*.partly"))
-
-
-def test_splits_are_told_in_any_letters_and_others_are_counted(folder):
-    (folder / "m.csv").write_text("video,split\na.MKV,Train\nb.mp4, TEST\na.MKV,extra\nb.mp4,holdout\nb.mp4,extra\n")
-    clips = read_clips(folder / "m.csv").clips
-    assert [len(side) for side in hold_out(clips, 0.5)] == [1, 1]
-    assert other_splits(clips).startswith("3 clips are in splits that are not used: extra (2), holdout (1)")
-    assert other_splits(clips[:2]) is None

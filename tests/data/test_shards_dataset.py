@@ -12,7 +12,7 @@ import pytest
 
 from tests.data.shard_files import SETTINGS, Made, write_shards
 from vatt.clip import InputConfig
-from vatt.data import Clip, ManifestError, MediaError, hold_out, other_splits, read_clips
+from vatt.data import Clip, ManifestError, MediaError, choose_split, hold_out, other_splits, read_clips, splits_of
 from vatt.data.captions import Caption
 from vatt.data.clips import check_packing, count_captioned, kinds_of
 from vatt.data.decode import Packing
@@ -54,7 +54,7 @@ def test_the_clips_are_those_of_the_manifest_in_its_order(shards):
         Clip(shards / "a/film.mp4", 1.0, 9.0, CAPTIONS, "run", "train", {"fold": "1"}),
         Clip(shards / "c.wav", kind="audio"),
     ]
-    assert found.of_split("VAL")[0] == found.clips[0]
+    assert choose_split(found.clips, "VAL", "shards")[0] == found.clips[0]
     assert [clip.start for clip in found.clips[2:4]] == [None, 1.0]
     assert found.clips[-1].kind == "audio"
     with pytest.raises(IndexError):
@@ -68,6 +68,7 @@ def test_columns_hold_out_what_a_list_does(shards):
     clips = read_clips(shards).clips
     assert [list(side) for side in hold_out(clips, 0.5)] == list(hold_out(list(clips), 0.5))
     assert other_splits(clips) is other_splits(list(clips)) is None
+    assert str(splits_of(clips)) == str(splits_of(list(clips))) == "train 4, val 1, test 0"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.97])
@@ -77,7 +78,9 @@ def test_without_splits_the_names_decide(tmp_path, share):
     clips = read_clips(tmp_path / "shards").clips
     sides = hold_out(clips, share)
     assert [list(side) for side in sides] == list(hold_out(list(clips), share))
-    files = [Clip(Path("elsewhere") / made[n].source) for n in range(60)]  # as read from the files themselves
+    files = [
+        Clip(Path("elsewhere") / made[n].source, name=made[n].source) for n in range(60)
+    ]  # as read from the files themselves
     assert [[clip.video.name for clip in side] for side in sides] == [
         [clip.video.name for clip in side] for side in hold_out(files, share)
     ]

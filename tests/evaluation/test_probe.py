@@ -74,7 +74,19 @@ def test_official_splits_folds_and_the_plain_split():
         ("fold 10", (0, 1, 2), (3,)),
     ]
     (plain,) = splits_of(clips(split=["train", "val", "train", "test"]), "m")
-    assert (plain.train, plain.test) == ((0, 2), (1, 3))
+    assert (plain.name, plain.train, plain.test) == ("val", (0, 2), (1,))
+    both = clips(split=["train", "val", "train", "test"])
+    (plain,) = splits_of(both, "m", "Test")
+    assert (plain.name, plain.train, plain.test) == ("test", (0, 2), (3,))
+    (plain,) = splits_of(clips(split=["train", "test"]), "m")
+    assert (plain.name, plain.test) == ("test", (1,))
+    (plain,) = splits_of(clips(video=[None] * 200), "m", share=0.3)
+    assert set(plain.train) | set(plain.test) == set(range(200))
+    assert 30 < len(plain.test) < 90
+    (official,) = splits_of(clips(split1=["train", "test", "val"]), "m", "validation")
+    assert (official.train, official.test) == ((0,), (2,))
+    with pytest.raises(ProbeError, match="each fold of m is tested on in turn"):
+        splits_of(clips(fold=["1", "2"]), "m", "test")
     with pytest.raises(ProbeError, match="m: split1 has no clip to test on"):
         splits_of(clips(split1=["train", ""]), "m")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from train.core.ranks import RankContext, wait_for_all
 from vatt.clip import InputConfig
-from vatt.data import Clip, DataConfig, ManifestError, Source, hold_out, other_splits, read_clips
+from vatt.data import Clip, DataConfig, ManifestError, Source, Splits, other_splits, read_clips, splits_of
 from vatt.data.clips import check_packing, kinds_of
 from vatt.data.decode import check_decoder
 from vatt.data.skipped import Record
+from vatt.data.splits import TRAIN, VAL, nothing_in, split_name
 from vatt.sample import build, build_pictures
 
 SAMPLE = Path("runs/sample-clips")
@@ -50,12 +51,14 @@ class Corpus:
         held_out: the clips to evaluate on, by data set.
         skipped: records of what the data sets name and do not hold.
         notes: what a user should know of the data sets.
+        splits: in words, for each data set, the clips of its splits and the one that is evaluated.
     """
 
     sources: list[Source] = field(default_factory=list)
     held_out: dict[str, list[Clip]] = field(default_factory=dict)
     skipped: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
 
     def training_clips(self) -> Iterator[Clip]:
         """Those of all data sets, one after the other."""
@@ -74,11 +77,12 @@ def read_corpus(config: DataConfig, unusable: dict[str, str], spec: InputConfig,
         unusable: kinds of media that the job cannot read, with the reason.
 
     Raises:
-        ManifestError: a data set cannot be used or has no clip to train on; names the file and the place.
+        ManifestError: a data set cannot be used or has no clip to train on, or none has a clip of ``data.eval_split``
+            though that was named; names the file and the place.
         DecoderError: ``data.decoder`` cannot run here; nothing has been written to the folder of the run yet.
     """
     check_decoder(config.decoder, config.workers)
-    corpus = Corpus()
+    corpus, absent = Corpus(), list[str]()
     weights = config.weights or [1.0] * len(config.sources)
     for name, weight in zip(config.sources, weights, strict=True):
         found = read_clips(name, cache=config.cache, cache_gb=config.cache_gb, timeout=config.decode_timeout)
@@ -87,12 +91,24 @@ def read_corpus(config: DataConfig, unusable: dict[str, str], spec: InputConfig,
             bad = found.clips[at]
             raise ManifestError(f"{name}, column {bad.kind}: {bad.video}: {unusable[bad.kind]}")
         check_packing(found.clips, spec, sound_only)
-        training, held_out = hold_out(found.clips, config.eval_share)
-        if not training:
-            splits = sorted({str(clip.split) for clip in found.clips})
-            raise ManifestError(f"{name}: no clip to train on; column split holds {', '.join(splits)}, wanted: train")
+        splits = splits_of(found.clips, config.eval_share)
+        if not (training := splits.of(TRAIN)):
+            raise ManifestError(f"{name}: no clip to train on; column split holds {splits}, wanted: train")
         corpus.sources.append(Source(name, training, weight))
-        corpus.held_out.setdefault(name, []).extend(held_out)
+        evaluated, words = evaluation_split(splits, config.eval_split)
+        corpus.held_out.setdefault(name, []).extend(splits.of(evaluated))
+        corpus.splits.append(f"clips of {name}: {words}")
+        absent += [] if splits.counts.get(evaluated) else [nothing_in(splits, evaluated, name)]
         corpus.notes += [f"{name}: {others}"] if (others := other_splits(found.clips)) else []
         corpus.skipped += [{"dataset": name, **record} for record in found.skipped]
+    if absent and len(absent) == len(config.sources) and split_name(config.eval_split) != VAL:
+        raise ManifestError(f"data.eval_split={config.eval_split}: {absent[0]}")
     return corpus
+
+
+def evaluation_split(splits: Splits, wanted: str) -> tuple[str, str]:
+    """The split of a data set that is evaluated, and in words what is in which: "train 384, val 96, test 0; evaluated:
+    val"."""
+    name = splits.held_out(wanted) if splits.named else VAL
+    why = "" if name == split_name(wanted) or not splits.named else f", for there is no {split_name(wanted)}"
+    return name, f"{splits}; evaluated: {name}{why}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from train.core.ranks import RankContext, gather, wait_for_all
-from train.evaluation.task import HELD_OUT, clips_of, exit_status, tell_missing, tell_skipped, write
+from train.evaluation.task import clips_of, exit_status, tell_missing, tell_skipped, write
 from vatt import models
 from vatt.config import ConfigError
 from vatt.data import Classes, Clip, DataConfig, LabelError, Views, read_classes
@@ -34,8 +34,8 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
     if (options.task == "audio") != (config.modality == "audio"):
         raise PretrainedError(f"{options.model}: reads {config.modality}; --task {options.task} needs another model")
     classes = _classes(options, list(config.classes), config.labels == "multi", config.num_classes)
-    clips, missing = clips_of(context, options.data, options.split)
-    where = f"{options.data}, split {options.split or HELD_OUT}"
+    clips, split, missing = clips_of(context, options)
+    where = f"{options.data}, split {split}"
     if without := classes.check(clips, where):
         context.say(f"warning: {len(without)} classes have no clip in {where}: {', '.join(without[:5])}")
     windows, crops = VIEWS[options.task]
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
     tell_missing(context, missing)
     if not classes.multi and context.first:
         _best_and_worst(context, scores, clips, classes)
-    about = {"task": options.task, "model": str(options.model), "data": options.data, "split": options.split}
+    about = {"task": options.task, "model": str(options.model), "data": options.data, "split": split}
     about["precision"] = options.precision
     write(context, options.out, {**about, "label": classes.column, "views": asdict(views), "table": table})
     wait_for_all()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from train.core.command import Parser, add_local_rank, not_negative, positive, share
 from train.evaluation import classification, probe, retrieval
+from vatt.data.splits import SHARE
 from vatt.precision import PRECISIONS
 
 DESCRIPTION = """Evaluates a model: ``python train/evaluate.py --task {video,audio,image,retrieval,probe}``; also under
@@ -36,7 +37,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="MANIFEST",
         help="manifest (.csv, .jsonl), or shards or their URL; without it: the built-in sample",
     )
-    add("--split", help="of the manifest (default: val, validation and test; a probe takes its own)")
+    add("--split", help="clips of this split: val, test, ..., or all (default: val, or test where there is no val)")
+    add("--eval-share", type=share, default=SHARE, help="val, where the data set names no split (default: %(default)s)")
     add("--label", metavar="COLUMN", help="column with the label (default: label; of the sample: motion or shape)")
     add("--clips", type=positive, help="windows of a clip, spread evenly over it (default: 4; pictures: 1)")
     add("--crops", type=positive, help="squares of each window (default: 3 for --task video, else 1)")

@@ -19,7 +19,6 @@ from vatt.evaluation.probe import (
     KINDS,
     Features,
     LowRankConfig,
-    ProbeError,
     check_classes,
     extract,
     fit_split,
@@ -50,14 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, context: RankContext) -> int:
     """Extracts the features once, on all ranks, and fits on rank 0 for each split."""
     kinds = KINDS if options.classifier == "both" else (options.classifier,)
-    if options.split is not None:
-        raise ProbeError("--split: a probe takes both sides from the manifest (split1.., fold or split); leave it out")
     if "svm" in kinds:
         require_svm()
     found = read_clips(options.data)
     if others := other_splits(found.clips):
         context.say(f"warning: {options.data}: {others}")
-    clips, splits = found.clips, splits_of(found.clips, options.data)
+    clips, splits = found.clips, splits_of(found.clips, options.data, options.split, options.eval_share)
     used = sorted({number for split in splits for number in (*split.train, *split.test)})
     classes = find_classes([clips[number] for number in used], options.data, options.label or "label")
     for split in splits:

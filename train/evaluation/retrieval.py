@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise PretrainedError(f"{folder}: has no {TOKENIZER}; give the words of the model by --vocabulary FILE")
-    clips, missing = clips_of(context, options.data, options.split)
+    clips, split, missing = clips_of(context, options)
     windows = options.clips or 4
     config = DataConfig(workers=options.workers)
     own: list[Clip] = [clips[number] for number in context.shard(len(clips))]
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
     context.say(f"{len(clips) / seconds:.1f} clips/s, {context}")
     tell_missing(context, missing)
     content = {kind: {name: asdict(level) for name, level in table.items()} for kind, table in tables.items()}
-    about = {"task": "retrieval", "model": str(options.model), "data": options.data, "windows": windows}
+    about = {"task": "retrieval", "model": str(options.model), "data": options.data, "split": split, "windows": windows}
     about |= {"precision": options.precision, "missing": len(missing)}
     write(context, options.out, {**about, "n": len(found.captions), "skipped": len(skipped), "tables": content})
     wait_for_all()

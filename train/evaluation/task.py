@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from train.config.finetuning import SAMPLE_LABELS
-from train.core.data import sample_manifest
+from train.core.data import evaluation_split, sample_manifest
 from train.core.nodes import check_clips
 from train.core.ranks import RankContext
-from vatt.data import Clip, ManifestError, hold_out, other_splits, read_clips
+from vatt.data import Clip, ManifestError, choose_split, other_splits, read_clips, splits_of
 from vatt.data.skipped import ENOUGH, Record, SkipLog
+from vatt.data.splits import VAL, nothing_in, split_name
 from vatt.environment import environment
-
-HELD_OUT = "held out"
 
 
 def use_sample(options: argparse.Namespace, context: RankContext) -> None:
@@ -41,21 +40,28 @@ def prepare_out(options: argparse.Namespace, context: RankContext) -> None:
     path.open("a").close()
 
 
-def clips_of(context: RankContext, path: str, split: str | None) -> tuple[Sequence[Clip], list[Record]]:
-    """The clips of one split of a manifest (None: those held out), and what it names and does not hold.
+def clips_of(context: RankContext, options: argparse.Namespace) -> tuple[Sequence[Clip], str, list[Record]]:
+    """The clips of the split that ``--split`` names (without it val, or test where there is no val), the name of that
+    split, and records of what the data set names and does not hold.
 
     Raises:
         ManifestError: it cannot be read, or has no clip of this split; the message names those that are there.
     """
+    path = options.data
     found = read_clips(path)
-    chosen = hold_out(found.clips, 0.0)[1] if split is None else found.of_split(split)
-    if split is None and (others := other_splits(found.clips)):
-        context.say(f"warning: {path}: {others}")
-    if not chosen:
-        there = sorted({str(clip.split) for clip in found.clips})
-        raise ManifestError(f"{path}, column split: no clip of {split or HELD_OUT!r}; there are {', '.join(there)}")
-    check_clips(context, f"{path}: {split or HELD_OUT}", chosen)
-    return chosen, found.skipped
+    splits = splits_of(found.clips, options.eval_share)
+    if options.split is None:
+        split, words = evaluation_split(splits, VAL)
+        context.say(f"clips of {path}: {words}")
+        if others := other_splits(found.clips):
+            context.say(f"warning: {path}: {others}")
+        if not (chosen := splits.of(split)):
+            raise ManifestError(nothing_in(splits, split, path))
+    else:
+        split = split_name(options.split)
+        chosen = choose_split(found.clips, split, path, options.eval_share)
+    check_clips(context, f"{path}: {split}", chosen)
+    return chosen, split, found.skipped
 
 
 def tell_skipped(context: RankContext, options: argparse.Namespace, skipped: Sequence[Record]) -> None:

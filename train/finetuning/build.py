@@ -38,6 +38,8 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     if job.sample:
         config.data.sources = [sample_manifest(context, reporter.say, pictures=config.task == "image")]
     corpus, classes = _read_labelled(config)
+    for line in corpus.splits:
+        reporter.say(line)
     check_clips(context, "data.sources", corpus.training_clips())
     held_out, names = corpus.evaluation_clips(), list(classes.names)
     if job.resume and config.model.classes not in ([], names):

@@ -33,7 +33,7 @@ class ClassifierEvaluator:
     def __call__(self, step: int) -> Table | None:
         """Prints and records the table on rank 0. None where no clip is held out, or what is defines no figure."""
         if not self.clips:
-            self.reporter.say("evaluation: left out, no clip is held out (column split: val or test)")
+            self.reporter.say("evaluation: left out, no clip is held out (column split; data.eval_split)")
             return None
         options, config = self.config.evaluation, self.config
         state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has sharded

@@ -42,6 +42,8 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     of_sample = config.data.sources == [str(SAMPLE / "manifest.csv")]
     oracle = dict(levels(config.data.sources[0])) if of_sample else None
     corpus = read_corpus(config.data, dict.fromkeys(("audio", "image"), _VIDEOS_ONLY), config.model.input)
+    for line in corpus.splits:
+        reporter.say(line)
     check_clips(context, "data.sources", corpus.training_clips())
     held_out = corpus.evaluation_clips()
     if context.first and not job.resume:

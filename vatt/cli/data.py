@@ -65,6 +65,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="limit for a file (30)")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels (label)")
+    parser.add_argument("--split", metavar="NAME", help="rows of this split alone: train, val, test, ... (all)")
     parser.add_argument("--sound", action="store_true", help="videos without sound are faults, too")
     parser.add_argument("--quick", action="store_true", help="of shards: compare the sizes of files alone")
 
@@ -104,6 +105,7 @@ def _check(options: argparse.Namespace) -> int:
             seconds=options.seconds,
             sound=options.sound,
             column=options.label,
+            split=options.split,
             progress=tell,
         )
     taken = time.monotonic() - begun
@@ -128,7 +130,7 @@ def _check_shards(options: argparse.Namespace, begun: float) -> int:
     """0, or 1 if anything is wrong with a shard."""
     if options.workers < 1:
         raise CheckError(f"workers must be 1 or more, got {options.workers}")
-    for name in ("out", "counts"):
+    for name in ("out", "counts", "split"):
         if getattr(options, name) is not None:
             raise CheckError(f"--{name}: is for manifests and folders of media; {options.source} holds shards")
     with progress("shards") as tell:

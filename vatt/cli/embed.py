@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.npy, with FILE.json beside it, or FILE.parquet")
     add("--modality", choices=MODALITIES, default="video", help="what of the source is embedded (video)")
     add("--space", metavar="NAME", help="video: text (default), audio; audio, text: video; each: features")
+    add("--split", metavar="NAME", help="clips of this split alone: train, val, test, ... (all)")
     add("--windows", type=int, default=4, metavar="N", help="windows of a file that are averaged (4)")
     add("--batch-size", type=int, metavar="N", help="items of a batch (8; text: 256)")
     add("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")

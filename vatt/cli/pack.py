@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sound", choices=SOUNDS, default="pcm", help="codec of the sound; both lose nothing (pcm)")
     parser.add_argument("--shard-size", type=float, default=512.0, metavar="MB", help="limit for a shard (512)")
+    parser.add_argument("--split", metavar="NAME", help="rows of this split alone: train, val, test, ... (all)")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (one a core)")
     parser.add_argument("--shard-of", default="1/1", metavar="I/N", help="the I-th of N shares: a job of an array")
     parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="limit for a minute of a file (600)")
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if share is None:
         raise PackError(f"--shard-of {options.shard_of}: must be I/N, such as 1/8")
     place = (int(share[1]), int(share[2]))
-    job = PackJob(options.source, options.out, settings_of(options), workers, place, options.seconds)
+    job = PackJob(options.source, options.out, settings_of(options), workers, place, options.seconds, options.split)
     begun = time.monotonic()
     try:
         with progress("clips") as tell:

@@ -1,6 +1,6 @@
 """From files to batches: data sets, decoding, augmentation, text."""
 
-from vatt.data.clips import Clip, ManifestError, hold_out, other_splits
+from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import AugmentConfig, DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.evaluation_loader import eval_batches, view_batches
@@ -9,6 +9,7 @@ from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader
 from vatt.data.manifest import read_clips
 from vatt.data.samples import LabelledReader, Views
 from vatt.data.skipped import SkipLog, TooManySkipped
+from vatt.data.splits import Splits, choose_split, hold_out, other_splits, splits_of
 from vatt.data.tokenizer import TextError, Tokenizer, load_word_embeddings
 
 __all__ = [
@@ -24,11 +25,13 @@ __all__ = [
     "MediaError",
     "SkipLog",
     "Source",
+    "Splits",
     "TextError",
     "Tokenizer",
     "TooManySkipped",
     "TrainLoader",
     "Views",
+    "choose_split",
     "eval_batches",
     "find_classes",
     "hold_out",
@@ -36,5 +39,6 @@ __all__ = [
     "other_splits",
     "read_classes",
     "read_clips",
+    "splits_of",
     "view_batches",
 ]

@@ -1,12 +1,9 @@
-"""Clips: the items of a data set, however it is written down; and which of them are held out for evaluation."""
+"""Clips: the items of a data set, however it is written down. Which of them are held out, `vatt.data.splits` says."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,8 +17,6 @@ from vatt.data.captions import Caption
 from vatt.data.decode import Packed, Packing
 from vatt.errors import UserError
 
-TRAIN = ("train", "", None)  # splits, in lower case
-HELD_OUT = ("val", "valid", "validation", "test")
 _NEAR = 1e-6  # of seconds and rates that were written as decimals
 
 
@@ -36,7 +31,8 @@ class ManifestError(UserError, ValueError):
 class Clip:
     """One item of a data set: a video, or a range of it (seconds), and the narration of the whole video.
 
-    ``video`` is the media file, whatever its ``kind``: a video, a sound file ("audio") or a picture ("image").
+    ``video`` is the media file, whatever its ``kind``: a video, a sound file ("audio") or a picture ("image"). ``name``
+    is its path in the data set, which stays when the data set moves; "" if the clip is of none.
     What a model reads of a clip, `vatt.clip.InputConfig` says.
     """
 
@@ -49,6 +45,7 @@ class Clip:
     extra: dict[str, str] = field(default_factory=dict)
     kind: str = "video"
     packed: Packed | None = None  # where its media are, if not in the file ``video`` itself
+    name: str = field(default="", compare=False)
 
     @property
     def media(self) -> Path | Packed:
@@ -76,7 +73,7 @@ class ClipTable(Sequence[Clip]):
 
     @abstractmethod
     def digests(self) -> np.ndarray:
-        """`name_digest` of each clip, uint64 (N,)."""
+        """`vatt.data.splits.name_digest` of each clip, uint64 (N,)."""
 
     @abstractmethod
     def kinds(self) -> list[str]:
@@ -113,40 +110,6 @@ class Clips:
 
     clips: Sequence[Clip]
     skipped: list[dict[str, Any]] = field(default_factory=list)
-
-    def of_split(self, split: str) -> Sequence[Clip]:
-        """The clips of one split, whose name may be in any case."""
-        name = split.strip().lower()
-        return _part(self.clips, [number for number, found in enumerate(_splits(self.clips)) if found == name])
-
-
-def hold_out(clips: Sequence[Clip], share: float) -> tuple[Sequence[Clip], Sequence[Clip]]:
-    """Splits clips into (training, evaluation).
-
-    Where the data set names splits, train goes to training and val, valid, validation or test to evaluation. Otherwise
-    ``share`` of the videos is held out by a hash of their names, so that a video stays on its side when others come.
-    """
-    splits = _splits(clips)
-    if any(splits):
-        sides = [[n for n, split in enumerate(splits) if split in side] for side in (TRAIN, HELD_OUT)]
-    else:
-        held = _digests(clips) < np.uint64(math.ceil(share * 2**64))
-        sides = [np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()]
-    return _part(clips, sides[0]), _part(clips, sides[1])
-
-
-def name_digest(name: str) -> int:
-    """64 bits of a hash of the name of a media file, which decide whether it is held out."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-
-
-def other_splits(clips: Sequence[Clip]) -> str | None:
-    """In words, the clips whose split is neither that of training nor one that `hold_out` holds out; None if none."""
-    others = Counter(split for split in _splits(clips) if split not in (*TRAIN, *HELD_OUT))
-    if not others:
-        return None
-    names = ", ".join(f"{split} ({count})" for split, count in others.most_common(5))
-    return f"{others.total()} clips are in splits that are not used: {names}; known are train, {', '.join(HELD_OUT)}"
 
 
 def kinds_of(clips: Sequence[Clip]) -> list[str]:
@@ -194,17 +157,3 @@ def _warn_of_size(packing: Packing, size: int) -> None:
             "%s: packed with %d pixels on the shorter side, the model reads %d: pictures are enlarged",
             *(packing.name, packing.size, size),
         )
-
-
-def _splits(clips: Sequence[Clip]) -> list[str | None]:
-    return clips.splits() if isinstance(clips, ClipTable) else [clip.split for clip in clips]
-
-
-def _digests(clips: Sequence[Clip]) -> np.ndarray:
-    if isinstance(clips, ClipTable):
-        return clips.digests()
-    return np.array([name_digest(clip.video.name) for clip in clips], np.uint64)
-
-
-def _part(clips: Sequence[Clip], numbers: list[int]) -> Sequence[Clip]:
-    return clips.part(numbers) if isinstance(clips, ClipTable) else [clips[number] for number in numbers]

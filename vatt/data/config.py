@@ -39,7 +39,8 @@ class DataConfig:
     cache_gb: float = 20.0  # most gigabytes in it, shared by all processes; 0 keeps none
     decode_timeout: float = 30.0  # seconds for one clip, then it is skipped; as many to fetch a piece of a shard
     max_bad_share: float = 0.1  # of the clips that were tried; more stops the run
-    eval_share: float = 0.05  # held out for evaluation where a data set names no split
+    eval_share: float = 0.05  # of the videos: held out for evaluation where a data set names no split
+    eval_split: str = "val"  # that a run evaluates on, such as val or test; test where val is asked for and not there
     vocabulary: str | None = None  # one word per line, or BERT's vocab.txt; None learns the words from the captions
     vocabulary_size: int = 2**16  # most words learned from the captions, if there is no vocabulary
     word_embeddings: str | None = None  # .npy, one row per word
@@ -52,6 +53,8 @@ class DataConfig:
             raise ValueError(f"weights: {self.weights} must all be above 0")
         if not 0 <= self.max_bad_share <= 1 or not 0 <= self.eval_share < 1:
             raise ValueError("max_bad_share and eval_share are shares between 0 and 1")
+        if not (name := self.eval_split.strip().lower()) or name in ("train", "all"):
+            raise ValueError(f"eval_split: {self.eval_split!r} is no split that is held out, such as val or test")
         if self.shuffle_shards < 0 or self.cache_gb < 0:
             raise ValueError("shuffle_shards and cache_gb must be 0 or more")
         if self.workers < 0 or self.prefetch < 1 or not 0 < self.decode_timeout < float("inf"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -81,8 +82,9 @@ def _from_folder(folder: Path) -> Clips:
     clips: list[Clip] = []
     found = Clips(clips)
     root = folder.resolve()
-    for video in (folder / path.relative_to(root) for path in media_files(folder, ("video",))):
-        clips.append(Clip(video, captions=_sidecar_captions(video, found)))
+    for name in (path.relative_to(root) for path in media_files(folder, ("video",))):
+        video = folder / name
+        clips.append(Clip(video, captions=_sidecar_captions(video, found), name=name.as_posix()))
     return found
 
 
@@ -223,7 +225,17 @@ def parse_row(path: Path, line: str, row: Row) -> tuple[Clip, Caption | None]:
         caption = timed_caption(sentence, start, end) if timed else Caption(sentence)
     extra = {key: str(value) for key, value in row.items() if key not in COLUMNS and value is not None}
     split = (text("split") or "").lower() or None
-    return Clip(path.parent / name, start, end, (), text("label"), split, extra, kind), caption
+    video = path.parent / name
+    return Clip(video, start, end, (), text("label"), split, extra, kind, name=_name(name, video, path)), caption
+
+
+def _name(name: str, video: Path, manifest: Path) -> str:
+    """The path of a video in its data set: from the folder of the manifest on, or as it is where the manifest has an
+    absolute one that leads elsewhere."""
+    if not os.path.isabs(name):
+        return Path(os.path.normpath(name)).as_posix()
+    above = os.path.abspath(manifest.parent)
+    return Path(os.path.normpath(video).removeprefix(above if above == os.sep else above + os.sep)).as_posix()
 
 
 def _seconds(path: Path, line: str, column: str, text: str | None) -> float | None:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import DataConfig
 from vatt.data.manifest import MEDIA, media_files, read_clips
 from vatt.data.shards.dataset import is_shards
+from vatt.data.splits import choose_split
 from vatt.inference.api import VATT
 from vatt.inference.embed import Embedded, check_audio, clip_of, embed_clips, embed_sentences
 from vatt.inference.output import (
@@ -60,6 +61,7 @@ class EmbedJob:
     precision: str = "auto"
     shard_of: Share = ALL  # the items of one of several independent jobs
     join: bool = False  # puts the parts of those jobs together
+    split: str | None = None  # of a manifest or shards: only the clips of this split; None: all
 
     def __post_init__(self) -> None:
         for name in ("windows", "batch_size"):
@@ -97,7 +99,7 @@ def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults
         ManifestError, PretrainedError, SpaceError, TextError: the source, the model, the space or the words.
     """
     check_output(job.out)
-    source = read_items(job.source, job.modality)
+    source = read_items(job.source, job.modality, job.split)
     model = VATT.from_pretrained(job.model, vocabulary=job.vocabulary)
     device = _device(job.device)
     try:
@@ -246,27 +248,34 @@ class ItemList:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def read_items(source: str | Path, modality: Modality) -> ItemList:
+def read_items(source: str | Path, modality: Modality, split: str | None = None) -> ItemList:
     """The items of a folder (searched through), a manifest (.csv, .jsonl), shards (a folder or a URL), or, for text, a
     .txt (its lines).
 
     For video and audio each row of a manifest is an item; audio takes the sound of videos, too. For text it is each
     caption of each video, whether from the manifest or from files beside the videos.
 
+    Args:
+        split: only clips of this split, see `vatt.data.splits`; None: all.
+
     Raises:
-        ManifestError: it cannot be read, or holds no item.
+        ManifestError: it cannot be read, or holds no item, or none of this split.
     """
     path = Path(source)
     if modality == "text":
-        found = _lines(path) if path.suffix.lower() == ".txt" else _captions(source)
+        if path.suffix.lower() == ".txt" and split is not None:
+            raise ManifestError(f"{source}: lines of text are in no split; leave --split out")
+        found = _lines(path) if path.suffix.lower() == ".txt" else _captions(source, split)
     elif path.is_dir() and not is_shards(source):
-        clips = [clip_of(file) for file in media_files(path, _KINDS[modality])]
+        files = [clip_of(file) for file in media_files(path, _KINDS[modality])]
+        root = path.resolve()
+        files = [replace(clip, name=clip.video.relative_to(root).as_posix()) for clip in files]
+        clips = choose_split(files, split, str(source)) if files else files
         found = ItemList([_item(clip) for clip in clips], clips)
     else:
         read = read_clips(source)
-        found = ItemList(
-            [_item(clip) for clip in read.clips], read.clips, [r for r in read.skipped if r["field"] in MEDIA]
-        )
+        clips = choose_split(read.clips, split, str(source))
+        found = ItemList([_item(clip) for clip in clips], clips, [r for r in read.skipped if r["field"] in MEDIA])
     if not found.items:
         what = {"video": "no video", "audio": "no sound file and no video", "text": "no sentence"}[modality]
         raise ManifestError(f"{source}: holds {what}")
@@ -291,10 +300,11 @@ def _lines(path: Path) -> ItemList:
     return found
 
 
-def _captions(source: str | Path) -> ItemList:
+def _captions(source: str | Path, split: str | None) -> ItemList:
     read = read_clips(source)
     found = ItemList([], skipped=read.skipped)
-    for clip in {clip.video: clip for clip in read.clips}.values():  # all rows of a video share its captions
+    clips = choose_split(read.clips, split, str(source))
+    for clip in {clip.video: clip for clip in clips}.values():  # all rows of a video share its captions
         found.items += [Item(str(clip.video), c.start, c.end, c.text) for c in clip.captions]
         if not clip.captions:
             found.skipped.append({"file": str(clip.video), "field": "captions", "reason": "has none"})

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vatt.data.check.counts import Counts, count, splits_of
+from vatt.data.check.counts import Counts, columns_of, count
 from vatt.data.check.media import CheckError, MediaFile, Tried, try_file
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.labels import labels_of
 from vatt.data.manifest import MEDIA, Row, media_files, media_row, parse_row, read_rows, write_lines, write_manifest
 from vatt.data.skipped import Record
+from vatt.data.splits import nothing_in, splits_of
 from vatt.files import json_line
 from vatt.isolated import Failed, run_isolated
 
@@ -63,6 +64,7 @@ def check(
     seconds: float = 30.0,
     sound: bool = False,
     column: str = "label",
+    split: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
     """Tries every file of a folder or manifest once: it opens, has the stream that its row needs, and a window in its
@@ -75,10 +77,11 @@ def check(
         workers: number of processes.
         sound: whether videos without sound are skipped.
         column: of the labels.
+        split: only rows of this split, see `vatt.data.splits`; None: all.
         progress: called with (number of files done, number of all files).
 
     Raises:
-        ManifestError: no such folder or manifest, or one that cannot be read at all.
+        ManifestError: no such folder or manifest, one that cannot be read at all, or without a row of ``split``.
         CheckError: ``workers`` is less than 1.
         StartError: processes cannot be started.
     """
@@ -87,6 +90,11 @@ def check(
     rows, skipped = _read(Path(data))
     if not rows and not skipped:
         raise ManifestError(f"{data}: holds no video file" if Path(data).is_dir() else f"{data}: has no row")
+    if split is not None and rows:
+        parted = splits_of([row.clip for row in rows])
+        rows = [rows[number] for number in parted.numbers(split)]
+        if not rows:
+            raise ManifestError(nothing_in(parted, split, str(data)))
     files = list(dict.fromkeys(MediaFile(row.clip.video, row.clip.kind, sound, seconds) for row in rows))
     tried: dict[tuple[Path, str], Tried] = {}
     for file, result in run_isolated(try_file, files, workers=workers, seconds=seconds + _GRACE):
@@ -95,7 +103,7 @@ def check(
         tried[file.path, file.kind] = result
         if progress is not None:
             progress(len(tried), len(files))
-    labelled = {split for row in rows if labels_of(row.clip, column) for split in splits_of(row.clip)}
+    labelled = {side for row in rows if labels_of(row.clip, column) for side in columns_of(row.clip)}
     good: list[CheckedRow] = []
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
@@ -115,7 +123,9 @@ def _read(data: Path) -> tuple[list[CheckedRow], list[Record]]:
         ManifestError: no such path, or a file that is no manifest or has a line that does not parse.
     """
     if data.is_dir():
-        return [CheckedRow(media_row(path), Clip(path), "folder") for path in media_files(data, ("video",))], []
+        root = data.resolve()
+        files = ((path, path.relative_to(root).as_posix()) for path in media_files(data, ("video",)))
+        return [CheckedRow(media_row(path), Clip(path, name=name), "folder") for path, name in files], []
     if not data.is_file():
         raise ManifestError(f"{data}: no such folder or manifest")
     rows: list[CheckedRow] = []
@@ -133,7 +143,7 @@ def _what_is_wrong(row: CheckedRow, tried: Tried, labelled: set[tuple[str, str]]
     if tried.field is not None:
         return {"file": file, "field": tried.field, "reason": str(tried.reason)}
     narrated = row.values.get("caption") or row.values.get("captions")  # such rows are good for pretraining
-    if not labels_of(row.clip, column) and not narrated and labelled & set(splits_of(row.clip)):
+    if not labels_of(row.clip, column) and not narrated and labelled & set(columns_of(row.clip)):
         return {"file": file, "field": column, "reason": f"{row.line}: has no label, though others have"}
     start, end, duration = row.clip.start, row.clip.end, tried.duration
     late_start = start is not None and start >= duration

@@ -80,7 +80,7 @@ class Counts:
         return self.clips[split][label] if split in self.clips else 0
 
 
-def splits_of(clip: Clip) -> list[tuple[str, str]]:
+def columns_of(clip: Clip) -> list[tuple[str, str]]:
     """The (column, split) that a clip belongs to; [("", "")] if it names none."""
     named = [("split", clip.split)] if clip.split else []
     named += [(key, value.strip()) for key, value in clip.extra.items() if _SPLIT.fullmatch(key) and value.strip()]
@@ -92,7 +92,7 @@ def count(clips: Sequence[Clip], column: str = "label") -> Counts:
     found = Counts()
     for clip in clips:
         labels = labels_of(clip, column)
-        for split in splits_of(clip):
+        for split in columns_of(clip):
             found.totals[split] += 1
             if labels:
                 found.clips[split].update(labels)

@@ -49,6 +49,7 @@ from vatt.data.pack.transcode import Probed
 from vatt.data.shards.dataset import is_shards
 from vatt.data.shards.format import FAULTS, INDEX, Index, Settings, Shard, read_index
 from vatt.data.skipped import Record
+from vatt.data.splits import choose_split
 from vatt.files import json_line
 from vatt.isolated import Failed, run_isolated
 
@@ -68,6 +69,7 @@ class PackJob:
         data: manifest or folder.
         share: (i, n): the i-th of n jobs that divide the groups, from 1.
         seconds: for one piece.
+        split: only rows of this split, see `vatt.data.splits`; None: all.
     """
 
     data: Path
@@ -76,6 +78,7 @@ class PackJob:
     workers: int = 2
     share: tuple[int, int] = (1, 1)
     seconds: float = 600.0
+    split: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):
@@ -116,7 +119,8 @@ def pack(job: PackJob, tell: Tell = lambda done, total, faults: None, say: Say =
     if is_shards(job.data):
         raise PackError(f"{job.data}: holds shards, which are packed already; give the manifest or folder of the media")
     read = read_clips(job.data)
-    sources = plan_sources(read.clips, job.data if job.data.is_dir() else job.data.parent)
+    clips = choose_split(read.clips, job.split, str(job.data))
+    sources = plan_sources(clips, job.data if job.data.is_dir() else job.data.parent)
     digest = data_digest(sources)
     work = job.out / WORK
     try:

@@ -37,7 +37,7 @@ class PlannedSource:
     """A media file with all its rows.
 
     Attributes:
-        name: as it is in shards: relative to the manifest where it lies below it.
+        name: as it is in shards: its path in the data set, see `vatt.data.Clip`.
     """
 
     number: int
@@ -65,8 +65,7 @@ def plan_sources(clips: Sequence[Clip], base: Path) -> list[PlannedSource]:
     for number, clip in enumerate(clips):
         source = found.get((clip.video, clip.kind))
         if source is None:
-            path = os.path.abspath(clip.video)
-            name = Path(path.removeprefix(above)).as_posix()
+            name = clip.name or Path(os.path.abspath(clip.video).removeprefix(above)).as_posix()
             source = PlannedSource(len(found), clip.video, name, clip.kind, [], clip.captions)
             found[clip.video, clip.kind] = source
         own = None if clip.captions is source.captions or clip.captions == source.captions else clip.captions

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vatt.data.clips import name_digest
 from vatt.data.shards.format import INDEX, Index, PieceLine, Shard, ShardError, SourceLine, read_sources
 from vatt.data.shards.storage import LocalFolder, Unavailable
+from vatt.data.splits import name_digest
 
 KINDS = ("video", "audio", "image")
 
@@ -82,7 +82,7 @@ def _read_columns(index: Index, lines: LocalFolder, name: str, other_sizes: Mapp
             shard_S.append(number)
             offset_S.append(offset)
             size_S.append(len(text))
-            digest_S.append(name_digest(source.source.rpartition("/")[2]))
+            digest_S.append(name_digest(source.source))
             kind_S.append(KINDS.index(source.kind))
             offset += len(text) + 1
             pieces += len(source.pieces)

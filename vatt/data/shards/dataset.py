@@ -258,7 +258,8 @@ class ShardClips(ClipTable):
 
 def _clip(video: Path, packed: PackedSource, row: RowLine) -> Clip:
     captions = packed.line.captions_of(row)
-    return Clip(video, row.start, row.end, captions, row.label, row.split, row.extra, packed.line.kind, packed)
+    kind, name = packed.line.kind, packed.line.source
+    return Clip(video, row.start, row.end, captions, row.label, row.split, row.extra, kind, packed, name)
 
 
 def _at_start(storage: Storage, file: str, size: int | None = None, sha256: str | None = None) -> bytes:

@@ -168,7 +168,8 @@ class SourceLine:
     """A media file that was packed: a line of shard-*.jsonl.
 
     Attributes:
-        source: its path, relative to the manifest (or the folder) where it lies below that.
+        source: its path, relative to the manifest (or the folder), unless the manifest has an absolute one that leads
+            elsewhere.
         number: its place among the sources, from 0. The keys of its members begin with it.
         kind: "video", "audio" or "image".
         bytes, sha256: of the file that was packed.

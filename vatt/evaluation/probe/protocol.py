@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from vatt.data.clips import Clip, hold_out
+from vatt.data import splits as columns
+from vatt.data.clips import Clip
 from vatt.data.labels import Classes
 from vatt.errors import UserError
 
@@ -28,30 +29,37 @@ class Split:
         return Split(self.name, *(tuple(n for n in side if n in known) for side in (self.train, self.test)))
 
 
-def splits_of(clips: Sequence[Clip], where: str) -> list[Split]:
+def splits_of(
+    clips: Sequence[Clip], where: str, held_out: str | None = None, share: float = columns.SHARE
+) -> list[Split]:
     """The splits of a manifest, in order.
 
     Columns split1, split2, ... hold "train" or "test" (UCF101, HMDB51; anything else: not used in that split); column
     fold holds numbers, each of which is the test set once (ESC-50; empty: not used); else the column split counts, as
     for training.
 
+    Args:
+        held_out: the split to test on; None: test of official splits, and else val, or test where there is no val.
+        share: of the videos, held out where no split is named.
+
     Raises:
-        ProbeError: a side of a split is empty; the message names it.
+        ProbeError: a side of a split is empty; the message names it. A fold is tested on by itself, not by its name.
     """
-    clips = list(clips)  # each clip has one identity
-    columns = {key for clip in clips for key in clip.extra}
+    tested = columns.split_name(held_out) if held_out is not None else None
+    named = {key for clip in clips for key in clip.extra}
     found: list[Split] = []
-    numbered = sorted((c for c in columns if re.fullmatch(r"split\d+", c)), key=lambda name: int(name[5:]))
+    numbered = sorted((c for c in named if re.fullmatch(r"split\d+", c)), key=lambda name: int(name[5:]))
     for column in numbered:
-        values = [clip.extra.get(column) for clip in clips]
-        found.append(Split(column, *(_equal(values, side) for side in ("train", "test"))))
-    if not found and "fold" in columns:
+        values = [columns.split_name(value) if (value := clip.extra.get(column)) else None for clip in clips]
+        found.append(Split(column, *(_equal(values, side) for side in (columns.TRAIN, tested or columns.TEST))))
+    if not found and "fold" in named:
+        if tested is not None:
+            raise ProbeError(f"--split: each fold of {where} is tested on in turn; leave it out")
         found = _folds([clip.extra.get("fold") or None for clip in clips])
     if not found:
-        training, held_out = (set(map(id, part)) for part in hold_out(clips, 0.0))
-        train = tuple(n for n, clip in enumerate(clips) if id(clip) in training)
-        test = tuple(n for n, clip in enumerate(clips) if id(clip) in held_out)
-        found.append(Split("split", train, test))
+        plain = columns.splits_of(clips, share)
+        name = (tested or columns.VAL) if not plain.named else plain.held_out() if tested is None else tested
+        found.append(Split(name, *(tuple(plain.numbers(side).tolist()) for side in (columns.TRAIN, name))))
     for split in found:
         for side, numbers in (("train", split.train), ("test", split.test)):
             if not numbers:
