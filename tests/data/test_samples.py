@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.media import click_at, flash_at, write
+from tests.data.media import RATE, click_at, flash_at, write
 from tests.limits import HANG
-from vatt.clip import InputConfig
+from vatt.clip import SILENCE, InputConfig
 from vatt.data import (
+    AugmentConfig,
     Classes,
     ClipLoader,
     DataConfig,
@@ -21,14 +22,17 @@ from vatt.data import (
     ManifestError,
     MediaError,
     Source,
+    Tokenizer,
     Views,
+    is_silent,
     read_clips,
+    sound_digest,
     view_batches,
 )
 from vatt.data.augment import CentreView, SquareView
 from vatt.data.clips import Clip
 from vatt.data.decode import decode_picture, decode_sound, decode_views, decode_window
-from vatt.data.samples import window_start
+from vatt.data.samples import PretrainReader, evaluation_windows, window_start
 
 SPEC = InputConfig(frames=4, fps=4, size=16, sample_rate=8000)
 
@@ -175,3 +179,32 @@ def test_batches_for_training_and_evaluation(media, workers):
     (record,) = found[0]["skipped"]
     assert record["index"] == 2
     assert record["file"].endswith("cut.mp4")
+
+
+@pytest.mark.parametrize("quiet", [0.0, 6e-5])
+def test_silence_is_no_sound(tmp_path, quiet):
+    """Of a whole window, before noise is added; what a sound card gives without a microphone is silence, too."""
+    sound = quiet * np.sign(np.sin(np.arange(4 * RATE)))
+    sound[2 * RATE :] += click_at(1.0, 2.0)
+    film = write(tmp_path / "a.mov", flash_at(1, 4, 10), sound=sound, audio_codec="pcm_s16le")
+    config = DataConfig(augment=AugmentConfig(audio_noise=0.1))
+    tokenizer = Tokenizer.train(["a word"])
+    reader = PretrainReader(tokenizer, SPEC, config)
+    silent, heard = (reader(Clip(film, start, start + 1.0), np.random.default_rng(0)) for start in (0.5, 2.5))
+    assert (silent["audio_mask"], silent["audio"].any()) == (0, False)
+    assert heard["audio_mask"] == 1
+    assert heard["audio"].abs().max() > 0.5
+    samples, _ = evaluation_windows(Clip(film), tokenizer, SPEC, config, 2)
+    assert [float(sample["audio_mask"]) for sample in samples] == [0.0, 1.0]
+    labelled = LabelledReader(Classes(("a",)), "audio", SPEC, DataConfig())  # silence may have a label
+    assert labelled(Clip(film, 0.5, 1.5, label="a"), np.random.default_rng(0))["target"] == 1
+
+
+def test_what_is_silent():
+    for peak, silent in ((0.0, True), (SILENCE, True), (1.1 * SILENCE, False)):
+        for sign in (1, -1):
+            sound = np.zeros(100, np.float32)
+            sound[3] = np.float32(sign * peak)
+            assert is_silent(sound) == silent
+    one, other = np.ones(9, np.float32), np.zeros(9, np.float32)
+    assert sound_digest(one) == sound_digest(one.copy()) != sound_digest(other)

@@ -2,7 +2,7 @@
 
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import AugmentConfig, DataConfig
-from vatt.data.decode import MediaError
+from vatt.data.decode import MediaError, is_silent, sound_digest
 from vatt.data.evaluation_loader import eval_batches, view_batches
 from vatt.data.labels import Classes, LabelError, find_classes, read_classes
 from vatt.data.loader import Batch, ClipLoader, Source, TrainLoader
@@ -35,10 +35,12 @@ __all__ = [
     "eval_batches",
     "find_classes",
     "hold_out",
+    "is_silent",
     "load_word_embeddings",
     "other_splits",
     "read_classes",
     "read_clips",
+    "sound_digest",
     "splits_of",
     "view_batches",
 ]

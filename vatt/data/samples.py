@@ -35,6 +35,7 @@ from vatt.data.decode import (
     check_decoder,
     decode_sounds,
     decode_windows,
+    is_silent,
     planes_capacity,
     write_picture,
 )
@@ -76,7 +77,10 @@ class PretrainReader:
         }
 
     def __call__(self, clip: Clip, rng: np.random.Generator, out: Sample | None = None) -> Sample:
-        """video (T, S, S, 3) uint8, audio (L,), text (C, W), and the masks audio_mask and text_mask ().
+        """video (T, S, S, 3) uint8, audio (L,), text (C, W), and the masks audio_mask and text_mask (), 1 or 0.
+
+        The audio_mask is 0 without sound, or in silence (`is_silent`, before noise is added): silent clips would be
+        false negatives of each other.
 
         On the path of the GPU, in place of video: planes, sizes, crop, flip and colour, see `PlaneFrames`.
 
@@ -107,10 +111,11 @@ class PretrainReader:
         written = decode_windows(clip.media, wanted, spec, self.config.decode_timeout, self.config.decoder)
         for rng, sample, window in zip(rngs, samples, written, strict=True):
             audio_L, end = sample["audio"].numpy(), window.start + spec.seconds
-            if augment.enabled and window.has_sound:
+            heard = window.has_sound and not is_silent(audio_L)
+            if augment.enabled and heard:
                 augment_audio(audio_L, augment, rng, audio_L)
             sentences = choose_candidates(clip.captions, window.start, end, spec.candidates, rng)
-            _complete(sample, window.has_sound, sentences, self.tokenizer)
+            _complete(sample, heard, sentences, self.tokenizer)
         return samples
 
 
@@ -134,7 +139,8 @@ def evaluation_windows(
     ]
     written = decode_windows(clip.media, wanted, spec, config.decode_timeout, config.decoder)
     for sample, window in zip(samples, written, strict=True):
-        _complete(sample, window.has_sound, [query], tokenizer)
+        heard = window.has_sound and not is_silent(sample["audio"].numpy())
+        _complete(sample, heard, [query], tokenizer)
     return samples, query
 
 
@@ -340,14 +346,14 @@ def _samples(layout: Layout, count: int, given: Sequence[Sample | None] | None =
     return samples
 
 
-def _complete(sample: Sample, has_sound: bool, sentences: list[str], tokenizer: Tokenizer) -> Sample:
-    """The sample, with its sentences and masks, and silence where it has no sound."""
+def _complete(sample: Sample, heard: bool, sentences: list[str], tokenizer: Tokenizer) -> Sample:
+    """The sample, with its sentences and masks, and zeros where there is no sound to hear."""
     text_CW = sample["text"].numpy()
     text_CW[:] = 0
     if sentences:
         text_CW[: len(sentences)] = tokenizer.encode(sentences, text_CW.shape[1])
-    if not has_sound:
+    if not heard:
         sample["audio"].zero_()
-    sample["audio_mask"].fill_(has_sound)
+    sample["audio_mask"].fill_(heard)
     sample["text_mask"].fill_(bool((text_CW != 0).any()))
     return sample

@@ -1,6 +1,6 @@
 """Media files to arrays: windows of videos, sounds, and pictures."""
 
-from vatt.data.decode.audio import decode_sound, decode_sounds
+from vatt.data.decode.audio import decode_sound, decode_sounds, is_silent, sound_digest
 from vatt.data.decode.container import (
     ROUNDING,
     ChooseStart,
@@ -47,7 +47,9 @@ __all__ = [
     "decode_window",
     "decode_windows",
     "duration_of",
+    "is_silent",
     "open_media",
     "planes_capacity",
+    "sound_digest",
     "write_picture",
 ]

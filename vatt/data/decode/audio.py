@@ -6,6 +6,7 @@ one of six. Shapes: L samples. Times are seconds from the start of the file.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from av.audio.resampler import AudioResampler
 from av.container.input import InputContainer
 from av.packet import Packet
 
-from vatt.clip import InputConfig
+from vatt.clip import SILENCE, InputConfig
 from vatt.data.decode.container import (
     BACK,
     MAY_END_EARLY,
@@ -93,6 +94,16 @@ def decode_sounds(
                 raise MediaError(opened.name, "audio", breaks_off(opened, last))
             starts[number] = opened.start
     return starts
+
+
+def is_silent(audio_L: np.ndarray) -> bool:
+    """Whether a window nowhere exceeds `vatt.clip.SILENCE`: such a window has no sound, whatever its file says."""
+    return max(float(audio_L.max(initial=0.0)), -float(audio_L.min(initial=0.0))) <= SILENCE
+
+
+def sound_digest(audio_L: np.ndarray) -> bytes:
+    """16 bytes that are the same for windows (or several, stacked) of equal samples, as copies of a file give them."""
+    return hashlib.blake2b(np.ascontiguousarray(audio_L).view(np.uint8).data, digest_size=16).digest()
 
 
 def sound_length(container: InputContainer) -> tuple[float, bool]:
