@@ -122,6 +122,29 @@ def test_a_folder_and_videos_that_must_have_sound(media, tmp_path, capsys):
     assert "mute.mp4: audio: the file has no sound" in capsys.readouterr().out
 
 
+def test_silence_and_equal_sounds(tmp_path, capsys):
+    """Clips that are silent wherever one listens are named, and sounds that several clips have are counted."""
+    frames = flash_at(1, 8, 10, 32, 32)
+    loud = np.concatenate([np.zeros(RATE), click_at(1, 7)])
+    for name, sound in (("silent", 0 * loud), ("late", loud), ("copy", loud), ("other", loud[::-1])):
+        write(tmp_path / f"{name}.mov", frames, sound=sound, audio_codec="pcm_s16le")
+    write(tmp_path / "none.mov", frames)
+    report = tmp_path / "faults.jsonl"
+    arguments = ["data", "check", str(tmp_path), "--sound", "--report", str(report), "--seconds", str(HANG)]
+    assert vatt(arguments) == 0
+    faults = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [(Path(fault["file"]).name, fault["field"], fault["reason"]) for fault in faults] == [
+        ("none.mov", "audio", "the file has no sound"),
+        ("silent.mov", "audio", "is silent"),
+    ]
+    assert "sound of 4 clips: 1 are silent, 2 have the sound of another (1 different sounds)" in capsys.readouterr().out
+    rows = [{"video": "late.mov", "start": start, "end": start + 3.2} for start in (0.5, 4.0)]
+    checked = check(manifest(tmp_path, *rows), sound=True, workers=1, seconds=HANG)
+    assert [row.clip.start for row in checked.rows] == [0.5]
+    assert [record["reason"] for record in checked.skipped] == ["line 2: is silent"]
+    assert not check(manifest(tmp_path, *rows), workers=1, seconds=HANG).sounds
+
+
 def test_a_split_without_any_label_is_no_fault(media):
     rows = [{"video": "good.mp4", "label": label, "split": "train"} for label in "ab"]
     checked = check(manifest(media, *rows, {"video": "mute.mp4", "split": "test"}), workers=1, seconds=HANG)

@@ -74,6 +74,18 @@ def test_channels_are_averaged(tmp_path, layout, used, wanted, rate):
     assert level(heard) == pytest.approx(wanted, abs=2e-3)
 
 
+def test_a_loud_sound_on_two_channels_is_not_clipped(tmp_path):
+    """FFmpeg's own mixing sums 0.707 of each channel: 3 dB too loud, and 42% of these samples at full scale."""
+    sound = np.stack([tone(2, 48000, 0.9)] * 2)
+    path = wave(tmp_path / "a.wav", sound, 48000, layout="stereo")
+    film = write(tmp_path / "a.mov", flash_at(1, 2, 10), sound=sound, layout="stereo", audio_codec="pcm_s16le")
+    for heard in (
+        decode_sound(path, lambda _: 0.5, spec_of(48000), HANG)[0],
+        decode_window(film, lambda _: 0.5, CentreView(), spec_of(48000), HANG).audio_L,
+    ):
+        assert np.abs(heard).max() == pytest.approx(0.9, abs=1e-3)
+
+
 @pytest.mark.parametrize("kind", CODECS)
 def test_all_sample_formats_have_the_same_level(tmp_path, kind):
     sound = np.stack([tone(2, 8000), 0.5 * tone(2, 8000)])

@@ -66,7 +66,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="limit for a file (30)")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels (label)")
     parser.add_argument("--split", metavar="NAME", help="rows of this split alone: train, val, test, ... (all)")
-    parser.add_argument("--sound", action="store_true", help="videos without sound are faults, too")
+    parser.add_argument("--sound", action="store_true", help="videos without sound, and silent clips, are faults, too")
     parser.add_argument("--quick", action="store_true", help="of shards: compare the sizes of files alone")
 
 
@@ -110,6 +110,8 @@ def _check(options: argparse.Namespace) -> int:
         )
     taken = time.monotonic() - begun
     print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {listed(checked.skipped)}")
+    if checked.sounds:
+        print(checked.sounds)
     _print_counts(checked)
     if options.report is not None:
         write_skipped(checked.skipped, options.report)

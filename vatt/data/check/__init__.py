@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vatt.data.check.counts import Counts, columns_of, count
-from vatt.data.check.media import CheckError, MediaFile, Tried, try_file
+from vatt.data.check.media import SILENT, CheckError, MediaFile, Range, Tried, try_file
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.labels import labels_of
 from vatt.data.manifest import MEDIA, Row, media_files, media_row, parse_row, read_rows, write_lines, write_manifest
@@ -49,12 +50,14 @@ class Checked:
         skipped: a record {file, field, reason} of each other one; a file that several rows name has one.
         counts: of the rows that can be used.
         files: number of files that were tried.
+        sounds: what was heard, in words; "" if nobody listened.
     """
 
     rows: list[CheckedRow]
     skipped: list[Record]
     counts: Counts
     files: int
+    sounds: str = ""
 
 
 def check(
@@ -75,7 +78,8 @@ def check(
 
     Args:
         workers: number of processes.
-        sound: whether videos without sound are skipped.
+        sound: whether videos without sound, and clips that are silent wherever one listens, are skipped, and equal
+            sounds are counted.
         column: of the labels.
         split: only rows of this split, see `vatt.data.splits`; None: all.
         progress: called with (number of files done, number of all files).
@@ -95,7 +99,10 @@ def check(
         rows = [rows[number] for number in parted.numbers(split)]
         if not rows:
             raise ManifestError(nothing_in(parted, split, str(data)))
-    files = list(dict.fromkeys(MediaFile(row.clip.video, row.clip.kind, sound, seconds) for row in rows))
+    ranges: dict[tuple[Path, str], dict[Range, None]] = {}
+    for row in rows:
+        ranges.setdefault((row.clip.video, row.clip.kind), {})[row.clip.start, row.clip.end] = None
+    files = [MediaFile(*file, sound, seconds, tuple(spans) if sound else ()) for file, spans in ranges.items()]
     tried: dict[tuple[Path, str], Tried] = {}
     for file, result in run_isolated(try_file, files, workers=workers, seconds=seconds + _GRACE):
         if isinstance(result, Failed):
@@ -104,16 +111,37 @@ def check(
         if progress is not None:
             progress(len(tried), len(files))
     labelled = {side for row in rows if labels_of(row.clip, column) for side in columns_of(row.clip)}
+    heard = {
+        (file.path, file.kind, span): digest
+        for file in files
+        for span, digest in zip(file.ranges, tried[file.path, file.kind].sounds, strict=False)
+    }
     good: list[CheckedRow] = []
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
-        record = _what_is_wrong(row, tried[row.clip.video, row.clip.kind], labelled, column)
+        path_kind = row.clip.video, row.clip.kind
+        record = _what_is_wrong(row, tried[path_kind], labelled, column)
+        if record is None and heard.get((*path_kind, (row.clip.start, row.clip.end))) == SILENT:
+            where = f"{row.line}: " if len(ranges[path_kind]) > 1 else ""
+            record = {"file": str(row.clip.video), "field": "audio", "reason": f"{where}is silent"}
         if record is None:
             good.append(row)
         elif (key := (record["file"], record["field"], record["reason"])) not in seen:
             seen.add(key)
             skipped.append(record)
-    return Checked(good, skipped, count([row.clip for row in good], column), len(files))
+    return Checked(good, skipped, count([row.clip for row in good], column), len(files), _sounds(list(heard.values())))
+
+
+def _sounds(digests: list[bytes | None]) -> str:
+    """What was heard of the clips (of a file that several rows name alike: of one), in words."""
+    if not digests:
+        return ""
+    silent, unheard = digests.count(SILENT), digests.count(None)
+    many = [number for digest, number in Counter(digests).items() if digest and number > 1]
+    words = f"sound of {len(digests) - unheard} clips: {silent} are silent"
+    if many:
+        words += f", {sum(many)} have the sound of another ({len(many)} different sounds)"
+    return words + (f"; {unheard} were not listened to, as time was up" if unheard else "")
 
 
 def _read(data: Path) -> tuple[list[CheckedRow], list[Record]]:

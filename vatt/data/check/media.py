@@ -1,17 +1,35 @@
-"""Trying a media file: it opens, has what its row needs, and a window in its middle decodes."""
+"""Trying a media file: it opens, has what its row needs, and a window in its middle decodes; whether it is silent."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
-from vatt.data.decode import MediaError, decode_picture, decode_sound, decode_window, duration_of, open_media
+from vatt.data.clips import Clip
+from vatt.data.decode import (
+    MediaError,
+    decode_picture,
+    decode_sound,
+    decode_window,
+    duration_of,
+    is_silent,
+    open_media,
+    sound_digest,
+)
+from vatt.data.samples import window_start
 from vatt.errors import UserError
+
+Range = tuple[float | None, float | None]  # start and end of a clip in its file, seconds
 
 # The paper's window, with small pictures: only decoding is tried, so scaling should cost nothing.
 _SPEC = InputConfig(size=32)
+# Where windows of a clip lie that are listened to, until one is not silent.
+_PLACES = (0.5, *(number / 15 for number in range(16)))
+SILENT = b""
 
 
 class CheckError(UserError, ValueError):
@@ -23,27 +41,35 @@ class MediaFile:
     """A file to try, as a row of ``kind`` (video, audio or image) uses it.
 
     Attributes:
-        sound: whether a video must have sound, too.
+        sound: whether a video must have sound, too, and its clips are listened to.
         seconds: for decoding.
+        ranges: the clips of the file that are listened to.
     """
 
     path: Path
     kind: str
     sound: bool = False
     seconds: float = 30.0
+    ranges: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What a file gave: its duration (seconds; 0 if it is not known or a picture), or what is wrong with which part."""
+    """What a file gave: its duration (seconds; 0 if it is not known or a picture), or what is wrong with which part.
+
+    ``sounds``: of each of the ranges the `sound_digest` of its first window that is not silent, or `SILENT`; None where
+    time was up before.
+    """
 
     duration: float = 0.0
     field: str | None = None
     reason: str | None = None
+    sounds: tuple[bytes | None, ...] = ()
 
 
 def try_file(file: MediaFile) -> Tried:
     """Decodes one window in the middle of the file. Does not raise for a bad file, but says what is wrong with it."""
+    until = time.monotonic() + file.seconds
     try:
         if file.kind == "image":
             decode_picture(file.path, CentreView(), _SPEC)
@@ -55,10 +81,31 @@ def try_file(file: MediaFile) -> Tried:
             if file.sound and window.audio_L is None:
                 return Tried(field="audio", reason="the file has no sound")
         with open_media(file.path, file.kind) as container:
-            return Tried(duration_of(container))
+            duration = duration_of(container)
+        sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()
+        return Tried(duration, sounds=sounds)
     except MediaError as error:
         return Tried(field=error.field, reason=error.reason)
 
 
+def _start(clip: Clip, place: float, duration: float) -> float:
+    return window_start(clip, duration, _SPEC, place)
+
+
 def _middle(duration: float) -> float:
     return max(0.0, (duration - _SPEC.seconds) / 2)
+
+
+def _hear(file: MediaFile, span: Range, until: float) -> bytes | None:
+    """See `Tried`. A window whose sound does not decode has none, as for readers."""
+    clip = Clip(file.path, *span, kind=file.kind)
+    for place in _PLACES:
+        if (left := until - time.monotonic()) <= 0:
+            return None
+        try:
+            sound_L, _ = decode_sound(file.path, partial(_start, clip, place), _SPEC, left)
+        except MediaError:
+            continue
+        if not is_silent(sound_L):
+            return sound_digest(sound_L)
+    return SILENT
