@@ -92,7 +92,15 @@ def test_levels_by_hand(tmp_path):
     assert (found["chance"].r1, found["chance"].r5, found["chance"].median_rank) == (0.25, 1.0, 2.5)
     assert found["text_to_video"].r1 == pytest.approx((1 + 1 / 2 + 1 + 1 / 4) / 4)
     assert found["text_to_video"].median_rank == pytest.approx((1.0 + 1.5) / 2)
-    assert found["audio_to_video"].r1 == pytest.approx((1 / 2 + 1 / 2 + 1 + 1) / 4)
+    assert found["audio_to_video"].r1 == 1.0  # a sound tells shape, colour and motion: no two of the four are alike
+
+
+def test_sounds_of_clips_that_are_alike(tmp_path):
+    """By what a sound tells (shape, colour, motion and size), two of the three are one and the same."""
+    twins = [("star", "red", "spin", "a red star spins on the spot")] * 2
+    write_set(tmp_path, [*twins, ("star", "red", "orbit", "a red star orbits the middle")])
+    found = levels(tmp_path)["audio_to_video"]
+    assert found.r1 == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
 
 
 def test_levels_of_the_set_as_built(sample):

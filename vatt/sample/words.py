@@ -2,8 +2,8 @@
 
 A video has five timed captions in varied words, of which some tell only a part. A retrieval figure on the sample lies
 between chance and the oracle, which knows the attributes of each held-out clip. From a sentence it reads what the
-sentence tells; from a sound it hears shape and motion. It ranks the clips by how much of that they match; among equals
-its order is random, and the figures here are the expectation over that order.
+sentence tells; from a sound it hears shape, colour, size and motion. It ranks the clips by how much of that they match;
+among equals its order is random, and the figures here are the expectation over that order.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "dots": ("dots", "spots"),
     },
 }
-_HEARD = ("shape", "motion")  # what a sound tells
+_HEARD = ("shape", "colour", "size", "motion")  # what a sound tells
 # The first caption of a video is the query of the evaluation: it tells shape, colour and motion.
 FULL = (
     "a {size} {colour} {shape} {motion}",
     "a {colour} {shape} {motion} over {background}",
-    "here the {colour} {shape} {motion}",
+    "here the {size} {colour} {shape} {motion}",
     "look at this {colour} {shape} it {motion}",
-    "now a {colour} {shape} that {motion}",
+    "now a {size} {colour} {shape} that {motion}",
     "we see a {size} {colour} {shape} and it {motion}",
     "there is a {colour} {shape} which {motion}",
     "watch how the {size} {colour} {shape} {motion}",
