@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +40,9 @@ class _Process(Generic[Item]):
     def __init__(self, context: Any, function: Callable[[Item], Any]) -> None:
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, function), daemon=True)
-        self.process.start()
+        with warnings.catch_warnings():  # Python 3.12 warns of threads where it forks; no lock of theirs is touched
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process.start()
         other.close()  # so that the end of the process is the end of the pipe
         self.ready = False
         self.item: Item | None = None
@@ -57,6 +61,7 @@ class _Process(Generic[Item]):
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+    gc.freeze()  # what a forked process inherits may be of a GPU, which must not be asked to free it here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends this process
     pipe.send(_READY)
     while True:
@@ -77,6 +82,7 @@ def run_isolated(
     *,
     workers: int,
     seconds: float | Callable[[Item], float],
+    fork: bool = False,
 ) -> Iterator[tuple[Item, Result | Failed]]:
     """``function(item)`` for each item, as they finish, each process with one item at a time.
 
@@ -90,6 +96,8 @@ def run_isolated(
             item has finished, so that new items may follow from results.
         workers: number of processes, 1 or more.
         seconds: for an item.
+        fork: start as copies of this process, in milliseconds and without importing the script that runs. ``function``
+            must then use neither a GPU nor what other threads of this process may hold.
 
     Raises:
         StartError: processes end before they take an item, so that nothing could ever be done.
@@ -97,8 +105,10 @@ def run_isolated(
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
     limit = seconds if callable(seconds) else lambda item: seconds
-    context = multiprocessing.get_context("forkserver")  # clean processes, whose imports are done once
-    context.set_forkserver_preload([function.__module__])
+    # Clean processes, whose imports are done once, unless they are to be copies.
+    context = multiprocessing.get_context("fork" if fork else "forkserver")
+    if not fork:
+        context.set_forkserver_preload([function.__module__])
     crew = [
         _Process[Item](context, function)
         for _ in range(min(workers, len(items)) if isinstance(items, Sized) else workers)
