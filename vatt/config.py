@@ -79,18 +79,22 @@ def update(config: Config, values: dict[str, Any], where: str = "") -> Config:
 def override(config: Config, assignments: typing.Sequence[str]) -> Config:
     """Applies ``section.field=value`` strings in order. Values are JSON where they parse as JSON, else text."""
     for assignment in assignments:
-        dotted, sign, text = assignment.partition("=")
-        if not sign or not dotted:
-            raise ConfigError(f"override {assignment!r} is not of the form section.field=value")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = {"True": True, "False": False, "None": None}.get(text, text)
-        nested: Any = value
+        dotted, nested = parse_override(assignment)
         for part in reversed(dotted.split(".")):
             nested = {part: nested}
         config = update(config, nested)
     return config
+
+
+def parse_override(assignment: str) -> tuple[str, Any]:
+    """The dotted name and the value of ``section.field=value``. Raises ConfigError: it is not of that form."""
+    dotted, sign, text = assignment.partition("=")
+    if not sign or not dotted:
+        raise ConfigError(f"override {assignment!r} is not of the form section.field=value")
+    try:
+        return dotted, json.loads(text)
+    except json.JSONDecodeError:
+        return dotted, {"True": True, "False": False, "None": None}.get(text, text)
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -74,11 +74,14 @@ def sample_gpu() -> PretrainConfig:
     return config
 
 
+AUTO = "auto"  # chosen by data and machine, see train/pretraining/auto.py
 RECIPES: dict[str, Callable[[], PretrainConfig]] = {"paper": paper, "sample": sample, "sample-gpu": sample_gpu}
 
 
 def recipe(name: str) -> PretrainConfig:
     """A fresh configuration of that name. Raises ConfigError for an unknown one, with the nearest name."""
     if name not in RECIPES:
-        raise ConfigError(f"unknown configuration {name!r}; {nearest(name, RECIPES)}, or a path to a .json or .toml")
+        raise ConfigError(
+            f"unknown configuration {name!r}; {nearest(name, [AUTO, *RECIPES])}, or a path to a .json or .toml"
+        )
     return RECIPES[name]()

@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -23,12 +23,18 @@ Asked = TypeVar("Asked")
 
 @dataclass
 class Job(Generic[Config]):
-    """What a command line asks to train."""
+    """What a command line asks to train.
+
+    With ``auto`` the rest of ``config`` is chosen when data and machine are known; ``given`` has the dotted settings that
+    were set by hand.
+    """
 
     config: Config
     out: Path | None  # folder of the run; None: a new one in runs/
     resume: bool
     sample: bool  # no data was given: use the built-in sample
+    auto: bool = False
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Callable[[Asked, RankContext], int]) -> int:

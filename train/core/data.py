@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.core.ranks import RankContext, wait_for_all
 from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, ManifestError, Source, Splits, other_splits, read_clips, splits_of
-from vatt.data.clips import check_packing, kinds_of
+from vatt.data.clips import Clips, check_packing, kinds_of
 from vatt.data.decode import check_decoder
 from vatt.data.skipped import Record
 from vatt.data.splits import TRAIN, VAL, nothing_in, split_name
@@ -69,10 +69,29 @@ class Corpus:
         return [clip for clips in self.held_out.values() for clip in clips]
 
 
-def read_corpus(config: DataConfig, unusable: dict[str, str], spec: InputConfig, sound_only: bool = False) -> Corpus:
+def read_data(config: DataConfig) -> dict[str, Clips]:
+    """Reads all data sets, by their names.
+
+    Raises:
+        ManifestError: one cannot be used; names the file and the place.
+    """
+    return {
+        name: read_clips(name, cache=config.cache, cache_gb=config.cache_gb, timeout=config.decode_timeout)
+        for name in dict.fromkeys(config.sources)
+    }
+
+
+def read_corpus(
+    config: DataConfig,
+    unusable: dict[str, str],
+    spec: InputConfig,
+    sound_only: bool = False,
+    data: Mapping[str, Clips] | None = None,
+) -> Corpus:
     """Reads all data sets and holds clips out for evaluation.
 
     Args:
+        data: where they have been read already, see `read_data`.
         spec, sound_only: what the model reads of a clip; shards must have been packed for as much.
         unusable: kinds of media that the job cannot read, with the reason.
 
@@ -82,10 +101,11 @@ def read_corpus(config: DataConfig, unusable: dict[str, str], spec: InputConfig,
         DecoderError: ``data.decoder`` cannot run here; nothing has been written to the folder of the run yet.
     """
     check_decoder(config.decoder, config.workers)
+    data = read_data(config) if data is None else data
     corpus, absent = Corpus(), list[str]()
     weights = config.weights or [1.0] * len(config.sources)
     for name, weight in zip(config.sources, weights, strict=True):
-        found = read_clips(name, cache=config.cache, cache_gb=config.cache_gb, timeout=config.decode_timeout)
+        found = data[name]
         at = next((number for number, kind in enumerate(kinds_of(found.clips)) if kind in unusable), None)
         if at is not None:
             bad = found.clips[at]

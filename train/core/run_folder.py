@@ -41,6 +41,7 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.environment = path / "environment.json"
         self.kernels = path / "kernels.json"
+        self.recipe = path / "recipe.json"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.tensorboard = path / "tensorboard"
@@ -57,10 +58,7 @@ class RunFolder:
             path = next(path for path in free if not path.exists())
         else:
             path = out
-            if path.is_dir() and any(path.iterdir()):
-                raise ConfigError(
-                    f"--out {path}: holds files; choose an empty folder, or add --resume to go on with it"
-                )
+            cls.check_new(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = path / f".writable-{os.getpid()}"
@@ -69,6 +67,12 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"--out {path}: cannot be written: {error.strerror or error}") from error
         return cls(path)
+
+    @staticmethod
+    def check_new(out: Path | None) -> None:
+        """Raises ConfigError: ``out`` holds files, so that no new run can go there."""
+        if out is not None and out.is_dir() and any(out.iterdir()):
+            raise ConfigError(f"--out {out}: holds files; choose an empty folder, or add --resume to go on with it")
 
     @classmethod
     def reopen(cls, out: Path) -> RunFolder:

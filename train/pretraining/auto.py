@@ -110,10 +110,14 @@ def _pairs(picks: Choosing, facts: Facts) -> None:
 def _words(picks: Choosing) -> None:
     """Word vectors are trained where no table of them is given."""
     unified = picks.config.model.backbone == "unified"
-    names = ("txt_embedding_trainable", "txt_embedding_reach") if unified else ("trainable_embeddings", "embedding_reach")
+    names = (
+        ("txt_embedding_trainable", "txt_embedding_reach") if unified else ("trainable_embeddings", "embedding_reach")
+    )
     trainable, reach = (f"model.{'unified' if unified else 'text'}.{name}" for name in names)
     if picks.config.data.word_embeddings is not None:
-        picks.set(trainable, False, "the table of data.word_embeddings, frozen as in the paper", "frozen", "word vectors")
+        picks.set(
+            trainable, False, "the table of data.word_embeddings, frozen as in the paper", "frozen", "word vectors"
+        )
         return
     picks.put({reach: 2.0})
     picks.set(trainable, True, "no table of them was given (data.word_embeddings)", "learned", "word vectors")
@@ -199,7 +203,9 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     if found.checkpointing or picks.is_given("engine.activation_checkpointing"):
         reason = f"without it a GPU of {facts.memory / GIB:.0f} GiB holds too few clips (predicted)"
         picks.set("engine.activation_checkpointing", found.checkpointing, reason)
-    if hasattr(picks.config.engine, "contrastive_parts") and (found.parts > 1 or picks.is_given("engine.contrastive_parts")):
+    if hasattr(picks.config.engine, "contrastive_parts") and (
+        found.parts > 1 or picks.is_given("engine.contrastive_parts")
+    ):
         of = f"{facts.memory / GIB:.0f} GiB hold" if found.part else "memory may not hold"
         reason = f"{of} {max(1, found.part)} clips at once (predicted); the loss is that of the whole batch"
         picks.set("engine.contrastive_parts", found.parts, reason)
@@ -278,10 +284,11 @@ def _augmentation(picks: Choosing, facts: Facts) -> None:
 def _pace(picks: Choosing, facts: Facts) -> None:
     steps = picks.config.run.steps
     nothing = not facts.named and picks.config.data.eval_share == 0
-    every = 0 if nothing else max(1, min(10_000, steps // (2 if steps < 1000 else 4)))
-    reason = "nothing is held out" if nothing else "twice in a short run, four times or every 10,000 steps in a long one"
-    picks.set("run.eval_every", every, reason)
-    picks.set("run.save_every", max(1, min(5000, steps // 2 if steps < 1000 else steps // 4)), "to go on with --resume")
+    often = steps // 4 if steps >= 1000 else steps // 2 if steps >= 100 else 0
+    reason = "nothing is held out" if nothing else "and at the end; four times in a run, and every 10,000 steps"
+    reason = "at the end alone" if not often else "and at the end; twice in a short run" if steps < 1000 else reason
+    picks.set("run.eval_every", 0 if nothing else min(10_000, often), "nothing is held out" if nothing else reason)
+    picks.set("run.save_every", min(5000, often), "at the end alone" if not often else "so that --resume can go on")
     picks.set("run.log_every", max(1, min(50, steps // 13)), "at least a dozen records")
     large = facts.survey.height * facts.survey.width > 320 * 240 or not facts.survey.width
     if facts.on_gpu:
@@ -290,7 +297,10 @@ def _pace(picks: Choosing, facts: Facts) -> None:
     elif large:
         workers, reason = max(1, min(16, facts.cores)), f"on {facts.cores} cores; pictures are large, decoding is slow"
     else:
-        workers, reason = max(1, min(16, facts.cores // 2)), f"on {facts.cores} cores; pictures are small, decoding is fast"
+        workers, reason = (
+            max(1, min(16, facts.cores // 2)),
+            f"on {facts.cores} cores; pictures are small, decoding is fast",
+        )
     picks.set("data.workers", workers, reason)
 
 

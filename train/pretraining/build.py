@@ -11,11 +11,13 @@ import torch
 from train.config.pretraining import PretrainConfig
 from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.command import Job
-from train.core.data import SAMPLE, Corpus, read_corpus, sample_manifest
+from train.core.data import SAMPLE, Corpus, read_corpus
 from train.core.loop import Trainer
 from train.core.nodes import check_clips
 from train.core.ranks import RankContext, wait_for_all
+from train.core.run_folder import RunFolder
 from train.pretraining.evaluate import RetrievalEvaluator
+from train.pretraining.start import prepare
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.config import ConfigError
 from vatt.data import DataConfig, Tokenizer, TrainLoader, load_word_embeddings
@@ -34,20 +36,25 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     Raises:
         ConfigError, ManifestError, TextError, SampleError, CheckpointError: with the file and the field.
     """
+    if job.auto and context.first:  # looking at clips takes a while
+        RunFolder.check_new(job.out)
+    start = prepare(job, context) if job.auto else None
     config = job.config
     name = "sample" if job.sample else config.model.name
     folder, reporter = open_run(job, name, context, part_size=2)  # a contrastive loss of one clip has no negatives
-    if job.sample:
-        config.data.sources = [sample_manifest(context, reporter.say)]
+    start = start or prepare(job, context)
     of_sample = config.data.sources == [str(SAMPLE / "manifest.csv")]
     oracle = dict(levels(config.data.sources[0])) if of_sample else None
-    corpus = read_corpus(config.data, dict.fromkeys(("audio", "image"), _VIDEOS_ONLY), config.model.input)
+    unusable = dict.fromkeys(("audio", "image"), _VIDEOS_ONLY)
+    corpus = read_corpus(config.data, unusable, config.model.input, data=start.data)
+    start.tell(job, reporter)
     for line in corpus.splits:
         reporter.say(line)
     check_clips(context, "data.sources", corpus.training_clips())
     held_out = corpus.evaluation_clips()
     if context.first and not job.resume:
         _tokenizer(config.data, corpus).save(folder.path)
+        start.keep(folder)
     wait_for_all()
     tokenizer = Tokenizer.load(folder.path)
     config.model.text.vocab_size = config.model.unified.txt_vocab_size = tokenizer.vocab_size

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from train.config.pretraining import RECIPES, PretrainConfig, recipe
+from train.config.pretraining import AUTO, RECIPES, PretrainConfig, recipe
 from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
 from train.core.run_folder import load_config
-from vatt.config import ConfigError, from_dict, override, update
+from train.pretraining.choices import flat
+from vatt.config import ConfigError, from_dict, override, parse_override, update
 from vatt.presets import PRESETS, preset
 
 
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--weights", type=_numbers, metavar="W,W", help="share of each --data in the mixture (default: equal)")
     add("--model", help=f"one of {', '.join(PRESETS)}")
-    add("--config", metavar="NAME", help=f"{', '.join(RECIPES)}, or a .json or .toml file")
+    add("--config", metavar="NAME", help=f"{AUTO} (for your data and machine), {', '.join(RECIPES)}, or a file")
     add("--deepspeed-config", metavar="FILE", help="DeepSpeed JSON whose entries go over the generated ones")
     add_training_flags(made)
     return made
@@ -53,10 +54,13 @@ def parse(arguments: list[str], on_gpu: bool) -> Job[PretrainConfig]:
         ConfigError: a key, name or value that is not valid; the message holds the nearest valid one.
     """
     options = parser().parse_intermixed_args(arguments)  # overrides may come anywhere
+    auto = not options.resume and (options.config == AUTO or (options.config is None and options.data is not None))
     if options.resume:
         config = _resumed(options)
+    elif auto:
+        config = PretrainConfig(model=preset("vatt-base"))  # whose other settings are chosen when the data are known
     elif options.config is None:
-        config = recipe("paper" if options.data else "sample-gpu" if on_gpu else "sample")
+        config = recipe("sample-gpu" if on_gpu else "sample")
     elif options.config in RECIPES or not Path(options.config).suffix:
         config = recipe(options.config)
     else:
@@ -73,7 +77,20 @@ def parse(arguments: list[str], on_gpu: bool) -> Job[PretrainConfig]:
     elif options.weights is not None:
         data = {"weights": options.weights}
     config = override(set_training_flags(config, options, **data), options.overrides)
-    return Job(config, options.out, options.resume, sample=not config.data.sources)
+    given = by_hand(options, data) if auto else {}
+    return Job(config, options.out, options.resume, sample=not config.data.sources, auto=auto, given=given)
+
+
+def by_hand(options: argparse.Namespace, data: dict[str, Any]) -> dict[str, Any]:
+    """The dotted settings that flags and overrides set, and "model", where a preset is named."""
+    flags = {"run.steps": options.steps, "run.batch_size": options.batch_size, "engine.zero": options.zero}
+    flags |= {"engine.deepspeed": options.deepspeed_config, "model": options.model}
+    given = {setting: value for setting, value in flags.items() if value is not None}
+    given |= {f"data.{name}": value for name, value in data.items()}
+    for assignment in options.overrides:
+        setting, value = parse_override(assignment)
+        given |= flat({setting: value})
+    return given
 
 
 def _resumed(options: argparse.Namespace) -> PretrainConfig:

@@ -34,7 +34,11 @@ def expected(config: PretrainConfig, facts: Facts) -> Expected:
     """The estimate."""
     rate, basis = computing_rate(facts, timed=True)
     local = config.run.batch_size / facts.ranks
-    twice = RECOMPUTED if config.engine.activation_checkpointing or getattr(config.engine, "contrastive_parts", 1) > 1 else 1.0
+    twice = (
+        RECOMPUTED
+        if config.engine.activation_checkpointing or getattr(config.engine, "contrastive_parts", 1) > 1
+        else 1.0
+    )
     computing = local * train_flops_per_sample(config.model) * twice / rate
     reading = local * facts.survey.reading
     step = max(computing, reading / max(1, config.data.workers))

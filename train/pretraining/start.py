@@ -1,0 +1,156 @@
+"""How a run begins: its data are read and looked at, its recipe is chosen where it is ``auto``, and both are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+
+from train.config.pretraining import PretrainConfig, recipe
+from train.core.command import Job
+from train.core.console import Reporter
+from train.core.data import read_data, sample_manifest
+from train.core.ranks import RankContext
+from train.core.run_folder import RunFolder
+from train.pretraining.auto import TELLING, choose, refuse_without_pairs, training_clips
+from train.pretraining.choices import Choice, table
+from train.pretraining.expected import HOPELESS, Expected, expected, in_words
+from train.pretraining.facts import Facts, gather_facts
+from vatt.data.clips import Clips
+
+_BROKEN = 0.1  # share of the clips looked at from which broken ones are named
+
+
+@dataclass
+class Start:
+    """What is known before the first step. ``facts``: None in a run that goes on."""
+
+    data: Mapping[str, Clips]
+    facts: Facts | None = None
+    choices: list[Choice] = field(default_factory=list)
+
+    def tell(self, job: Job[PretrainConfig], reporter: Reporter) -> None:
+        """Prints what was found and chosen, and what will not work."""
+        if self.facts is None:
+            for line in _told_before(reporter.folder):
+                reporter.say(line)
+            return
+        reporter.say(f"data: {self.facts.survey.line()}")
+        warnings = list(advice(job.config, self.facts))
+        if self.choices or not job.sample:
+            estimate = expected(job.config, self.facts)
+            warnings += hopeless(job.config, self.facts, estimate)
+            self.choices += [expected_row(estimate)] if self.choices else []
+        if self.choices:
+            reporter.say(
+                "--config auto: what is chosen for these data and this machine; settings and flags override it"
+            )
+            reporter.say(table(self.choices))
+            if not self.facts.on_gpu:
+                reporter.say(beside_the_paper(job.config, self.facts))
+        for warning in warnings:
+            reporter.warn(warning)
+
+    def keep(self, folder: RunFolder) -> None:
+        """Writes it into the folder of the run."""
+        if self.facts is not None:
+            rows = [asdict(choice) for choice in self.choices]
+            content = {"data": self.facts.survey.line(), "choices": rows, "survey": asdict(self.facts.survey)}
+            folder.write_json(folder.recipe, content)
+
+
+def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
+    """Reads the data sets and, for a new run, looks at clips; chooses ``job.config`` where that is still to be done.
+    All ranks must call, and come to the same.
+
+    Raises:
+        ConfigError: there is nothing to learn from; or a chosen configuration cannot be.
+        ManifestError, SampleError: as `read_data` and `sample_manifest`.
+    """
+    if job.sample:
+        job.config.data.sources = [sample_manifest(context, context.say)]
+    data = read_data(job.config.data)
+    if job.resume:
+        return Start(data)
+    clips = {name: found.clips for name, found in data.items()}
+    facts = gather_facts(context, clips, job.config.model.input)
+    if not job.auto:
+        refuse_without_pairs(facts)
+        return Start(data, facts)
+    config, choices = choose(facts, job.given)
+    config.data.sources = job.config.data.sources
+    job.config = config
+    return Start(data, facts, choices)
+
+
+def _told_before(folder: RunFolder) -> Iterator[str]:
+    """Of a run that goes on: what its data were like when it began."""
+    try:
+        yield f"data: {json.loads(folder.recipe.read_text(encoding='utf-8'))['data']} (when the run began)"
+    except (OSError, ValueError, KeyError, TypeError):  # begun by an earlier version, or lost
+        return
+
+
+def expected_row(found: Expected) -> Choice:
+    """The last row of the table."""
+    parts = f"{in_words(found.evaluations)} of it for evaluation, " if found.evaluations >= 1 else ""
+    return Choice("expected time", in_words(found.seconds), f"an estimate: {parts}{found.basis}")
+
+
+def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
+    """What cannot work, or not well, with this configuration and these data, and what to try."""
+    survey, loss, augment = facts.survey, config.model.loss, config.data.augment
+    clips, batch = training_clips(config, facts), config.run.batch_size
+    if clips < batch:
+        yield (
+            f"run.batch_size: {batch:,} clips of a step, but there are about {clips:,} to train on: a step would hold the "
+            "same clips several times, each the negative of itself; try a --batch-size of at most half of them, or "
+            "more clips"
+        )
+    if not survey.captioned and loss.vid_txt_weight:
+        yield (
+            "no clip has captions, so the loss of video and text has nothing to learn from: put captions beside the "
+            "videos (.srt, .vtt, .json, .txt of the same name), or leave the pair out by model.loss.vid_txt_weight=0"
+        )
+    if survey.good and not survey.with_sound - survey.silent and loss.vid_aud_weight:
+        what = "nothing but silence in" if survey.with_sound else "no sound in"
+        yield (
+            f"{what} any of the {survey.good} clips looked at, so the loss of video and sound has nothing to learn from: "
+            "take videos with sound, or leave the pair out by model.loss.vid_aud_weight=0"
+        )
+    if augment.enabled and augment.flip and survey.left_right >= TELLING:
+        yield (
+            f"data.augment.flip: {survey.left_right:.1%} of the captions tell left from right, which a mirrored picture "
+            "belies; try data.augment.flip=false"
+        )
+    if augment.enabled and augment.hue > 0.05 and survey.hues >= TELLING:
+        yield (
+            f"data.augment.hue: {survey.hues:.1%} of the captions name a colour, which a turn of the hues by up to "
+            f"{augment.hue:g} belies; try data.augment.hue=0"
+        )
+    if len(survey.broken) > _BROKEN * survey.looked_at:
+        yield (
+            f"{len(survey.broken)} of the {survey.looked_at} clips looked at cannot be read, such as {survey.broken[0]}; "
+            "`vatt data check` finds all of them"
+        )
+
+
+def hopeless(config: PretrainConfig, facts: Facts, estimate: Expected) -> Iterator[str]:
+    """A run that nobody will see the end of, on a CPU."""
+    if not facts.on_gpu and estimate.seconds > HOPELESS:
+        run = config.run
+        yield (
+            f"{run.steps:,} steps of {run.batch_size:,} clips of {config.model.name} are {in_words(estimate.seconds)} on "
+            f"this CPU (an estimate: {estimate.basis}); try --config auto, or fewer --steps"
+        )
+
+
+def beside_the_paper(config: PretrainConfig, facts: Facts) -> str:
+    """What the paper's recipe would take here."""
+    paper = recipe("paper")
+    paper.data.workers = config.data.workers
+    run, found = paper.run, expected(paper, facts)
+    return (
+        f"--config paper is {run.steps:,} steps of {run.batch_size:,} clips of {paper.model.name}: "
+        f"{in_words(found.seconds)} on this CPU"
+    )
