@@ -25,8 +25,8 @@ Asked = TypeVar("Asked")
 class Job(Generic[Config]):
     """What a command line asks to train.
 
-    With ``auto`` the rest of ``config`` is chosen when data and machine are known; ``given`` has the dotted settings that
-    were set by hand.
+    With ``auto`` the rest of ``config`` is chosen when data and machine are known; ``given`` has the dotted settings
+    that were set by hand.
     """
 
     config: Config

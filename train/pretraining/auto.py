@@ -74,8 +74,8 @@ def refuse_without_pairs(facts: Facts) -> None:
         silence = " but silence" if survey.silent else ""
         raise ConfigError(
             f"{', '.join(facts.data)}: no clip has captions, and none of the {survey.good} that were looked at has "
-            f"sound{silence}; pretraining learns from pairs: put captions beside the videos (.srt, .vtt, .json, .txt of "
-            "the same name), or take videos with sound"
+            f"sound{silence}; pretraining learns from pairs: put captions beside the videos (.srt, .vtt, .json, .txt "
+            "of the same name), or take videos with sound"
         )
 
 
@@ -110,14 +110,11 @@ def _pairs(picks: Choosing, facts: Facts) -> None:
 def _words(picks: Choosing) -> None:
     """Word vectors are trained where no table of them is given."""
     unified = picks.config.model.backbone == "unified"
-    names = (
-        ("txt_embedding_trainable", "txt_embedding_reach") if unified else ("trainable_embeddings", "embedding_reach")
-    )
-    trainable, reach = (f"model.{'unified' if unified else 'text'}.{name}" for name in names)
+    trainable = "model.unified.txt_embedding_trainable" if unified else "model.text.trainable_embeddings"
+    reach = "model.unified.txt_embedding_reach" if unified else "model.text.embedding_reach"
     if picks.config.data.word_embeddings is not None:
-        picks.set(
-            trainable, False, "the table of data.word_embeddings, frozen as in the paper", "frozen", "word vectors"
-        )
+        reason = "the table of data.word_embeddings, frozen as in the paper"
+        picks.set(trainable, False, reason, "frozen", "word vectors")
         return
     picks.put({reach: 2.0})
     picks.set(trainable, True, "no table of them was given (data.word_embeddings)", "learned", "word vectors")
@@ -203,9 +200,7 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     if found.checkpointing or picks.is_given("engine.activation_checkpointing"):
         reason = f"without it a GPU of {facts.memory / GIB:.0f} GiB holds too few clips (predicted)"
         picks.set("engine.activation_checkpointing", found.checkpointing, reason)
-    if hasattr(picks.config.engine, "contrastive_parts") and (
-        found.parts > 1 or picks.is_given("engine.contrastive_parts")
-    ):
+    if hasattr(picks.config.engine, "contrastive_parts") and found.parts > 1:
         of = f"{facts.memory / GIB:.0f} GiB hold" if found.part else "memory may not hold"
         reason = f"{of} {max(1, found.part)} clips at once (predicted); the loss is that of the whole batch"
         picks.set("engine.contrastive_parts", found.parts, reason)

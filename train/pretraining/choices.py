@@ -98,7 +98,7 @@ def shown(value: Any) -> str:
 def table(choices: list[Choice]) -> str:
     """Rows of fixed width, at most 100 columns; a long reason goes on below itself."""
     rows = [Choice("setting", "chosen", "why"), *choices]
-    widths = [min(_MOST, max(len(text) for text in column)) for column in zip(*((c.setting, c.value) for c in rows))]
+    widths = [min(_MOST, max(map(len, column))) for column in zip(*((c.setting, c.value) for c in rows), strict=True)]
     at = sum(widths) + 4
     lines = []
     for choice in rows:

@@ -12,7 +12,7 @@ import torch
 from train.core.ranks import RankContext, gather
 from vatt.clip import InputConfig
 from vatt.data import Clip
-from vatt.data.clips import TRAIN, ClipTable
+from vatt.data.splits import TRAIN, splits_of
 from vatt.data.survey import Survey, survey
 from vatt.memory import free_memory
 
@@ -52,7 +52,7 @@ class Facts:
         return self.device == "cuda"
 
 
-def gather_facts(context: RankContext, data: Mapping[str, Sequence[Clip]], spec: InputConfig) -> Facts:
+def gather_facts(context: RankContext, data: Mapping[str, Sequence[Clip]], spec: InputConfig, eval_split: str) -> Facts:
     """Rank 0 looks at clips and times its cores; the others wait for what it found. All ranks must call."""
     host = (free_memory() or 8 << 30) // context.local_ranks
     memory = torch.cuda.mem_get_info()[0] if context.device.type == "cuda" else host
@@ -66,7 +66,7 @@ def gather_facts(context: RankContext, data: Mapping[str, Sequence[Clip]], spec:
     return Facts(
         data=tuple(data),
         survey=looked,
-        named=named_splits(data),
+        named=named_splits(data, eval_split),
         ranks=context.ranks,
         device=context.device.type,
         device_name=gather(context.device_name)[0],
@@ -77,14 +77,13 @@ def gather_facts(context: RankContext, data: Mapping[str, Sequence[Clip]], spec:
     )
 
 
-def named_splits(data: Mapping[str, Sequence[Clip]]) -> tuple[int, int] | None:
-    """Clips to train on, and others, where every data set names splits; None where one does not."""
-    sets = data.values()
-    found = [clips.splits() if isinstance(clips, ClipTable) else [clip.split for clip in clips] for clips in sets]
-    if not all(any(splits) for splits in found):
+def named_splits(data: Mapping[str, Sequence[Clip]], eval_split: str) -> tuple[int, int] | None:
+    """Clips to train on, and held out, where every data set names splits; None where one does not."""
+    found = [splits_of(clips) for clips in data.values()]
+    if not all(splits.named for splits in found):
         return None
-    train = sum(split in TRAIN for splits in found for split in splits)
-    return train, sum(map(len, found)) - train
+    held_out = sum(splits.counts.get(splits.held_out(eval_split), 0) for splits in found)
+    return sum(splits.counts[TRAIN] for splits in found), held_out
 
 
 def product_rate(threads: int) -> float:

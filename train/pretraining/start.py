@@ -73,7 +73,7 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
     if job.resume:
         return Start(data)
     clips = {name: found.clips for name, found in data.items()}
-    facts = gather_facts(context, clips, job.config.model.input)
+    facts = gather_facts(context, clips, job.config.model.input, job.config.data.eval_split)
     if not job.auto:
         refuse_without_pairs(facts)
         return Start(data, facts)
@@ -103,9 +103,9 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
     clips, batch = training_clips(config, facts), config.run.batch_size
     if clips < batch:
         yield (
-            f"run.batch_size: {batch:,} clips of a step, but there are about {clips:,} to train on: a step would hold the "
-            "same clips several times, each the negative of itself; try a --batch-size of at most half of them, or "
-            "more clips"
+            f"run.batch_size: {batch:,} clips of a step, but there are about {clips:,} to train on: a step would hold "
+            "the same clips several times, each the negative of itself; try a --batch-size of at most half of them, "
+            "or more clips"
         )
     if not survey.captioned and loss.vid_txt_weight:
         yield (
@@ -115,13 +115,13 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
     if survey.good and not survey.with_sound - survey.silent and loss.vid_aud_weight:
         what = "nothing but silence in" if survey.with_sound else "no sound in"
         yield (
-            f"{what} any of the {survey.good} clips looked at, so the loss of video and sound has nothing to learn from: "
-            "take videos with sound, or leave the pair out by model.loss.vid_aud_weight=0"
+            f"{what} any of the {survey.good} clips looked at, so the loss of video and sound has nothing to learn "
+            "from: take videos with sound, or leave the pair out by model.loss.vid_aud_weight=0"
         )
     if augment.enabled and augment.flip and survey.left_right >= TELLING:
         yield (
-            f"data.augment.flip: {survey.left_right:.1%} of the captions tell left from right, which a mirrored picture "
-            "belies; try data.augment.flip=false"
+            f"data.augment.flip: {survey.left_right:.1%} of the captions tell left from right, which a mirrored "
+            "picture belies; try data.augment.flip=false"
         )
     if augment.enabled and augment.hue > 0.05 and survey.hues >= TELLING:
         yield (
@@ -130,8 +130,8 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
         )
     if len(survey.broken) > _BROKEN * survey.looked_at:
         yield (
-            f"{len(survey.broken)} of the {survey.looked_at} clips looked at cannot be read, such as {survey.broken[0]}; "
-            "`vatt data check` finds all of them"
+            f"{len(survey.broken)} of the {survey.looked_at} clips looked at cannot be read, such as "
+            f"{survey.broken[0]}; `vatt data check` finds all of them"
         )
 
 
@@ -140,8 +140,9 @@ def hopeless(config: PretrainConfig, facts: Facts, estimate: Expected) -> Iterat
     if not facts.on_gpu and estimate.seconds > HOPELESS:
         run = config.run
         yield (
-            f"{run.steps:,} steps of {run.batch_size:,} clips of {config.model.name} are {in_words(estimate.seconds)} on "
-            f"this CPU (an estimate: {estimate.basis}); try --config auto, or fewer --steps"
+            f"{run.steps:,} steps of {run.batch_size:,} clips of {config.model.name} are "
+            f"{in_words(estimate.seconds)} on this CPU (an estimate: {estimate.basis}); try --config auto, or "
+            "fewer --steps"
         )
 
 

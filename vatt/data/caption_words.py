@@ -12,7 +12,8 @@ import re
 # "left and right" and "from side to side" stay true in a mirror, so they do not count.
 _BOTH = re.compile(
     r"\b(left (and|or|to the) right|right (and|or) left|links (und|oder|en|of) rechts|rechts (und|oder|en|of) links|"
-    r"gauche (et|ou) (à )?droite|droite (et|ou) (à )?gauche|izquierda (y|o) (a la )?derecha|derecha (e|o) (a la )?izquierda|"
+    r"gauche (et|ou) (à )?droite|droite (et|ou) (à )?gauche|"
+    r"izquierda (y|o) (a la )?derecha|derecha (e|o) (a la )?izquierda|"
     r"sinistra (e|o) (a )?destra|destra (e|o) (a )?sinistra|esquerda (e|ou) direita|direita (e|ou) esquerda)\b"
 )
 _SIDE = r"(left|right)"
@@ -20,7 +21,7 @@ _NOT_A_SIDE = r"(?! (now|away|here|there|then|before|after|at|in|into|on|up|out|
 _ENGLISH = (
     r"(left|right)(wards?|most|hand)",
     r"(anti|counter)?-?clockwise",
-    rf"(to|on|from|at|by|towards?|into) (the|its|his|her|your|my|our|their) ((far|upper|lower|top|bottom|very) )?{_SIDE}",
+    rf"(to|on|from|at|by|towards?|into) (the|its|his|her|your|my|our|their) ((far|upper|lower|top|bottom) )?{_SIDE}",
     rf"{_SIDE}[ -](hand|side|arm|leg|foot|eye|ear|corner|edge|half|lane|turn|wing|wall|bank|border)s?",
     rf"(from )?{_SIDE} to {_SIDE}",
     rf"(turn|go|goe|move|slide|glide|lean|look|step|swing|drive|steer|drift|roll|run|walk|fly|flie|point|face|jump|shift|"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vatt.clip import InputConfig
+from vatt.clip import SILENCE, InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.caption_words import names_hue, tells_left_from_right
 from vatt.data.clips import Clip, ClipTable, count_captioned
@@ -30,7 +30,6 @@ _EACH = 10.0  # seconds for one clip
 _READ = 1000  # clips whose captions are read
 _SENTENCES = 20  # of each of them
 _SIDE = 112  # pixels to which pictures are decoded, for the time that it takes
-SILENCE = 1e-4
 _PLACES = (0.0, 1.0)  # windows that are listened to where the one in the middle is silent
 
 
@@ -198,8 +197,8 @@ def _with_captions(found: Survey, data: Mapping[str, Sequence[Clip]]) -> Survey:
             hues += names_hue(caption.text)
     if not counts:
         return replace(found, read=read)
-    shares = dict(left_right=left_right / len(words), hues=hues / len(words))
-    return replace(found, read=read, captions=float(median(counts)), words=float(median(words)), **shares)
+    found = replace(found, read=read, captions=float(median(counts)), words=float(median(words)))
+    return replace(found, left_right=left_right / len(words), hues=hues / len(words))
 
 
 def _with_looks(found: Survey, looks: list[Look]) -> Survey:
