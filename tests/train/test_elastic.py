@@ -23,7 +23,7 @@ def test_two_ranks_then_three_then_one(tmp_path):
     sample = build(tmp_path / "clips", train=16, val=4, workers=2, say=lambda text: None)
     out = tmp_path / "run"
     small = [*SMALL, "run.batch_size=6"]
-    words = ["--data", sample, "--model", "vatt-tiny", "--out", out, *small]
+    words = ["--config", "paper", "--data", sample, "--model", "vatt-tiny", "--out", out, *small]
     first = True
     for ranks, steps, workers in ((2, 2, 1), (3, 4, 0), (1, 6, 2)):
         command = [*(words if first else ["--out", out, "--resume"]), "--steps", steps, f"data.workers={workers}"]

@@ -13,9 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from tests.data.media import write
 from tests.limits import HANG
 from tests.train.ranks import ROOT, free_port, run_commands
 from vatt.sample import build
@@ -41,7 +43,7 @@ def sample(tmp_path_factory):
 
 
 def words_of(sample, out, *extra):
-    return ["--data", sample, "--model", "vatt-tiny", "--out", out, *SMALL, *extra]
+    return ["--config", "paper", "--data", sample, "--model", "vatt-tiny", "--out", out, *SMALL, *extra]
 
 
 def command(*arguments, ranks=None):
@@ -94,6 +96,20 @@ def copy_with_bad_files(sample, folder, bad):
     return folder / "manifest.csv"
 
 
+def bare_folders(sample, folder):
+    """The sample as a stranger's folder, without manifest; a folder of mute films; and one of films alone."""
+    for name in ("bare", "mute", "nothing"):
+        (folder / name).mkdir()
+    for video in sorted(sample.parent.rglob("*.mp4")):
+        for path in (video, video.with_suffix(".srt")):
+            shutil.copy(path, folder / "bare" / f"{video.parent.name}-{path.name}")
+    for number in range(8):
+        frames = np.full((35, 48, 64, 3), 20 * number, np.uint8)
+        write(folder / "mute" / f"{number}.mp4", frames)
+        (folder / "mute" / f"{number}.txt").write_text(f"number {number} moves to the left\n")
+    shutil.copy(folder / "mute" / "0.mp4", folder / "nothing")
+
+
 @pytest.fixture(scope="module")
 def alone(sample, tmp_path_factory):
     """Command lines on one rank, one after the other in one process: (folder, name -> (output, exit status))."""
@@ -105,6 +121,7 @@ def alone(sample, tmp_path_factory):
     (folder / "full" / "thesis.txt").write_text("x")
     (folder / "own.json").write_text('{"zero_optimization": {"stag": 0}}')
     bad = copy_with_bad_files(sample, folder / "clips", 4)
+    bare_folders(sample, folder)
 
     def train(name, *extra, data=sample):
         return words_of(data, folder / name, *extra)
@@ -127,6 +144,11 @@ def alone(sample, tmp_path_factory):
         "batch": train("batch", "run.batch_size=7", "engine.gradient_accumulation=2"),
         "model": train("model", "model.loss.aud_txt_weight=1"),
         "vocabulary": train("vocabulary", "data.vocabulary=absent.txt"),
+        "auto": ["--data", folder / "bare", "--out", folder / "auto", *SMALL, "--steps", 3],
+        "auto again": ["--out", folder / "auto", "--resume", "--steps", 4],
+        "mute": ["--data", folder / "mute", "--out", folder / "mute run", *SMALL[:-1], "--steps", 2],
+        "no pair": ["--data", folder / "nothing", "--out", folder / "no pair"],
+        "no pair, paper": train("no pair 2", data=folder / "nothing"),
     }
     found = run_commands(folder, [("pretrain", words) for words in jobs.values()])
     return folder, dict(zip(jobs, found, strict=True))
@@ -146,6 +168,8 @@ REFUSED = {
     "windows": ["data.windows_per_open: 3 windows of a clip do not divide the 8 clips"],
     "model": ["loss.aud_txt_weight"],
     "vocabulary": ["absent.txt"],
+    "no pair": ["{folder}/nothing: no clip has captions, and none of the 1 that were looked at has sound"],
+    "no pair, paper": ["{folder}/nothing: no clip has captions"],
 }
 
 
@@ -162,6 +186,60 @@ def test_what_a_user_can_mend_is_told_in_a_line(alone, name):
 @pytest.mark.parametrize("name", ["kernels", "windows"])
 def test_what_cannot_be_is_refused_before_a_folder_is_made(alone, name):
     assert not (alone[0] / name).exists()
+
+
+@pytest.mark.slow
+def test_a_recipe_is_chosen_told_and_kept(alone):
+    folder, found = alone
+    text, code = found["auto"]
+    assert code == 0, text
+    assert "data: 28 clips, 4 s each, 112 x 112 pixels, captions 100%" in text
+    config = json.loads((folder / "auto" / "config.json").read_text())
+    assert config["model"]["name"] == "vatt-tiny"
+    assert config["model"]["text"]["trainable_embeddings"]
+    assert config["run"]["batch_size"] == 8  # by hand
+    assert config["data"]["eval_share"] == 0
+    told = json.loads((folder / "auto" / "recipe.json").read_text())
+    for row in told["choices"]:
+        assert any(line.startswith(f"{row['setting']} ") and row["value"] in line for line in text.splitlines())
+    reasons = {row["setting"]: row["reason"] for row in told["choices"]}
+    assert reasons["run.steps"] == "set by you"
+    assert "expected time" in reasons
+    assert "clips of vatt-base: about" in text  # the paper's recipe here
+    report = (folder / "auto" / "report.html").read_text()
+    assert "set by you" in report
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_keeps_its_recipe(alone):
+    folder, found = alone
+    text, code = found["auto again"]
+    assert code == 0, text
+    assert "data: 28 clips" in text
+    assert "(when the run began)" in text
+    assert "expected time" not in text
+    assert json.loads((folder / "auto" / "config.json").read_text())["run"]["steps"] == 4
+    assert max(losses(folder / "auto")) == 4
+
+
+@pytest.mark.slow
+def test_films_without_sound_train_with_captions_alone(alone):
+    folder, found = alone
+    text, code = found["mute"]
+    assert code == 0, text
+    config = json.loads((folder / "mute run" / "config.json").read_text())
+    assert config["model"]["loss"]["vid_aud_weight"] == 0
+    assert not config["data"]["augment"]["flip"]
+    assert "100.0% of the captions tell left from right" in text
+    assert all(line["loss"] == pytest.approx(line["vidtxt_loss"], rel=1e-5) for line in records(folder / "mute run"))
+
+
+@pytest.mark.slow
+def test_every_run_tells_what_its_data_are_like(alone):
+    text = alone[1]["one"][0]
+    assert "data: 28 clips, 4 s each, 112 x 112 pixels, captions 100% (5 a clip" in text
+    assert "warning: data.augment.hue" in text  # the paper's recipe; the sample's captions name colours
+    assert "--config auto: chosen" not in text
 
 
 @pytest.mark.slow

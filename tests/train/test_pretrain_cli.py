@@ -19,31 +19,56 @@ def test_at_most_twelve_flags():
     assert len(shown) <= 12
 
 
-def test_no_argument_is_the_sample_and_data_is_the_paper():
+def test_no_argument_is_the_sample_and_own_data_have_a_recipe_chosen():
     job = parse([], on_gpu=False)
     assert job.sample
+    assert not job.auto
     assert (job.config.model.name, job.resume, job.out) == ("vatt-tiny", False, None)
     assert parse([], on_gpu=True).config.model.name == "vatt-base"
-    job = parse(["--data", "videos"], on_gpu=False)
-    assert not job.sample
+    for words in (["--data", "videos"], ["--data", "videos", "--config", "auto"]):
+        job = parse(words, on_gpu=False)
+        assert (job.sample, job.auto) == (False, True)
+        assert job.given == {"data.sources": ["videos"], "data.weights": []}
+    assert parse(["--config", "auto"], on_gpu=True).sample
+    job = parse(["--data", "videos", "--config", "paper"], on_gpu=False)
+    assert (job.sample, job.auto, job.given) == (False, False, {})
     assert (job.config.run.steps, job.config.run.batch_size, job.config.optim.lr) == (500_000, 2048, 1e-4)
 
 
 def test_flags_and_overrides():
     arguments = ["--data", "a", "--data", "b", "--weights", "3,1", "--model", "vatt-ma-base"]
     arguments += ["--zero", "2", "--steps", "7", "--batch-size", "6"]
-    config = parse([*arguments, "optim.lr=3e-4", "run.steps=9", "model.head.kind=joint"], on_gpu=False).config
+    job = parse([*arguments, "optim.lr=3e-4", "run.steps=9", "model.head.kind=joint"], on_gpu=False)
+    config = job.config
     assert (config.data.sources, config.data.weights) == (["a", "b"], [3.0, 1.0])
     assert (config.model.name, config.engine.zero, config.run.batch_size) == ("vatt-ma-base", 2, 6)
     assert (config.optim.lr, config.run.steps, config.model.head.kind) == (3e-4, 9, "joint")
+    assert job.given == {
+        "data.sources": ["a", "b"],
+        "data.weights": [3.0, 1.0],
+        "model": "vatt-ma-base",
+        "engine.zero": 2,
+        "run.steps": 9,
+        "run.batch_size": 6,
+        "optim.lr": 3e-4,
+        "model.head.kind": "joint",
+    }
+
+
+def test_a_section_as_json_is_set_by_hand_field_by_field():
+    job = parse(["--data", "a", 'data.augment={"flip": false, "hue": 0.1}'], on_gpu=False)
+    assert job.given["data.augment.flip"] is False
+    assert job.given["data.augment.hue"] == 0.1
 
 
 def test_a_saved_configuration_comes_back(tmp_path):
-    config = parse(["--data", "a", "--model", "vatt-ma-tiny", "optim.clip_norm=1"], on_gpu=False).config
+    words = ["--config", "paper", "--data", "a", "--model", "vatt-ma-tiny", "optim.clip_norm=1"]
+    config = parse(words, on_gpu=False).config
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_dict(config)))
     assert parse(["--config", str(path)], on_gpu=False).config == config
-    assert parse(["--resume", "--out", str(tmp_path), "--steps", "9"], on_gpu=False).config.run.steps == 9
+    job = parse(["--resume", "--out", str(tmp_path), "--steps", "9"], on_gpu=False)
+    assert (job.config.run.steps, job.auto) == (9, False)
     for name in RECIPES:
         assert from_dict(PretrainConfig, to_dict(recipe(name))) == recipe(name)
 
@@ -82,6 +107,8 @@ def test_a_file_may_name_a_preset(tmp_path):
         (["optim.l=1"], "did you mean 'optim.lr'"),
         (["--model", "vatt-huge"], "unknown model 'vatt-huge'"),
         (["--config", "papr"], "unknown configuration 'papr'; did you mean 'paper'"),
+        (["--config", "atuo"], "unknown configuration 'atuo'; did you mean 'auto'"),
+        (["--data", "a", "optim.l=1"], "did you mean 'optim.lr'"),
         (["--config", "absent.json"], "absent.json: cannot read"),
         (["--data", "a", "--weights", "1,2"], "weights: 2 weights for 1 data sets"),
         (["--steps", "0"], "steps, batch_size"),

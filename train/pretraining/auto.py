@@ -279,13 +279,13 @@ def _augmentation(picks: Choosing, facts: Facts) -> None:
 def _pace(picks: Choosing, facts: Facts) -> None:
     steps = picks.config.run.steps
     nothing = not facts.named and picks.config.data.eval_share == 0
-    often = steps // 4 if steps >= 1000 else steps // 2 if steps >= 100 else 0
+    often = -(-steps // 4) if steps >= 1000 else -(-steps // 2) if steps >= 100 else 0
     reason = "nothing is held out" if nothing else "and at the end; four times in a run, and every 10,000 steps"
     reason = "at the end alone" if not often else "and at the end; twice in a short run" if steps < 1000 else reason
     picks.set("run.eval_every", 0 if nothing else min(10_000, often), "nothing is held out" if nothing else reason)
     picks.set("run.save_every", min(5000, often), "at the end alone" if not often else "so that --resume can go on")
     picks.set("run.log_every", max(1, min(50, steps // 13)), "at least a dozen records")
-    large = facts.survey.height * facts.survey.width > 320 * 240 or not facts.survey.width
+    large = facts.survey.height * facts.survey.width > 320 * 240 or not facts.survey.height
     if facts.on_gpu:
         workers = max(1, min(16, facts.cores - 2))
         reason = f"of {facts.cores} cores; decoding is what a GPU waits for"

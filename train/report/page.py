@@ -57,6 +57,7 @@ def write_report(run_dir: Path) -> Path:
         _contact_sheet(run.results),
         _curves(run),
         html.section("Speed", html.facts(_speed(run))),
+        _recipe(run.recipe),
         html.section("Setting", html.facts(_setting(run.config)), html.fold("config.json", _dump(run.config))),
         html.section("Environment", html.facts(run.environment.items())) if run.environment else "",
         _skipped(run),
@@ -241,6 +242,18 @@ def _setting(config: Record) -> Iterator[tuple[str, str]]:
     yield "learning rate", f"{rates}, {value('optim.warmup_steps')} steps of warm-up at most"
     yield "engine", f"ZeRO {value('engine.zero')}, precision {value('engine.precision')}"
     yield "evaluation", f"{value('evaluation.windows')} windows a clip, embeddings averaged"
+
+
+def _recipe(recipe: Record) -> str:
+    """What the data were like, and what was chosen by that."""
+    if not recipe:
+        return ""
+    names = ("setting", "chosen", "why")
+    rows = [
+        ("", [html.Cell(str(row.get(name))) for name in ("setting", "value", "reason")]) for row in recipe["choices"]
+    ]
+    shown = html.table([html.Cell(name) for name in names], rows, label="Chosen by data and machine") if rows else ""
+    return html.section("Data and recipe", html.paragraph(str(recipe["data"])), shown)
 
 
 def _skipped(run: Run) -> str:

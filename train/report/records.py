@@ -33,7 +33,8 @@ class Metrics:
 
 @dataclass
 class Run:
-    """What a run left in its folder. ``results`` and ``environment`` are empty where the run did not write them."""
+    """What a run left in its folder. ``results``, ``environment`` and ``recipe`` are empty where the run did not write
+    them."""
 
     folder: RunFolder
     config: Record
@@ -41,6 +42,7 @@ class Run:
     results: Record
     environment: dict[str, str]
     skipped: list[Record]
+    recipe: Record = field(default_factory=dict)
 
 
 def read_run(path: Path) -> Run:
@@ -59,6 +61,7 @@ def read_run(path: Path) -> Run:
         _object(folder.retrieval, _RESULTS) if folder.retrieval.exists() else {},
         _object(folder.environment) if folder.environment.exists() else {},
         _lines(folder.skipped) if folder.skipped.exists() else [],
+        _object(folder.recipe, ("data", "choices")) if folder.recipe.exists() else {},
     )
 
 

@@ -15,11 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from vatt.clip import SILENCE, InputConfig
+from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.caption_words import names_hue, tells_left_from_right
 from vatt.data.clips import Clip, ClipTable, count_captioned
-from vatt.data.decode import MediaError, RgbFrames, Wanted, decode_sounds, decode_windows, duration_of, open_media
+from vatt.data.decode import (
+    MediaError,
+    RgbFrames,
+    Wanted,
+    decode_sounds,
+    decode_windows,
+    duration_of,
+    is_silent,
+    open_media,
+)
 from vatt.data.samples import window_start
 from vatt.data.shards.storage import is_url
 from vatt.isolated import Failed, run_isolated
@@ -48,7 +57,7 @@ class Survey:
         seconds: of each of the others, sorted; 0 where that is not known.
         with_sound, silent: how many of the others have sound, and of how many of those it is silence. ``heard``:
             whether anybody listened; the index of remote shards tells of sound alone.
-        height, width: pixels, medians; 0 where they are not known.
+        height, width: pixels, medians; 0 where they are not known. Shards tell their shorter side, as height.
         reading: CPU seconds to decode one window of one clip, median; 0 where that is not known. It differs from
             survey to survey.
     """
@@ -98,7 +107,9 @@ class Survey:
         if known := [seconds for seconds in self.seconds if seconds]:
             ends = f" ({known[0]:.3g} to {known[-1]:.3g})" if f"{known[0]:.3g}" != f"{known[-1]:.3g}" else ""
             parts.append(f"{self.typical:.3g} s each{ends}")
-        parts += [f"{self.width} x {self.height} pixels"] if self.width else []
+        if self.height:
+            size = f"{self.width} x {self.height} pixels" if self.width else f"{self.height} pixels on the shorter side"
+            parts.append(size)
         captions = f"captions {_percent(self.captioned / self.clips)}"
         if self.captioned:
             captions += f" ({self.captions:g} a clip, {self.words:g} words each)"
@@ -203,7 +214,7 @@ def _with_captions(found: Survey, data: Mapping[str, Sequence[Clip]]) -> Survey:
 
 def _with_looks(found: Survey, looks: list[Look]) -> Survey:
     good = [one for one in looks if not one.fault]
-    sizes = [one for one in good if one.width]
+    sizes = [one for one in good if one.height]
     times = [one.reading for one in good if one.reading]
     return replace(
         found,
@@ -274,10 +285,6 @@ def _is_silent(clip: Clip, spec: InputConfig, audio_L: np.ndarray) -> bool:
             if not is_silent(audio_L):
                 return False
     return True
-
-
-def is_silent(audio_L: np.ndarray) -> bool:
-    return float(np.abs(audio_L).max(initial=0.0)) <= SILENCE
 
 
 def _of_file(clip: Clip) -> Look:

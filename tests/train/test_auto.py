@@ -1,0 +1,286 @@
+"""--config auto: what it chooses over a wide range of data and machines, and that what was set by hand stays."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from train.config.pretraining import PretrainConfig, paper
+from train.pretraining.auto import LEAST_STEPS, choose, refuse_without_pairs, training_clips, training_windows
+from train.pretraining.choices import BY_HAND, flat, table
+from train.pretraining.expected import evaluations, expected, in_words
+from train.pretraining.facts import Facts
+from train.pretraining.memory import SHARE, largest_part, needed
+from train.pretraining.start import advice, beside_the_paper, expected_row, hopeless
+from vatt.analysis.plan.zero import state_bytes
+from vatt.config import ConfigError, from_dict, to_dict
+from vatt.data.survey import Survey
+from vatt.precision import type_of
+
+COUNTS = (2, 10, 40, 100, 384, 1000, 20_000, 1_000_000, 100_000_000)
+MACHINES = {
+    "laptop": dict(cores=2, memory=20 << 30, host=20 << 30),
+    "one core": dict(cores=1, memory=3 << 30, host=3 << 30),
+    "server": dict(cores=64, memory=200 << 30, host=200 << 30),
+    "two ranks": dict(cores=1, ranks=2, memory=10 << 30, host=10 << 30),
+    "small gpu": dict(device="cuda", device_name="NVIDIA GeForce GTX 1050", cores=8, memory=4 << 30, host=30 << 30),
+    "one gpu": dict(device="cuda", device_name="NVIDIA A10", cores=12, memory=24 << 30, host=60 << 30),
+    "eight gpus": dict(
+        device="cuda", device_name="NVIDIA H100 80GB HBM3", cores=16, ranks=8, memory=80 << 30, host=100 << 30
+    ),
+    "three gpus": dict(device="cuda", device_name="unheard of", cores=4, ranks=3, memory=11 << 30, host=20 << 30),
+    "cluster": dict(
+        device="cuda", device_name="NVIDIA H100 80GB HBM3", cores=16, ranks=64, memory=80 << 30, host=100 << 30
+    ),
+}
+
+
+def facts(clips, machine="laptop", seconds=10.0, named=None, **found):
+    looked = min(clips, 48)
+    known = dict(captioned=clips, captions=5.0, words=9.0, looked_at=looked, with_sound=looked, height=112, width=112)
+    survey = Survey(clips, clips, seconds=(seconds,) * looked, **{**known, "reading": 0.01, **found})
+    return Facts(("my_videos",), survey, named=named, **MACHINES[machine])
+
+
+def rows(choices):
+    return {choice.setting: choice for choice in choices}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("seconds", [2.0, 600.0])
+def test_every_choice_is_valid_and_grows_with_the_data(machine, seconds):
+    seen = []
+    for count in COUNTS:
+        known = facts(count, machine, seconds)
+        config, choices = choose(known, {})
+        assert from_dict(PretrainConfig, to_dict(config)) == config  # every section accepts it
+        batch, ranks = config.run.batch_size, known.ranks
+        assert batch % ranks == 0
+        local = batch // ranks
+        assert local >= 2
+        parts = getattr(config.engine, "contrastive_parts", 1)
+        assert local % parts == 0
+        states = state_bytes(config.model, config.engine.zero, ranks, type_of("auto", _device(known)))
+        bytes_needed = needed(config, known, states, config.engine.activation_checkpointing, local // parts)
+        if hasattr(config.engine, "contrastive_parts") and (local // parts > 1 or known.memory > 8 << 30):
+            assert bytes_needed <= SHARE * known.memory
+        assert batch <= training_clips(config, known) or batch == 2 * ranks
+        assert LEAST_STEPS <= config.run.steps <= 500_000
+        assert config.optim.warmup_steps <= config.run.steps // 2
+        assert config.optim.final_lr < config.optim.lr
+        assert 1 <= config.data.workers <= 16
+        assert config.data.eval_share == 0 or count * config.data.eval_share >= 10
+        assert config.model.input.audio_level == "rms"
+        assert max(map(len, table(choices).splitlines())) <= 100
+        assert all(choice.reason for choice in choices)
+        estimate = expected(config, known)
+        assert estimate.seconds >= estimate.steps > 0
+        seen.append((config, training_windows(config, known)))
+    for (before, fewer), (after, more) in itertools.pairwise(seen):
+        assert fewer <= more
+        assert before.run.batch_size <= after.run.batch_size
+        assert before.data.augment.area_min >= after.data.augment.area_min
+        assert before.model.name == after.model.name or before.model.text.num_layers <= after.model.text.num_layers
+        if before.model.name == after.model.name:
+            assert 0.9 * before.run.steps * before.run.batch_size <= after.run.steps * after.run.batch_size
+        if before.run.steps <= after.run.steps and before.model.name == after.model.name:
+            assert before.optim.lr >= after.optim.lr
+
+
+def _device(known):
+    import torch
+
+    return torch.device(known.device)
+
+
+def test_the_samples_folder_gets_the_samples_recipe():
+    config, _ = choose(facts(480, seconds=4.0), {})
+    assert (config.model.name, config.run.batch_size, config.optim.lr) == ("vatt-tiny", 32, 3e-3)
+    assert config.run.steps == pytest.approx(260, rel=0.1)
+    assert config.data.eval_share * 480 == pytest.approx(96)
+    assert config.evaluation.windows == 1
+    assert config.model.text.trainable_embeddings
+
+
+def test_howto100m_on_a_cluster_gets_the_papers():
+    config, _ = choose(facts(136_000_000, "cluster", seconds=4.0), {})
+    assert config.run.batch_size == 2048
+    assert config.run.steps == pytest.approx(500_000, rel=0.05)
+    assert config.optim.warmup_steps == paper().optim.warmup_steps
+    assert config.data.augment.area_min == paper().data.augment.area_min
+    assert config.data.augment.flip
+
+
+def test_what_is_set_by_hand_stays_and_the_rest_follows():
+    given = {"model": "vatt-base", "run.steps": 50, "data.workers": 7, "data.augment.area_min": 0.5}
+    config, choices = choose(
+        facts(480), {**given, "data.sources": ["x"], "data.augment.hue": 0.2, "run.batch_size": 16}
+    )
+    assert config.model.name == "vatt-base"
+    assert {name: value for name, value in flat(to_dict(config)).items() if name in given} == {
+        name: value for name, value in given.items() if name != "model"
+    }
+    assert config.run.batch_size == 16
+    assert config.data.augment.hue == 0.2
+    assert config.optim.lr == 2e-4  # of vatt-base
+    assert config.optim.warmup_steps == 10
+    assert config.run.eval_every == 0
+    found = rows(choices)
+    for name in ("model", "run.steps", "run.batch_size", "data.workers", "data.augment.hue"):
+        assert found[name].reason == BY_HAND
+    assert "set by you: area_min" in found["data.augment"].reason
+    assert found["optim.lr"].reason != BY_HAND
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"data.windows_per_open": 3}, 3),
+        ({"engine.gradient_accumulation": 3}, 6),
+        ({"data.windows_per_open": 4, "engine.gradient_accumulation": 5}, 20),
+    ],
+)
+def test_the_batch_divides_as_was_asked(given, value):
+    for machine in ("laptop", "three gpus"):
+        known = facts(480, machine)
+        config, _ = choose(known, given)
+        assert config.run.batch_size // known.ranks % value == 0
+
+
+def test_an_optimizer_that_clips_in_another_way_is_left_alone():
+    config, _ = choose(facts(480), {"model": "vatt-base", "optim.clip_backbone": 1.0})
+    assert (config.optim.clip_backbone, config.optim.clip_norm) == (1.0, 0.0)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ConfigError, match="unknown model 'vatt-huge'"):
+        choose(facts(480), {"model": "vatt-huge"})
+
+
+def test_a_unified_model_trains_its_words_and_a_table_stays_frozen():
+    config, _ = choose(facts(480), {"model": "vatt-ma-base"})
+    assert config.model.unified.txt_embedding_trainable
+    config, choices = choose(facts(480), {"data.word_embeddings": "w.npy"})
+    assert not config.model.text.trainable_embeddings
+    assert rows(choices)["word vectors"].value == "frozen"
+
+
+def test_pairs_that_the_data_do_not_have_are_left_out():
+    config, choices = choose(facts(480, captioned=0), {})
+    assert (config.model.loss.vid_txt_weight, config.model.loss.vid_aud_weight) == (0, 1)
+    assert "no clip has captions" in rows(choices)["model.loss.vid_txt_weight"].reason
+    config, choices = choose(facts(480, with_sound=0), {})
+    assert (config.model.loss.vid_txt_weight, config.model.loss.vid_aud_weight) == (1, 0)
+    config, choices = choose(facts(480, silent=48), {})
+    assert "silence in all" in rows(choices)["model.loss.vid_aud_weight"].reason
+    assert choose(facts(480, with_sound=1), {})[0].model.loss.vid_aud_weight == 1
+
+
+@pytest.mark.parametrize("found", [{"with_sound": 0}, {"silent": 48}])
+def test_no_pair_at_all_is_refused(found):
+    with pytest.raises(ConfigError, match=r"^my_videos: no clip has captions, and none of the 48 .* has sound"):
+        choose(facts(480, captioned=0, **found), {})
+    refuse_without_pairs(facts(480, **found))
+
+
+def test_captions_that_augmentation_would_belie():
+    config, choices = choose(facts(480, left_right=0.02, hues=0.5), {})
+    assert not config.data.augment.flip
+    assert config.data.augment.hue == 0
+    assert "2.0% of the captions tell left from right" in rows(choices)["data.augment.flip"].reason
+    config, _ = choose(facts(10**6, left_right=0.001, hues=0.03), {})
+    assert config.data.augment.flip
+    assert config.data.augment.hue == 0.05
+    assert choose(facts(10**7), {})[0].data.augment.hue == 0.2
+
+
+def test_splits_that_the_data_name_are_kept():
+    config, choices = choose(facts(500, named=(400, 100)), {})
+    assert training_clips(config, facts(500, named=(400, 100))) == 400
+    assert rows(choices)["held out"].value == "100 clips"
+    assert config.data.eval_share == PretrainConfig().data.eval_share
+
+
+def test_too_few_files_are_not_held_out():
+    config, choices = choose(facts(40), {})
+    assert (config.data.eval_share, config.run.eval_every) == (0, 0)
+    assert "too few" in rows(choices)["data.eval_share"].reason
+
+
+def test_large_pictures_get_more_readers():
+    assert choose(facts(480, height=720, width=1280), {})[0].data.workers == 2
+    assert choose(facts(480), {})[0].data.workers == 1
+
+
+def test_the_largest_part_fits_and_one_more_does_not():
+    known, config = facts(10**6, "one gpu"), choose(facts(10**6, "one gpu"), {})[0]
+    part = largest_part(config, known, 0, False, 4096)
+    states = state_bytes(config.model, 0, 1, type_of("auto", _device(known)))
+    assert needed(config, known, states, False, part) <= SHARE * known.memory
+    assert needed(config, known, states, False, part + 1) > SHARE * known.memory
+
+
+def test_expected_time():
+    config, known = choose(facts(480), {})[0], facts(480)
+    one = expected(config, known)
+    config.run.steps *= 2
+    two = expected(config, known)
+    assert two.steps == pytest.approx(2 * one.steps)
+    assert evaluations(config) == 4
+    config.run.eval_every = 0
+    assert evaluations(config) == 1
+    assert expected(config, facts(480, "eight gpus")).basis.startswith("35% (assumed) of 989 TFLOP/s of its data sheet")
+    assert "unheard of is not known" in expected(config, facts(480, "three gpus")).basis
+    slow = facts(480, reading=1.0)
+    assert expected(config, slow).steps >= config.run.steps * config.run.batch_size * 1.0 / config.data.workers
+    assert expected_row(one).value == in_words(one.seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (20, "about 20 s"),
+        (250, "about 4.2 min"),
+        (3600 * 3, "about 3 hours"),
+        (86_400 * 20, "about 20 days"),
+        (86_400 * 183, "about half a year"),
+        (86_400 * 100, "about 3 months"),
+        (86_400 * 400, "about a year"),
+        (86_400 * 365.25 * 2140, "about 2,100 years"),
+    ],
+)
+def test_durations(seconds, words):
+    assert in_words(seconds) == words
+
+
+def test_what_cannot_work_is_told_with_what_to_try():
+    known = facts(300, captioned=0, left_right=0.5, hues=0.5, broken=("a.mp4: container: bad",) * 8)
+    config = paper()
+    found = "\n".join(advice(config, known))
+    for words in (
+        "run.batch_size: 2,048 clips of a step, but there are about 285",
+        "model.loss.vid_txt_weight=0",
+        "try data.augment.flip=false",
+        "try data.augment.hue=0",
+        "8 of the 48 clips looked at cannot be read, such as a.mp4: container: bad; `vatt data check`",
+    ):
+        assert words in found
+    assert "vid_aud_weight=0" in "\n".join(advice(config, facts(10**4, with_sound=0)))
+    assert not list(advice(choose(facts(480), {})[0], facts(480)))
+    config.data.augment.enabled = False
+    assert not list(advice(config, facts(10**4, left_right=0.5, hues=0.5)))
+
+
+def test_a_hopeless_run_on_a_cpu_is_named():
+    config, known = paper(), facts(480)
+    (line,) = hopeless(config, known, expected(config, known))
+    assert line.startswith("500,000 steps of 2,048 clips of vatt-base are about ")
+    assert "years on this CPU" in line
+    gpu = facts(480, "three gpus")
+    assert not list(hopeless(config, gpu, expected(config, gpu)))
+    small, _ = choose(known, {})
+    assert not list(hopeless(small, known, expected(small, known)))
+    assert beside_the_paper(small, known).startswith(
+        "--config paper is 500,000 steps of 2,048 clips of vatt-base: about"
+    )
