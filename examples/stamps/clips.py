@@ -243,7 +243,7 @@ def frames_of(clip: Planned, rng: np.random.Generator) -> np.ndarray:
 
 
 def sound_of(path: Path, rng: np.random.Generator) -> np.ndarray:
-    """As much of a sound as a clip is long, float32: from some moment on, once or again and again, 0 to 20 dB softer."""
+    """As much of a sound as a clip is long, float32: from some moment on, once or repeatedly, 0 to 20 dB softer."""
     sound, length = read_sound(path), round(SECONDS * RATE)
     out = np.zeros(length, np.float32)
     at = int(rng.uniform(0, 0.8) * RATE)
@@ -267,7 +267,7 @@ def make(folder: Path, seed: int, clip: Planned) -> None:
 def build(stamps: Path, out: Path, with_sound: int = 8, silent: int = 2, seed: int = 0, workers: int = 0) -> Path:
     """Writes the clips and manifest.csv, or leaves those that are there as they are. Returns the path of the manifest.
 
-    Beside it, sounds.csv has the rows of train and val with a sound: what a probe of sounds is made from.
+    Beside it, sounds.csv has the rows with a sound, which a probe of sounds reads.
 
     Raises:
         StampsError: no stamps, or ``out`` holds something else.
@@ -289,7 +289,7 @@ def build(stamps: Path, out: Path, with_sound: int = 8, silent: int = 2, seed: i
             with ProcessPoolExecutor(count) as pool:
                 list(pool.map(write, clips, chunksize=8))
         rows = [clip.row for clip in clips]
-        heard = [row for row in rows if row["sound"] and row["split"] != "test"]
+        heard = [row for row in rows if row["sound"]]
         for path, some in ((manifest, rows), (out / "sounds.csv", heard)):
             with (partly / path.name).open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS)
