@@ -161,7 +161,8 @@ class Study:
     def finetune(self, modality: str, label: str) -> None:
         """A classifier of all weights, from the pretrained backbone and from scratch, for equally many steps."""
         manifest = str(self.clips / "manifest.csv")
-        for method, start in (("fine-tuned", ("--init", str(self.folder))), ("scratch", ("--model", "vatt-tiny"))):
+        name = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["model"]["name"]
+        for method, start in (("fine-tuned", ("--init", str(self.folder))), ("scratch", ("--model", name))):
             out = self.folder / f"{method}-{label}"
             task = ("--task", modality, "--config", "sample", "--data", manifest, "--label", label)
             line = ("train/finetune.py", *task, *start, "--out", str(out), f"run.seed={self.seed}")

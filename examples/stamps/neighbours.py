@@ -133,6 +133,7 @@ def recall(similar_QV: np.ndarray, right_QV: np.ndarray, k: int = 5) -> float:
 def chance(right_QV: np.ndarray, k: int = 5) -> float:
     """The same of a random order."""
     videos = right_QV.shape[1]
+    k = min(k, videos)
     missed = [comb(videos - right, k) / comb(videos, k) for right in right_QV.sum(1).tolist()]
     return 1 - float(np.mean(missed))
 
