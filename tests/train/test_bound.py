@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from train.core.bound import in_words, shares_of, what_helps
-from train.core.console import Throughput, Waits
 
 
 def record(data, device=0.0, ranks=0.0):
@@ -52,16 +49,3 @@ def test_what_helps_is_what_is_not_set_yet():
     assert "cuda_graphs" in what_helps(shares_of([record(0.1, 0.2)]), True, 2, 16, "cpu")
     assert "reading keeps up" in what_helps(shares_of([record(0.1, 0.8)]), True, 2, 16, "cpu")
     assert what_helps(shares_of([record(0.1)]), False, 2, 16, "cpu") == ""
-
-
-def test_shares_are_of_the_time_since_the_last_record(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    throughput = Throughput(20)
-    now = 5.0
-    throughput.restart(10, Waits(3.0, 1.0, 0.5))
-    now = 15.0
-    found = throughput.measure(12, Waits(7.0, 2.0, 1.0), 8)
-    assert found == pytest.approx(
-        {"samples_per_s": 1.6, "data_wait": 0.4, "device_wait": 0.1, "ranks_wait": 0.05, "eta": 40.0}
-    )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import weakref
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import torch
 
 from train.config.pretraining import PretrainConfig
 from train.core import loop
+from train.core.advice import Advisor
 from train.core.console import Reporter
-from train.core.loop import NotFinite, Trainer
+from train.core.loop import NotFinite, NothingToLearn, Trainer
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
+from vatt.config import to_dict
 from vatt.data import SkipLog
 from vatt.data.workers import Interrupted
 
@@ -27,6 +32,7 @@ class Result:
     step: int
     log: list
     finite: bool
+    beside: dict
 
     @property
     def applied(self):
@@ -35,7 +41,7 @@ class Result:
 
     @property
     def losses(self):
-        return {"loss": float(self.step)}
+        return {"loss": float(self.step), **self.beside}
 
 
 @dataclass
@@ -43,11 +49,13 @@ class FakeEngine:
     spoilt: set
     log: list = field(default_factory=list)
     steps: int = 0
+    beside: list = field(default_factory=lambda: [{}])  # what comes with the loss, step after step
 
     def train_step(self, batch, lr, seed):
         self.steps += 1
         self.log.append(("step", self.steps))
-        return Result(self.steps, self.log, self.steps not in self.spoilt)
+        beside = self.beside[min(self.steps, len(self.beside)) - 1]
+        return Result(self.steps, self.log, self.steps not in self.spoilt, beside)
 
     def model_state(self):
         self.log.append(("save", self.steps))
@@ -62,6 +70,7 @@ class Loader:
 
     waited = 0.0
     notes = ()
+    clips = 5000
 
     def __init__(self):
         self.last, self.held = lambda: None, []
@@ -85,7 +94,8 @@ def trainer(tmp_path, monkeypatch):
         config = PretrainConfig()
         for name, value in {"save_every": 0, "eval_every": 0, "steps": 6, "log_every": 3, **run}.items():
             setattr(config.run, name, value)
-        folder = RunFolder.create(tmp_path / "run", "run")
+        config.optim.warmup_steps = 0
+        folder = RunFolder.create(Path(mkdtemp(dir=tmp_path)), "run")
         engine = FakeEngine(set(spoilt))
         made = Trainer(
             config=config,
@@ -102,7 +112,11 @@ def trainer(tmp_path, monkeypatch):
         )
         records = []
         named = ("step", "loss", "skipped_steps")
-        made.reporter.train = lambda record: records.append(tuple(record[name] for name in named))
+
+        def note(record, keep=True):
+            records.append((*(record[name] for name in named), *([] if keep else ["shown"])))
+
+        made.reporter.train = note
         made.reporter.warn = records.append
         return made, records
 
@@ -112,9 +126,9 @@ def trainer(tmp_path, monkeypatch):
 def test_a_step_is_read_after_the_next_was_issued_or_where_it_is_recorded(trainer):
     made, records = trainer()
     assert made.run()
-    order = [1, 2, "read 1", 3, "read 2", "read 3", 4, 5, "read 4", 6, "read 5", "read 6", "save 6"]
+    order = [1, "read 1", 2, 3, "read 2", "read 3", 4, 5, "read 4", 6, "read 5", "read 6", "save 6"]
     assert [number if what == "step" else f"{what} {number}" for what, number in made.engine.log] == order
-    assert records == [(3, 2.0, 0), (6, 5.0, 0)]
+    assert records == [(1, 1.0, 0), (3, 2.5, 0), (6, 5.0, 0)]
 
 
 def test_a_batch_is_dropped_before_the_next_one_is_asked_for(trainer):
@@ -153,7 +167,7 @@ def test_what_is_saved_or_evaluated_was_read(trainer):
     saved = []
     made.save, save = lambda: (save(), saved.append(list(made.pending.get("loss", [])))), made.save
     made.run()
-    assert saved[:2] == [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0]]
+    assert saved[:2] == [[2.0], [2.0, 3.0, 4.0]]
     log = made.engine.log
     assert log.index(("read", 4)) < log.index(("evaluate", 4)) < log.index(("step", 5))
 
@@ -161,10 +175,11 @@ def test_what_is_saved_or_evaluated_was_read(trainer):
 def test_a_skipped_step_is_told_by_its_own_number(trainer):
     made, records = trainer(spoilt={2, 6})
     made.run()
-    assert records[0].startswith("step 2: the loss or a gradient is not finite")
-    assert records[1:2] == [(3, 2.0, 1)]  # the mean of steps 1 and 3
-    assert records[2].startswith("step 6: ")
-    assert records[3] == (6, 4.5, 2)
+    assert records[:1] == [(1, 1.0, 0)]
+    assert records[1].startswith("step 2: the loss or a gradient is not finite")
+    assert records[2:3] == [(3, 3.0, 1)]
+    assert records[3].startswith("step 6: ")
+    assert records[4] == (6, 4.5, 2)
     assert made.counts == {"skipped_steps": 2}
 
 
@@ -180,3 +195,56 @@ def test_the_last_step_counts(trainer):
     made, _ = trainer(spoilt={5, 6}, max_skipped_steps=2)
     with pytest.raises(NotFinite, match="step 6"):
         made.run()
+
+
+def test_a_resumed_run_shows_its_first_step_and_records_what_a_whole_run_does(trainer):
+    """From step 4 on, whose losses a checkpoint has."""
+    whole, expected = trainer(log_every=6, steps=7)
+    whole.run()
+    made, records = trainer(log_every=6, steps=7)
+    made.step = made.engine.steps = 4
+    made.pending = {"loss": [2.0, 3.0, 4.0]}
+    made.run()
+    assert expected == [(1, 1.0, 0), (6, 4.0, 0), (7, 7.0, 0)]
+    assert records == [(5, 5.0, 0, "shown"), *expected[1:]]
+
+
+def test_what_comes_beside_the_losses_is_recorded_where_it_is_known(trainer):
+    made, _ = trainer(log_every=3, steps=3)
+    cosines = [{"a_chance": 2.0, "a_cosine": x} for x in (math.nan, math.nan, 0.5)]
+    made.engine.beside = cosines
+    records = []
+    made.reporter.train = lambda record, keep: records.append(record)
+    made.run()
+    assert ["a_cosine" in record for record in records] == [False, True]  # of fewer than two clips there is none
+    assert (records[1]["a_cosine"], records[1]["a_chance"], records[1]["loss"]) == (0.5, 2.0, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("clips", "batch", "steps", "when"), [(10, 4, 100, 3), (5000, 64, 100, 16), (5000, 64, 3, 3), (2, 64, 9, 1)]
+)
+def test_a_run_in_which_no_clip_has_a_pair_ends_with_an_error(trainer, clips, batch, steps, when):
+    """When a thousand clips, or all of them, were tried."""
+    made, _ = trainer(steps=steps, batch_size=batch)
+    made.loader.clips = clips
+    made.engine.beside = [{"vidtxt_chance": 0.0, "vidaud_chance": 0.0}]
+    with pytest.raises(NothingToLearn, match=rf"^no captions and no sound in {when * batch} clips: there is no pair"):
+        made.run()
+    assert made.engine.steps - when <= 1  # a step is read one late
+
+
+def test_a_run_that_had_a_pair_goes_on_without(trainer):
+    made, _ = trainer()
+    made.loader.clips = 1
+    made.engine.beside = [{"vidtxt_chance": 1.0, "vidaud_chance": 0.0}, {"vidtxt_chance": 0.0, "vidaud_chance": 0.0}]
+    assert made.run()
+
+
+def test_what_the_figures_say_is_told_at_the_start_and_after_the_record(trainer):
+    made, records = trainer(steps=400, log_every=50, batch_size=8)
+    made.advisor = Advisor(to_dict(made.config), clips=4)
+    made.engine.beside = [{"vidtxt_loss": 1.0, "vidtxt_chance": 1.0}]
+    made.run()
+    assert records[0].startswith("4 clips are fewer than a batch of 8")
+    place = next(place for place, line in enumerate(records) if "is not below its chance" in str(line))
+    assert records[place - 1][0] == 200

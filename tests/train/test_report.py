@@ -184,6 +184,36 @@ def test_a_run_without_evaluation_has_a_report(run):
     assert [path.name for path in write_plots(run, read_metrics(run.metrics))] == ["loss.png"]
 
 
+def with_chance(step, **changes):
+    """A record of a run that was compared with chance: text is learned, sound is not."""
+    chances = {"vidtxt_chance": 4.1, "vidaud_chance": 4.0, "vidaud_audio_cosine": 0.25, "vidaud_loss": 4.01}
+    return train_record(step, **{**chances, "vidtxt_loss": 2.5, **changes})
+
+
+def test_losses_stand_beside_their_chance(run):
+    run.config.write_text(json.dumps({"run": {"steps": 300}, "optim": {"lr": 1e-3, "warmup_steps": 10}}))
+    records = [with_chance(step) for step in (1, 100, 200, 300)]
+    write(run.metrics, records)
+    page = Page(write_report(run.path))
+    assert "contrastive loss (dashed: chance)" in page.text
+    assert page.source.count('class="line third dashed"') == 1  # video-text; no evaluation was recorded
+    assert page.source.count('class="line fourth dashed"') == 1
+    assert "Learned: vid-txt 2.50 (chance 4.10)." in page.text
+    assert "Vid-aud 4.010 (chance 4.000) is not below its chance in steps 200 to 300; try more run.steps" in page.text
+    assert "vid-aud, audio 0.250" in page.text
+    before = np.asarray(Image.open(write_plots(run, read_metrics(run.metrics))[0]))
+    write(run.metrics, [{**record, "vidaud_chance": 2.0} for record in records])
+    assert not np.array_equal(before, np.asarray(Image.open(write_plots(run, read_metrics(run.metrics))[0])))
+
+
+def test_a_run_of_an_older_version_has_a_page_without_chance(run):
+    """Its records have neither chances nor cosines, as those of the fixture."""
+    page = Page(write_report(run.path))
+    assert "What was learned" not in page.text
+    assert "contrastive loss" in page.text
+    assert "contrastive loss (dashed" not in page.text
+
+
 def test_plots_show_what_was_recorded(run):
     paths = write_plots(run, read_metrics(run.metrics))
     assert [path.name for path in paths] == ["loss.png", "retrieval.png"]

@@ -17,6 +17,7 @@ from train.core.checkpoint import Checkpoint, CheckpointError, check_fits, load_
 from train.core.command import Job
 from train.core.console import Reporter
 from train.core.engine import Engine
+from train.core.evaluate import Evaluator
 from train.core.graphs import refusals
 from train.core.loop import Trainer
 from train.core.nodes import check_folder, check_settings
@@ -100,7 +101,7 @@ def build_trainer(
     module: nn.Module,
     *,
     make_loader: Callable[..., ClipLoader],
-    make_evaluator: Callable[[Engine], Callable[[int], object]],
+    make_evaluator: Callable[[Engine], Evaluator],
     flops_per_sample: float,
     losses: tuple[str, ...],
     skipped: list[Record],
@@ -111,6 +112,7 @@ def build_trainer(
 
     Args:
         module: as the engine takes it.
+        make_evaluator: of what is called with the number of steps done, on all ranks.
         make_loader: takes the options of `ClipLoader` that depend on ranks and steps.
         skipped: what the data sets name and do not hold.
         notes: what a user should know of the data sets.
@@ -130,6 +132,7 @@ def build_trainer(
     skips = SkipLog(folder.skipped if context.first else None, config.data.max_bad_share)
     skips.note(skipped)
     peak = peak_flops(context.device_name)
+    evaluator = make_evaluator(engine)
     trainer = Trainer(
         config=config,
         context=context,
@@ -145,7 +148,8 @@ def build_trainer(
         ),
         skips=skips,
         reporter=reporter,
-        evaluate=make_evaluator(engine),
+        evaluate=evaluator,
+        evaluation_samples=evaluator.samples,
         flops_per_sample=flops_per_sample,
         peak_flops=None if peak is None or engine.dtype != torch.bfloat16 else peak * context.ranks,
         losses=losses,

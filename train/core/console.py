@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from train.core.pace import Eta
 from train.core.run_folder import RunFolder
 
-_SHORT = {"vidtxt_loss": "vid-txt", "vidaud_loss": "vid-aud", "audtxt_loss": "aud-txt", "accuracy": "accuracy"}
+SHORT = {"vidtxt_loss": "vid-txt", "vidaud_loss": "vid-aud", "audtxt_loss": "aud-txt", "accuracy": "accuracy"}
+MISSING = {"vidtxt_loss": "no captions", "vidaud_loss": "no sound", "audtxt_loss": "no pairs"}  # where no clip counts
+ALIKE = 0.95  # mean cosine above which the embeddings of different clips are nearly the same
 
 
 class Reporter:
@@ -51,22 +51,23 @@ class Reporter:
         if not (self.speak and self.console.is_terminal):
             yield
             return
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[eta]}"))
         with Progress(*columns, console=self.console) as self._progress:
-            self._task = self._progress.add_task("training", total=self.steps, completed=done)
+            self._task = self._progress.add_task("training", total=self.steps, completed=done, eta="")
             yield
         self._progress = None
 
-    def advance(self, done: int) -> None:
-        """Moves the progress bar to ``done`` steps."""
+    def advance(self, done: int, eta: Eta | None = None) -> None:
+        """Moves the progress bar to ``done`` steps, with the time to go."""
         if self._progress is not None:
-            self._progress.update(self._task, completed=done)
+            self._progress.update(self._task, completed=done, eta="" if eta is None else f"ETA {eta}")
 
-    def train(self, record: dict[str, Any]) -> None:
-        """Logs a training record: a line, a line of JSON, and TensorBoard scalars."""
+    def train(self, record: dict[str, Any], keep: bool = True) -> None:
+        """Logs a training record: a line and, to ``keep`` it, a line of JSON and TensorBoard scalars."""
         if self.speak:
             self.say(train_line(record, self.steps))
-            self._write({"kind": "train", **record})
+            if keep:
+                self._write({"kind": "train", **record})
 
     def evaluation(self, step: int, table: dict[str, Any]) -> None:
         """Records the figures of an evaluation after ``step`` steps."""
@@ -93,51 +94,39 @@ class Reporter:
 
 
 def train_line(record: dict[str, Any], steps: int) -> str:
-    """One line: step, share done, losses, rate, speed, waiting, memory, time to go."""
+    """One line: step, share done, losses with their chance, rate, speed, waiting, memory, time to go."""
     step = record["step"]
-    pairs = " ".join(f"{short} {record[name]:.3f}" for name, short in _SHORT.items() if name in record)
-    mfu = "n/a" if record["mfu"] is None else f"{100 * record['mfu']:.1f}%"
-    eta = timedelta(seconds=round(record["eta"]))
-    return (
-        f"step {step:>{len(str(steps))}}/{steps} {100 * step / steps:5.1f}% | loss {record['loss']:.3f}"
-        f"{f' ({pairs})' if pairs else ''} | "
-        f"lr {record['lr']:.2e} | {record['samples_per_s']:.1f} samples/s | {record['tflops']:.3f} TFLOP/s | "
-        f"MFU {mfu} | data wait {100 * record['data_wait']:.0f}% | {record['memory_gb']:.2f} GB | ETA {eta}"
-    )
+    parts = [f"step {step:>{len(str(steps))}}/{steps} {100 * step / steps:5.1f}%", f"loss {record['loss']:.3f}"]
+    if pairs := " ".join(_pair(record, name, short) for name, short in SHORT.items() if name in record):
+        parts.append(pairs)
+    parts.append(f"lr {record['lr']:.2e}")
+    if record["eta"] is None:  # the first figures: of one step, which waited for the first clips, and compiled
+        parts.append(f"first step {record['step_s']:.1f} s")
+    else:
+        parts.append(f"{record['samples_per_s']:.1f} samples/s")
+        parts += [] if record["mfu"] is None else [f"MFU {100 * record['mfu']:.1f}%"]
+    parts += [f"data wait {100 * record['data_wait']:.0f}%", f"{record['memory_gb']:.2f} GB"]
+    if record["eta"] is not None:
+        parts.append(f"ETA {Eta(record['eta'], record['eta_measured'])}")
+    return " | ".join(parts)
 
 
-@dataclass(frozen=True)
-class Waits:
-    """Seconds that the host has waited so far: for the loader, for the device, and for other ranks."""
+def _pair(record: dict[str, Any], name: str, short: str) -> str:
+    """A loss beside its chance, and the sides whose embeddings are nearly all alike."""
+    pair = name.removesuffix("_loss")
+    chance = record.get(f"{pair}_chance")
+    if chance == 0:
+        return f"{short} {MISSING[name]}"
+    if chance is None:
+        return f"{short} {record[name]:.3f}"
+    alike = [f", {side} alike {cosine:.3f}" for side, cosine in cosines(record, pair) if cosine > ALIKE]
+    return f"{short} {record[name]:.3f} (chance {chance:.2f}{''.join(alike)})"
 
-    data: float = 0.0
-    device: float = 0.0
-    ranks: float = 0.0
 
-
-class Throughput:
-    """Speed since the last record: samples per second, the shares of waiting, time to go."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self._since, self._step, self._waits = time.monotonic(), 0, Waits()
-
-    def restart(self, step: int, waits: Waits) -> None:
-        """Begins a new interval, so that what was done in between (evaluation, saving) does not count."""
-        self._since, self._step, self._waits = time.monotonic(), step, waits
-
-    def measure(self, step: int, waits: Waits, batch_size: int) -> dict[str, float]:
-        """The figures of the steps since the last call."""
-        seconds = max(time.monotonic() - self._since, 1e-9)
-        steps, before = step - self._step, asdict(self._waits)
-        shares = {f"{name}_wait": min((now - before[name]) / seconds, 1.0) for name, now in asdict(waits).items()}
-        figures = {
-            "samples_per_s": steps * batch_size / seconds,
-            **shares,
-            "eta": (self.steps - step) * seconds / max(steps, 1),
-        }
-        self.restart(step, waits)
-        return figures
+def cosines(record: Mapping[str, Any], pair: str) -> list[tuple[str, float]]:
+    """The mean cosine between the embeddings of different clips, by side of a pair such as "vidaud"."""
+    sides = ((side, record.get(f"{pair}_{side}_cosine")) for side in ("video", "audio", "text"))
+    return [(side, cosine) for side, cosine in sides if cosine is not None]
 
 
 def memory_gb() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,15 @@ from vatt.data import Clip
 from vatt.data.skipped import Record
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+class Evaluator(Protocol):
+    """Called with the number of steps done, on all ranks. ``samples``: that it reads, on the rank that has most."""
+
+    @property
+    def samples(self) -> int: ...
+
+    def __call__(self, step: int) -> object: ...
 
 
 def plain_copy(engine: Engine, state: dict[str, Tensor], make: Callable[[], Model], prefix: str) -> Model:
@@ -33,6 +42,11 @@ def plain_copy(engine: Engine, state: dict[str, Tensor], make: Callable[[], Mode
 def evenly(clips: Sequence[Clip], most: int) -> list[Clip]:
     """At most ``most`` of the clips (0: all), evenly spread: a manifest is often sorted by class."""
     return list(clips[:: -(-len(clips) // most)]) if most and clips else list(clips)
+
+
+def count_evenly(count: int, most: int) -> int:
+    """How many of ``count`` clips `evenly` takes."""
+    return -(-count // -(-count // most)) if most and count else count
 
 
 def warn_skipped(reporter: Reporter, skipped: Iterable[Record]) -> None:

@@ -50,6 +50,8 @@ def _finish(trainer: Trainer, export: Callable[[dict[str, Tensor]], None], repor
         say(f"{trainer.counts['skipped_steps']} steps were skipped: loss or gradient not finite")
     if bound := trainer.bound():
         say(bound)
+    for line in trainer.advisor.summary():
+        say(line)
     if report is not None:
         report()
     seconds = round(time.monotonic() - trainer.context.began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,22 +11,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from train.config.sections import JobConfig, OptimConfig
+from train.core.advice import Advisor, warmup_of
 from train.core.bound import SHARES, in_words, shares_of, what_helps
 from train.core.checkpoint import Checkpoint, random_state, save
-from train.core.console import Reporter, Throughput, Waits, memory_gb
+from train.core.console import Reporter, memory_gb
 from train.core.engine import Engine, StepResult
+from train.core.pace import Eta, Pace, Waits
 from train.core.ranks import RankContext, agree, gather
 from train.core.run_folder import RunFolder
+from vatt.config import to_dict
 from vatt.data import Batch, ClipLoader, SkipLog
 from vatt.data.workers import Interrupted
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 
 _SAME_SIGNAL = 3.0  # seconds within which signals count as one
+_ENOUGH = 1000  # clips without a pair to compare: there are few of them, if there are any
 
 
 class NotFinite(UserError, RuntimeError):
     """Too many steps in a row gave a loss or gradient that is not finite."""
+
+
+class NothingToLearn(UserError, RuntimeError):
+    """No clip so far had what the loss compares: neither sound nor a caption."""
 
 
 @dataclass
@@ -36,7 +45,8 @@ class Trainer:
         losses: names of what is recorded of every step, the loss itself first.
         step: steps of training done, those that were skipped included.
         counts: what a checkpoint remembers: steps that were skipped.
-        pending: losses of the steps since the last record, by name.
+        pending: losses of the steps since the last record, by name, and what the module returns beside them.
+        evaluation_samples: of an evaluation, on the rank that has most.
     """
 
     config: JobConfig
@@ -53,26 +63,31 @@ class Trainer:
     step: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
+    evaluation_samples: int = 0
     _stopped_at: float | None = None  # when the first signal came
     _skipped_in_a_row: int = 0
     _unread: tuple[int, StepResult] | None = None  # the newest step, and what came of it
     _waited_device: float = 0.0
     _waited_ranks: float = 0.0
     _records: list[dict[str, Any]] = field(default_factory=list)
+    _unpaired: int | None = 0  # clips without anything to compare; None as soon as one had it
+
+    def __post_init__(self) -> None:
+        self.advisor = Advisor(to_dict(self.config), self.loader.clips)
 
     def run(self) -> bool:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
 
         Raises:
-            NotFinite, TooManySkipped, CheckpointError, UnequalRanks: on all ranks; the message says what happened.
+            NotFinite, NothingToLearn, TooManySkipped, CheckpointError, UnequalRanks: on all ranks; the message says
+                what happened.
         """
         run = self.config.run
-        throughput = Throughput(run.steps)
-        throughput.restart(self.step, Waits())
+        began, pace = self.step, Pace(run, self.step, run.batch_size // self.context.ranks, self.evaluation_samples)
         with self._signals(), self.reporter.progress(self.step):
             self.loader.interrupted = lambda: self._stopped_at is not None
             batches = iter(self.loader)
-            for note in self.loader.notes:
+            for note in (*self.loader.notes, *self.advisor.at_start()):
                 self.reporter.warn(note)
             while (batch := self._next(batches)) is not None:
                 rate = learning_rate(self.config.optim, run.steps, self.step)
@@ -81,16 +96,16 @@ class Trainer:
                 self.step += 1
                 self._read()  # of the step before: the device is still at work on this one
                 self._unread = (self.step, result)
-                self.reporter.advance(self.step)
                 if self.step % run.log_every == 0 or self.step == run.steps:
-                    self._record(throughput, rate)
+                    self._record(pace, rate)
+                elif self.step == began + 1:  # a resumed run shows them alone: its records are those of a whole run
+                    self._record(pace, rate, keep=began == 0)
+                self._tell_time(pace.eta(self.step))
                 if self._due(run.save_every):
-                    self.save()
-                    throughput.restart(self.step, self._waits())
+                    self._aside("saving", self.save, pace)
                 if self._due(run.eval_every) and self.step < run.steps:
                     self._read()
-                    self.evaluate(self.step)
-                    throughput.restart(self.step, self._waits())
+                    self._aside("evaluation", lambda: self.evaluate(self.step), pace)
         self.save()
         return self.step >= run.steps
 
@@ -153,6 +168,7 @@ class Trainer:
             self._skipped_in_a_row = 0
             for name, value in losses.items():
                 self.pending.setdefault(name, []).append(value)
+            self._look_for_pairs(step, losses)
             return
         self._skipped_in_a_row, limit = self._skipped_in_a_row + 1, self.config.run.max_skipped_steps
         self.counts["skipped_steps"] += 1
@@ -164,17 +180,33 @@ class Trainer:
                 f"optim.warmup_steps or optim.clip_norm=1; {self.folder.checkpoints} holds older weights."
             )
 
-    def _record(self, throughput: Throughput, rate: float) -> None:
-        """Reports the mean losses and the speed since the last record."""
+    def _look_for_pairs(self, step: int, losses: dict[str, float]) -> None:
+        """Ends a run whose clips, a thousand or each of them once, gave the loss nothing to compare: its weights would
+        stay as they are. Where there was any, the run goes on."""
+        if self._unpaired is None:
+            return
+        chances = [value for name, value in losses.items() if name.endswith("_chance")]
+        if not chances or any(chances):
+            self._unpaired = None
+            return
+        self._unpaired += self.config.run.batch_size
+        if self._unpaired >= min(_ENOUGH, self.loader.clips) or step == self.config.run.steps:
+            raise NothingToLearn(self.advisor.nothing_to_learn(self._unpaired))
+
+    def _record(self, pace: Pace, rate: float, keep: bool = True) -> None:
+        """Reports the mean losses and the speed since the last record. Without ``keep``, the losses of the newest step
+        are shown, and count again in the next record."""
         self._read()
-        figures = throughput.measure(self.step, self._waits(), self.config.run.batch_size)
+        figures = pace.measure(self.step, self._waits())
         figures |= self._of_the_slowest(figures)
         flops = figures["samples_per_s"] * self.flops_per_sample
-        means = {name: sum(values) / len(values) for name, values in self.pending.items()}
-        self.pending = {}
+        found = self.pending if keep else {name: values[-1:] for name, values in self.pending.items()}
+        self.pending = {} if keep else self.pending
+        known = {name: [value for value in values if math.isfinite(value)] for name, values in found.items()}
+        means = dict.fromkeys(self.losses, math.nan) | {name: sum(x) / len(x) for name, x in known.items() if x}
         record = {
             "step": self.step,
-            **{name: means.get(name, float("nan")) for name in self.losses},
+            **means,
             "lr": rate,
             **figures,
             "tflops": flops / 1e12,
@@ -184,7 +216,20 @@ class Trainer:
             "time": time.time(),
         }
         self._records.append(record)
-        self.reporter.train(record)
+        self.reporter.train(record, keep)
+        for line in self.advisor.watch(record):
+            self.reporter.warn(line)
+
+    def _tell_time(self, eta: Eta | None) -> None:
+        self.reporter.advance(self.step, eta)
+        if eta and (line := self.advisor.length(eta)):
+            self.reporter.warn(line)
+
+    def _aside(self, what: str, do: Callable[[], object], pace: Pace) -> None:
+        """Does ``what`` between two steps, and takes its time."""
+        before = time.monotonic()
+        do()
+        pace.took(what, time.monotonic() - before, self.step, self._waits())
 
     def _waits(self) -> Waits:
         return Waits(self.loader.waited, self._waited_device, self._waited_ranks)
@@ -226,8 +271,8 @@ class Trainer:
 
 
 def learning_rate(optim: OptimConfig, steps: int, step: int) -> float:
-    """The rate of the update that comes after ``step`` updates. The warm-up is at most half of the run."""
-    warmup = min(optim.warmup_steps, steps // 2)
+    """The rate of the update that comes after ``step`` updates."""
+    warmup = warmup_of(optim.warmup_steps, steps)
     if optim.schedule == "quarter_cosine":
         return quarter_cosine(step, base=optim.lr, final=optim.final_lr, total_steps=steps, warmup_steps=warmup)
     if optim.schedule == "cosine":

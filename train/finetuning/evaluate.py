@@ -9,7 +9,7 @@ from typing import Any
 from train.config.finetuning import FinetuneConfig
 from train.core.console import Reporter
 from train.core.engine import Engine
-from train.core.evaluate import evenly, plain_copy, warn_skipped
+from train.core.evaluate import count_evenly, evenly, plain_copy, warn_skipped
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
 from train.evaluation.classification import describe_table, score_on_all_ranks
@@ -29,6 +29,13 @@ class ClassifierEvaluator:
     reporter: Reporter
     clips: list[Clip]
     classes: Classes
+
+    @property
+    def samples(self) -> int:
+        """Views that an evaluation reads, on the rank that has most."""
+        options = self.config.evaluation
+        clips = -(-count_evenly(len(self.clips), options.max_clips) // self.context.ranks)
+        return clips * options.clips * options.crops
 
     def __call__(self, step: int) -> Table | None:
         """Prints and records the table on rank 0. None where no clip is held out, or what is defines no figure."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from train.config.pretraining import PretrainConfig
 from train.core.console import Reporter
 from train.core.engine import Engine
-from train.core.evaluate import evenly, plain_copy, warn_skipped
+from train.core.evaluate import count_evenly, evenly, plain_copy, warn_skipped
 from train.core.ranks import RankContext, wait_for_all
 from train.core.run_folder import RunFolder
 from vatt.data import Batch, Clip, Tokenizer, eval_batches
@@ -34,6 +34,13 @@ class RetrievalEvaluator:
     clips: list[Clip]
     tokenizer: Tokenizer
     oracle: dict[str, Any] | None = None
+
+    @property
+    def samples(self) -> int:
+        """Windows that an evaluation reads."""
+        if len(self.clips) < _MEANINGFUL:
+            return 0
+        return count_evenly(len(self.clips), self.config.evaluation.max_clips) * self.config.evaluation.windows
 
     def __call__(self, step: int) -> Table | None:
         """Prints and records the table on rank 0. Nothing happens where too few clips are held out."""

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from train.core.advice import summary
 from train.core.bound import in_words, shares_of
-from train.report.plots import LOSSES, RECALLS
+from train.core.console import SHORT, cosines
+from train.report.plots import LOSSES, RECALLS, any_chance, chances_of
 from train.report.records import Record, RecordError, Run, read_run
 from vatt import html
 from vatt.charts import Line, Point, line_chart
@@ -56,6 +58,7 @@ def write_report(run_dir: Path) -> Path:
         _retrieval(run),
         _contact_sheet(run.results),
         _curves(run),
+        _signs(run),
         html.section("Speed", html.facts(_speed(run))),
         _recipe(run.recipe),
         html.section("Setting", html.facts(_setting(run.config)), html.fold("config.json", _dump(run.config))),
@@ -182,30 +185,54 @@ def _strip(video: str, start: float | None, end: float | None) -> str | None:
 
 
 def _curves(run: Run) -> str:
-    """Losses and recalls over the steps. A loss that was not finite is a gap."""
-    losses = {}
+    """Losses and recalls over the steps, chance dashed. A loss that was not finite is a gap."""
+    losses, by_chance = {}, {}
     for kind, (name, label) in zip(("first", "third", "fourth", "second"), LOSSES.items(), strict=True):
         losses[kind] = label, [(r["step"], r[name]) for r in run.metrics.train if r.get(name) is not None]
-    shown = [_chart("contrastive loss", losses, {})]
+        by_chance[kind] = chances_of(run.metrics.train, name)
+    dashed = " (dashed: chance)" if any_chance(run.metrics.train) else ""
+    shown = [_chart(f"contrastive loss{dashed}", losses, by_chance)]
     for name, label in _LABELS.items():
         evaluated = [record for record in run.metrics.evaluations if name in record]
         if evaluated:
-            lines, chances = {}, {}
+            lines, chances = {}, dict[str, list[tuple[int, float]]]()
             for kind, (key, (recall, _)) in zip(("second", "third", "fourth"), RECALLS.items(), strict=True):
                 lines[kind] = recall, [(record["step"], 100 * record[name][key]) for record in evaluated]
-                chances[kind] = 100 * evaluated[-1]["chance"][key]
-            shown.append(_chart(f"{label}, % found among the first k (dashed: chance)", lines, chances))
+                level = 100 * evaluated[-1]["chance"][key]
+                chances[kind] = [(0, level), (evaluated[-1]["step"], level)]
+            shown.append(_chart(f"{label}, % found among the first k (dashed: chance)", lines, chances, marked=True))
     return html.section("Curves", html.plots(shown, large=True))
 
 
-def _chart(title: str, lines: dict[str, tuple[str, list[tuple[int, float]]]], chances: dict[str, float]) -> str:
-    """``lines``: by CSS class their name and points; ``chances``: by CSS class a level."""
+def _chart(
+    title: str,
+    lines: dict[str, tuple[str, list[tuple[int, float]]]],
+    chances: dict[str, list[tuple[int, float]]],
+    marked: bool = False,
+) -> str:
+    """``lines``: by CSS class their name and points, with marks if ``marked``; ``chances``: by CSS class points of a
+    dashed line."""
     last = max((step for _, points in lines.values() for step, _ in points), default=0)
     known = {kind: (name, [Point(at, kind) for at in points]) for kind, (name, points) in lines.items() if points}
-    found = [Line(points, kind, name, 3 if chances else None) for kind, (name, points) in known.items()]
-    found += [Line([Point((0, y), kind), Point((last, y), kind)], f"{kind} dashed") for kind, y in chances.items()]
+    found = [Line(points, kind, name, 3 if marked else None) for kind, (name, points) in known.items()]
+    found += [Line([Point(at, kind) for at in level], f"{kind} dashed") for kind, level in chances.items() if level]
     ticks = {step: f"{step:,}" for step in sorted({last // 2, last} - {0})}
     return html.figure(title, "", line_chart(found, ticks, "step", f"{title} over the steps", size=(460.0, 230.0)))
+
+
+def _signs(run: Run) -> str:
+    """What the losses say beside their chance, and how alike the embeddings are; nothing of an older run."""
+    last = run.metrics.train[-1]
+    rows = [
+        (f"{short}, {side}", f"{cosine:.3f}")
+        for name, short in SHORT.items()
+        for side, cosine in cosines(last, name.removesuffix("_loss"))
+    ]
+    told = "".join(html.paragraph(f"{line[:1].upper()}{line[1:]}.") for line in summary(run.metrics.train, run.config))
+    if not told and not rows:
+        return ""
+    note = "The mean cosine between the embeddings of different clips, at the last record; 1: all are alike."
+    return html.section("What was learned", told, html.facts(rows), html.paragraph(note, "soft") if rows else "")
 
 
 def _median(run: Run, name: str) -> float:

@@ -29,7 +29,8 @@ def write_plots(folder: RunFolder, metrics: Metrics) -> list[Path]:
 
 
 def loss_plot(metrics: Metrics) -> bytes:
-    """The loss and the loss of each pair over the steps, as PNG. Steps whose loss was not finite are gaps."""
+    """The loss and the loss of each pair over the steps, its chance dashed, as PNG. Steps whose loss was not finite are
+    gaps."""
 
     def draw(axes: Any) -> None:
         for name, label in LOSSES.items():
@@ -37,10 +38,23 @@ def loss_plot(metrics: Metrics) -> bytes:
             if known:
                 style: dict[str, Any] = dict(color=_COLOURS[name], label=label, lw=2.2 if name == "loss" else 1.3)
                 axes.plot(_steps(known), [record[name] for record in known], **style, **_marker(known))
-        axes.set_ylabel("contrastive loss")
+            if chances := chances_of(metrics.train, name):
+                axes.plot(*zip(*chances, strict=True), color=_COLOURS[name], ls="--", lw=0.9)
+        axes.set_ylabel("contrastive loss (dashed: chance)" if any_chance(metrics.train) else "contrastive loss")
         axes.legend(frameon=False)
 
     return _png([draw])
+
+
+def chances_of(records: list[Record], name: str) -> list[tuple[int, float]]:
+    """Steps and chances of a pair, where it had any; none of a run that did not record them."""
+    chance = name.replace("_loss", "_chance")
+    return [(record["step"], record[chance]) for record in records if chance != name and record.get(chance)]
+
+
+def any_chance(records: list[Record]) -> bool:
+    """Whether any pair has one."""
+    return any(chances_of(records, name) for name in LOSSES)
 
 
 def retrieval_plot(metrics: Metrics) -> bytes | None:

@@ -218,6 +218,7 @@ class ClipLoader:
         waited: seconds that iteration has waited for batches so far.
         prefetch: batches that are kept ready: ``config.prefetch``, or as many as there is memory for.
         notes: what a user should know of it.
+        clips: number of those that there are, of all data sets.
         interrupted: looked at while a batch is waited for, if set before iteration; once it is true, that raises
             `Interrupted`.
 
@@ -251,6 +252,7 @@ class ClipLoader:
             )
         self.waited, self.workers, self.prefetch = 0.0, config.workers, config.prefetch
         self.notes: list[str] = []
+        self.clips = sum(len(source.clips) for source in sources)
         self.interrupted: Callable[[], bool] = lambda: False
         tasks = batch_size // windows
 
