@@ -301,7 +301,7 @@ def test_a_run_leaves_everything_behind_and_resumes_bit_equal(sample, tmp_path):
         assert (out / name).stat().st_size > 0
     assert list(out.glob("*.png"))
     assert {p.name for p in (out / "model").iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
-    assert sorted(losses(out)) == [2, 4, 6]
+    assert sorted(losses(out)) == [1, 2, 4, 6]
     assert records(out, "eval")[-1]["text_to_video"]["n"] == 12
     whole, weights = losses(out), load_file(out / "model" / "model.safetensors")
     shutil.rmtree(out / "checkpoints" / "step-00000006")
@@ -309,6 +309,7 @@ def test_a_run_leaves_everything_behind_and_resumes_bit_equal(sample, tmp_path):
     text = run("--out", out, "--resume")
     assert "resumed from step 3" in text
     assert losses(out) == whole
+    assert "(chance 2.77)" in text  # log(2 x 8)
     again = load_file(out / "model" / "model.safetensors")
     assert all(weights[name].equal(again[name]) for name in weights)
 
