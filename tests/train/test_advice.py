@@ -32,7 +32,7 @@ def record(step, text=4.16, audio=4.16, chance=CHANCE, **changes):
 
 def told(records, **changes):
     """What an advisor says after which step."""
-    advisor = Advisor(config(**changes), 1000)
+    advisor = Advisor(config(**changes))
     return {r["step"]: lines for r in records if (lines := advisor.watch(r))}
 
 
@@ -114,28 +114,23 @@ def test_a_modality_that_is_not_there():
     assert "vid-aud: no sound in 96 clips" in summary(every(1, 3, **silent), config(run__steps=3))[0]
     short = every(1, 2, text=0.0, vidtxt_chance=0.0)
     assert "vid-txt: no captions in 64 clips" in findings(short, config(run__steps=2), ended=True)["vidtxt_loss"]
-    advisor = Advisor(config(), 10)
+    advisor = Advisor(config())
     assert advisor.nothing_to_learn(10).startswith(
         "no captions and no sound in 10 clips: there is no pair to learn from"
     )
     only = config(model__loss={"vid_txt_weight": 0.0, "vid_aud_weight": 1.0})
-    assert Advisor(only, 10).nothing_to_learn(10).startswith("no sound in 10 clips")
+    assert Advisor(only).nothing_to_learn(10).startswith("no sound in 10 clips")
 
 
 def test_what_the_settings_say_at_the_start():
     assert warmup_of(5000, 260) == 130
-    assert Advisor(config(), 32).at_start() == []
-    (line,) = Advisor(config(optim__warmup_steps=5000), 1000).at_start()
+    assert Advisor(config()).at_start() == []
+    (line,) = Advisor(config(optim__warmup_steps=5000)).at_start()
     assert line == "the warm-up takes 130 steps, half of the run, not optim.warmup_steps=5000"
-    (line,) = Advisor(config(), 12).at_start()
-    assert line.startswith("12 clips are fewer than a batch of 32: ")
-    assert "run.batch_size=8" in line
-    assert Advisor(config(data__windows_per_open=4), 8).at_start() == []  # four windows of each
-    assert Advisor(config(model__loss=None), 12).at_start() == []  # labels
 
 
 def test_a_length_that_nobody_waits_for_is_told_once():
-    advisor = Advisor(config(), 1000)
+    advisor = Advisor(config())
     assert advisor.length(Eta(29 * 86400.0)) == ""
     assert advisor.length(Eta(171 * 86400.0)).startswith("at this pace the run takes 171 days; try fewer run.steps")
     assert advisor.length(Eta(172 * 86400.0)) == ""

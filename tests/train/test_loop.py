@@ -241,10 +241,11 @@ def test_a_run_that_had_a_pair_goes_on_without(trainer):
 
 
 def test_what_the_figures_say_is_told_at_the_start_and_after_the_record(trainer):
-    made, records = trainer(steps=400, log_every=50, batch_size=8)
-    made.advisor = Advisor(to_dict(made.config), clips=4)
-    made.engine.beside = [{"vidtxt_loss": 1.0, "vidtxt_chance": 1.0}]
+    made, records = trainer(steps=400, log_every=50)
+    made.config.optim.warmup_steps = 210
+    made.advisor = Advisor(to_dict(made.config))
+    made.engine.beside = [{"vidtxt_loss": 1.0, "vidtxt_chance": 1.0, "vidtxt_text_cosine": 1.0}]
     made.run()
-    assert records[0].startswith("4 clips are fewer than a batch of 8")
-    place = next(place for place, line in enumerate(records) if "is not below its chance" in str(line))
-    assert records[place - 1][0] == 200
+    assert records[0] == "the warm-up takes 200 steps, half of the run, not optim.warmup_steps=210"
+    place = next(place for place, line in enumerate(records) if "embeddings of different clips" in str(line))
+    assert records[place - 1][0] == 250

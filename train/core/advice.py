@@ -10,6 +10,7 @@ Embeddings have collapsed where different clips have a mean cosine above 0.99 in
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ _MARGIN = 0.01  # of the chance, within which a loss is at it
 _COLLAPSED = 0.99  # mean cosine of different clips
 _FEWEST, _MANY = 100, 1000  # steps after the warm-up: before nothing is judged, and from then on always
 _SOON = 20  # steps after the warm-up, before which nothing has collapsed; also before the summary says anything
+_MOST = 100  # records that a judgement rests on
 _CLIPS = 200  # without sound or captions, before it is told
 _HOPELESS = 30 * 86_400.0  # seconds
 _SOURCES = {
@@ -48,27 +50,19 @@ def setting(config: Record, dotted: str, default: Any = None) -> Any:
 class Advisor:
     """Looks at the records of a run as they come. What is found is told when it appears, not again while it lasts."""
 
-    def __init__(self, config: Record, clips: int) -> None:
-        """``config``: the nested configuration of the run. ``clips``: to train on."""
-        self._config, self._clips = config, clips
+    def __init__(self, config: Record) -> None:
+        """``config``: the nested configuration of the run."""
+        self._config = config
         self._records: list[Record] = []
         self._lasting: set[str] = set()
         self._length_told = False
 
     def at_start(self) -> list[str]:
         """What the settings alone say."""
-        lines = []
         steps, wanted = setting(self._config, "run.steps"), setting(self._config, "optim.warmup_steps")
         if (warmup := warmup_of(wanted, steps)) < wanted:
-            lines.append(f"the warm-up takes {warmup} steps, half of the run, not optim.warmup_steps={wanted}")
-        batch = setting(self._config, "run.batch_size") // setting(self._config, "data.windows_per_open", 1)
-        if setting(self._config, "model.loss") and 0 < self._clips < batch:
-            fitting = max(2, 2 ** int(math.log2(self._clips)))
-            lines.append(
-                f"{self._clips} clips are fewer than a batch of {batch}: a clip is in it more than once, as a negative "
-                f"of itself; try run.batch_size={fitting}, or more clips"
-            )
-        return lines
+            return [f"the warm-up takes {warmup} steps, half of the run, not optim.warmup_steps={wanted}"]
+        return []
 
     def watch(self, record: Record) -> list[str]:
         """What ``record``, the newest, brings to light; nothing at the end of the run, which has its `summary`."""
@@ -157,11 +151,14 @@ def _chances(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _stretch(records: Sequence[Record], config: Record) -> tuple[list[Record], int]:
-    """The records of the last half of the steps since the warm-up, and the number of those steps."""
+    """Records of the last half of the steps since the warm-up, evenly chosen and the last among them; and the number of
+    those steps."""
     warmup = warmup_of(setting(config, "optim.warmup_steps", 0), setting(config, "run.steps", 0))
     last = records[-1]["step"]
     count = last - max(warmup, records[0]["step"] - 1)
-    return [record for record in records if record["step"] > last - count / 2], count
+    part = records[bisect_right(records, last - count / 2, key=lambda record: record["step"]) :]
+    every = -(-len(part) // _MOST)
+    return list(part[::-every][::-1]), count
 
 
 def _gain(part: Sequence[Record], name: str) -> float:

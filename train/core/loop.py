@@ -73,7 +73,7 @@ class Trainer:
     _unpaired: int | None = 0  # clips without anything to compare; None as soon as one had it
 
     def __post_init__(self) -> None:
-        self.advisor = Advisor(to_dict(self.config), self.loader.clips)
+        self.advisor = Advisor(to_dict(self.config))
 
     def run(self) -> bool:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
