@@ -84,6 +84,7 @@ _FOUND: dict[tuple[Any, ...], str | None] = {}  # what `_decided` gave for a cal
 _MOST_FOUND = 4096
 _EXCLUDED: set[tuple[torch.device, str, str]] = set()  # device, operation, backend
 _listener: Callable[[str, Call], None] | None = None
+_as_with_gradient = False
 # Brings the decisions of earlier runs, at the first call of "auto" on a device that has none yet.
 _loader: Callable[[torch.device], None] | None = None
 _LOADED: set[torch.device] = set()
@@ -192,7 +193,19 @@ def listening(listener: Callable[[str, Call], None]) -> Iterator[None]:
 
 def gradient(*tensors: torch.Tensor | None) -> bool:
     """The fact "gradient": whether a backward pass may follow."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    return _as_with_gradient or (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors))
+
+
+@contextmanager
+def as_with_gradient() -> Iterator[None]:
+    """Inside, under torch.no_grad(), operations take the backends that they take where a backward pass may follow: for
+    a forward pass that is repeated with a graph, and must give the same numbers and draw the same dropout."""
+    global _as_with_gradient
+    before, _as_with_gradient = _as_with_gradient, True
+    try:
+        yield
+    finally:
+        _as_with_gradient = before
 
 
 def operations() -> tuple[str, ...]:

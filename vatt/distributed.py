@@ -21,7 +21,7 @@ from torch import Tensor
 from vatt.errors import UserError
 
 _AXES = 8  # of a shape that is compared
-_FAR = 1_000_003  # more than there are ranks or parts, so that their seeds do not meet
+_FAR = 1_000_003  # more than a batch has clips, so that the seeds of two steps do not meet
 Group = Any  # torch.distributed.ProcessGroup, or None for all ranks
 
 
@@ -41,10 +41,15 @@ def ranks_here() -> int:
     return int(next((count for count in known if count), "1"))
 
 
-def seed_of_rank(seed: int, part: int) -> int:
-    """A seed for what this rank draws for itself in the step of ``seed`` and in ``part`` of its accumulated gradient,
-    counted from 0; below 2^63."""
-    return ((seed * _FAR + rank()) * _FAR + part + 1) % 2**63
+def first_of_rank(count: int) -> int:
+    """The place of this rank's first clip in the batch of all ranks, of which each has ``count``."""
+    return rank() * count
+
+
+def seed_of_place(seed: int, first: int) -> int:
+    """A seed for what is drawn for the clips from place ``first`` of the batch of all ranks on, in the step of
+    ``seed``; below 2^63."""
+    return (seed * _FAR + first + 1) % 2**63
 
 
 class UnequalRanks(UserError, ValueError):

@@ -79,7 +79,8 @@ def patch_embed(
     facts |= {"gathered": gathered, "patches": N}
     facts |= {"width": weight.shape[0], "kept": None if kept is None else (kept.shape[-1], kept.ndim == 2)}
     facts |= {"bias": bias is not None, "positions": positions is not None, "token": token is not None}
-    facts |= {"dropout": dropout_p, "gradient": gradient(weight), "input_gradient": gradient(x)}
+    facts |= {"dropout": dropout_p, "gradient": gradient(weight)}
+    facts["input_gradient"] = torch.is_grad_enabled() and x.requires_grad  # x is what the model is given
     run = dispatch("patch_embed", backend, Call(weight.device, weight.dtype, facts, count=x.shape[0]))
     return run(x, weight, bias, patch, kept, positions, token, dropout_p, seed, gathered)
 

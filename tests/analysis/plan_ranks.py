@@ -138,7 +138,7 @@ def run(job, rank, ranks, device):
     engine._engine.step = step
     rows = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
     for number in range(2):
-        engine.train_step({key: value[rows] for key, value in batch_of(number, False).items()}, 1e-3, number)
+        engine.train_step([{key: value[rows] for key, value in batch_of(number, False).items()}], 1e-3, number)
     coalesced_collectives._torch_reduce_scatter_fn = scatter
     found |= watch.most | watch.steady()
     engine.close()

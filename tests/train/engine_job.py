@@ -185,9 +185,9 @@ def run(job: dict, context: RankContext) -> None:
             if reads:
                 reads.found.clear()
                 stack.enter_context(reads)
-            result = engine.train_step(
-                {key: value[rows] for key, value in batch.items()}, rate(kind, step) if labelled else optim.lr, step
-            )
+            own = {key: value[rows].chunk(engine.parts) for key, value in batch.items()}
+            parts = ({key: chunks[number] for key, chunks in own.items()} for number in range(engine.parts))
+            result = engine.train_step(parts, rate(kind, step) if labelled else optim.lr, step)
         log.append({"loss": result.losses["loss"], "applied": result.applied})
         log[-1] |= {"reads": list(reads.found)} if reads else {}
     model, optimizer = engine.model_state(), engine.optimizer_state()

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ def read_of(batch: dict[str, Any]) -> list[list[Any]]:
 def main() -> int:
     path, train_step = Path(sys.argv[1]), Engine.train_step
 
-    def recorded(self: Engine, batch: dict[str, Any], lr: float, seed: int) -> StepResult:
-        rank = os.environ["RANK"]
-        with path.with_suffix(f".{rank}").open("a") as file:
-            file.write(json.dumps({"step": seed % 1_000_003, "rank": int(rank), "clips": read_of(batch)}) + "\n")
-        return train_step(self, batch, lr, seed)
+    def recorded(self: Engine, batch: Iterable[dict[str, Any]], lr: float, seed: int) -> StepResult:
+        def listened() -> Iterator[dict[str, Any]]:
+            clips = []
+            for part in batch:
+                clips += read_of(part)
+                yield part
+            rank = os.environ["RANK"]
+            with path.with_suffix(f".{rank}").open("a") as file:
+                file.write(json.dumps({"step": seed % 1_000_003, "rank": int(rank), "clips": clips}) + "\n")
+
+        return train_step(self, listened(), lr, seed)
 
     Engine.train_step = recorded  # type: ignore[method-assign]
     return pretrain.main(sys.argv[2:])

@@ -52,6 +52,10 @@ class FinetuneConfig:
     run: RunConfig = field(default_factory=RunConfig)
     evaluation: ViewsConfig = field(default_factory=ViewsConfig)
 
+    def __post_init__(self) -> None:
+        if self.engine.contrastive_parts != 1:
+            raise ValueError("engine.contrastive_parts: is for a contrastive loss; take engine.gradient_accumulation")
+
 
 _CLIP = 0.75  # global norm of the backbone's gradient; in the official code, not in the paper
 

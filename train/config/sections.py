@@ -48,10 +48,16 @@ class EngineConfig:
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
     activation_checkpointing: bool = False  # keep only the inputs of layers; the backward pass computes the rest again
     cuda_graphs: bool = False  # forward and backward pass in one launch each; not with zero 3, and not yet run on a GPU
-    gradient_accumulation: int = 1  # negatives come from one part at a time
+    contrastive_parts: int = 1  # of a rank's batch, one in memory at a time, with the loss of the whole; 0: from memory
+    gradient_accumulation: int = 1  # ANOTHER loss: negatives of one part alone; contrastive_parts keeps those of all
     threads: int = 0  # of PyTorch on a CPU, each rank; 0: all cores but one. A resumed run keeps what it began with
     kernels: str = "auto"  # triton, torch; or auto: checked and timed on a GPU; measured: on a CPU too; unmeasured: not
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
+
+    @property
+    def parts(self) -> int:
+        """How many times the passes run for a step, each time with a part of the rank's batch."""
+        return max(self.contrastive_parts, self.gradient_accumulation)
 
     @property
     def backend(self) -> str:
@@ -65,6 +71,13 @@ class EngineConfig:
             raise ValueError(f"threads: {self.threads} must not be negative")
         if self.gradient_accumulation < 1:
             raise ValueError(f"gradient_accumulation: {self.gradient_accumulation} must be 1 or more")
+        if self.contrastive_parts < 0:
+            raise ValueError(f"contrastive_parts: {self.contrastive_parts} must be 1 or more, or 0 (from memory)")
+        if self.contrastive_parts != 1 and self.gradient_accumulation > 1:
+            raise ValueError(
+                "contrastive_parts, gradient_accumulation: only one of the two may divide a batch; contrastive_parts "
+                "has the loss of the whole batch"
+            )
         if self.offload_optimizer and self.zero == 0:
             raise ValueError("offload_optimizer: needs zero 1, 2 or 3")
 

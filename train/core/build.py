@@ -44,18 +44,20 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
     """
     config = job.config
     check_settings(context, to_dict(config), resume=job.resume, sample=job.sample)
-    parts = context.ranks * config.engine.gradient_accumulation
-    if config.run.batch_size % parts or config.run.batch_size < part_size * parts:
+    parts = context.ranks * config.engine.parts
+    of_a_loss = config.run.batch_size / context.ranks / config.engine.gradient_accumulation
+    if config.run.batch_size % parts or of_a_loss < part_size:
         at_least = f" of at least {part_size} each" if part_size > 1 else ""
+        setting = "gradient_accumulation" if config.engine.contrastive_parts == 1 else "contrastive_parts"
         raise ConfigError(
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {context.ranks} ranks x "
-            f"{config.engine.gradient_accumulation} parts (engine.gradient_accumulation){at_least}"
+            f"{config.engine.parts} parts (engine.{setting}){at_least}"
         )
-    rank_batch, windows = config.run.batch_size // context.ranks, config.data.windows_per_open
-    if rank_batch % windows:
+    part, windows = config.run.batch_size // parts, config.data.windows_per_open
+    if part % windows:
         raise ConfigError(
-            f"data.windows_per_open: {windows} windows of a clip do not divide the {rank_batch} clips of a rank "
-            f"(run.batch_size {config.run.batch_size} over {context.ranks})"
+            f"data.windows_per_open: {windows} windows of a clip do not divide the {part} clips that a rank reads at "
+            f"once (run.batch_size {config.run.batch_size} over {parts})"
         )
     kernels.check_setting(config, context)  # before there is a folder
     if config.engine.cuda_graphs and (reasons := refusals(config.engine, context.device, context.ranks)):
@@ -145,6 +147,7 @@ def build_trainer(
             seed=config.run.seed,
             start_step=checkpoint.step if checkpoint else 0,
             node_ranks=context.local_ranks,
+            parts=engine.parts,
         ),
         skips=skips,
         reporter=reporter,

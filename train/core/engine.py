@@ -14,7 +14,8 @@ import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from train.core.optimizers import finite_everywhere, make_optimizer
 from train.core.transfer import Later, Uploader
 from vatt.config import ConfigError
 from vatt.data import Batch
+from vatt.objectives import parts
 from vatt.precision import type_of
 
 # What our own configuration decides, and the user's DeepSpeed JSON may therefore not set.
@@ -57,12 +59,15 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     # DeepSpeed's bf16 without ZeRO scales the loss, begins with an empty Adam step and hides its fp32 weights; stage 1
     # does none of that, and is the same computation.
     stage = 1 if bf16 and config.zero == 0 else config.zero
+    # Many small gradients are added up. Stage 1 would do that in bf16; 2 and 3 can in fp32, each rank in its share.
+    adds_up = bf16 and config.contrastive_parts > 1
+    stage = 2 if adds_up and stage == 1 else stage
     zero: dict[str, Any] = {"stage": stage}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_accumulation_steps": config.parts,
         # our optimizer clips without a wait, but of ZeRO 3 it may see the model in parts, one at a time
         "gradient_clipping": optim.clip_norm if stage == 3 else 0.0,
         "zero_optimization": zero,
@@ -72,6 +77,8 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     }
     if bf16:
         settings["bf16"] = {"enabled": True}
+    if adds_up:
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.deepspeed is not None:
         settings = _merge(settings, _users_json(config, bf16))
     return _merge(_without_waits(settings), settings)
@@ -157,17 +164,20 @@ class Engine:
 
     Args:
         module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss". What its method
-            ``draw(batch, seed, part)`` returns goes into the batch; ``part`` counts those of accumulation. Its method
-            ``prepare(batch)`` makes of it, on the device, what it is called with. Its
-            attribute ``collectives`` says whether its forward pass talks to the other ranks.
+            ``draw(batch, seed, first)`` returns goes into the batch; ``first`` is the place of its first sample in the
+            batch of all ranks. Its method ``prepare(batch)`` makes of it, on the device, what it is called with. Its
+            attribute ``collectives`` says whether its forward pass talks to the other ranks. With
+            engine.contrastive_parts it is called as `vatt.objectives.parts` says.
         rank_batch: samples of a step on this rank.
 
     Attributes:
         settings: the DeepSpeed configuration in use.
         module: the module itself.
+        parts: of the batch of this rank, that a step takes.
 
     Raises:
-        ConfigError: DeepSpeed or CUDA graphs cannot do what is configured; the message names the setting.
+        ConfigError: DeepSpeed, CUDA graphs or parts of a batch cannot do what is configured; the message names the
+            setting.
     """
 
     def __init__(
@@ -177,10 +187,14 @@ class Engine:
             reasons := refusals(config, device, dist.get_world_size(), bool(module.collectives))
         ):
             raise ConfigError(f"engine.cuda_graphs: {'; '.join(reasons)}")
+        self._contrastive = config.contrastive_parts > 1
+        if self._contrastive and (reasons := parts.refusals(module)):
+            raise ConfigError(f"engine.contrastive_parts: {'; '.join(reasons)}")
         self.dtype = type_of(config.precision, device)
         bf16 = self.dtype == torch.bfloat16
-        self.device, self.zero, self.parts = device, config.zero, config.gradient_accumulation
-        self.settings = deepspeed_json(config, optim, rank_batch // self.parts, bf16)
+        self.device, self.zero, self.parts = device, config.zero, config.parts
+        self._part_size = rank_batch // self.parts
+        self.settings = deepspeed_json(config, optim, self._part_size, bf16)
         on_gpu = device.type == "cuda" and not config.offload_optimizer
         self._optimizer = make_optimizer(module, optim, on_gpu, clip=not self.settings["gradient_clipping"])
         self._optimizer.sharded = self.settings["zero_optimization"]["stage"] > 0
@@ -209,31 +223,66 @@ class Engine:
                 "set zero_optimization.sub_group_size above the number of parameters in your --deepspeed-config"
             )
 
-    def train_step(self, batch: Batch, lr: float, seed: int) -> StepResult:
-        """One update from the batch of this rank, on the host or on the device, at the rate ``lr``; what the module
-        draws on the host (`draw`) comes from ``seed``. On a GPU it returns before the device is done."""
+    def train_step(self, batch: Iterable[Batch], lr: float, seed: int) -> StepResult:
+        """One update from the batch of this rank at the rate ``lr``. On a GPU it returns before the device is done.
+
+        Args:
+            batch: its `parts` in order, on the host or on the device. They are taken from it as they are needed, and
+                all before anything changes: an error that is raised there leaves no trace. Each is let go after use.
+            seed: of what the module draws on the host (`draw`).
+        """
         self.module.train()
         for optimizer in (self._wrapper, self._optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = lr
         self._optimizer.made = []
-        prepare: Any = self.module.prepare
-        sums: dict[str, Tensor] = {}
-        for number, part in enumerate(self._split(batch, seed), start=1):
-            losses = self._engine(prepare(self._upload(part)), seed)
-            for name, value in losses.items():
-                value = value.detach().float() / self.parts
-                sums[name] = sums[name] + value if name in sums else value
-            self._engine.backward(losses["loss"])
-            self._optimizer.finite = self._finite() if number == self.parts else None
-            self._engine.step()  # updates the weights with the last part
-        names = sorted(sums)
-        means = torch.stack([sums[name] for name in names])
+        # Without a graph, the passes talk to the other ranks in ZeRO 3 alone.
+        if not self._contrastive or self.zero == 3:
+            batch = iter(list(batch))
+        made = (partial(self._on_device, part, seed, number) for number, part in enumerate(batch))
+        del batch
+        if self._contrastive:
+            losses = parts.losses_in_parts(made, self.parts, partial(self._call, seed), self._backward, self.device)
+        else:
+            losses = self._accumulated(made, seed)
+        names = sorted(losses)
+        means = torch.stack([losses[name].float() for name in names])
         if dist.get_world_size() > 1:
             dist.all_reduce(means)
             means /= dist.get_world_size()
         self._upload.let_go()
         return StepResult(names, Later(means), self._optimizer.made)
+
+    def _accumulated(self, made: Iterator[partial[Mapping[str, Any]]], seed: int) -> dict[str, Tensor]:
+        """The mean of the losses of the parts, each of which is a batch of its own."""
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(made, start=1):
+            losses = self._engine(part(), seed)
+            for name, value in losses.items():
+                value = value.detach().float() / self.parts
+                sums[name] = sums[name] + value if name in sums else value
+            self._backward(losses["loss"] / self.parts, number == self.parts)
+        return sums
+
+    def _on_device(self, part: Batch, seed: int, number: int) -> Mapping[str, Any]:
+        """A part with what its step draws on the host, ready for the passes."""
+        tensors = {key: value for key, value in part.items() if isinstance(value, Tensor)}
+        module: Any = self.module
+        first = (dist.get_rank() * self.parts + number) * self._part_size
+        return module.prepare(self._upload({**tensors, **module.draw(tensors, seed, first)}))
+
+    def _call(
+        self, seed: int, batch: Mapping[str, Any], part: parts.Part, cached: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        return self._engine(batch, seed, part, cached)
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Adds to the gradients; with the last part of a step it updates the weights."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+        self._optimizer.finite = self._finite() if last else None
+        self._engine.step()
+        if not last:
+            self._upload.let_go()
 
     def _finite(self) -> Tensor | None:
         """Whether all gradients are finite, where ZeRO 1 or 2 holds those of several groups; see `Guarded.finite`."""
@@ -241,14 +290,6 @@ class Engine:
             return None
         held = [gradient for group in self._wrapper.averaged_gradients.values() for gradient in group or ()]
         return finite_everywhere(held) if held else None  # none where they are offloaded
-
-    def _split(self, batch: Batch, seed: int) -> Iterator[Batch]:
-        """The tensors of a batch in equal parts, each with what its step draws on the host."""
-        tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-        draw: Any = self.module.draw
-        for number in range(self.parts):
-            part = {key: value.chunk(self.parts)[number] for key, value in tensors.items()}
-            yield {**part, **draw(part, seed, number)}
 
     def model_state(self) -> dict[str, Tensor]:
         """Weights in fp32 and buffers, whole, on the CPU, by name. All ranks must call."""

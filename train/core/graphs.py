@@ -41,6 +41,8 @@ def refusals(config: EngineConfig, device: torch.device, ranks: int, collectives
         reasons.append(
             "the parts of an accumulated step (gradient_accumulation) would overwrite the gradients of the part before"
         )
+    if config.contrastive_parts > 1:
+        reasons.append("the parts of a batch (contrastive_parts) pass the backbones twice, with and without a graph")
     if config.activation_checkpointing:
         reasons.append("activation_checkpointing reads the state of the random generator within the passes")
     return reasons

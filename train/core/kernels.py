@@ -8,6 +8,7 @@ On a GPU every backend that could run an operation of the model is checked and t
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,9 +85,14 @@ def _measured(
 
 
 def _problems(config: JobConfig, context: RankContext, module: nn.Module) -> list[Problem]:
-    samples = config.run.batch_size // context.ranks // config.engine.gradient_accumulation
-    batch = module.empty_batch(samples)  # type: ignore[operator]
-    return problems_of(module.train(), batch, 0, dtype=type_of(config.engine.precision, context.device))
+    dtype = type_of(config.engine.precision, context.device)
+    rank_batch, parts = config.run.batch_size // context.ranks, config.engine.contrastive_parts
+    samples = rank_batch // config.engine.parts
+    batch: Any = module.empty_batch(samples)  # type: ignore[operator]
+    if parts == 1:
+        return problems_of(module.train(), batch, 0, dtype=dtype)
+    cached = module.empty_features(rank_batch - samples, dtype)  # type: ignore[operator]
+    return problems_of(module.train(), batch, 0, "last", cached, dtype=dtype)
 
 
 def _taken(problems: list[Problem], backend: str, device: torch.device) -> dict[str, str]:

@@ -21,12 +21,17 @@ from train.core.ranks import RankContext, agree, gather
 from train.core.run_folder import RunFolder
 from vatt.config import to_dict
 from vatt.data import Batch, ClipLoader, SkipLog
+from vatt.data.skipped import Record
 from vatt.data.workers import Interrupted
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 
 _SAME_SIGNAL = 3.0  # seconds within which signals count as one
 _ENOUGH = 1000  # clips without a pair to compare: there are few of them, if there are any
+
+
+class _Stopped(Exception):
+    """The run ends before a step."""
 
 
 class NotFinite(UserError, RuntimeError):
@@ -89,10 +94,12 @@ class Trainer:
             batches = iter(self.loader)
             for note in (*self.loader.notes, *self.advisor.at_start()):
                 self.reporter.warn(note)
-            while (batch := self._next(batches)) is not None:
+            while self.step < run.steps:
                 rate = learning_rate(self.config.optim, run.steps, self.step)
-                result = self.engine.train_step(batch, rate, run.seed * 1_000_003 + self.step)
-                del batch  # or its memory could not be filled again while the loader is asked for the next one
+                try:
+                    result = self.engine.train_step(self._parts(batches), rate, run.seed * 1_000_003 + self.step)
+                except _Stopped:
+                    break
                 self.step += 1
                 self._read()  # of the step before: the device is still at work on this one
                 self._unread = (self.step, result)
@@ -131,21 +138,33 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        """The batch of the next step; None where the run ends before it, on all ranks."""
-        try:
-            batch = next(batches)
-        except Interrupted:  # told to stop while waiting: the others, who may have theirs, expect as many clips
-            batch = {"index": range(self.config.run.batch_size // self.context.ranks), "skipped": []}
-        return None if self.step >= self.config.run.steps or self._must_stop(batch) else batch
+    def _parts(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The parts of the batch of the next step. Once all are there, the ranks agree on what comes.
 
-    def _must_stop(self, batch: Batch) -> bool:
+        Raises:
+            _Stopped: on all ranks, any of them was told to stop. TooManySkipped, UnequalRanks.
+        """
+        records: list[Record] = []
+        clips = 0
+        try:
+            for _ in range(self.engine.parts):
+                part = next(batches)
+                records += part["skipped"]
+                clips += len(part["index"])
+                yield part
+                del part  # or its memory could not be filled again while the loader is asked for the next one
+        except Interrupted:  # told to stop while waiting: the others, who may have theirs, expect as many clips
+            clips = self.config.run.batch_size // self.context.ranks
+        if self._must_stop(clips, records):
+            raise _Stopped
+
+    def _must_stop(self, clips: int, unread: list[Record]) -> bool:
         """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up
         together when there are too many."""
         before = time.monotonic()
-        stop, skipped = agree([self._stopped_at is not None, bool(batch["skipped"])], len(batch["index"]))
+        stop, skipped = agree([self._stopped_at is not None, bool(unread)], clips)
         self._waited_ranks += time.monotonic() - before
-        records = [record for part in gather(batch["skipped"]) for record in part] if skipped else []
+        records = [record for part in gather(unread) for record in part] if skipped else []
         self.skips.add(self.config.run.batch_size // self.config.data.windows_per_open, records)
         if stop:
             self.reporter.say("stopping; a checkpoint is written")

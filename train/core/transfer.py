@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vatt.data import Batch
 
+_AHEAD = 2  # batches on the device: the one in use, and the next
+
 
 class Later:
     """Numbers of the device on their way to the host."""
@@ -42,6 +44,7 @@ class Uploader:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._on_their_way: deque[tuple[Any, list[Tensor]]] = deque()
+        self._used: deque[Any] = deque()  # when the device was done with what was issued before a copy
 
     def __call__(self, batch: Mapping[str, Any]) -> Batch:
         """The tensors of ``batch`` on the device, to be used on the current stream. The loader has pinned them on a
@@ -49,6 +52,7 @@ class Uploader:
         tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
         if self._stream is None:
             return {key: value.to(self.device) for key, value in tensors.items()}
+        self._keep_pace()
         with torch.cuda.stream(self._stream):
             host = {key: _pinned(value) for key, value in tensors.items()}
             sent = {key: value.to(self.device, non_blocking=True) for key, value in host.items()}
@@ -60,6 +64,15 @@ class Uploader:
         for value in sent.values():  # its memory is of the other stream: not free before this one has read it
             value.record_stream(current)
         return sent
+
+    def _keep_pace(self) -> None:
+        """Waits until the device is done with the batch before the last one, and so still has work: the host would send
+        all parts of a batch before the first is used, and they would not fit."""
+        issued = torch.cuda.Event(blocking=True)
+        issued.record(torch.cuda.current_stream(self.device))
+        self._used.append(issued)
+        if len(self._used) > _AHEAD:
+            self._used.popleft().synchronize()
 
     def let_go(self) -> None:
         """Drops the tensors of the host that have arrived. The loader uses their memory again when nobody holds them,

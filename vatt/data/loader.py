@@ -200,12 +200,12 @@ class _Samples:
 
 
 class ClipLoader:
-    """Batches for the steps from ``start_step`` on, without end.
+    """Batches for the steps from ``start_step`` on, without end; or the ``parts`` of each, in order.
 
-    The ranks split one global batch of each step, which is the same for any number of ranks that divides it. A batch is
-    valid as long as it is held. It lies in memory that the loader uses again when it is not held any more: a loop
-    should drop a batch (``del batch``) before it asks for the next one, and who copies one to a GPU without waiting
-    must hold it until the copy is done.
+    The ranks split one global batch of each step, which is the same for any number of ranks and parts that divides it.
+    A batch (or a part) is valid as long as it is held. It lies in memory that the loader uses again when it is not held
+    any more: a loop should drop a batch (``del batch``) before it asks for the next one, and who copies one to a GPU
+    without waiting must hold it until the copy is done.
 
     Args:
         sources: the data sets; all must have clips.
@@ -213,10 +213,11 @@ class ClipLoader:
         batch_size: samples of a batch on this rank.
         seed: of the order, the windows and the augmentation.
         node_ranks: ranks on this machine, which share its memory.
+        parts: in which a batch comes. All parts of a step may be held at once.
 
     Attributes:
         waited: seconds that iteration has waited for batches so far.
-        prefetch: batches that are kept ready: ``config.prefetch``, or as many as there is memory for.
+        prefetch: batches, or parts, that are kept ready: ``config.prefetch``, or as many as there is memory for.
         notes: what a user should know of it.
         clips: number of those that there are, of all data sets.
         interrupted: looked at while a batch is waited for, if set before iteration; once it is true, that raises
@@ -239,16 +240,20 @@ class ClipLoader:
         seed: int = 0,
         start_step: int = 0,
         node_ranks: int = 1,
+        parts: int = 1,
     ) -> None:
         for source in sources:
             if not source.clips:
                 raise ValueError(f"{source.name}: the data set has no clip to train on")
             check_packing(source.clips, read.spec, sound_only=getattr(read, "modality", "") == "audio")
         windows = config.windows_per_open
-        if batch_size % windows:
+        if batch_size % parts:
+            raise BatchError(f"the {batch_size} clips of a rank's batch cannot be shared out to {parts} parts")
+        if batch_size // parts % windows:
+            of = "batch" if parts == 1 else f"batch in each of {parts} parts"
             raise BatchError(
-                f"data.windows_per_open: {windows} windows of a clip do not divide the {batch_size} clips of a rank's "
-                "batch (run.batch_size over the ranks)"
+                f"data.windows_per_open: {windows} windows of a clip do not divide the {batch_size // parts} clips of "
+                f"a rank's {of} (run.batch_size over the ranks)"
             )
         self.waited, self.workers, self.prefetch = 0.0, config.workers, config.prefetch
         self.notes: list[str] = []
@@ -261,11 +266,13 @@ class ClipLoader:
             return ((start_step + step) * world_size + rank) * tasks + place
 
         self._alive = patience(config.decode_timeout, windows)
-        self._plan = Plan({**read.layout(), "index": ((), torch.int64)}, windows, tasks)
+        self._parts = parts
+        self._plan = Plan({**read.layout(), "index": ((), torch.int64)}, windows, tasks // parts)
         self._work = _Samples(sources, read, config, seed, number)
         if self.workers:
             free = free_memory()
-            self.prefetch, note = fit_prefetch(config.prefetch, self._plan.batch_bytes, self.workers, node_ranks, free)
+            size = self._plan.batch_bytes
+            self.prefetch, note = fit_prefetch(config.prefetch, size, self.workers, node_ranks, free, parts)
             self.notes += [note] if note else []
         self._pool: Pool | None = None
 
@@ -273,8 +280,8 @@ class ClipLoader:
     def memory(self) -> int:
         """Bytes that are held at most: batches in use and ready, and what the reading processes need themselves."""
         if not self.workers:
-            return self._plan.batch_bytes
-        return self._plan.batch_bytes * (self.prefetch + 1) + self.workers * PROCESS
+            return self._plan.batch_bytes * self._parts
+        return self._plan.batch_bytes * (self.prefetch + self._parts) + self.workers * PROCESS
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
@@ -284,6 +291,7 @@ class ClipLoader:
                 self._work,
                 self._plan,
                 ready=self.prefetch,
+                in_use=self._parts,
                 workers=self.workers,
                 alive=self._alive,
                 interrupted=self.interrupted,

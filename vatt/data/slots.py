@@ -61,11 +61,14 @@ class NoRoom(UserError, RuntimeError):
     """Batches that do not fit into memory. The message names the settings that help."""
 
 
-def fit_prefetch(prefetch: int, size: int, workers: int, ranks: int, free: int | None) -> tuple[int, str]:
+def fit_prefetch(
+    prefetch: int, size: int, workers: int, ranks: int, free: int | None, parts: int = 1
+) -> tuple[int, str]:
     """How many batches are kept ready, at most ``prefetch``, and in words why they are fewer.
 
     Args:
         size: bytes of a batch; one more than are kept ready is held, the one in use.
+        parts: of the batch of a step that are in use at once; then ``size`` is of a part, and parts are kept ready.
         workers: reading processes of each rank.
         ranks: on this machine, which share what is free.
         free: bytes, or None if that is not known.
@@ -76,17 +79,19 @@ def fit_prefetch(prefetch: int, size: int, workers: int, ranks: int, free: int |
     if free is None:
         return prefetch, ""
     room = free * _SHARE / ranks - workers * PROCESS
-    fits = int(room // size) - 1
+    fits = int(room // size) - parts
+    unit = "batches" if parts == 1 else "parts of a batch"
     shared = f" for {ranks} ranks" if ranks > 1 else ""
     here = f"{_gb(free)} of memory are free{shared}"
     if fits < 1:
         raise NoRoom(
-            f"data: two batches of {_gb(size)} and {workers} reading processes do not fit on each rank, {here}; lower "
-            "run.batch_size or data.workers, or give the container more memory (docker --memory)"
+            f"data: {'two' if parts == 1 else parts + 1} {unit} of {_gb(size)} and {workers} reading processes do not "
+            f"fit on each rank, {here}; lower run.batch_size or data.workers, or give the container more memory "
+            "(docker --memory)"
         )
     if fits >= prefetch:
         return prefetch, ""
-    needed = f"{prefetch + 1} batches of {_gb(size)}"
+    needed = f"{prefetch + parts} {unit} of {_gb(size)}"
     return fits, f"data.prefetch: {fits} in place of {prefetch}, because {here}, too little for {needed} on each rank"
 
 

@@ -161,7 +161,8 @@ class Pool:
     Args:
         work: is called in the processes. They are forked, so that it may hold anything, and a million clips are neither
             pickled nor read again; and they must not use a GPU, which CUDA forbids in a forked process.
-        ready: batches that are kept ready; one more than these is in memory.
+        ready: batches that are kept ready.
+        in_use: batches that are held at once by who iterates; there is memory for as many more.
         workers: processes, 1 or more.
         alive: seconds without an answer after which a process counts as hung.
         interrupted: looked at while waiting for a batch.
@@ -179,10 +180,11 @@ class Pool:
         ready: int,
         workers: int,
         alive: float,
+        in_use: int = 1,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.work, self.plan, self._alive, self._interrupted = work, plan, alive, interrupted
-        slots = ready + 1
+        slots = ready + in_use
         self._sizes = (1, 1, slots, slots * plan.tasks, workers, workers)
         self._slots = Slots(plan.layout, plan.rows * plan.tasks, slots, sum(self._sizes))
         self._board = Board(self._slots, self._sizes)

@@ -6,8 +6,10 @@ Shapes: B batch, T/H/W time/height/width, L samples, F mel bins, K kept patches,
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,27 @@ from vatt.kernels.patch_embed import add_positions, patch_embed
 from vatt.models.config import DropTokenConfig
 from vatt.models.layers import Dense, glorot_normal_vector, glorot_uniform, parameter
 from vatt.models.positions import Positions
+
+
+@dataclass
+class ItemDraws:
+    """Random numbers of the items of a batch by their place in it, so that it does not matter which process and which
+    part of a step draws them: place ``first`` and those after it, in the step of ``seed``. A counter-based generator
+    (Philox, Salmon et al. 2011) begins at any place."""
+
+    seed: int
+    first: int = 0
+    _drawn: int = 0
+
+    def uniform(self, items: int, numbers: int) -> Tensor:
+        """(items, numbers), float64 in [0, 1); each call draws others."""
+        groups = -(-numbers // 4)  # Philox gives four numbers at a time
+        source = np.random.Philox(key=np.array([self.seed % 2**64, self._drawn], np.uint64)).advance(
+            self.first * groups
+        )
+        self._drawn += 1
+        drawn = np.random.Generator(source).random((items, 4 * groups))
+        return torch.from_numpy(drawn[:, :numbers])
 
 
 class DropToken:
@@ -47,7 +70,7 @@ class DropToken:
         batch: int,
         tokens: int,
         generator: torch.Generator | None = None,
-        item_generator: torch.Generator | None = None,
+        items: ItemDraws | None = None,
     ) -> Tensor | None:
         """Indices of the kept patches: (kept,), or (batch, kept) per item; int64 on the CPU. None: all are kept.
 
@@ -55,7 +78,7 @@ class DropToken:
             batch: number of items.
             tokens: number of patches of one item.
             generator: a CPU generator; None is PyTorch's default one.
-            item_generator: what ``sample_per_item`` draws from, if not from ``generator``.
+            items: what ``sample_per_item`` draws from, if not from ``generator``.
 
         Raises:
             ValueError: there are fewer patches than are to be kept.
@@ -68,8 +91,8 @@ class DropToken:
                 f"but the input has {tokens}; lower {self.section}.patch_sampling_rate or the max_*_buckets"
             )
         if self.per_item:
-            generator = generator if item_generator is None else item_generator
-            return torch.rand(batch, tokens, generator=generator).argsort(dim=1)[:, : self.kept]
+            drawn = items.uniform(batch, tokens) if items else torch.rand(batch, tokens, generator=generator)
+            return drawn.argsort(dim=1)[:, : self.kept]
         return torch.randperm(tokens, generator=generator)[: self.kept]
 
 
@@ -146,7 +169,7 @@ class PatchTokens(nn.Module):
         return len(self.patch) == 3 and x.ndim == 3
 
     def draw(
-        self, x: Tensor, generator: torch.Generator | None = None, item_generator: torch.Generator | None = None
+        self, x: Tensor, generator: torch.Generator | None = None, items: ItemDraws | None = None
     ) -> Tensor | None:
         """The patches of ``x`` that a training step keeps, see `DropToken.draw`; None where all are kept."""
         if not self.training or self.drop_token is None or not self.drop_token.enabled:
@@ -155,7 +178,7 @@ class PatchTokens(nn.Module):
             raise ValueError(
                 f"{self.name}: of patches (B, K, P) kept must be given; draw it for the shape of the clips"
             )
-        return self.drop_token.draw(x.shape[0], math.prod(self.grid(x)), generator, item_generator)
+        return self.drop_token.draw(x.shape[0], math.prod(self.grid(x)), generator, items)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None, kept: Tensor | None = None) -> Tensor:
         """Tokens (B, 1 + K, D), the aggregation token first.

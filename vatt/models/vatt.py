@@ -15,7 +15,7 @@ from vatt.models.config import VATTConfig
 from vatt.models.heads import build_head
 from vatt.models.sound import at_level
 from vatt.models.text import TextBackbone
-from vatt.models.tokens import PatchTokens, send
+from vatt.models.tokens import ItemDraws, PatchTokens, send
 from vatt.models.transformer import Encoder
 from vatt.models.unified import UnifiedBackbone
 
@@ -85,6 +85,20 @@ class VATT(nn.Module):
         Raises:
             ValueError: no input, or one that does not fit; the message names it.
         """
+        pooled = self.features(video, audio, text, generator=generator, kept=kept)
+        return {**{f"{modality}/features_pooled": x for modality, x in pooled.items()}, **self.head(pooled)}
+
+    def features(
+        self,
+        video: Tensor | None = None,
+        audio: Tensor | None = None,
+        text: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        kept: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """What the backbones make of the modalities given, in front of the head: modality -> (B, D), text (B*C, D).
+        Arguments and errors are those of `forward`. They may be views of larger tensors."""
         if audio is not None and audio.ndim == 2:
             audio = at_level(audio, self.config.input.audio_level)
         given = {"video": video, "audio": audio, "text": None if text is None else _flat(text)}
@@ -93,21 +107,20 @@ class VATT(nn.Module):
             raise ValueError("VATT: at least one of video, audio and text must be given")
         kept = self.draw_kept(inputs, generator) if kept is None else kept
         features = self._backbones(inputs, {name: send(indices, inputs[name].device) for name, indices in kept.items()})
-        pooled = {modality: features[modality]["features_pooled"] for modality in inputs}
-        return {**{f"{modality}/features_pooled": x for modality, x in pooled.items()}, **self.head(pooled)}
+        return {modality: features[modality]["features_pooled"] for modality in inputs}
 
     def draw_kept(
         self,
         inputs: Mapping[str, Tensor],
         generator: torch.Generator | None = None,
-        item_generator: torch.Generator | None = None,
+        items: ItemDraws | None = None,
     ) -> dict[str, Tensor]:
         """The patches that DropToken keeps in a training step, int64 on the CPU, for `forward`.
 
         Args:
             inputs: modality -> signal; only the shapes are read.
             generator: CPU generator; None is PyTorch's default one. Video draws first, then audio.
-            item_generator: of the configurations with ``sample_per_item``, if not ``generator``.
+            items: of the configurations with ``sample_per_item``, if not ``generator``.
 
         Returns:
             "video" and "audio", (K,) or (B, K), those that drop patches; nothing in evaluation mode.
@@ -116,7 +129,7 @@ class VATT(nn.Module):
             ValueError: an input that does not fit; the message names it.
         """
         order = [modality for modality in ("video", "audio") if modality in inputs]
-        drawn = {name: self.patches(name).draw(inputs[name], generator, item_generator) for name in order}
+        drawn = {name: self.patches(name).draw(inputs[name], generator, items) for name in order}
         return {name: kept for name, kept in drawn.items() if kept is not None}
 
     def patches(self, modality: str) -> PatchTokens:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vatt.clip import InputConfig
-from vatt.distributed import seed_of_rank
+from vatt.distributed import first_of_rank, seed_of_place
 from vatt.models.classifier import Classifier
-from vatt.models.tokens import send
+from vatt.models.tokens import ItemDraws, send
 from vatt.objectives.classification import Mix, draw_mix, multi_label_loss, single_label_loss, smooth_labels
 from vatt.objectives.frames import empty_frames, like_clips, with_patches
 
@@ -58,7 +58,7 @@ class Finetuning(nn.Module):
         x = empty_frames(count, spec, "x", self.planes) if video else sound
         return {**x, "target": torch.empty(count, config.num_classes, device="meta")}
 
-    def draw(self, batch: Mapping[str, Any], seed: int, part: int = 0) -> dict[str, Tensor]:
+    def draw(self, batch: Mapping[str, Any], seed: int, first: int | None = None) -> dict[str, Tensor]:
         """What a training step draws on the host; see `Pretraining.draw`. Mixup differs between ranks and parts.
 
         Args:
@@ -70,10 +70,12 @@ class Finetuning(nn.Module):
         """
         x = like_clips(batch, "x", self._spec)
         assert x is not None
-        own = torch.Generator().manual_seed(seed_of_rank(seed, part))
-        kept = self.model.backbone.tokens.draw(x, torch.Generator().manual_seed(seed), own)
+        first = first_of_rank(len(x)) if first is None else first
+        generator = torch.Generator().manual_seed(seed)
+        kept = self.model.backbone.tokens.draw(x, generator, ItemDraws(seed, first))
         drawn = {} if kept is None else {"x_kept": kept}
         if self.targets.mixup:
+            own = torch.Generator().manual_seed(seed_of_place(seed, first))
             mix = draw_mix(len(x), self.targets.mixup, self.targets.mixup, own)
             drawn |= {"mix_order": mix.permutation, "mix_share": mix.lam}
         return drawn
