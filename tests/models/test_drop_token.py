@@ -99,29 +99,37 @@ def test_patches_are_drawn_before_the_forward_pass(name, per_item):
 
 @pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
 @pytest.mark.parametrize("per_item", [False, True])
-def test_ranks_and_parts_draw_their_own_patches_per_item(name, per_item, monkeypatch):
-    """The official permutation is one for the batch, on all ranks; per item, each rank and part has its own."""
+def test_patches_per_item_follow_the_place_in_the_batch_and_not_ranks_or_parts(name, per_item, monkeypatch):
+    """The official permutation is one for the batch, on all ranks; per item, each place of the batch has its own."""
     module, batch = small(name, per_item).train(), batch_of(0, poison=False)
     draws = []
-    for rank, part, seed in ((0, 0, 7), (0, 1, 7), (1, 0, 7), (1, 1, 7), (0, 0, 8)):
+    for rank, first, seed in ((0, 0, 7), (0, 8, 7), (1, None, 7), (0, None, 8)):
         monkeypatch.setattr(distributed, "rank", lambda number=rank: number)
-        drawn = module.draw(batch, seed, part)
-        draws.append(torch.cat([drawn["video_kept"].flatten(), drawn["audio_kept"].flatten()]).tolist())
-    assert len(set(map(tuple, draws))) == (5 if per_item else 2)
-    assert draws[0] != draws[4]
+        draws.append(module.draw(batch, seed, first))
+    for key in ("video_kept", "audio_kept"):
+        one, second, other_rank, other_seed = (drawn[key] for drawn in draws)
+        assert torch.equal(second, other_rank)  # the second rank begins at place 8
+        assert torch.equal(one, second) != per_item
+        assert not torch.equal(one, other_seed)
+        if per_item:
+            assert len(set(map(tuple, torch.cat([one, second]).tolist()))) == 16
+            parts = [{name: x[at : at + 2] for name, x in batch.items()} for at in range(0, 8, 2)]
+            found = [module.draw(part, 7, 2 * number)[key] for number, part in enumerate(parts)]
+            assert torch.equal(torch.cat(found), one)
+    if per_item:
+        assert draws[0]["video_kept"].tolist() != draws[0]["audio_kept"].tolist()
 
 
-def test_fine_tuning_too(monkeypatch):
+def test_fine_tuning_too():
     backbone = VideoBackbone(replace(VIDEO, sample_per_item=True))
     module = Finetuning(Classifier(backbone, 3), TargetConfig(mixup=1.0)).train()
     batch = {"x": clip(4), "target": torch.eye(3)[[0, 1, 2, 0]]}
     draws = []
-    for rank, part in ((0, 0), (0, 1), (1, 0)):
-        monkeypatch.setattr(distributed, "rank", lambda number=rank: number)
-        draws.append(module.draw(batch, 7, part))
+    for first in (0, 4, 8):
+        draws.append(module.draw(batch, 7, first))
     for key in ("x_kept", "mix_share"):
         assert not any(torch.equal(a[key], b[key]) for a, b in combinations(draws, 2)), key
-    assert module(batch | draws[-1], 0)["loss"].item() == module(batch, 7)["loss"].item()  # no dropout here
+    assert module(batch | draws[0], 0)["loss"].item() == module(batch, 7)["loss"].item()  # no dropout here
 
 
 def test_a_rate_of_one_drops_nothing():

@@ -34,9 +34,20 @@ QUIET = {
     "bf16": BF16,
     "bf16 2": {"zero": 2, "precision": "bf16"},
     "parts": {"zero": 1, "precision": "bf16", "gradient_accumulation": 2},
+    "contrastive": {"zero": 0, "precision": "bf16", "contrastive_parts": 2},
+}
+PARTED = {
+    "contrastive 0": {"zero": 0, "contrastive_parts": 4},
+    "contrastive 1": {"zero": 1, "contrastive_parts": 2},
+    "contrastive 2": {"zero": 2, "contrastive_parts": 4},
+    "contrastive 3": {"zero": 3, "contrastive_parts": 2},
+    "contrastive checkpointing": {"zero": 3, "contrastive_parts": 4, "activation_checkpointing": True},
 }
 
 GRAPHED = {"0": {"zero": 0}, "1": {"zero": 1}, "2": {"zero": 2}, "bf16": BF16}
+
+
+ONCE = {"fp32": {"zero": 0}, "bf16": BF16, "contrastive": BF16 | {"contrastive_parts": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +64,17 @@ def runs(folder):
         "bf16 rest": {"engine": BF16, "first": 2, "load": "bf16 half"},
         "unified bf16": {"model": "vatt-ma-tiny", "engine": {"zero": 2, "precision": "bf16"}},
         "parts": {"engine": {"zero": 2, "gradient_accumulation": 2}, "clip": 0.5},
+        **{name: {"engine": engine} for name, engine in PARTED.items() if engine["zero"] < 3},
+        "unified contrastive": {"model": "vatt-ma-tiny", "engine": PARTED["contrastive 2"]},
+        "poison contrastive": {"engine": PARTED["contrastive 2"], "poison_gradient": 1, "poison": 2},
+        "contrastive bf16": {"engine": BF16 | {"contrastive_parts": 4}},
+        "contrastive bf16 half": {"engine": BF16 | {"contrastive_parts": 4}, "last": 2},
+        "contrastive bf16 rest": {
+            "engine": BF16 | {"contrastive_parts": 4},
+            "first": 2,
+            "load": "contrastive bf16 half",
+        },
+        **{f"{name} once": {"engine": engine, "last": 1} for name, engine in ONCE.items()},
         **{f"on gpu {name}": {"engine": engine, "as_on_gpu": True, "clip": CLIP} for name, engine in QUIET.items()},
         **{
             f"graphs {name}": {"engine": {**engine, "cuda_graphs": True}, "graphs": True}
@@ -69,7 +91,7 @@ def runs(folder):
         jobs[f"poison {stage}"] = {**zero, "poison_gradient": 1, "poison": 2}
         jobs[f"unified {stage}"] = {**zero, "model": "vatt-ma-tiny"}
         jobs[f"clip {stage}"] = {**zero, "last": 1, "clip": CLIP}
-    jobs |= {name: {"engine": engine} for name, engine in SAVERS.items() if engine["zero"] == 3}
+    jobs |= {name: {"engine": engine} for name, engine in (SAVERS | PARTED).items() if engine["zero"] == 3}
     jobs["on gpu 3"] = {"engine": {"zero": 3}, "as_on_gpu": True, "last": 2}
     jobs["bf16 3"] = {"engine": {"zero": 3, "precision": "bf16"}, "last": 1}
     jobs["3 to 0"] = {"engine": {"zero": 0}, "first": 2, "load": "3 half"}
@@ -92,19 +114,19 @@ def equal(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*map(str, STAGES), *SAVERS])
+@pytest.mark.parametrize("name", [*map(str, STAGES), *SAVERS, *PARTED])
 def test_two_ranks_train_as_one_on_the_joined_batch(runs, name):
     plain().check_losses(runs[name][0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "contrastive"])
 def test_the_modality_agnostic_model_too(runs, stage):
     plain("vatt-ma-tiny").check_losses(runs[f"unified {stage}"][0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16"])
+@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16", "contrastive bf16"])
 def test_a_run_in_two_halves_is_bit_equal_to_the_run_in_one(runs, name):
     """In bf16, from its fp32 weights: stage 0 in bf16 is what a GPU runs by default."""
     whole, half, rest = (runs[f"{name}{part}"] for part in ("", " half", " rest"))
@@ -122,13 +144,28 @@ def test_a_state_moves_between_stages_and_numbers_of_ranks(runs, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "contrastive"])
 def test_what_is_not_finite_changes_nothing(runs, stage):
     """An infinite gradient, and a NaN in the input, on one rank alone: both ranks skip the step and go on."""
     log, weights, optimizer = runs[f"poison {stage}"]
     assert [entry["applied"] for entry in log] == [True, False, False, True]
     assert all(torch.isfinite(value).all() for value in weights.values())
     assert optimizer["step"] == 2
+
+
+@pytest.mark.slow
+def test_parts_in_bf16_are_as_exact_as_the_whole(runs):
+    """Their gradients are added up in fp32: the error of the whole gradient is that of one bf16 pass (half of it here,
+    for the loss is steep), within a tenth."""
+
+    def gradient(name):
+        state = runs[f"{name} once"][2]
+        return torch.cat([x.flatten() for name, x in sorted(state.items()) if name.endswith("exp_avg")])
+
+    errors = {name: (gradient(name) - gradient("fp32")).norm() for name in ("bf16", "contrastive")}
+    assert 0 < errors["contrastive"] < 1.1 * errors["bf16"]
+    losses = [runs[f"{name} once"][0][0]["loss"] for name in ("bf16", "contrastive")]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 
 
 @pytest.mark.slow
@@ -183,6 +220,27 @@ def test_the_whole_gradient_is_clipped(runs, stage):
     _, _, optimizer = runs[f"clip {stage}"]
     means = [value.flatten() for name, value in optimizer.items() if name.endswith(".exp_avg")]
     torch.testing.assert_close(torch.cat(means).double().norm().item(), CLIP / 10, rtol=1e-4, atol=0)
+
+
+def test_gradients_of_parts_are_added_up_in_fp32_and_never_offloaded(tmp_path):
+    """What DeepSpeed would do otherwise was seen: it dropped the gradients of the heads."""
+    optim = OptimConfig()
+    made = deepspeed_json(EngineConfig(contrastive_parts=4), optim, 8, bf16=True)
+    assert (made["zero_optimization"]["stage"], made["data_types"]["grad_accum_dtype"]) == (2, "fp32")
+    assert (made["train_micro_batch_size_per_gpu"], made["gradient_accumulation_steps"]) == (8, 4)
+    for zero, stage in ((0, 0), (1, 1), (3, 3)):
+        made = deepspeed_json(EngineConfig(zero=zero, contrastive_parts=4), optim, 8, bf16=False)
+        assert made["zero_optimization"]["stage"] == stage
+        assert "data_types" not in made
+    assert "data_types" not in deepspeed_json(EngineConfig(), optim, 8, bf16=True)
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}))
+    for config in (
+        EngineConfig(zero=2, contrastive_parts=2, offload_optimizer=True),
+        EngineConfig(zero=3, contrastive_parts=2, deepspeed=str(own)),
+    ):
+        with pytest.raises(ConfigError, match=r"engine\.contrastive_parts: not with an offloaded optimizer"):
+            deepspeed_json(config, optim, 8, bf16=False)
 
 
 def test_generated_deepspeed_json(tmp_path):

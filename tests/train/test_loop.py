@@ -50,8 +50,10 @@ class FakeEngine:
     log: list = field(default_factory=list)
     steps: int = 0
     beside: list = field(default_factory=lambda: [{}])  # what comes with the loss, step after step
+    parts: int = 1
 
     def train_step(self, batch, lr, seed):
+        assert len(list(batch)) == self.parts
         self.steps += 1
         self.log.append(("step", self.steps))
         beside = self.beside[min(self.steps, len(self.beside)) - 1]
@@ -136,8 +138,23 @@ def test_a_batch_is_dropped_before_the_next_one_is_asked_for(trainer):
     made, told = trainer()
     made.loader.notes = ["memory is short"]
     made.run()
-    assert made.loader.held == [False] * 7
+    assert made.loader.held == [False] * 6
     assert told[0] == "memory is short"
+
+
+def test_the_ranks_agree_once_a_step_when_all_of_its_parts_are_there(trainer, monkeypatch):
+    made, _ = trainer(steps=2)
+    made.engine.parts = 3
+    made.loader.__class__ = type("Skips", (Loader,), {"__next__": skipping})
+    asked = []
+    monkeypatch.setattr(loop, "agree", lambda flags, clips: asked.append((flags, clips)) or flags)
+    made.run()
+    assert asked == [([False, True], 6)] * 2
+    assert len(made.skips.records) == 1
+
+
+def skipping(self):
+    return Loader.__next__(self) | {"skipped": [{"dataset": "a", "file": "b", "field": "c", "reason": "d"}]}
 
 
 def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_a_checkpoint(trainer, monkeypatch):

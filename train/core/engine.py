@@ -54,7 +54,8 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
     """Our configuration as DeepSpeed's, with the entries of the user's own file over it (engine.deepspeed).
 
     Raises:
-        ConfigError: the user's file cannot be read, or sets what our own configuration decides.
+        ConfigError: the user's file cannot be read, or sets what our own configuration decides; parts of a batch with
+            an offloaded optimizer.
     """
     # DeepSpeed's bf16 without ZeRO scales the loss, begins with an empty Adam step and hides its fp32 weights; stage 1
     # does none of that, and is the same computation.
@@ -81,6 +82,11 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.deepspeed is not None:
         settings = _merge(settings, _users_json(config, bf16))
+    if config.contrastive_parts > 1 and _offloads(settings["zero_optimization"]):
+        raise ConfigError(
+            "engine.contrastive_parts: not with an offloaded optimizer, for which DeepSpeed keeps the gradients of "
+            "those weights alone that the last part reaches; the heads are not among them"
+        )
     return _merge(_without_waits(settings), settings)
 
 
@@ -89,14 +95,17 @@ def _without_waits(settings: dict[str, Any]) -> dict[str, Any]:
     throughput synchronizes twice a step, and the host reads the norm of the gradient and whether it is finite. Our
     optimizer makes the update void instead, and clips."""
     zero, clips = settings["zero_optimization"], settings["gradient_clipping"] > 0
-    offloads = zero.get("offload_optimizer", {}).get("device", "none") != "none"
-    unread = zero["stage"] in (1, 2) and not clips and not offloads and "zenflow" not in zero
+    unread = zero["stage"] in (1, 2) and not clips and not _offloads(zero) and "zenflow" not in zero
     quiet: dict[str, Any] = {"timers": {"throughput": {"enabled": False}}}
     if "bf16" in settings:
         quiet["bf16"] = {"check_grad_overflow": not unread}
     if unread and "compute_grad_norm" in DeepSpeedZeroConfig.model_fields:  # since 0.19
         quiet["zero_optimization"] = {"compute_grad_norm": False}
     return quiet
+
+
+def _offloads(zero: dict[str, Any]) -> bool:
+    return zero.get("offload_optimizer", {}).get("device", "none") != "none"
 
 
 def _users_json(config: EngineConfig, bf16: bool) -> dict[str, Any]:
@@ -278,7 +287,8 @@ class Engine:
 
     def _backward(self, loss: Tensor, last: bool) -> None:
         """Adds to the gradients; with the last part of a step it updates the weights."""
-        self._engine.backward(loss, scale_wrt_gas=False)
+        # DeepSpeed 0.19 scales what the module itself has returned, whatever it is told here
+        self._engine.backward(loss * 1, scale_wrt_gas=False)
         self._optimizer.finite = self._finite() if last else None
         self._engine.step()
         if not last:

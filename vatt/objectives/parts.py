@@ -70,7 +70,7 @@ def losses_in_parts(
         raise
     assert last is not None
     features = _joined(cached)
-    losses = call(last(), "last", features)
+    losses = call(last(), "last", dict(features))  # ZeRO 3 puts other tensors into what a module is given
     del last, cached
     after = _random_state(device)
     backward(losses["loss"], count == 1)
