@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,9 +25,18 @@ class Event:
     """Of copies, which are all done or all not done."""
 
     done = False
+    waited: ClassVar[list[int]] = []
+    made = 0
 
-    def record(self):
+    def __init__(self, blocking=False):
+        Event.made += 1
+        self.number = Event.made
+
+    def record(self, stream=None):
         pass
+
+    def synchronize(self):
+        Event.waited.append(self.number)
 
     def query(self):
         return Event.done
@@ -94,6 +104,16 @@ def test_what_is_copied_is_held_until_it_has_arrived(events, monkeypatch):
     monkeypatch.setattr(Event, "done", True)
     upload.let_go()
     assert gone
+
+
+def test_the_host_sends_one_batch_ahead_of_the_one_in_use(events, monkeypatch):
+    """A step in parts would fill the device with all of them."""
+    monkeypatch.setattr(Event, "waited", [])
+    monkeypatch.setattr(Event, "made", 0)
+    upload = Uploader(torch.device("cuda", 0))
+    for number in range(4):
+        upload({"video": torch.zeros(1)})
+        assert Event.waited == [1, 3, 5][:number]  # two events a batch: what was issued before it, and its copy
 
 
 def test_on_a_cpu_nothing_is_copied():

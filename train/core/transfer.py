@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vatt.data import Batch
 
-_AHEAD = 2  # batches on the device: the one in use, and the next
+_AHEAD = 1  # batches on the device beside the one in use
 
 
 class Later:
@@ -66,8 +66,8 @@ class Uploader:
         return sent
 
     def _keep_pace(self) -> None:
-        """Waits until the device is done with the batch before the last one, and so still has work: the host would send
-        all parts of a batch before the first is used, and they would not fit."""
+        """Waits until the device is done with the batch before the last one. It still has the last one to work on; but
+        without a wait the host would send all parts of a step before the first was used, and they would not fit."""
         issued = torch.cuda.Event(blocking=True)
         issued.record(torch.cuda.current_stream(self.device))
         self._used.append(issued)
