@@ -157,7 +157,7 @@ def _stretch(records: Sequence[Record], config: Record) -> tuple[list[Record], i
     last = records[-1]["step"]
     count = last - max(warmup, records[0]["step"] - 1)
     part = records[bisect_right(records, last - count / 2, key=lambda record: record["step"]) :]
-    every = -(-len(part) // _MOST)
+    every = max(1, -(-len(part) // _MOST))
     return list(part[::-every][::-1]), count
 
 
