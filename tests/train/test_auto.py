@@ -97,7 +97,7 @@ def _device(known):
 def test_the_samples_folder_gets_the_samples_recipe():
     config, _ = choose(facts(480, seconds=4.0), {})
     assert (config.model.name, config.run.batch_size, config.optim.lr) == ("vatt-tiny", 32, 3e-3)
-    assert config.run.steps == pytest.approx(260, rel=0.1)
+    assert config.run.steps * 32 == pytest.approx(60 * 384)
     assert config.data.eval_share * 480 == pytest.approx(96)
     assert config.evaluation.windows == 1
     assert config.model.text.trainable_embeddings
@@ -206,6 +206,12 @@ def test_too_few_files_are_not_held_out():
     config, choices = choose(facts(40), {})
     assert (config.data.eval_share, config.run.eval_every) == (0, 0)
     assert "too few" in rows(choices)["data.eval_share"].reason
+
+
+def test_clips_without_sound_are_made_up_for():
+    assert choose(facts(480, seconds=4.0, with_sound=24), {})[0].run.batch_size == 64
+    assert choose(facts(480, seconds=4.0, captioned=240), {})[0].run.batch_size == 64
+    assert choose(facts(480, seconds=4.0, captioned=0), {})[0].run.batch_size == 32  # the pair that is left has all
 
 
 def test_large_pictures_get_more_readers():

@@ -292,6 +292,16 @@ def test_two_ranks_under_the_launcher_agree_with_one(sample, alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_ranks_choose_alike_and_survey_once(alone, tmp_path):
+    words = ["--data", alone[0] / "bare", "--out", tmp_path / "run", *SMALL[:-1], "--steps", 1]
+    text = run(*words, ranks=2)
+    assert text.count("data: 28 clips") == 1
+    assert text.count("expected time") == 1
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["run"]["batch_size"] == 8  # nearest to 32 x sqrt(28 / 384) clips, in twos
+
+
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind_and_resumes_bit_equal(sample, tmp_path):
     out = tmp_path / "run"
     text = run(*words_of(sample, out, "--steps", 6, "run.save_every=3", "run.log_every=2"))  # step 3: amid a record

@@ -52,17 +52,20 @@ class Facts:
         return self.device == "cuda"
 
 
-def gather_facts(context: RankContext, data: Mapping[str, Sequence[Clip]], spec: InputConfig, eval_split: str) -> Facts:
-    """Rank 0 looks at clips and times its cores; the others wait for what it found. All ranks must call."""
+def gather_facts(
+    context: RankContext, data: Mapping[str, Sequence[Clip]], spec: InputConfig, eval_split: str, timed: bool = True
+) -> Facts:
+    """Rank 0 looks at clips and, with ``timed``, times its cores; the others wait for what it found. All ranks must
+    call."""
     host = (free_memory() or 8 << 30) // context.local_ranks
     memory = torch.cuda.mem_get_info()[0] if context.device.type == "cuda" else host
     least = [min(own) for own in zip(*gather((memory, host, context.cores)), strict=True)]
     found: tuple[Survey, float] | None = None
     if context.first:
         workers = min(_MOST_WORKERS, context.cores)
-        timed = 0.0 if context.device.type == "cuda" else product_rate(max(1, context.cores - 1))
-        found = survey(data, spec, workers=workers), timed
-    looked, timed = gather(found)[0]
+        rate = product_rate(max(1, context.cores - 1)) if timed and context.device.type == "cpu" else 0.0
+        found = survey(data, spec, workers=workers), rate
+    looked, rate = gather(found)[0]
     return Facts(
         data=tuple(data),
         survey=looked,
@@ -73,7 +76,7 @@ def gather_facts(context: RankContext, data: Mapping[str, Sequence[Clip]], spec:
         memory=least[0],
         host=least[1],
         cores=least[2],
-        product=timed,
+        product=rate,
     )
 
 

@@ -73,7 +73,8 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
     if job.resume:
         return Start(data)
     clips = {name: found.clips for name, found in data.items()}
-    facts = gather_facts(context, clips, job.config.model.input, job.config.data.eval_split)
+    timed = job.auto or not job.sample  # of the built-in sample's own recipe the time is known
+    facts = gather_facts(context, clips, job.config.model.input, job.config.data.eval_split, timed)
     if not job.auto:
         refuse_without_pairs(facts)
         return Start(data, facts)
