@@ -24,7 +24,7 @@ RGB = {
     "pink": (240, 80, 200),
     "white": (250, 250, 250),
 }
-RADIUS = {"small": 0.30, "large": 0.46}  # half the width of the thing, in half frame sides
+RADIUS = {"small": 0.36, "large": 0.56}  # half the width of the thing, in half frame sides
 _REACH = 1.25  # in radii; the farthest corner of a shape, the square's, lies at 1.19
 _MARK = np.array([25, 25, 30], np.float32)[:, None, None]
 

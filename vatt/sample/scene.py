@@ -99,7 +99,7 @@ class Motion:
         if self.kind == "slide":
             x = self.reach * wave
         elif self.kind == "bounce":  # a parabola between two hits of the floor
-            y = 0.6 - 1.2 * self.reach * 4 * cycle * (1 - cycle)
+            y = 0.5 - 1.4 * self.reach * 4 * cycle * (1 - cycle)
         elif self.kind == "spin":
             angle = self.angle + self.turn * TAU * cycle
         elif self.kind == "orbit":
@@ -119,13 +119,13 @@ def motion_of(scene: Scene) -> Motion:
     """The motion of a scene, its choices drawn from the seed of the scene."""
     rng = np.random.default_rng([scene.seed, 1])
     period = _PERIODS[scene.motion] * rng.uniform(0.85, 1.15)
-    centre = (rng.uniform(-0.35, 0.35), rng.uniform(-0.35, 0.35))
+    centre = (rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3))
     return Motion(
         kind=scene.motion,
         period=period,
         phase=rng.uniform(0, period),
         centre=centre,
-        reach=rng.uniform(0.5, 0.62),
+        reach=rng.uniform(0.45, 0.57),
         angle=rng.uniform(-0.3, 0.3),
         turn=int(rng.choice([-1, 1])),
     )

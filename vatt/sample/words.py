@@ -57,18 +57,18 @@ _HEARD = ("shape", "colour", "size", "motion")  # what a sound tells
 # The first caption of a video is the query of the evaluation: it tells shape, colour and motion.
 FULL = (
     "a {size} {colour} {shape} {motion}",
-    "a {colour} {shape} {motion} over {background}",
+    "a {size} {colour} {shape} {motion} over {background}",
     "here the {size} {colour} {shape} {motion}",
     "look at this {colour} {shape} it {motion}",
     "now a {size} {colour} {shape} that {motion}",
     "we see a {size} {colour} {shape} and it {motion}",
-    "there is a {colour} {shape} which {motion}",
+    "there is a {size} {colour} {shape} which {motion}",
     "watch how the {size} {colour} {shape} {motion}",
 )
 PARTIAL = (
     "the {shape} {motion} in front of {background}",
-    "something {colour} {motion}",
-    "what a nice {colour} {shape}",
+    "something {size} and {colour} {motion}",
+    "what a nice {size} {shape}",
     "it {motion} and you can hear it",
     "the {size} {colour} one {motion}",
     "notice the {background} behind the {shape}",

@@ -24,8 +24,8 @@ from vatt.sample.sound import waveform
 from vatt.sample.words import captions, srt
 
 MANIFEST, PICTURES, STAMP = "manifest.csv", "pictures.csv", "sample.json"
-FORMAT = 7  # goes up whenever the same parameters would give other files
-TRAIN, VAL = 384, 96
+FORMAT = 8  # goes up whenever the same parameters would give other files
+TRAIN, VAL = 768, 96
 SECONDS, FPS, SIDE, RATE, GOP = 4.0, 15, 112, 48000, 15
 _LEAST = 16  # clips that are worth a process
 
