@@ -14,6 +14,7 @@ from vatt.config import ConfigError, nearest
 from vatt.models.config import (
     ClassifierConfig,
     HeadConfig,
+    SpectrogramConfig,
     TextConfig,
     UnifiedConfig,
     VATTConfig,
@@ -38,6 +39,7 @@ def _separate(name: str, video: str, audio: str, text: str) -> VATTConfig:
         backbone="separate",
         video=VideoConfig(**_size(video)),
         waveform=WaveformConfig(**_size(audio)),
+        spectrogram=SpectrogramConfig(**_size(audio)),
         text=TextConfig(kind="t5", **_size(text)),
     )
 
@@ -65,6 +67,7 @@ def _tiny(name: str) -> VATTConfig:
         input=replace(_TINY_INPUT),
         video=VideoConfig(**_size("tiny"), **_TINY_VIDEO, **_TINY_RATES),
         waveform=WaveformConfig(**_size("tiny"), **_TINY_AUDIO, **_TINY_RATES),
+        spectrogram=SpectrogramConfig(**_size("tiny"), **_TINY_RATES),
         text=TextConfig(**_text_tiny(), **_TINY_RATES),
         head=HeadConfig(d_va=128, d_vat=64),
     )

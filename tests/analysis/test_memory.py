@@ -72,10 +72,6 @@ CONFIGS = {
 def batch_of(config, clips):
     spec = config.input
     audio = torch.rand(clips, spec.samples)
-    if config.audio_input == "spectrogram":
-        part = config.spectrogram
-        bins = part.max_spectoral_buckets * part.spectoral_patch_size
-        audio = torch.rand(clips, part.max_temporal_buckets * part.temporal_patch_size, bins)
     return {
         "video": torch.zeros(clips, spec.frames, spec.size, spec.size, 3, dtype=torch.uint8),
         "audio": audio,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.golden.golden import GRADIENT, assert_close, load
-from vatt.data.spectrogram import mel_matrix, normalise, spectrogram
 from vatt.evaluation.classification import accuracy, multilabel
 from vatt.models.classifier import average_views
+from vatt.models.spectrogram import mel_matrix, normalise, spectrogram
 from vatt.objectives.classification import Mix, multi_label_loss, single_label_loss, smooth_labels, split_windows
 
 

@@ -201,11 +201,15 @@ def test_words_come_from_the_folder_or_a_file(folder, tmp_path):
         VATT.from_pretrained(bare, vocabulary=words)
 
 
-def test_a_model_of_spectrograms_says_so():
+def test_a_model_of_spectrograms_takes_sounds(files):
     config = small_config()
-    config.audio_input = "spectrogram"
-    with pytest.raises(ValueError, match="reads spectrograms"):
-        VATT(config).embed_audio(torch.zeros(1, config.input.samples))
+    config.audio_input, config.spectrogram.max_temporal_buckets = "spectrogram", 5
+    model = VATT(config).double()
+    sound, _ = inputs(model)[1][:2], None
+    one, other = model.embed_audio(sound)
+    assert not torch.allclose(one, other, atol=1e-4)
+    assert_same(model.embed_audio(0.3 * sound), torch.stack([one, other]))  # at one level
+    assert model.embed_audio(files[0], windows=2).shape == one.shape
 
 
 def test_the_folder_of_a_run_is_taken(folder, files, tmp_path):

@@ -10,9 +10,12 @@ import torch
 from tests.weights.test_model_folder import classifier_of, small
 from vatt.clip import SILENCE
 from vatt.inference import VATT, load_pretrained, save_pretrained
-from vatt.models.sound import LARGEST_GAIN, at_level
+from vatt.models.config import SpectrogramConfig
+from vatt.models.sound import LARGEST_GAIN, at_level, log_mel, log_mel_shape
+from vatt.models.spectrogram import normalise, spectrogram
 from vatt.objectives.classification import Mix
 from vatt.objectives.finetuning import Finetuning, TargetConfig
+from vatt.objectives.pretraining import Pretraining
 
 
 def rms(x):
@@ -109,3 +112,42 @@ def test_a_model_from_before_takes_sounds_as_they_are(kind, tmp_path):
     del values["input"]["audio_level"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert load_pretrained(tmp_path).config.input.audio_level == "as_is"
+
+
+def spectrogram_config():
+    """vatt-tiny on windows of 0.8 s: 38 Fourier transforms, 2 patches of 16."""
+    config = small()
+    config.audio_input, config.input.frames = "spectrogram", 8
+    config.spectrogram = SpectrogramConfig(num_layers=1, d_model=16, d_kv=8, d_ff=16, num_heads=2)
+    config.spectrogram.max_temporal_buckets = 2
+    return config
+
+
+@pytest.mark.parametrize("level", ["rms", "as_is"])
+def test_a_spectrogram_model_takes_waveforms(level):
+    config = spectrogram_config()
+    config.input.audio_level = level
+    model, sound = VATT(config).eval(), noise(2, config.input.samples)
+    x = log_mel(at_level(sound, level), config.input, config.spectrogram)
+    assert x.shape[1:] == log_mel_shape(config.input, config.spectrogram) == (38, 80)
+    if level == "rms":
+        assert x.mean((1, 2)).tolist() == pytest.approx([0, 0], abs=1e-4)
+        assert x.std((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-3)
+    else:  # the official loaders'
+        assert torch.equal(x, normalise(spectrogram(sound, mel_bins=80)))
+    with torch.no_grad():
+        whole = model(audio=sound)["audio/tovid"]
+        assert torch.equal(whole, model(audio=x)["audio/tovid"])  # one made elsewhere is taken as it is
+        silent = model(audio=torch.zeros(1, config.input.samples))["audio/tovid"]
+    assert silent.isfinite().all()
+    assert Pretraining(config).empty_batch(3)["audio"].shape == (3, config.input.samples)
+
+
+def test_a_window_must_fit_the_positions_of_a_spectrogram():
+    config = spectrogram_config()
+    config.input.frames = 32
+    with pytest.raises(ValueError, match=r"spectrogram.max_temporal_buckets: 2 positions; .* 150 steps .* 9 patches"):
+        VATT(config)
+    config.input.sample_rate = 20
+    with pytest.raises(ValueError, match=r"spectrogram.stft_length, stft_step: less than a sample at 20 Hz"):
+        VATT(config)

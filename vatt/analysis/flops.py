@@ -9,7 +9,8 @@ Convention: 2 operations per multiply-add, of the forward pass of one clip. Only
     head                   projections to the common spaces
 
 for N tokens (with the aggregation token), width D, H heads of E dimensions, F inner dimensions of the MLP. The figures
-published with the paper count the attention products once (2 N^2 D): halve that field to compare with them.
+published with the paper count the attention products once (2 N^2 D): halve that field to compare with them. Not counted
+is what makes the log-mel of a spectrogram model (25 million a clip, forward alone).
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def tokens(config: VATTConfig, training: bool = True) -> dict[str, Tokens]:
     """Tokens of "video", "audio" and "text" (one sentence) in a clip of ``config.input``, without aggregation tokens.
 
     ``training`` applies DropToken, which keeps a share of the position buckets, as in the official code. A spectrogram
-    has as many patches as buckets.
+    has as many patches as buckets (`vatt.models.sound.check_spectrogram`).
     """
     frames, size, samples, words = config.input.frames, config.input.size, config.input.samples, config.input.words
     if config.backbone == "unified":

@@ -18,6 +18,7 @@ import torch
 from vatt.analysis.flops import Branch, branches_of, tokens
 from vatt.kernels.patch_embed.gather import KEPT_BYTES
 from vatt.models.config import TextConfig, TransformerConfig, VATTConfig
+from vatt.models.sound import log_mel_shape
 from vatt.objectives.contrastive import PAIRS
 
 BACKENDS = ("torch", "triton", "auto")
@@ -176,6 +177,8 @@ def _before(config: VATTConfig, name: str, branch: Branch, mode: _Mode) -> int:
     size = 0 if mode.triton or view else rows * branch.values * s
     if wave and config.input.audio_level == "rms" and (mode.triton or view):
         size += 4 * config.input.samples  # the sound at its level, which patches are read from, in place of the batch
+    if name == "audio" and not wave and mode.triton:
+        size += 4 * math.prod(log_mel_shape(config.input, config.spectrogram))
     gathered = (rows + 1) * branch.values * s  # with the row of the aggregation token
     if mode.gathers and mode.gathers * gathered <= KEPT_BYTES:
         size += gathered

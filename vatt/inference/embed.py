@@ -61,10 +61,9 @@ def embed_clips(
         batch_size: clips of a batch, each with all of its windows.
 
     Raises:
-        SpaceError: no such space. ValueError: no window, or a model that reads spectrograms.
+        SpaceError: no such space. ValueError: no window.
     """
     output_name(model.config, modality, space)
-    check_audio(model, modality)
     views = Views(windows, 1)
     numbers = range(len(clips)) if numbers is None else numbers
     config = DataConfig() if config is None else config
@@ -130,12 +129,6 @@ def embed_sentences(
     return Embedded([n for n, has in zip(numbers, has_word.tolist(), strict=True) if has], x_BD, skipped)
 
 
-def check_audio(model: VATT, modality: str) -> None:
-    """Raises ValueError: sound for a model that reads spectrograms."""
-    if modality == "audio" and model.config.audio_input != "waveform":
-        raise ValueError(f"audio: {model.config.name} reads spectrograms; pass them to model(audio=...)")
-
-
 def embed_media(
     model: VATT,
     items: Any,
@@ -157,7 +150,6 @@ def embed_media(
         tensor, or a mixed list. ValueError: a tensor of another shape, type or range, or another sample rate.
     """
     output_name(model.config, modality, space)
-    check_audio(model, modality)
     if batch_size < 1:
         raise ValueError(f"batch_size: must be 1 or more, got {batch_size}")
     rate = model.config.input.sample_rate

@@ -23,7 +23,7 @@ from vatt.data.manifest import MEDIA, media_files, read_clips
 from vatt.data.shards.dataset import is_shards
 from vatt.data.splits import choose_split
 from vatt.inference.api import VATT
-from vatt.inference.embed import Embedded, check_audio, clip_of, embed_clips, embed_sentences
+from vatt.inference.embed import Embedded, clip_of, embed_clips, embed_sentences
 from vatt.inference.output import (
     EmbedError,
     Item,
@@ -107,7 +107,6 @@ def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults
     except RuntimeError as error:
         raise EmbedError(f"device: {job.device}: {str(error).splitlines()[0]}") from error
     output_name(model.config, job.modality, job.space)
-    check_audio(model, job.modality)
     if job.modality == "text":
         embed_sentences(model, model.tokenizer, [])  # says at once that the words are not known
     settings = settings_of(job, source)

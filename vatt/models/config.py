@@ -73,13 +73,20 @@ class WaveformConfig(TransformerConfig, DropTokenConfig, ProjectionConfig):
 
 @dataclass
 class SpectrogramConfig(TransformerConfig, ProjectionConfig):
-    """Spectrogram Transformer (SpT): log-mel patches, no DropToken."""
+    """Spectrogram Transformer (SpT): log-mel patches, no DropToken. The model makes them of the waveform."""
 
     use_bias: bool = False  # biases in attention and MLP
     temporal_patch_size: int = 16  # time steps of a patch
     spectoral_patch_size: int = 5  # mel bins of a patch
     max_temporal_buckets: int = 9  # learned positions in time
     max_spectoral_buckets: int = 16  # learned positions in frequency
+    stft_length: float = 0.04267  # seconds of a Fourier transform
+    stft_step: float = 0.02134  # seconds from one Fourier transform to the next
+
+    @property
+    def mel_bins(self) -> int:
+        """As many as there are positions for: 80."""
+        return self.max_spectoral_buckets * self.spectoral_patch_size
 
 
 @dataclass

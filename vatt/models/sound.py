@@ -1,14 +1,18 @@
-"""What a model does to a waveform before it makes tokens of it.
+"""What a model does to a waveform before it makes tokens of it: its level, and for a spectrogram model its log-mel.
 
-Shapes: B sounds, L samples.
+Shapes: B sounds, L samples, T Fourier transforms, M mel bins.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from vatt.clip import SILENCE, AudioLevel
+from vatt.clip import SILENCE, AudioLevel, InputConfig
+from vatt.models.config import SpectrogramConfig
+from vatt.models.spectrogram import normalise, spectrogram, standardise
 
 LARGEST_GAIN = 1000.0  # 60 dB: what is quieter than an rms of 0.001 stays below 1
 
@@ -40,3 +44,44 @@ def at_level(audio_BL: Tensor, level: AudioLevel) -> Tensor:
     gain_B1 = rms_B1.clamp(min=1 / LARGEST_GAIN).reciprocal()
     gain_B1 = torch.where(sound_BL.abs().amax(1, keepdim=True) > SILENCE, gain_B1, 1.0)
     return (audio_BL * gain_B1).to(audio_BL.dtype)
+
+
+def log_mel(audio_BL: Tensor, spec: InputConfig, section: SpectrogramConfig) -> Tensor:
+    """The log-mel spectrogram that a spectrogram model reads, of waveforms at their level, (B, T, M).
+
+    "as_is" brings each item to [0, 1], as the official loaders do (data/loading/loader.py); different sounds then make
+    tokens that differ by 0.02, beside positions that differ by 1. "rms" brings it to a mean of 0 and a deviation of 1.
+
+    Returns:
+        The type of ``audio_BL``; computed in float32 or wider.
+    """
+    length, step = _sizes(spec, section)
+    wide = audio_BL.to(torch.promote_types(audio_BL.dtype, torch.float32))
+    x_BTM = spectrogram(wide, sample_rate=spec.sample_rate, window=length, step=step, mel_bins=section.mel_bins)
+    return (standardise(x_BTM) if spec.audio_level == "rms" else normalise(x_BTM)).to(audio_BL.dtype)
+
+
+def log_mel_shape(spec: InputConfig, section: SpectrogramConfig) -> tuple[int, int]:
+    """(T, M) of a window."""
+    return math.ceil(spec.samples / _sizes(spec, section)[1]), section.mel_bins
+
+
+def check_spectrogram(spec: InputConfig, section: SpectrogramConfig) -> None:
+    """Raises ValueError: the log-mel of a window has another number of patches in time than there are positions; the
+    message names both fields."""
+    steps, _ = log_mel_shape(spec, section)
+    patches = steps // section.temporal_patch_size
+    if patches != section.max_temporal_buckets:
+        raise ValueError(
+            f"spectrogram.max_temporal_buckets: {section.max_temporal_buckets} positions; the window of input, of "
+            f"{spec.seconds:g} s, has {steps} steps of spectrogram.stft_step={section.stft_step:g} s, {patches} "
+            f"patches of spectrogram.temporal_patch_size={section.temporal_patch_size}"
+        )
+
+
+def _sizes(spec: InputConfig, section: SpectrogramConfig) -> tuple[int, int]:
+    """Samples of a Fourier transform, and from one to the next."""
+    length, step = int(spec.sample_rate * section.stft_length), int(spec.sample_rate * section.stft_step)
+    if min(length, step) < 1:
+        raise ValueError(f"spectrogram.stft_length, stft_step: less than a sample at {spec.sample_rate} Hz")
+    return length, step

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import VATTConfig
 from vatt.models.heads import build_head
-from vatt.models.sound import at_level
+from vatt.models.sound import at_level, check_spectrogram, log_mel
 from vatt.models.text import TextBackbone
 from vatt.models.tokens import ItemDraws, PatchTokens, send
 from vatt.models.transformer import Encoder
@@ -43,6 +43,7 @@ class VATT(nn.Module):
             if config.audio_input == "waveform":
                 self.audio = WaveformBackbone(config.waveform, backend)
             else:
+                check_spectrogram(config.input, config.spectrogram)
                 self.audio = SpectrogramBackbone(config.spectrogram, backend)
             self.text = TextBackbone(config.text, backend)
             widths = (self.video.width, self.audio.width, self.text.width)
@@ -71,7 +72,8 @@ class VATT(nn.Module):
 
         Args:
             video: (B, T, H, W, 3), uint8 in [0, 255] or floating point in [-1, 1].
-            audio: (B, L) in [-1, 1], brought to its level here, or (B, T, F) for a spectrogram model.
+            audio: (B, L) in [-1, 1], brought to its level here. A spectrogram model makes its log-mel of that, or takes
+                one that is made, (B, T, F), as it is.
             text: (B, C, W) or (B, W) integer word ids, 0 = padding.
             generator: CPU generator of DropToken, which is active in training mode; video draws first, then audio, both
                 before anything is computed.
@@ -100,7 +102,7 @@ class VATT(nn.Module):
         """What the backbones make of the modalities given, in front of the head: modality -> (B, D), text (B*C, D).
         Arguments and errors are those of `forward`. They may be views of larger tensors."""
         if audio is not None and audio.ndim == 2:
-            audio = at_level(audio, self.config.input.audio_level)
+            audio = self._hear(audio)
         given = {"video": video, "audio": audio, "text": None if text is None else _flat(text)}
         inputs = {modality: x for modality, x in given.items() if x is not None}
         if not inputs:
@@ -137,6 +139,12 @@ class VATT(nn.Module):
         if self.unified is not None:
             return self.unified.video_tokens if modality == "video" else self.unified.audio_tokens
         return self.video.tokens if modality == "video" else self.audio.tokens
+
+    def _hear(self, audio_BL: Tensor) -> Tensor:
+        """Waveforms at their level; for a spectrogram model their log-mel (B, T, F)."""
+        config = self.config
+        audio_BL = at_level(audio_BL, config.input.audio_level)
+        return audio_BL if config.audio_input == "waveform" else log_mel(audio_BL, config.input, config.spectrogram)
 
     def _backbones(self, inputs: dict[str, Tensor], kept: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if self.unified is not None:

@@ -42,14 +42,10 @@ class Pretraining(nn.Module):
     def empty_batch(self, count: int) -> dict[str, Tensor]:
         """``count`` clips as the loader gives them, without memory (on the device "meta")."""
         config = self.vatt.config
-        spec, sound = config.input, config.spectrogram
-        audio: tuple[int, ...] = (spec.samples,)
-        if config.audio_input == "spectrogram":
-            steps, bins = sound.temporal_patch_size, sound.spectoral_patch_size
-            audio = sound.max_temporal_buckets * steps, sound.max_spectoral_buckets * bins
+        spec = config.input
         return {
             **empty_frames(count, spec, "video", self.planes),
-            "audio": torch.empty(count, *audio, device="meta"),
+            "audio": torch.empty(count, spec.samples, device="meta"),
             "text": torch.empty(count, spec.candidates, spec.words, dtype=torch.int64, device="meta"),
             "audio_mask": torch.empty(count, device="meta"),
             "text_mask": torch.empty(count, device="meta"),

@@ -171,12 +171,8 @@ def update_bytes(request: Request, states: States) -> int:
 
 def sample_bytes(config: VATTConfig) -> int:
     """Bytes of a clip as the engine gets it: uint8 pixels, float32 sound, int64 words, two float32 masks."""
-    spec, sound = config.input, config.spectrogram
-    audio = spec.samples
-    if config.audio_input == "spectrogram":
-        steps = sound.max_temporal_buckets * sound.temporal_patch_size
-        audio = steps * sound.max_spectoral_buckets * sound.spectoral_patch_size
-    return 3 * spec.frames * spec.size**2 + 4 * audio + 8 * spec.candidates * spec.words + 8
+    spec = config.input
+    return 3 * spec.frames * spec.size**2 + 4 * spec.samples + 8 * spec.candidates * spec.words + 8
 
 
 def largest_batch(request: Request, config: VATTConfig, states: States) -> int:
