@@ -198,12 +198,12 @@ def test_a_data_set_without_a_good_clip_ends_from_a_process_too(tmp_path):
 
 
 def test_evaluation_tells_of_a_clip_that_kills(clips, monkeypatch):
-    views = Views.read
+    views = Views.read_into
 
     def read(self, clip, *arguments):
         return os.abort() if clip.video.name == "1.mp4" else views(self, clip, *arguments)
 
-    monkeypatch.setattr(Views, "read", read)
+    monkeypatch.setattr(Views, "read_into", read)
     monkeypatch.setattr(os, "abort", lambda: os.kill(os.getpid(), signal.SIGKILL))
     config = DataConfig(workers=2, decode_timeout=HANG)
     (batch,) = view_batches(clips, [0, 1, 2], Views(1, 1), "video", SPEC, config, batch_size=4)

@@ -175,7 +175,8 @@ def test_batches_for_training_and_evaluation(media, workers):
     bad.video.write_bytes(b"no film")
     found = list(view_batches([*clips, bad], [0, 2, 1], Views(2, 1), "video", SPEC, config, batch_size=2))
     assert [b["index"].tolist() for b in found] == [[0], [1]]
-    assert [len(b.get("x", [])) for b in found] == [2, 2]
+    assert [len(b.get("x", [])) for b in found] == [2, 1]  # all windows of a picture are one
+    assert [b["of_view"].tolist() for b in found] == [[[0, 1]], [[0, 0]]]
     (record,) = found[0]["skipped"]
     assert record["index"] == 2
     assert record["file"].endswith("cut.mp4")

@@ -144,8 +144,8 @@ def test_other_weights_views_or_a_random_start_are_other_features(clips, model, 
 
 
 def test_what_cannot_work_is_said_before_a_clip_is_decoded(clips, model, tmp_path, alone, capsys):
-    with pytest.raises(ProbeError, match="--split: a probe takes both sides from the manifest"):
-        probe(model, clips, tmp_path, alone, "--split", "val")
+    with pytest.raises(ProbeError, match="dev has no clip to test on; a probe reads"):
+        probe(model, clips, tmp_path, alone, "--split", "dev")
     with pytest.raises(SystemExit):
         probe(model, clips, tmp_path, alone, "--steps", 0)
     assert "--steps" in capsys.readouterr().err

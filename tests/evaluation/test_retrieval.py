@@ -13,7 +13,22 @@ from torch.nn import functional as F
 from vatt.clip import InputConfig
 from vatt.data import Tokenizer, eval_batches, read_clips
 from vatt.data.config import DataConfig
-from vatt.evaluation.retrieval import Embeddings, Retrieval, embed, format_table, retrieval_table, write_results
+from vatt.evaluation.retrieval import (
+    Embeddings,
+    EqualRetrieval,
+    EvaluationError,
+    Retrieval,
+    chance,
+    chance_of_equal,
+    embed,
+    format_table,
+    retrieval_table,
+    retrieval_tables,
+    same_caption,
+    similarity,
+    write_results,
+)
+from vatt.evaluation.retrieval import retrieval as dense
 from vatt.models import VATT
 from vatt.presets import preset
 
@@ -29,6 +44,8 @@ def batch(clips, config, generator, text_mask, audio_mask):
         "text": torch.randint(1, 50, (clips, 1, spec.words), generator=generator),
         "text_mask": torch.tensor(text_mask, dtype=torch.float32),
         "audio_mask": torch.tensor(audio_mask, dtype=torch.float32),
+        "of_window": torch.arange(rows).view(clips, WINDOWS),
+        "sounds": [f"{clips} {i}".encode() for i in range(clips)],
         "captions": [f"caption {i}" for i in range(clips)],
         "videos": [f"{i}.mp4" for i in range(clips)],
         "ranges": [(0.5 * i, None) for i in range(clips)],
@@ -44,9 +61,9 @@ def model():
 def test_windows_are_averaged_and_the_mode_is_put_back(model):
     generator = torch.Generator().manual_seed(1)
     batches = [
-        batch(2, model.config, generator, [1, 1], [1, 0]),
+        batch(2, model.config, generator, [1, 1], [[0, 1], [0, 0]]),
         {"captions": [], "skipped": [{"file": "bad.mp4"}]},  # nothing of it could be decoded
-        batch(1, model.config, generator, [0], [1]),
+        batch(1, model.config, generator, [0], [[1, 1]]),
     ]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = embed(model, batches)
@@ -59,16 +76,22 @@ def test_windows_are_averaged_and_the_mode_is_put_back(model):
     model.eval()
     with torch.no_grad():
         alone = model(video=batches[0]["video"][2:4], text=batches[0]["text"][1:2])
+        sound = model(audio=batches[0]["audio"])["audio/tovid"].float()
     model.train()
     torch.testing.assert_close(found.spaces["video/totxt"][1], alone["video/totxt"].mean(0).float())
     torch.testing.assert_close(found.spaces["text/tovid"][1], alone["text/tovid"][0].float())
+    unit = F.normalize(alone["video/totxt"].float(), dim=1).mean(0)
+    torch.testing.assert_close(found.unit_means["video/totxt"][1], unit)
+    torch.testing.assert_close(found.spaces["audio/tovid"][0], sound[1])  # its first window is silent
+    torch.testing.assert_close(found.spaces["audio/tovid"][1], sound[2:4].mean(0))  # both are: no query, yet a number
     table = retrieval_table(found)
-    assert [table[name].n for name in ("text_to_video", "audio_to_video", "chance")] == [2, 2, 3]
+    assert list(table) == ["text_to_video", "audio_to_video", "chance"]
+    assert [table[name].n for name in table] == [2, 2, 3]
 
 
 def test_the_mode_is_put_back_after_an_error(model):
-    with pytest.raises(ValueError, match="no clip could be read"):
-        embed(model, [{"captions": []}])
+    with pytest.raises(EvaluationError, match="no clip could be read"):
+        retrieval_table(embed(model, [{"captions": []}]))
     with pytest.raises(KeyError):
         embed(model, [{"captions": ["a"], "video": torch.zeros(1)}])
     assert model.training
@@ -105,6 +128,86 @@ def test_a_broken_model_scores_nothing():
         broken[3] = value
         with pytest.raises(ValueError, match="not finite"):
             retrieval_table(embeddings(alike, broken))
+
+
+def test_clips_with_an_equal_caption_or_sound_count_as_right_in_figures_of_their_own():
+    """Clips 1 and 2 say the same in other letters, and each of the two sentences finds the other clip first."""
+    video = torch.eye(12)
+    text = video.clone()
+    text[[1, 2]] = video[[2, 1]] + 0.1 * video[[1, 2]]
+    found = embeddings(text, video)
+    found.captions[1:3] = ["A  red ball!", "a red, ball"]
+    found.sounds = [bytes([1 + i // 4]) for i in range(12)]
+    found.sounds[0] = b""
+    found.has_audio_N = torch.tensor([False] + [True] * 11)
+    table = retrieval_table(found)
+    assert list(table) == ["text_to_video", "text_to_video_equal", "audio_to_video", "audio_to_video_equal", "chance"]
+    assert table["text_to_video"].r1 == pytest.approx(10 / 12)
+    level = table["text_to_video_equal"]
+    assert isinstance(level, EqualRetrieval)
+    assert (level.r1, level.median_rank, level.n, level.shared) == (1.0, 1.0, 12, 2)
+    assert level.examples == [("A  red ball!", 2)]
+    assert level.chance.r1 == pytest.approx((10 * 1 / 12 + 2 * 2 / 12) / 12)
+    sound = table["audio_to_video_equal"]
+    assert (sound.n, sound.shared, [count for _, count in sound.examples]) == (11, 11, [4, 4, 3])
+    lines = format_table(table).splitlines()
+    assert [line[:22].strip() for line in lines[1:6]] == [
+        "text -> video",
+        "or an equal caption",
+        "audio -> video",
+        "or an equal sound",
+        "chance",
+    ]
+    assert lines[6] == "2 of 12 captions are shared by several clips: 'A  red ball!' (2 clips)"
+    told = "11 of 11 sounds are shared by several clips: "
+    assert sorted(lines[7].removeprefix(told).split(", ")) == [
+        "'clip 1' (3 clips)",
+        "'clip 10' (4 clips)",
+        "'clip 4' (4 clips)",
+    ]
+
+
+def test_what_counts_as_an_equal_caption():
+    assert same_caption(" Don't\tSTOP\u2026 ") == same_caption("don\u2019t stop") == "dont stop"
+    assert same_caption("\uff21 caf\u0065\u0301") == same_caption("a caf\u00e9")
+    assert same_caption("left") != same_caption("right")
+    found = embeddings(torch.eye(3), torch.eye(3), torch.zeros(3, dtype=torch.bool))
+    found.captions[:] = ["", "...", ""]  # no query, and not alike
+    assert list(retrieval_table(found)) == ["audio_to_video", "chance"]
+
+
+def test_chance_where_several_are_right():
+    one = chance_of_equal(torch.ones(7, dtype=torch.int64), 40)
+    assert [one.r1, one.r5, one.r10] == pytest.approx([1 / 40, 5 / 40, 10 / 40])
+    assert (one.median_rank, one.n) == (20.5, 7)
+    generator, right = torch.Generator().manual_seed(0), 4
+    best = torch.rand(20000, 30, generator=generator).argsort(1).argsort(1)[:, :right].amin(1)  # places from 0 on
+    some = chance_of_equal(torch.full((3,), right), 30)
+    for share, k in ((some.r1, 1), (some.r5, 5), (some.r10, 10)):
+        assert share == pytest.approx((best < k).double().mean().item(), abs=0.012)
+    assert some.median_rank == pytest.approx(best.double().mean().item() + 1, abs=0.1)
+    few = chance_of_equal(torch.tensor([2, 3]), 3)
+    assert (few.r1, few.r5) == (pytest.approx((2 / 3 + 1) / 2), 1.0)
+    assert chance(1, 3).r5 == 1.0
+
+
+def test_the_table_is_that_of_the_whole_matrix():
+    generator = torch.Generator().manual_seed(2)
+    spaces = {name: torch.randn(60, 16, generator=generator) for name in ("text/tovid", "audio/tovid")}
+    windows = {name: torch.randn(180, 16, generator=generator) for name in ("video/totxt", "video/toaud")}
+    spaces |= {name: x.unflatten(0, (60, 3)).mean(1) for name, x in windows.items()}
+    units = {name: F.normalize(x, dim=1).unflatten(0, (60, 3)).mean(1) for name, x in windows.items()}
+    has = torch.arange(60) % 4 != 0
+    names = [str(i) for i in range(60)]
+    found = Embeddings(spaces, has, ~has, names, names, [(None, None)] * 60, [n.encode() for n in names], units)
+    tables = retrieval_tables(found)
+    for name, query, video, own in (
+        ("text_to_video", "text/tovid", "video/totxt", has.nonzero()[:, 0]),
+        ("audio_to_video", "audio/tovid", "video/toaud", (~has).nonzero()[:, 0]),
+    ):
+        for table, average in (("embeddings", True), ("similarities", False)):
+            whole = similarity(spaces[query][own], windows[video], 3, average_embeddings=average)
+            assert tables[table][name] == dense(whole, own)
 
 
 def test_table_for_a_terminal():

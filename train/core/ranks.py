@@ -25,6 +25,7 @@ from vatt.config import ConfigError
 from vatt.distributed import UnequalRanks
 from vatt.environment import cores
 from vatt.errors import UserError
+from vatt.evaluation.ranking import Together
 from vatt.precision import type_of
 
 # A second group beside that of the gradients, on the CPU: a rank waits in it as long as the others live, however long
@@ -215,6 +216,11 @@ def gather(item: Any) -> list[Any]:
     items: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item, group=_patient)
     return items
+
+
+def everyone() -> Together:
+    """All ranks, for tensors of the CPU."""
+    return Together(_patient)
 
 
 def wait_for_all() -> None:

@@ -120,10 +120,18 @@ class PretrainReader:
 
 
 def evaluation_windows(
-    clip: Clip, tokenizer: Tokenizer, spec: InputConfig, config: DataConfig, windows: int
+    clip: Clip,
+    tokenizer: Tokenizer,
+    spec: InputConfig,
+    config: DataConfig,
+    windows: int,
+    outs: Sequence[Sample] | None = None,
 ) -> tuple[list[Sample], str]:
     """``windows`` windows spread evenly over the clip, centre crop; and the query: the caption that overlaps the range
     of the clip most, or the first one of the video where there is no range or no time.
+
+    Windows that begin at the same time, as those of a clip no longer than one do, are one sample, read once: the same
+    object. It is the first of theirs in ``outs``, if those are given; the others are left as they are.
 
     Raises:
         MediaError: the clip cannot be decoded.
@@ -132,16 +140,17 @@ def evaluation_windows(
     if query and clip.start is not None and clip.end is not None:
         query = choose_candidates(clip.captions, clip.start, clip.end, 1, None)[0]
     layout = PretrainReader(tokenizer, replace(spec, candidates=1), config).layout()
-    samples = _samples(layout, windows)
+    samples = _samples(layout, windows, outs)
     wanted = [
         Wanted(_starts_at(clip, spec, position), [_writer(CentreView(), spec, sample)], sample["audio"].numpy())
         for position, sample in zip(_spread(windows), samples, strict=True)
     ]
-    written = decode_windows(clip.media, wanted, spec, config.decode_timeout, config.decoder)
-    for sample, window in zip(samples, written, strict=True):
-        heard = window.has_sound and not is_silent(sample["audio"].numpy())
-        _complete(sample, heard, [query], tokenizer)
-    return samples, query
+    written = decode_windows(clip.media, wanted, spec, config.decode_timeout, config.decoder, once=True)
+    firsts = _firsts([window.start for window in written])
+    for number in dict.fromkeys(firsts):
+        heard = written[number].has_sound and not is_silent(samples[number]["audio"].numpy())
+        _complete(samples[number], heard, [query], tokenizer)
+    return [samples[number] for number in firsts], query
 
 
 @dataclass(frozen=True)
@@ -228,25 +237,52 @@ class Views:
         Raises:
             MediaError: the clip cannot be decoded.
         """
+        x_V = view_rows(self, modality, spec)
+        return x_V[torch.tensor(self.read_into(clip, modality, spec, timeout, x_V))]
+
+    def read_into(self, clip: Clip, modality: Modality, spec: InputConfig, timeout: float, x_V: Tensor) -> list[int]:
+        """As `read`, into the rows of ``x_V``. Returns for each view the row that holds it: views of windows that begin
+        at the same time are read once, and the rows of the others are left as they are.
+
+        Raises:
+            MediaError: the clip cannot be decoded.
+        """
         positions = _spread(self.clips)
         if modality == "audio":
-            found_VL = np.empty((len(positions), spec.samples), np.float32)
-            _read_sounds(clip, positions, list(found_VL), spec, timeout)
-            return torch.from_numpy(found_VL)
-        out = np.empty((self.clips, self.crops, spec.frames, spec.size, spec.size, 3), np.uint8)
+            return _read_sounds(clip, positions, list(x_V.numpy()), spec, timeout, once=True)
+        windows = x_V.numpy().reshape(self.clips, self.crops, *x_V.shape[1:])
         squares = [SquareView(position) for position in _spread(self.crops)]
-        writers: list[list[FrameWriter]] = [list(map(RgbFrames, squares, window)) for window in out]
-        _read_pictures(clip, positions, writers, spec, timeout)
-        return torch.from_numpy(out.reshape(-1, *out.shape[2:]))
+        writers: list[list[FrameWriter]] = [list(map(RgbFrames, squares, window)) for window in windows]
+        firsts = _read_pictures(clip, positions, writers, spec, timeout, once=True)
+        return [window * self.crops + crop for window in firsts for crop in range(self.crops)]
+
+
+def view_rows(views: Views, modality: Modality, spec: InputConfig) -> Tensor:
+    """Memory for the views of a clip, see `Views.read`."""
+    if modality == "audio":
+        return torch.empty((views.count(modality), spec.samples), dtype=torch.float32)
+    return torch.empty((views.count(modality), spec.frames, spec.size, spec.size, 3), dtype=torch.uint8)
+
+
+def _firsts(starts: Sequence[float]) -> list[int]:
+    """For each window the number of the first that begins at the same time."""
+    return [starts.index(start) for start in starts]
 
 
 def _read_sounds(
-    clip: Clip, positions: Sequence[float], outs: Sequence[np.ndarray], spec: InputConfig, timeout: float
-) -> None:
-    """The sound of the windows at these positions, 0 to 1."""
+    clip: Clip,
+    positions: Sequence[float],
+    outs: Sequence[np.ndarray],
+    spec: InputConfig,
+    timeout: float,
+    once: bool = False,
+) -> list[int]:
+    """The sound of the windows at these positions, 0 to 1. Returns for each the number of the first that begins at the
+    same time, which with ``once`` is alone written."""
     if clip.kind == "image":
         raise MediaError(clip.video, "audio", "is a picture, which has no sound")
-    decode_sounds(clip.media, [_starts_at(clip, spec, position) for position in positions], outs, spec, timeout)
+    chosen = [_starts_at(clip, spec, position) for position in positions]
+    return _firsts(decode_sounds(clip.media, chosen, outs, spec, timeout, once=once))
 
 
 def _read_pictures(
@@ -256,17 +292,18 @@ def _read_pictures(
     spec: InputConfig,
     timeout: float,
     decoder: str = "pyav",
-) -> None:
+    once: bool = False,
+) -> list[int]:
     """Gives the frames of the windows at these positions, 0 to 1, to the writers of each; all windows of a picture are
-    alike."""
+    alike. Returns and takes ``once`` as `_read_sounds` does."""
     if clip.kind == "audio":
         raise MediaError(clip.video, "video", "is a sound file, which has no picture")
     if clip.kind == "image":
-        write_picture(clip.media, [writer for window in writers for writer in window], spec)
-        return
+        write_picture(clip.media, [writer for window in writers[: 1 if once else None] for writer in window], spec)
+        return [0] * len(writers)
     pairs = zip(positions, writers, strict=True)
     wanted = [Wanted(_starts_at(clip, spec, position), window) for position, window in pairs]
-    decode_windows(clip.media, wanted, spec, timeout, decoder)
+    return _firsts([window.start for window in decode_windows(clip.media, wanted, spec, timeout, decoder, once=once)])
 
 
 def _spread(count: int) -> list[float]:

@@ -45,6 +45,14 @@ class Tokenizer:
             row[: len(kept)] = kept
         return ids
 
+    def unknown_words(self, sentence: str, words: int | None = None) -> tuple[list[str], int]:
+        """Of the first ``words`` of a sentence (None: all): those that the vocabulary does not have, as they are
+        written, and the number of the others."""
+        found = self._fast.encode(sentence, add_special_tokens=False)
+        unknown_id, ids = self._fast.token_to_id(self._fast.model.unk_token), found.ids[:words]
+        places = [place for index, place in zip(ids, found.offsets, strict=False) if index == unknown_id]
+        return [sentence[first:end] for first, end in places], sum(index not in (0, unknown_id) for index in ids)
+
     @classmethod
     def from_vocabulary(cls, path: str | Path) -> Tokenizer:
         """The official layout: one word per line (its line is its id) or "id word"; has <pad> (id 0) and <unk>.

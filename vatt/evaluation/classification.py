@@ -22,7 +22,7 @@ from vatt.data.labels import Classes
 from vatt.data.samples import Views
 from vatt.errors import UserError
 from vatt.evaluation import evaluating
-from vatt.models.classifier import Classifier
+from vatt.models.classifier import Classifier, average_views
 
 Table = dict[str, Any]
 
@@ -93,7 +93,9 @@ def score_clips(
         for batch in view_batches(clips, numbers, views, modality, spec, config, batch_size=batch_size):
             found.skipped += batch["skipped"]
             if len(batch["index"]):
-                logits = model(batch["x"].to(device), views=views.count(modality)).float().cpu()
+                of_BV = batch["of_view"]
+                rows = model(batch["x"].to(device))[of_BV.flatten().to(device)]  # a row may be several views
+                logits = average_views(rows, of_BV.shape[1]).float().cpu()
                 for number, row in zip(batch["index"].tolist(), logits, strict=True):
                     if not torch.isfinite(row).all():
                         raise ScoreError(f"{clips[number].video}: the model gives logits that are not finite")

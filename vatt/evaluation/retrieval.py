@@ -1,15 +1,20 @@
 """Zero-shot retrieval: sentences and sounds find the video that they belong to, without any further training.
 
-Embeddings of held-out clips, similarities between two sets of them, ranks and recall (official utils/eval/measures.py).
+Embeddings of held-out clips, their ranks and recall (official utils/eval/measures.py).
 
-Shapes: N clips, Q queries, V videos, D width, n windows of a video (window index fastest).
+The strict figures count the query's own clip as right. Where several clips have an equal caption, or an equal sound, no
+model can tell them apart: a second figure counts all of them as right, beside the chance of the same.
+
+Shapes: N clips, Q queries, V videos, D width, R rows of a batch, W windows of a clip.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +24,16 @@ from torch.nn import functional as F
 
 from vatt.errors import UserError
 from vatt.evaluation import evaluating
+from vatt.evaluation.ranking import Alone, Asked, Found, Ranks, rank_queries
 from vatt.models import VATT
 
 Table = dict[str, "Retrieval"]
 NAMES = {"text_to_video": "text -> video", "audio_to_video": "audio -> video", "chance": "chance"}
+EQUAL = {"text_to_video": "caption", "audio_to_video": "sound"}  # what makes another clip right as well
 _PAIRS = {"text_to_video": ("text/tovid", "video/totxt"), "audio_to_video": ("audio/tovid", "video/toaud")}
 _FOUND = 5  # clips that the results keep of each query
+_KEPT = 1000  # queries that the results keep
+_EXAMPLES = 3  # captions or sounds of several clips that are named
 
 
 class EvaluationError(UserError, ValueError):
@@ -42,15 +51,35 @@ class Retrieval:
     n: int
 
 
-@dataclass
-class Embeddings:
-    """Embeddings of N clips in the common spaces, each (N, D) float32 on the CPU, averaged over the windows of a clip.
+@dataclass(frozen=True)
+class EqualRetrieval(Retrieval):
+    """As `Retrieval`, where all clips with an equal caption or sound are right: the rank of the best of them counts,
+    among those that are wrong.
 
     Attributes:
-        spaces: "video/totxt", "text/tovid", "video/toaud", "audio/tovid".
+        shared: queries with other clips than their own that are right.
+        examples: captions, or files, that most clips share, with the number of those clips.
+        chance: of the same.
+    """
+
+    shared: int
+    examples: list[tuple[str, int]]
+    chance: Retrieval
+
+
+@dataclass
+class Embeddings:
+    """Embeddings of N clips in the common spaces, each (N, D) float32 on the CPU.
+
+    Attributes:
+        spaces: "video/totxt", "text/tovid", "video/toaud", "audio/tovid": of a video the mean over its windows, of its
+            sound the mean over the windows that have any.
         has_text_N, has_audio_N: bool; clips without are searched, but are no query.
         captions, videos: the query and the file of each clip.
         ranges: start and end of each clip in its file, seconds or None.
+        sounds: bytes that are the same for clips of equal sound, empty for a silent one.
+        unit_means: of the two spaces of video: the mean over the windows of embeddings of length 1. The product of a
+            query with it is the mean of its cosine similarities to the windows.
     """
 
     spaces: dict[str, Tensor]
@@ -59,62 +88,48 @@ class Embeddings:
     captions: list[str] = field(default_factory=list)
     videos: list[str] = field(default_factory=list)
     ranges: list[tuple[float | None, float | None]] = field(default_factory=list)
-
-    @classmethod
-    def join(cls, parts: Sequence[Embeddings]) -> Embeddings:
-        """The embeddings of several ranks, one after the other. Raises EvaluationError: none of them has a clip."""
-        if not parts:
-            raise EvaluationError("evaluation: no clip could be read")
-        spaces = {name: torch.cat([part.spaces[name] for part in parts]) for name in parts[0].spaces}
-        text, audio = (torch.cat([getattr(part, name) for part in parts]) for name in ("has_text_N", "has_audio_N"))
-        lists = {
-            name: [item for part in parts for item in getattr(part, name)] for name in ("captions", "videos", "ranges")
-        }
-        return cls(spaces, text, audio, **lists)
+    sounds: list[bytes] = field(default_factory=list)
+    unit_means: dict[str, Tensor] = field(default_factory=dict)
 
 
 def embed(model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu") -> Embeddings:
-    """Embeds the batches of ``vatt.data.eval_batches`` in evaluation mode, and puts the mode back.
+    """Embeds the batches of ``vatt.data.eval_batches`` in evaluation mode, and puts the mode back. They may hold no
+    clip, as may be with the share of one rank of several.
 
     As the official evaluation does, the embeddings of a clip's windows are averaged first and normalised after.
-
-    Raises:
-        EvaluationError: the batches hold no clip.
     """
-    found = embed_windows(model, batches, device)
-    if found is None:
-        raise EvaluationError("evaluation: no clip could be read")
-    clips = len(found.captions)
-    found.spaces = {name: x.unflatten(0, (clips, -1)).mean(1) for name, x in found.spaces.items()}
-    return found
-
-
-def embed_windows(
-    model: VATT, batches: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
-) -> Embeddings | None:
-    """As `embed`, but the embeddings of all windows (N * windows, D), the windows of a clip in a row.
-
-    None if the batches hold no clip, as may be with the share of one rank of several.
-    """
-    parts: dict[str, list[Tensor]] = {}
-    lists: dict[str, list[Any]] = {"captions": [], "videos": [], "ranges": []}
+    found = Embeddings({}, *torch.empty(2, 0, dtype=torch.bool))
+    spaces: dict[str, list[Tensor]] = {name: [] for pair in _PAIRS.values() for name in pair}
+    units: dict[str, list[Tensor]] = {video: [] for _, video in _PAIRS.values()}
+    has_text, has_audio = [found.has_text_N], [found.has_audio_N]
     with evaluating(model):
         for batch in batches:
             if not batch["captions"]:
                 continue
-            inputs = {name: batch[name].to(device) for name in ("video", "audio", "text")}
-            for name, value in model(**inputs).items():
-                if not name.endswith("features_pooled"):
-                    parts.setdefault(name, []).append(value.float().cpu())
-            for name in ("text_mask", "audio_mask"):
-                parts.setdefault(name, []).append(batch[name].bool())
-            for name, values in lists.items():
-                values.extend(batch[name])
-    if not parts:
-        return None
-    joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
-    text, audio = joined.pop("text_mask"), joined.pop("audio_mask")
-    return Embeddings(joined, text, audio, **lists)
+            out = model(**{name: batch[name].to(device) for name in ("video", "audio", "text")})
+            of_BW, heard_BW = batch["of_window"], batch["audio_mask"].bool()
+            for name in spaces:
+                x_RD = out[name].float().cpu()
+                if name in units:
+                    spaces[name].append(x_RD[of_BW].mean(1))
+                    units[name].append(_unit(x_RD)[of_BW].mean(1))
+                else:
+                    spaces[name].append(x_RD if name.startswith("text") else _mean_of_heard(x_RD[of_BW], heard_BW))
+            has_text.append(batch["text_mask"].bool())
+            has_audio.append(heard_BW.any(1))
+            for name in ("captions", "videos", "ranges", "sounds"):
+                getattr(found, name).extend(batch[name])
+    if found.captions:
+        found.spaces = {name: torch.cat(parts) for name, parts in spaces.items()}
+        found.unit_means = {name: torch.cat(parts) for name, parts in units.items()}
+    found.has_text_N, found.has_audio_N = torch.cat(has_text), torch.cat(has_audio)
+    return found
+
+
+def _mean_of_heard(x_BWD: Tensor, heard_BW: Tensor) -> Tensor:
+    """The mean over the windows with sound; over all of them where none has."""
+    weight_BW = torch.where(heard_BW.any(1, keepdim=True), heard_BW, True).to(x_BWD.dtype)
+    return (x_BWD * weight_BW[..., None]).sum(1) / weight_BW.sum(1, keepdim=True)
 
 
 def similarity(
@@ -178,77 +193,170 @@ def chance(n_queries: int, n_videos: int) -> Retrieval:
     return Retrieval(r1, r5, r10, (n_videos + 1) / 2, n_queries)
 
 
-def _similarities(found: Embeddings) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each direction that has a query: cosine similarities (Q, N), and the numbers of the queries' clips (Q,)."""
-    has_query = {"text_to_video": found.has_text_N, "audio_to_video": found.has_audio_N}
-    pairs = {}
-    for name, (query, video) in _PAIRS.items():
-        if (has := has_query[name]).any():
-            similar_QN = similarity(found.spaces[query][has], found.spaces[video], average_embeddings=False)
-            pairs[name] = (similar_QN, has.nonzero()[:, 0])
-    return pairs
+def chance_of_equal(right_Q: Tensor, n_videos: int) -> Retrieval:
+    """What a random order of the videos is expected to reach where, for each query, ``right_Q`` (int64) are right.
+
+    Of k videos drawn from V of which m are right, none is right with the chance C(V - m, k) / C(V, k); the first right
+    one is expected at the place (V + 1) / (m + 1), among those that are wrong and itself.
+    """
+    right_Q = right_Q.double()
+
+    def recall(k: int) -> float:
+        drawn_k = torch.arange(min(k, n_videos), dtype=torch.float64)
+        wrong_Qk = (n_videos - right_Q[:, None] - drawn_k).clamp(min=0) / (n_videos - drawn_k)
+        return 1 - wrong_Qk.prod(1).mean().item()
+
+    return Retrieval(recall(1), recall(5), recall(10), _median((n_videos + 1) / (right_Q + 1)), len(right_Q))
 
 
-def retrieval_table(found: Embeddings) -> Table:
+def same_caption(caption: str) -> str:
+    """What is compared of captions: without letter case, punctuation, and differences of white space or of writing the
+    same letters (Unicode NFKC)."""
+    letters = unicodedata.normalize("NFKC", caption).casefold()
+    return " ".join("".join(c for c in letters if not unicodedata.category(c).startswith("P")).split())
+
+
+def _groups(items: Sequence[str | bytes], has_N: Tensor) -> Tensor:
+    """int64 (N,): equal for equal items, and 0 for those that are empty or no query."""
+    found = [
+        int.from_bytes(hashlib.blake2b(_bytes(item), digest_size=8).digest(), "big", signed=True) if item and has else 0
+        for item, has in zip(items, has_N.tolist(), strict=True)
+    ]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _bytes(item: str | bytes) -> bytes:
+    return item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
+
+
+def retrieval_table(found: Embeddings, ranks: Ranks | None = None) -> Table:
     """Retrieval of all clips from the captions and from the sounds of those that have them, and chance beside it.
 
+    "text_to_video_equal" and "audio_to_video_equal" are there where clips share captions or sounds.
+
+    Args:
+        ranks: the processes that share the clips out; all must call, and all get the table. None: this one alone.
+
     Raises:
-        EvaluationError: an embedding is not finite.
+        EvaluationError: no clip, or an embedding that is not finite.
     """
-    table = {name: retrieval(similar, own) for name, (similar, own) in _similarities(found).items()}
-    table["chance"] = chance(len(found.captions), len(found.captions))
+    return _table(found, {name: found.spaces[name] for _, name in _PAIRS.values() if name in found.spaces}, ranks)
+
+
+def retrieval_tables(found: Embeddings, ranks: Ranks | None = None) -> dict[str, Table]:
+    """Retrieval by averaged embeddings (the paper's) and by averaged similarities; see `retrieval_table`."""
+    return {"embeddings": retrieval_table(found, ranks), "similarities": _table(found, found.unit_means, ranks, False)}
+
+
+def _table(found: Embeddings, videos: dict[str, Tensor], ranks: Ranks | None, normalise: bool = True) -> Table:
+    ranks, table = ranks or Alone(), Table()
+    total = torch.tensor(len(found.captions))
+    ranks.sum(total)
+    if not (clips := int(total)):
+        raise EvaluationError("evaluation: no clip could be read")
+    _check_finite(found, ranks)
+    for name, (query, video) in _PAIRS.items():
+        has_N = found.has_text_N if name == "text_to_video" else found.has_audio_N
+        groups_N = _groups(_what_is_shared(found, name), has_N)
+        own_Q, none = has_N.nonzero()[:, 0], torch.empty(0, 0)
+        x_QD = _unit(found.spaces[query][own_Q]) if query in found.spaces else none
+        x_VD = videos.get(video, none)
+        asked = Asked(x_QD, own_Q, groups_N[own_Q])
+        mine = rank_queries(asked, Found(_unit(x_VD) if normalise else x_VD, groups_N), ranks)
+        rank_Q, equal_Q, right_Q = (torch.cat(ranks.gather(x)) for x in (mine.rank_Q, mine.equal_Q, mine.right_Q))
+        if len(rank_Q):
+            table[name] = Retrieval(*_recalls(rank_Q), len(rank_Q))
+        if shared := int((right_Q > 1).sum()):
+            examples = _examples(found, name, groups_N, mine.right_Q, own_Q, ranks)
+            by_chance = chance_of_equal(right_Q, clips)
+            table[f"{name}_equal"] = EqualRetrieval(*_recalls(equal_Q), len(equal_Q), shared, examples, by_chance)
+    table["chance"] = chance(clips, clips)
     return table
 
 
-def retrieval_tables(found: Embeddings, windows: int) -> dict[str, Table]:
-    """Retrieval by averaged embeddings (the paper's) and by averaged similarities, of `embed_windows`.
-
-    Raises:
-        EvaluationError: an embedding is not finite.
-    """
-    clips = len(found.captions)
-    averaged = replace(found, spaces={name: _per_clip(x, clips).mean(1) for name, x in found.spaces.items()})
-    tables = {"embeddings": retrieval_table(averaged), "similarities": {}}
-    for name, (query, video) in _PAIRS.items():
-        has = found.has_text_N if name == "text_to_video" else found.has_audio_N
-        if not has.any():
-            continue
-        query_ND = _per_clip(found.spaces[query], clips).mean(1)
-        similar = similarity(query_ND[has], found.spaces[video], windows, average_embeddings=False)
-        tables["similarities"][name] = retrieval(similar, has.nonzero()[:, 0])
-    tables["similarities"]["chance"] = chance(clips, clips)
-    return tables
+def _what_is_shared(found: Embeddings, name: str) -> Sequence[str | bytes]:
+    """Of each clip what makes others right as well."""
+    if name == "text_to_video":
+        return [same_caption(caption) for caption in found.captions]
+    return found.sounds or [b""] * len(found.captions)
 
 
-def _per_clip(x: Tensor, clips: int) -> Tensor:
-    """(N * windows, D) -> (N, windows, D); a sentence has one row per clip."""
-    return x.unflatten(0, (clips, -1))
+def _examples(
+    found: Embeddings, name: str, groups_N: Tensor, right_Q: Tensor, own_Q: Tensor, ranks: Ranks
+) -> list[tuple[str, int]]:
+    """The captions, or the files whose sounds, most clips share, of all processes."""
+    names = found.captions if name == "text_to_video" else found.videos
+    counts = dict(zip(groups_N[own_Q].tolist(), right_Q.tolist(), strict=True))
+    best = sorted((-count, group) for group, count in counts.items() if count > 1)[:_EXAMPLES]
+    mine = [(*key, min(names[clip] for clip in (groups_N == key[1]).nonzero()[:, 0].tolist())) for key in best]
+    every: dict[tuple[int, int], str] = {}
+    for count, group, text in sorted((item for part in ranks.gather(mine) for item in part), reverse=True):
+        every[count, group] = text
+    return [(every[key], -key[0]) for key in sorted(every)[:_EXAMPLES]]
+
+
+def _check_finite(found: Embeddings, ranks: Ranks) -> None:
+    """Raises EvaluationError, on all processes: a value is not finite."""
+    bad = [name for name, x in found.spaces.items() if not torch.isfinite(x).all()]
+    if bad := [name for part in ranks.gather(bad) for name in part]:
+        raise EvaluationError(f"evaluation: {bad[0]}: holds values that are not finite")
+
+
+def _recalls(rank_Q: Tensor) -> tuple[float, float, float, float]:
+    r1, r5, r10 = ((rank_Q <= k).double().mean().item() for k in (1, 5, 10))
+    return r1, r5, r10, _median(rank_Q.double())
+
+
+def _median(x_Q: Tensor) -> float:
+    """The mean of the two in the middle, or of the one."""
+    ordered_Q, n = x_Q.sort().values, len(x_Q)
+    return float((ordered_Q[(n - 1) // 2] + ordered_Q[n // 2]) / 2)
 
 
 def format_table(table: Table, oracle: dict[str, Any] | None = None) -> str:
     """The table as lines for a terminal; ``oracle`` adds what is attainable, with fields as ``Retrieval``."""
     lines = [f"{'':22}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'MedR':>8}{'R@5 / chance':>15}"]
-    base = table["chance"].r5
-    rows: list[tuple[str, Any]] = [(NAMES[name], level) for name, level in table.items()]
-    rows += [(f"oracle {NAMES[name]}", level) for name, level in (oracle or {}).items() if name != "chance"]
-    for name, level in rows:
+    rows: list[tuple[str, Any, float]] = []
+    for name, level in table.items():
+        if isinstance(level, EqualRetrieval):
+            rows.append((f"  or an equal {EQUAL[name.removesuffix('_equal')]}", level, level.chance.r5))
+        else:
+            rows.append((NAMES[name], level, table["chance"].r5))
+    oracles = [(name, level) for name, level in (oracle or {}).items() if name != "chance"]
+    rows += [(f"oracle {NAMES[name]}", level, table["chance"].r5) for name, level in oracles]
+    for name, level, base in rows:
         shares = "".join(f"{100 * share:7.1f}%" for share in (level.r1, level.r5, level.r10))
         lines.append(f"{name:22}{shares}{level.median_rank:8.1f}{level.r5 / base:14.1f}x")
-    return "\n".join(lines)
+    return "\n".join([*lines, *shared_lines(table)])
+
+
+def shared_lines(table: Table) -> list[str]:
+    """In words, the captions and sounds that are those of several clips."""
+    found = []
+    for name, level in table.items():
+        if isinstance(level, EqualRetrieval):
+            examples = ", ".join(f"{text!r} ({count} clips)" for text, count in level.examples)
+            what = EQUAL[name.removesuffix("_equal")]
+            found.append(f"{level.shared} of {level.n} {what}s are shared by several clips: {examples}")
+    return found
 
 
 def write_results(path: Path, found: Embeddings, table: Table, oracle: dict[str, Any] | None = None) -> None:
-    """Writes the table, and what each sentence found, as JSON: what the report of a run is made from.
+    """Writes the table, and what sentences found, as JSON: what the report of a run is made from.
 
-    Layout: {"table": {direction: fields of `Retrieval`}, "oracle": likewise, "queries": [{"text", "rank", and of the
-    query's own clip "video", "start", "end"; "top": [{"video", "start", "end", "score", "own"}, ...]}]}.
+    Layout: {"table": {direction: fields of `Retrieval`, or of `EqualRetrieval`}, "oracle": likewise, "queries":
+    [{"text", "rank", and of the query's own clip "video", "start", "end"; "top": [{"video", "start", "end", "score",
+    "own"}, ...]}]}, of at most 1000 queries, evenly spread.
     """
-    queries = []
-    if "text_to_video" in (similar := _similarities(found)):
-        similar_QN, own_Q = similar["text_to_video"]
-        rank_Q = ranks(similar_QN, own_Q)
-        for row, own, rank in zip(similar_QN, own_Q.tolist(), rank_Q.tolist(), strict=True):
-            best = row.topk(min(_FOUND, len(row)))
+    queries, (query, video) = [], _PAIRS["text_to_video"]
+    own_Q = found.has_text_N.nonzero()[:, 0]
+    if len(own_Q):
+        own_Q = own_Q[:: -(-len(own_Q) // _KEPT)]
+        x_QD, x_ND = _unit(found.spaces[query][own_Q]), _unit(found.spaces[video])
+        none = torch.zeros(len(x_ND), dtype=torch.int64)
+        rank_Q = rank_queries(Asked(x_QD, own_Q, none[own_Q]), Found(x_ND, none)).rank_Q
+        for x_D, own, rank in zip(x_QD, own_Q.tolist(), rank_Q.tolist(), strict=True):
+            best = (x_ND @ x_D).topk(min(_FOUND, len(x_ND)))
             top = [
                 {**_where(found, i), "score": score, "own": i == own}
                 for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)

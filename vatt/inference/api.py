@@ -113,7 +113,8 @@ class VATT(models.VATT):
             space: "video" (compare with `embed_video`), "audio" with a joint head, or "features".
 
         Raises:
-            TextError: the model has no tokenizer, or a sentence has no word.
+            TextError: the model has no tokenizer, or a sentence has no word that it knows. Unknown words beside others
+            are a warning.
         """
         return embed_text(self, self.tokenizer, sentences, space=space, batch_size=batch_size)
 

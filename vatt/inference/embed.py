@@ -5,7 +5,8 @@ Shapes: B items, V windows of an item, T frames, S side, L samples, W words, D w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vatt.clip import InputConfig
+from vatt.clip import SILENCE, InputConfig
 from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
@@ -29,16 +30,20 @@ from vatt.inference.spaces import FEATURES, output_name, width_of
 from vatt.models.vatt import VATT
 
 File = str | Path | Clip
+_SHOWN = 5  # unknown words that are named
+_log = logging.getLogger(__name__)
 _LARGEST = 1.001  # of a value in [-1, 1], with room for rounding
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A batch: the numbers of its items, their embeddings float32 (B, D) on the CPU, and records of those left out."""
+    """A batch: the numbers of its items, their embeddings float32 (B, D) on the CPU, and records of those left out; of
+    sentences also the words that the model does not know, as they are written."""
 
     numbers: list[int]
     x_BD: Tensor
     skipped: list[Record] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 def embed_clips(
@@ -73,7 +78,7 @@ def embed_clips(
         if not found:
             yield Embedded([], torch.empty(0, width_of(model.config, modality, space)), skipped)
             continue
-        x_BD = embed_inputs(model, modality, batch["x"], space, windows)
+        x_BD = _of_clips(model, modality, batch["x"], batch["of_view"], space)
         good = torch.isfinite(x_BD).all(1)
         for number, fine in zip(found, good.tolist(), strict=True):
             if not fine:
@@ -84,16 +89,26 @@ def embed_clips(
         yield Embedded([n for n, fine in zip(found, good.tolist(), strict=True) if fine], x_BD[good], skipped)
 
 
-def embed_inputs(model: VATT, modality: str, x: Tensor, space: str | None = None, windows: int = 1) -> Tensor:
-    """(B * V, ...) inputs of `VATT.forward`, the windows of an item in a row -> (B, D) float32 on the CPU.
+def embed_inputs(model: VATT, modality: str, x: Tensor, space: str | None = None) -> Tensor:
+    """(B, ...) inputs of `VATT.forward`, a window of an item each -> (B, D) float32 on the CPU.
 
     Raises:
         SpaceError: no such space.
     """
+    return _of_clips(model, modality, x, torch.arange(len(x))[:, None], space)
+
+
+def _of_clips(model: VATT, modality: str, x: Tensor, of_BV: Tensor, space: str | None) -> Tensor:
+    """(R, ...) inputs, and the rows of the windows of each item -> (B, D): their mean; of sounds that of the windows
+    which are not silent, unless all are."""
     name = output_name(model.config, modality, space)
     with evaluating(model):
         out = model(**{modality: x.to(next(model.parameters()).device)})[name].float().cpu()
-    mean_BD = out.unflatten(0, (-1, windows)).mean(1)
+    weight_BV = torch.ones(of_BV.shape)
+    if modality == "audio" and of_BV.shape[1] > 1:
+        heard_BV = (x.abs().amax(1) > SILENCE)[of_BV]
+        weight_BV = torch.where(heard_BV.any(1, keepdim=True), heard_BV, True).float()
+    mean_BD = (out[of_BV] * weight_BV[..., None]).sum(1) / weight_BV.sum(1, keepdim=True)
     return mean_BD if space == FEATURES else F.normalize(mean_BD, dim=-1)
 
 
@@ -105,7 +120,8 @@ def embed_sentences(
     space: str | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Embedded:
-    """Embeds sentences, at most ``config.input.words`` words of each; one without any word is left out.
+    """Embeds sentences, at most ``config.input.words`` words of each; one without any word that the model knows is left
+    out. An unknown word beside others counts as the vector of all unknown words.
 
     Raises:
         SpaceError: no such space. TextError: no tokenizer.
@@ -116,17 +132,30 @@ def embed_sentences(
             "name them: VATT.from_pretrained(DIR, vocabulary=FILE)"
         )
     numbers = list(range(len(sentences)) if numbers is None else numbers)
-    ids_BW = torch.from_numpy(tokenizer.encode(list(sentences), model.config.input.words))
-    has_word = (ids_BW != 0).any(1)
-    skipped = [
-        {"file": "", "field": "text", "reason": f"{sentence!r} holds no word", "index": number}
-        for number, sentence, has in zip(numbers, sentences, has_word.tolist(), strict=True)
-        if not has
-    ]
-    if not has_word.any():
+    words = model.config.input.words
+    ids_BW = torch.from_numpy(tokenizer.encode(list(sentences), words))
+    skipped: list[Record] = []
+    rows, found, unknown = list[int](), list[int](), list[str]()
+    for row, (number, sentence) in enumerate(zip(numbers, sentences, strict=True)):
+        strange, known = tokenizer.unknown_words(sentence, words)
+        if known:
+            rows.append(row)
+            found.append(number)
+            unknown += strange
+        else:
+            reason = f"{sentence!r} holds no word{' that the model knows' if strange else ''}"
+            skipped.append({"file": "", "field": "text", "reason": reason, "index": number})
+    if not rows:
         return Embedded([], torch.empty(0, width_of(model.config, "text", space)), skipped)
-    x_BD = embed_inputs(model, "text", ids_BW[has_word], space)
-    return Embedded([n for n, has in zip(numbers, has_word.tolist(), strict=True) if has], x_BD, skipped)
+    return Embedded(found, embed_inputs(model, "text", ids_BW[rows], space), skipped, unknown)
+
+
+def tell_unknown(where: str, unknown: Iterable[str]) -> None:
+    """Warns of words that the model does not know, once for all of them."""
+    if words := list(dict.fromkeys(unknown)):
+        shown, more = ", ".join(map(repr, words[:_SHOWN])), len(words) - _SHOWN
+        shown += f" and {more} more" if more > 0 else ""
+        _log.warning("%s: words that the model does not know, which all mean the same to it: %s", where, shown)
 
 
 def embed_media(
@@ -187,11 +216,13 @@ def embed_text(
     """Embeddings of sentences; see `VATT.embed_text`.
 
     Raises:
-        SpaceError: no such space. TextError: no tokenizer, or a sentence without any word. TypeError: no text.
+        SpaceError: no such space. TextError: no tokenizer, or a sentence without any word that the model knows; the
+        message quotes it. TypeError: no text. Unknown words beside others are a warning (logging).
     """
     output_name(model.config, "text", space)
     if isinstance(sentences, str):
         return embed_text(model, tokenizer, [sentences], space=space)[0]
+    unknown: list[str] = []
     sentences = list(sentences)
     for sentence in sentences:
         if not isinstance(sentence, str):
@@ -202,6 +233,8 @@ def embed_text(
         if found.skipped:
             raise TextError(f"text, item {first + found.skipped[0]['index']}: {found.skipped[0]['reason']}")
         parts.append(found.x_BD)
+        unknown += found.unknown
+    tell_unknown("text", unknown)
     return torch.cat(parts)
 
 

@@ -23,7 +23,7 @@ from vatt.data.manifest import MEDIA, media_files, read_clips
 from vatt.data.shards.dataset import is_shards
 from vatt.data.splits import choose_split
 from vatt.inference.api import VATT
-from vatt.inference.embed import Embedded, clip_of, embed_clips, embed_sentences
+from vatt.inference.embed import Embedded, clip_of, embed_clips, embed_sentences, tell_unknown
 from vatt.inference.output import (
     EmbedError,
     Item,
@@ -186,10 +186,11 @@ def _embed(batches: Iterator[Embedded], parts: Parts, total: int, progress: Prog
     """Writes the batches as parts; also what is done when it is interrupted."""
     waiting: list[Embedded] = []
     faults, written = sum(len(part.skipped) for part in parts.read()), time.monotonic()
-    done = len(parts.done)
+    done, unknown = len(parts.done), dict[str, None]()
     try:
         for batch in batches:
             waiting.append(batch)
+            unknown |= dict.fromkeys(batch.unknown)
             done, faults = done + len(batch.numbers) + len(batch.skipped), faults + len(batch.skipped)
             progress(done, total, faults)
             if sum(len(b.numbers) for b in waiting) >= _ROWS or time.monotonic() - written > _SECONDS:
@@ -197,6 +198,7 @@ def _embed(batches: Iterator[Embedded], parts: Parts, total: int, progress: Prog
                 waiting, written = [], time.monotonic()
     finally:
         parts.write(waiting)
+        tell_unknown("text", unknown)
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> EmbedResult | None:

@@ -71,13 +71,23 @@ def decode_sounds(
     outs: Sequence[np.ndarray],
     spec: InputConfig,
     timeout: float = 30.0,
+    *,
+    once: bool = False,
 ) -> list[float]:
-    """The sounds of several windows of one clip, written to ``outs``; see `decode_sound`. Returns where they begin."""
+    """The sounds of several windows of one clip, written to ``outs``; see `decode_sound`. Returns where they begin.
+
+    With ``once``, of windows that begin at one time only the first is written.
+    """
     if not isinstance(media, Path) and media.sound is None:
         raise MediaError(media.name, "audio", "the file has no sound")
     starts = [0.0] * len(outs)
+    read: set[float] = set()
     with open_windows(media, choose_starts, spec.seconds, timeout, "audio", lambda c: sound_length(c)[0]) as windows:
         for number, opened in windows:
+            starts[number] = opened.start
+            if once and opened.start in read:
+                continue
+            read.add(opened.start)
             if opened.audio is None:
                 raise MediaError(opened.name, "audio", "the file has no sound")
             if isinstance(media, Path):
@@ -92,7 +102,6 @@ def decode_sounds(
                 raise MediaError(opened.name, "audio", "no sound could be decoded")
             if sure and last + MAY_END_EARLY < min(duration or last, opened.at + spec.seconds):
                 raise MediaError(opened.name, "audio", breaks_off(opened, last))
-            starts[number] = opened.start
     return starts
 
 

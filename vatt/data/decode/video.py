@@ -103,10 +103,19 @@ def _empty(spec: InputConfig) -> np.ndarray:
 
 
 def decode_windows(
-    media: Media, wanted: Sequence[Wanted], spec: InputConfig, timeout: float = 30.0, decoder: str = "pyav"
+    media: Media,
+    wanted: Sequence[Wanted],
+    spec: InputConfig,
+    timeout: float = 30.0,
+    decoder: str = "pyav",
+    *,
+    once: bool = False,
 ) -> list[Written]:
     """Decodes several windows of one clip, opened once; where one is written, and how frames are chosen, see `Wanted`,
     `decode_window`. The time limit is for each. ``decoder`` is one of `DECODERS`.
+
+    Args:
+        once: of windows that begin at one time, writes only the first.
 
     Raises:
         MediaError: as `decode_window`.
@@ -114,8 +123,12 @@ def decode_windows(
     """
     found: dict[int, Written] = {}
     chosen = [one.choose_start for one in wanted]
+    first_at: dict[float, int] = {}
     with open_windows(media, chosen, spec.seconds, timeout, "video") as windows:
         for number, opened in windows:
+            if once and (first := first_at.setdefault(opened.start, number)) != number:
+                found[number] = found[first]
+                continue
             out_L = wanted[number].audio_L
             has_sound = out_L is not None and opened.audio is not None
             sound = Sound(opened, spec) if has_sound else None

@@ -105,7 +105,7 @@ def extract(
         for batch in view_batches(clips, numbers, views, modality, model.config.input, config, batch_size=batch_size):
             skipped += batch["skipped"]
             if len(batch["index"]):
-                pooled = _pooled(model, modality, batch["x"].to(device)).float().cpu().unflatten(0, (-1, count))
+                pooled = _pooled(model, modality, batch["x"].to(device)).float().cpu()[batch["of_view"]]
                 for number, row in zip(batch["index"].tolist(), pooled, strict=True):
                     if not torch.isfinite(row).all():
                         raise ProbeError(f"{clips[number].video}: the model gives features that are not finite")
