@@ -36,6 +36,20 @@ def test_bert_vocabulary(tmp_path):
         assert make(path).encode(["Unable to!", "what"], 5).tolist() == [[4, 5, 6, 7, 0], [1, 0, 0, 0, 0]]
 
 
+def test_words_that_the_vocabulary_does_not_have(tmp_path):
+    official = Tokenizer.from_vocabulary(write(tmp_path / "v.txt", "<pad>\n<unk>\nthe\ndont\n"))
+    assert official.unknown_words("The ONION, don't wil't!") == (["ONION", "wil't"], 2)
+    assert official.unknown_words("the onion", 1) == ([], 1)
+    assert official.unknown_words("onion <unk> ...") == (["onion", "unk"], 0)
+    bert = Tokenizer.from_bert(write(tmp_path / "b.txt", "[PAD]\n[UNK]\nun\n##able\nto\n!\n"))
+    assert bert.unknown_words("Unable to what!") == (["what"], 4)
+    trained = Tokenizer.train(["a red étoile"])
+    trained.save(tmp_path)
+    for tokenizer in (trained, Tokenizer.load(tmp_path), pickle.loads(pickle.dumps(trained))):
+        assert tokenizer.unknown_words("une Étoile 🌟 rED") == (["une", "🌟"], 2)
+        assert tokenizer.unknown_words("") == ([], 0)
+
+
 def test_trained_words_do_not_depend_on_the_order_and_survive_saving(tmp_path):
     captions = ["A red star", "a blue star 🌟", "a red ring", "étoile"]
     tokenizer = Tokenizer.train(captions, 100)

@@ -61,6 +61,12 @@ def test_search_videos(good, folder):
     assert (folder / "runs" / "index-val-model.npy").is_file()
 
 
+def test_a_search_for_words_that_the_model_does_not_know_is_refused(run):
+    code, out, err = run("search_videos", "a red circle", "xylophone", "--videos", "clips/val", "--model", "model")
+    assert (code, out) == (1, "")
+    assert err.strip() == "error: text, item 1: 'xylophone' holds no word that the model knows"  # before the long work
+
+
 def test_similar_sounds(good):
     lines = good("similar_sounds", "clips/val/0000.mp4", "--videos", "clips/val")
     assert sorted(line.split()[-1] for line in lines[1:]) == ["clips/val/0000.mp4", "clips/val/0001.mp4"]

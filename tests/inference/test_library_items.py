@@ -103,10 +103,27 @@ def test_sentences(model):
     assert_same(model.embed_text(sentences, batch_size=1), expected)
     assert_same(model.embed_text(sentences[1]), expected[1])
     assert model.embed_text("a", space="features").shape == (16,)
-    with pytest.raises(TextError, match=r"item 1: ' !' holds no word"):
+    with pytest.raises(TextError, match=r"item 1: ' !' holds no word$"):
         model.embed_text(["a", " !"])
     with pytest.raises(TypeError, match="expected sentences, got int"):
         model.embed_text(["a", 3])
+
+
+def test_words_that_the_model_does_not_know(model, caplog):
+    """One unknown word is as good as another to it, so what is made of such words alone means nothing."""
+    for unknown in ("zebra", "Zebra quagga!"):
+        with pytest.raises(TextError, match=f"item 1: '{unknown}' holds no word that the model knows"):
+            model.embed_text(["a star", unknown])
+    assert not caplog.text
+    found = model.embed_text(["a blue zebra", "a blue Quagga", "a blue zebra, a star"], batch_size=1)
+    assert_same(found[0], found[1])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    told = "text: words that the model does not know, which all mean the same to it: 'zebra', 'Quagga'"
+    assert record.getMessage() == told
+    caplog.clear()
+    model.embed_text("a blue star moves in the circle zebra")  # past the words that the model reads
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny"])
