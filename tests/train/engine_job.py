@@ -62,7 +62,7 @@ def small_pretraining(name: str = "vatt-tiny") -> Pretraining:
     return Pretraining(small_model(name))
 
 
-def small_classifier(frozen: bool = False) -> Finetuning:
+def small_classifier(frozen: bool = False, labels: str = "single") -> Finetuning:
     """The same weights in every process. No dropout: what is random is not alike on 1 and 2 ranks."""
     torch.manual_seed(0)
     video = VideoConfig(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_temporal_buckets=2)
@@ -70,7 +70,8 @@ def small_classifier(frozen: bool = False) -> Finetuning:
     video.max_vertical_buckets = video.max_horizontal_buckets = 2
     video.random_patch_sampling = False
     config = ClassifierConfig("small", "video", InputConfig(8, size=32), video, num_classes=CLASSES, dropout=0.0)
-    module = Finetuning(Classifier.from_config(config), TargetConfig(smoothing=0.1))
+    config.labels = labels
+    module = Finetuning(Classifier.from_config(config), TargetConfig(smoothing=0.1 if labels == "single" else 0.0))
     module.model.backbone.requires_grad_(not frozen)
     return module
 
@@ -92,6 +93,14 @@ def labelled_batch(step: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(step)
     x = torch.randint(0, 256, (BATCH, 8, 32, 32, 3), generator=generator, dtype=torch.uint8)
     return {"x": x, "target": torch.eye(CLASSES)[torch.randint(0, CLASSES, (BATCH,), generator=generator)]}
+
+
+def tagged_batch(step: int) -> dict[str, torch.Tensor]:
+    """As `labelled_batch`, with any number of labels a clip, and unlike numbers of them on two ranks."""
+    batch = labelled_batch(step)
+    batch["target"][: BATCH // 2, 0] = 1.0
+    batch["target"][1, :] = 0.0
+    return batch
 
 
 def rate(kind: str, step: int) -> float:
@@ -156,9 +165,10 @@ def with_graphs():
 def run(job: dict, context: RankContext) -> None:
     """Steps ``first`` to ``last`` of a job; on the last rank alone, ``poison`` spoils the input of that step and
     ``poison_gradient`` a gradient, that of a classifier's layer with ``spoil_head``."""
-    kind, labelled = job.get("kind", "sgd"), job.get("model") == "classifier"
+    kind, labelled = job.get("kind", "sgd"), job.get("model") in ("classifier", "tags")
     if labelled:
-        module = small_classifier(job.get("frozen", False))
+        labels = "multi" if job["model"] == "tags" else "single"
+        module = small_classifier(job.get("frozen", False), labels)
         optim = OptimConfig(kind=kind, lr=rate(kind, 0), clip_backbone=CLIP)
         backbone = module.model.backbone.encoder.layers[0].mlp.in_weight
         spoilt = module.model.classifier.weight if job.get("frozen") or job.get("spoil_head") else backbone
@@ -178,7 +188,10 @@ def run(job: dict, context: RankContext) -> None:
     log = []
     for step in range(job.get("first", 0), job.get("last", 4)):
         last = context.rank == context.ranks - 1
-        batch = labelled_batch(step) if labelled else batch_of(step, last and step == job.get("poison"))
+        if labelled:
+            batch = tagged_batch(step) if job["model"] == "tags" else labelled_batch(step)
+        else:
+            batch = batch_of(step, last and step == job.get("poison"))
         with ExitStack() as stack:
             if last and step == job.get("poison_gradient"):
                 stack.enter_context(infinite_gradient(spoilt))

@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 
-from tests.train.engine_job import CLIP, labelled_batch, rate, small_classifier
+from tests.train.engine_job import CLIP, labelled_batch, rate, small_classifier, tagged_batch
 from tests.train.plain import reference
 from tests.train.ranks import run_engine
 
@@ -21,6 +21,8 @@ def runs(tmp_path_factory):
     jobs = {
         "sgd in parts": {"engine": {"zero": 2, "gradient_accumulation": 2}},
         "sgd bf16": {"engine": {"zero": 0, "precision": "bf16"}},
+        "tags": {"engine": {"zero": 0}, "model": "tags"},
+        "tags in parts": {"engine": {"zero": 2, "gradient_accumulation": 2}, "model": "tags"},
     }
     for stage in STAGES:  # in this order: ZeRO 3 leaves another linear layer behind, that rounds otherwise
         zero = {"engine": {"zero": stage}}
@@ -87,6 +89,18 @@ def test_stage_and_parts_change_nothing(runs, name):
     _, weights, optimizer = runs[name]
     plain("sgd").check_weights(weights)
     plain("sgd").check_state(optimizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tags", "tags in parts"])
+def test_labels_are_weighted_by_their_counts_in_the_whole_batch(runs, name):
+    """On two ranks, and in two parts on each, as in one process that has the whole batch."""
+    log, weights, optimizer = runs[name]
+    make = functools.partial(small_classifier, labels="multi")
+    plain = reference(make, tagged_batch, "sgd", functools.partial(rate, "sgd"), clip=CLIP)
+    plain.check_losses(log)
+    plain.check_weights(weights)
+    plain.check_state(optimizer)
 
 
 @pytest.mark.slow

@@ -43,6 +43,8 @@ from train.core.optimizers import finite_everywhere, make_optimizer
 from train.core.transfer import Later, Uploader
 from vatt.config import ConfigError
 from vatt.data import Batch
+from vatt.distributed import sum_over_ranks
+from vatt.models.tokens import send
 from vatt.objectives import parts
 from vatt.precision import type_of
 
@@ -174,8 +176,9 @@ class Engine:
     Args:
         module: called with (batch, seed), returns a dictionary of scalar losses, among them "loss". What its method
             ``draw(batch, seed, first)`` returns goes into the batch; ``first`` is the place of its first sample in the
-            batch of all ranks. Its method ``prepare(batch)`` makes of it, on the device, what it is called with. Its
-            attribute ``collectives`` says whether its forward pass talks to the other ranks. With
+            batch of all ranks. Its method ``prepare(batch)`` makes of it, on the device, what it is called with. What
+            ``step_sums(part)`` returns, if it has such a method, is summed over the parts and ranks of a step and put
+            into each part. Its attribute ``collectives`` says whether its forward pass talks to the other ranks. With
             engine.contrastive_parts it is called as `vatt.objectives.parts` says.
         rank_batch: samples of a step on this rank.
 
@@ -246,9 +249,12 @@ class Engine:
                 group["lr"] = lr
         self._optimizer.made = []
         # Without a graph, the passes talk to the other ranks in ZeRO 3 alone.
+        sums: dict[str, Tensor] = {}
         if not self._contrastive or self.zero == 3:
-            batch = iter(list(batch))
-        made = (partial(self._on_device, part, seed, number) for number, part in enumerate(batch))
+            batch = list(batch)
+            sums = self._sums(batch, seed)
+            batch = iter(batch)
+        made = (partial(self._on_device, part, seed, number, sums) for number, part in enumerate(batch))
         del batch
         if self._contrastive:
             losses = parts.losses_in_parts(made, self.parts, partial(self._call, seed), self._backward, self.device)
@@ -273,12 +279,26 @@ class Engine:
             self._backward(losses["loss"] / self.parts, number == self.parts)
         return sums
 
-    def _on_device(self, part: Batch, seed: int, number: int) -> Mapping[str, Any]:
-        """A part with what its step draws on the host, ready for the passes."""
+    def _sums(self, batch: list[Batch], seed: int) -> dict[str, Tensor]:
+        """What the module wants of the whole step: over all parts and ranks, on the device."""
+        step_sums = getattr(self.module, "step_sums", None)
+        if step_sums is None:
+            return {}
+        found = [step_sums(self._drawn(part, seed, number)) for number, part in enumerate(batch)]
+        own = {name: torch.stack([sums[name] for sums in found]).sum(0) for name in found[0]}
+        return {name: sum_over_ranks(send(value, self.device)) for name, value in own.items()}
+
+    def _drawn(self, part: Batch, seed: int, number: int) -> dict[str, Tensor]:
+        """The tensors of a part, and what its step draws on the host."""
         tensors = {key: value for key, value in part.items() if isinstance(value, Tensor)}
         module: Any = self.module
         first = (dist.get_rank() * self.parts + number) * self._part_size
-        return module.prepare(self._upload({**tensors, **module.draw(tensors, seed, first)}))
+        return {**tensors, **module.draw(tensors, seed, first)}
+
+    def _on_device(self, part: Batch, seed: int, number: int, sums: dict[str, Tensor]) -> Mapping[str, Any]:
+        """A part with what its step draws on the host, ready for the passes."""
+        module: Any = self.module
+        return module.prepare({**self._upload(self._drawn(part, seed, number)), **sums})
 
     def _call(
         self, seed: int, batch: Mapping[str, Any], part: parts.Part, cached: Mapping[str, Tensor] | None

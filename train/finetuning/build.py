@@ -52,8 +52,6 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
     first = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     has_accuracy = config.model.labels == "single" and not config.targets.mixup
-    if config.model.labels == "multi" and config.engine.gradient_accumulation > 1:
-        corpus.notes.append("the loss weighs labels by their counts in each engine.gradient_accumulation part alone")
     return build_trainer(
         job,
         context,

@@ -78,16 +78,22 @@ def single_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * logits_fp32.log_softmax(-1)).sum(-1).mean()
 
 
-def multi_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def multi_label_loss(logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Tensor:
     """Sigmoid cross entropy (B, K) against multi-hot ``targets``, summed over classes, weighted, mean over the batch.
 
     The weight of a sample is the mean, over its positive classes, of 1 / (samples of the batch with that class): the
     paper divides the loss of a sample by the count of its labels in the batch. A sample without any positive class
     makes the official loss NaN; here its weight is 0.
+
+    Args:
+        counts: (K,), the samples with each class where the batch has more than these, on other ranks or in other parts
+            of the step: the mean of all their losses then is the loss of the whole batch. The official code counts
+            those of a replica.
     """
     logits_fp32 = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
     targets = targets.to(logits_fp32)
-    rarity_K = 1 / targets.sum(0).clamp(min=torch.finfo(logits_fp32.dtype).tiny)
+    counts = targets.sum(0) if counts is None else counts.to(logits_fp32)
+    rarity_K = 1 / counts.clamp(min=torch.finfo(logits_fp32.dtype).tiny)
     positives_B = targets.sum(1)
     weight_B = torch.where(targets > 0, targets * rarity_K, 0.0).sum(1) / positives_B.clamp(min=1e-12)
     losses_B = F.binary_cross_entropy_with_logits(logits_fp32, targets, reduction="none").sum(1)

@@ -36,7 +36,8 @@ class Finetuning(nn.Module):
     """A `Classifier` and its loss in one module, so that an engine wraps and casts both.
 
     Official losses (modeling/factory.py): softmax cross entropy for one label per clip; for several, sigmoid cross
-    entropy whose samples are weighted by the rarity of their labels in the batch of this rank.
+    entropy whose samples are weighted by the rarity of their labels in the batch, that of all ranks and parts of a step
+    (official: of a replica).
     """
 
     collectives = False  # ranks meet in the gradients alone
@@ -80,6 +81,23 @@ class Finetuning(nn.Module):
             drawn |= {"mix_order": mix.permutation, "mix_share": mix.lam}
         return drawn
 
+    def step_sums(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the losses want of the batch of a whole step: whoever divides it adds these up over all parts and ranks,
+        and puts the sums into each part.
+
+        Args:
+            batch: a part, with what `draw` gives.
+
+        Returns:
+            "label_counts" (K,) with several labels a clip: those of each class, after mixup; else nothing.
+        """
+        if self.model.labels != "multi":
+            return {}
+        target_BK = batch["target"]
+        if self.targets.mixup:
+            target_BK = Mix(batch["mix_order"], batch["mix_share"])(target_BK)
+        return {"label_counts": target_BK.sum(0)}
+
     @property
     def _spec(self) -> InputConfig | None:
         return None if self.model.config is None else self.model.config.input
@@ -103,7 +121,8 @@ class Finetuning(nn.Module):
 
         Args:
             batch: "x" (or planes, see `prepare`) as the backbone takes it; "target" (B, K) of 0 and 1; what `draw`
-                gives, or else it is drawn here. Other keys are ignored.
+                gives, or else it is drawn here; the sums of `step_sums`, where this is not the whole batch. Other keys
+                are ignored.
             seed: of `draw`.
 
         Returns:
@@ -123,7 +142,7 @@ class Finetuning(nn.Module):
             x = x.take_along_dim(send(kept, x.device)[..., None], 1)
         logits_BK = self.model(x, kept=kept)
         if self.model.labels == "multi":
-            return {"loss": multi_label_loss(logits_BK, target_BK)}
+            return {"loss": multi_label_loss(logits_BK, target_BK, batch.get("label_counts"))}
         losses = {"loss": single_label_loss(logits_BK, target_BK)}
         if not self.targets.mixup:
             losses["accuracy"] = (logits_BK.argmax(-1) == wanted_B).float().mean()
