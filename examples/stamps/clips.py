@@ -137,7 +137,8 @@ def plan(stamps: list[Stamp], with_sound: int, silent: int, seed: int) -> list[P
     planned: list[Planned] = []
 
     def add(stamp: Stamp, motions: list[str], split: str) -> None:
-        planned.extend(Planned(stamp, motion, split, len(planned) + n) for n, motion in enumerate(motions))
+        first = len(planned)
+        planned.extend([Planned(stamp, motion, split, first + n) for n, motion in enumerate(motions)])
 
     for sounding, count in ((True, with_sound), (False, silent)):
         some = [stamp for stamp in stamps if bool(stamp.sound) is sounding]

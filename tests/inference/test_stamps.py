@@ -109,6 +109,7 @@ def test_unknown_stamps_are_in_test_alone(stamps):
     of_split = {
         split: {clip.stamp.name for clip in planned if clip.split == split} for split in ("train", "val", "test")
     }
+    assert len({clip.row["video"] for clip in planned}) == len(planned)
     assert len(of_split["test"]) == 2
     assert len(of_split["train"]) == 18
     assert not of_split["test"] & (of_split["train"] | of_split["val"])
