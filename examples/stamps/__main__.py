@@ -158,15 +158,15 @@ class Study:
         right = np.array(neighbours.vote(ours, theirs, self.column(label, train))) == self.column(label, held_out)
         self.add(label, "val", "neighbours", "top-1", right.mean(), chance=row["chance"], n=len(right))
 
-    def finetune(self, modality: str, label: str) -> None:
+    def finetune(self, modality: str, label: str, recipe: str) -> None:
         """A classifier of all weights, from the pretrained backbone and from scratch, for equally many steps."""
         manifest = str(self.clips / "manifest.csv")
         name = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["model"]["name"]
         for method, start in (("fine-tuned", ("--init", str(self.folder))), ("scratch", ("--model", name))):
             out = self.folder / f"{method}-{label}"
-            task = ("--task", modality, "--config", "sample", "--data", manifest, "--label", label)
+            task = ("--task", modality, *shlex.split(recipe), "--data", manifest, "--label", label)
             line = ("train/finetune.py", *task, *start, "--out", str(out), f"run.seed={self.seed}")
-            found = self.command(f"fine-tuning for {label}", out / "evaluation.json", *line, "data.augment.flip=false")
+            found = self.command(f"fine-tuning for {label}", out / "evaluation.json", *line)
             table = found["table"]
             self.add(label, "val", method, "top-1", table["top1"], chance=table["chance"], n=table["n"])
 
@@ -191,7 +191,7 @@ def study_seed(options: argparse.Namespace) -> list[dict[str, Any]]:
     study.add("search and neighbours", "", "", "seconds", time.monotonic() - began)
     study.probe("video", "motion")
     study.probe("audio", "sound")
-    study.finetune("video", "motion")
+    study.finetune("video", "motion", options.finetune)
     return study.rows
 
 
@@ -223,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="of weights, windows and probes (%(default)s)")
     add("--level", choices=LEVELS, default="rms", help="model.input.audio_level (%(default)s)")
     add("--pretrain", default="--config auto", metavar="ARGUMENTS", help='of train/pretrain.py ("%(default)s")')
+    default = "--config sample data.augment.flip=false"  # motions go left and right
+    add("--finetune", default=default, metavar="ARGUMENTS", help='of train/finetune.py ("%(default)s")')
     add("--workers", type=int, default=0, help="processes that make clips (0: one for each core)")
     add("--levels", action="store_true", help="only compare the levels of sounds")
     add("--page", action="store_true", help="only write the tables of docs/results.md")
