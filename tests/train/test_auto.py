@@ -18,7 +18,7 @@ from vatt.config import ConfigError, from_dict, to_dict
 from vatt.data.survey import Survey
 from vatt.precision import type_of
 
-COUNTS = (2, 10, 40, 100, 384, 1000, 20_000, 1_000_000, 100_000_000)
+COUNTS = (2, 10, 40, 100, 768, 2000, 20_000, 1_000_000, 100_000_000)
 MACHINES = {
     "laptop": dict(cores=2, memory=20 << 30, host=20 << 30),
     "one core": dict(cores=1, memory=3 << 30, host=3 << 30),
@@ -94,10 +94,10 @@ def _device(known):
 
 
 def test_the_samples_folder_gets_the_samples_recipe():
-    config, _ = choose(facts(480, seconds=4.0), {})
+    config, _ = choose(facts(864, seconds=4.0), {})
     assert (config.model.name, config.run.batch_size, config.optim.lr) == ("vatt-tiny", 32, 3e-3)
-    assert config.run.steps * 32 == pytest.approx(60 * 384)
-    assert config.data.eval_share * 480 == pytest.approx(96)
+    assert config.run.steps * 32 == pytest.approx(30 * 764, rel=0.01)
+    assert config.data.eval_share * 864 == pytest.approx(100, rel=0.01)
     assert config.evaluation.windows == 1
     assert config.model.text.trainable_embeddings
 
@@ -208,9 +208,9 @@ def test_too_few_files_are_not_held_out():
 
 
 def test_clips_without_sound_are_made_up_for():
-    assert choose(facts(480, seconds=4.0, with_sound=24), {})[0].run.batch_size == 64
-    assert choose(facts(480, seconds=4.0, captioned=240), {})[0].run.batch_size == 64
-    assert choose(facts(480, seconds=4.0, captioned=0), {})[0].run.batch_size == 32  # the pair that is left has all
+    assert choose(facts(864, seconds=4.0, with_sound=24), {})[0].run.batch_size == 64
+    assert choose(facts(864, seconds=4.0, captioned=432), {})[0].run.batch_size == 64
+    assert choose(facts(864, seconds=4.0, captioned=0), {})[0].run.batch_size == 32  # the pair that is left has all
 
 
 def test_large_pictures_get_more_readers():

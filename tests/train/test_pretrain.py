@@ -298,7 +298,7 @@ def test_two_ranks_choose_alike_and_survey_once(alone, tmp_path):
     assert text.count("data: 28 clips") == 1
     assert text.count("expected time") == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["run"]["batch_size"] == 8  # nearest to 32 x sqrt(28 / 384) clips, in twos
+    assert config["run"]["batch_size"] == 8  # nearest to 32 x sqrt(28 / 768) clips, in twos
 
 
 @pytest.mark.slow

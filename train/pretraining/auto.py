@@ -26,10 +26,10 @@ from vatt.presets import preset
 
 GIB = 2**30
 # What was measured: the sample's recipe, on which tiny models learn in minutes. Everything scales from here.
-CLIPS, BATCH = 384, 32
-# Over those clips. 22 (260 steps) are enough there, 83 (1,000 steps) better (docs/results.md); own videos are harder.
-# Larger models: as in --config sample-gpu, which no GPU has run yet.
-PASSES = {"tiny": 60.0, "other": 100.0}
+CLIPS, BATCH = 768, 32
+# Over those clips. 11 (260 steps) are enough there, but own videos are harder. Larger models: as in --config sample-gpu,
+# which no GPU has run yet.
+PASSES = {"tiny": 30.0, "other": 50.0}
 LEAST_STEPS = 200
 # And what the paper has: 500,000 steps of 2,048 clips over the 136 million windows of HowTo100M.
 PAPER_WINDOWS, PAPER_BATCH, PAPER_STEPS, PAPER_PASSES = 136e6, 2048, 500_000, 7.5
@@ -191,7 +191,7 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     local = min(_power_of_two(size / facts.ranks), _power_of_two(host_batch(picks.config, facts)))
     local = max(2, unit, local // unit * unit)
     batch = local * facts.ranks
-    reason = "measured: 32 for the 384 clips of the sample; it grows with the root of the windows"
+    reason = "measured: 32 for the 768 clips of the sample; it grows with the root of the windows"
     if scarce < 0.7:
         reason += f", and as {scarce:.0%} of the clips have a pair"
     if batch > clips:
@@ -207,7 +207,7 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     if found.checkpointing or picks.is_given("engine.activation_checkpointing"):
         reason = f"without it a GPU of {facts.memory / GIB:.0f} GiB holds too few clips (predicted)"
         picks.set("engine.activation_checkpointing", found.checkpointing, reason)
-    if hasattr(picks.config.engine, "contrastive_parts") and found.parts > 1:
+    if found.parts > 1 and accumulated == 1:
         of = f"{facts.memory / GIB:.0f} GiB hold" if found.part else "memory may not hold"
         reason = f"{of} {max(1, found.part)} clips at once (predicted); the loss is that of the whole batch"
         picks.set("engine.contrastive_parts", found.parts, reason)
