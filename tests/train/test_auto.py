@@ -227,7 +227,7 @@ def test_the_largest_part_fits_and_one_more_does_not():
 
 
 def test_expected_time():
-    config, known = choose(facts(480), {})[0], facts(480)
+    config, known = choose(facts(480), {"run.steps": 300})[0], facts(480)
     one = expected(config, known)
     config.run.steps *= 2
     two = expected(config, known)
