@@ -190,6 +190,24 @@ def with_chance(step, **changes):
     return train_record(step, **{**chances, "vidtxt_loss": 2.5, **changes})
 
 
+def test_equal_captions_have_a_line_of_their_own(run):
+    results = json.loads(run.retrieval.read_text())
+    equal = {
+        **LEVEL,
+        "r1": 0.5,
+        "r5": 0.625,
+        "shared": 12,
+        "examples": [["a ball", 3]],
+        "chance": {**CHANCE, "r5": 0.25},
+    }
+    results["table"]["text_to_video_equal"] = equal
+    run.retrieval.write_text(json.dumps(results))
+    text = Page(write_report(run.path)).text
+    assert "or an equal caption 50.0% 62.5% 75.0% 3.0 2.5x" in text
+    assert "12 of 40 captions are shared by several clips; each of these may be found." in text
+    assert "or an equal sound" not in text
+
+
 def test_losses_stand_beside_their_chance(run):
     run.config.write_text(json.dumps({"run": {"steps": 300}, "optim": {"lr": 1e-3, "warmup_steps": 10}}))
     records = [with_chance(step) for step in (1, 100, 200, 300)]

@@ -29,7 +29,7 @@ from vatt.data import Clip
 from vatt.data.augment import CentreView
 from vatt.data.decode import MediaError, decode_window
 from vatt.data.samples import window_start
-from vatt.evaluation.retrieval import NAMES
+from vatt.evaluation.retrieval import EQUAL, NAMES
 from vatt.files import write_text
 
 FILE = "report.html"
@@ -106,19 +106,25 @@ def _retrieval(run: Run) -> str:
     table, oracle = run.results.get("table", {}), run.results.get("oracle", {})
     if not table:
         return html.section("Zero-shot retrieval", html.paragraph("Not evaluated: too few clips were held out."))
-    levels = [("", _LABELS[name], table[name]) for name in _LABELS if name in table]
+    levels = []
+    for name in _LABELS:
+        for key, label in ((name, _LABELS[name]), (f"{name}_equal", f"or an equal {EQUAL[name]}")):
+            levels += [("", label, table[key])] if key in table else []
     levels += [("muted", f"oracle {_LABELS[name]}", oracle[name]) for name in _LABELS if name in oracle]
     levels.append(("muted", "chance", table["chance"]))
     rows = []
     for kind, label, level in levels:
         shares = [_percent(level[key]) for key in ("r1", "r5", "r10")]
-        times = f"{level['r5'] / table['chance']['r5']:.1f}x"
+        times = f"{level['r5'] / level.get('chance', table['chance'])['r5']:.1f}x"
         figures = (*shares, f"{level['median_rank']:.1f}", times)
         rows.append((kind, [html.Cell(label), *(html.Cell(figure, kind="n") for figure in figures)]))
     note = (
         f"{table['chance']['n']} held-out clips; R@k: share of queries whose own clip is among the first k found. "
         "MedR: median rank of that clip, 1 is best."
     )
+    shared = [(EQUAL[name], table[f"{name}_equal"]) for name in EQUAL if f"{name}_equal" in table]
+    for what, level in shared:
+        note += f" {level['shared']} of {level['n']} {what}s are shared by several clips; each of these may be found."
     if oracle:
         note += " The oracle knows all attributes that the sentence or the sound tells of."
     names = ("", "R@1", "R@5", "R@10", "MedR", "R@5 vs chance")
