@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import vatt.models
+from tests.data.media import write
 from tests.inference.library_models import WORDS, assert_same, media, save_classifier, save_model, small_config
 from vatt import VATT, Classifier, Clip, MediaError, SpaceError, TextError, load_pretrained, save_pretrained
 from vatt.data.augment import CentreView
@@ -17,6 +18,7 @@ from vatt.data.config import DataConfig
 from vatt.data.decode import decode_window
 from vatt.data.samples import evaluation_windows
 from vatt.data.tokenizer import Tokenizer
+from vatt.inference import embed_clips
 from vatt.weights import folder as weights
 
 
@@ -245,3 +247,24 @@ def test_a_model_of_any_kind_is_loaded_with_its_methods(folder, tmp_path):
     assert type(pure) is vatt.models.VATT
     save_pretrained(pure, tmp_path / "pure")
     assert load_pretrained(tmp_path / "pure").tokenizer is None
+
+
+def test_silence_is_no_sound_that_could_be_found(files, tmp_path):
+    model = VATT(small_config()).eval()
+    rate = model.config.input.sample_rate
+    sound = np.zeros(6 * rate, np.float32)
+    silent = write(tmp_path / "silent.wav", None, sound=sound, rate=rate, audio_codec="pcm_s16le")
+    sound[4 * rate :] = np.sin(np.arange(2 * rate))
+    late = write(tmp_path / "late.wav", None, sound=sound, rate=rate, audio_codec="pcm_s16le")
+    with pytest.raises(MediaError, match=r"silent\.wav: audio: is silent"):
+        model.embed_audio([late, silent])
+    with pytest.raises(ValueError, match=r"audio, item 1: is silent"):
+        model.embed_audio(torch.stack([inputs(model, 1)[1][0], torch.zeros(model.config.input.samples)]))
+    found = next(embed_clips(model, [Clip(path, kind="audio") for path in (late, silent)], "audio", windows=2))
+    assert found.numbers == [0]
+    assert [(record["field"], record["reason"], record["index"]) for record in found.skipped] == [
+        ("audio", "is silent", 1)
+    ]
+    end = Clip(late, 4.0, 6.0, kind="audio")
+    assert_same(model.embed_audio(late, windows=2), model.embed_audio(end, windows=1))  # of the window with sound alone
+    assert model.embed_audio(silent, space="features").isfinite().all()

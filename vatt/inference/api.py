@@ -94,6 +94,10 @@ class VATT(models.VATT):
         Args:
             space: "video" (compare with ``embed_video(..., space="audio")``), "text" with a joint head, or "features".
             sample_rate: of tensors, in Hz; where it is given it must be the model's.
+
+        Silence (nothing above -80 dBFS) has no place in a common space: a file that is silent wherever it is read is a
+        MediaError, a silent tensor a ValueError. Of a file with sound the silent windows are left out of the mean. As
+        "features" silence is a sound like any other.
         """
         return embed_media(
             self,

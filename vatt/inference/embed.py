@@ -59,6 +59,8 @@ def embed_clips(
 ) -> Iterator[Embedded]:
     """Embeds clips in order, read as the evaluation reads them: ``windows`` of a clip, evenly spread, centre crop.
 
+    A clip whose windows are all silent has no sound, and so no place in a common space: it is left out, with a record.
+
     Args:
         space: see `vatt.inference.spaces`; "features" are averaged over the windows and not normalised.
         numbers: which of the clips; None for all.
@@ -79,13 +81,13 @@ def embed_clips(
             yield Embedded([], torch.empty(0, width_of(model.config, modality, space)), skipped)
             continue
         x_BD = _of_clips(model, modality, batch["x"], batch["of_view"], space)
-        good = torch.isfinite(x_BD).all(1)
-        for number, fine in zip(found, good.tolist(), strict=True):
+        finite, silent = torch.isfinite(x_BD).all(1), _silent(modality, batch["x"], space)[batch["of_view"]].all(1)
+        good = finite & ~silent
+        for number, fine, quiet in zip(found, good.tolist(), silent.tolist(), strict=True):
             if not fine:
-                reason = "the model gives values that are not finite"
-                skipped.append(
-                    {"file": str(clips[number].video), "field": "embedding", "reason": reason, "index": number}
-                )
+                not_finite = "embedding", "the model gives values that are not finite"
+                field, reason = ("audio", "is silent") if quiet else not_finite
+                skipped.append({"file": str(clips[number].video), "field": field, "reason": reason, "index": number})
         yield Embedded([n for n, fine in zip(found, good.tolist(), strict=True) if fine], x_BD[good], skipped)
 
 
@@ -104,12 +106,18 @@ def _of_clips(model: VATT, modality: str, x: Tensor, of_BV: Tensor, space: str |
     name = output_name(model.config, modality, space)
     with evaluating(model):
         out = model(**{modality: x.to(next(model.parameters()).device)})[name].float().cpu()
-    weight_BV = torch.ones(of_BV.shape)
-    if modality == "audio" and of_BV.shape[1] > 1:
-        heard_BV = (x.abs().amax(1) > SILENCE)[of_BV]
-        weight_BV = torch.where(heard_BV.any(1, keepdim=True), heard_BV, True).float()
+    heard_BV = ~_silent(modality, x, space)[of_BV]
+    weight_BV = torch.where(heard_BV.any(1, keepdim=True), heard_BV, True).float()
     mean_BD = (out[of_BV] * weight_BV[..., None]).sum(1) / weight_BV.sum(1, keepdim=True)
     return mean_BD if space == FEATURES else F.normalize(mean_BD, dim=-1)
+
+
+def _silent(modality: str, x: Tensor, space: str | None) -> Tensor:
+    """bool (R,): the sounds that have nothing to compare in a common space. "features" has silence, as any other sound:
+    it may have a label."""
+    if modality != "audio" or space == FEATURES:
+        return torch.zeros(len(x), dtype=torch.bool)
+    return (x.abs().amax(1) <= SILENCE).cpu()
 
 
 def embed_sentences(
@@ -276,6 +284,9 @@ def _shape(modality: str, spec: InputConfig) -> tuple[int, ...]:
 def _tensors(model: VATT, x: Tensor, modality: str, space: str | None, batch_size: int) -> Tensor:
     check_input(x, modality, model.config.input, modality)
     x = x if x.dtype == torch.uint8 else x.float()
+    for number, silent in enumerate(_silent(modality, x, space).tolist()):
+        if silent:
+            raise ValueError(f"{modality}, item {number}: is silent, so it is like no other sound; leave it out")
     parts = [embed_inputs(model, modality, part, space) for part in x.split(batch_size)] if len(x) else []
     found = torch.cat([torch.empty(0, width_of(model.config, modality, space)), *parts])
     _check_finite(found, [f"{modality}, item {number}" for number in range(len(x))])
