@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -62,13 +63,20 @@ class Study:
 
     def command(self, what: str, result: Path, *arguments: str) -> dict[str, Any]:
         """Runs one of the project's commands, unless its result is there; gives that, and notes how long it took."""
-        line = ["python", *arguments]
+        line = shlex.join(["python", *arguments])
+        kept = self.folder.with_name(f"{self.folder.name}.seconds.json")
+        seconds = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
         if not result.is_file():
-            print(f"$ {shlex.join(line)}", flush=True)
+            if arguments[0] != "train/evaluate.py":  # the folder of a run that was stopped
+                shutil.rmtree(result.parent, ignore_errors=True)
+            print(f"$ {line}", flush=True)
             began = time.monotonic()
             if subprocess.run([sys.executable, *arguments], cwd=TREE).returncode:
-                raise StudyError(f"{what}: failed: {shlex.join(line)}")
-            self.add(what, "", "", "seconds", time.monotonic() - began, command=shlex.join(line))
+                raise StudyError(f"{what}: failed: {line}")
+            seconds[line] = time.monotonic() - began
+            kept.write_text(json.dumps(seconds, indent=1), encoding="utf-8")
+        if line in seconds:
+            self.add(what, "", "", "seconds", seconds[line], command=line)
         return json.loads(result.read_text(encoding="utf-8"))
 
     def add(self, what: str, split: str, method: str, metric: str, value: float, **others: Any) -> None:
@@ -179,11 +187,12 @@ class Study:
 
 def study_seed(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All figures of one seed."""
-    began = time.monotonic()
-    build(options.stamps, options.clips, workers=options.workers)
     about = {"study": "main", "level": options.level, "seed": options.seed}
     study = Study(options.clips, options.out / f"seed{options.seed}-{options.level}", about)
-    study.add("building the clips", "", "", "seconds", time.monotonic() - began)
+    began, there = time.monotonic(), options.clips.is_dir()
+    build(options.stamps, options.clips, workers=options.workers)
+    if not there:
+        study.add("building the clips, once", "", "", "seconds", time.monotonic() - began)
     study.pretrain(f"{options.pretrain} model.input.audio_level={options.level}")
     began = time.monotonic()
     study.search("val")
@@ -246,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page.write_text(results.filled(page.read_text(encoding="utf-8"), table.rows), encoding="utf-8")
         print(page)
         return 0
-    own = [row for row in table.rows if (row["study"], row["seed"]) in {(r["study"], str(r["seed"])) for r in made}]
+    rows = results.newest(table.rows)
+    own = [row for row in rows if (row["study"], row["seed"]) in {(r["study"], str(r["seed"])) for r in made}]
     name, text = ("levels", results.levels_table(own)) if options.levels else ("table", results.main_table(own))
     (options.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     (options.out / f"{name}.json").write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from examples.stamps import clips, neighbours, results
-from examples.stamps.__main__ import Study
+from examples.stamps.__main__ import Study, StudyError
 from tests.inference.library_models import save_model
 from vatt.data import read_clips
 from vatt.files import TREE
@@ -187,6 +187,30 @@ def test_tables():
     page = "a\n<!-- stamps: main -->\nold\n<!-- end -->\nb\n"
     assert results.filled(page, rows).splitlines()[-3:] == [expected, "<!-- end -->", "b"]
     assert results.filled(page, []).splitlines()[2] == results.NONE
+    again = rows[0] | {"value": "0.9"}
+    assert "80.0 ± 14.1%" in results.filled(page, [*rows, again])
+
+
+def test_the_minutes_of_a_seed_are_added_up():
+    row = dict.fromkeys(results.FIELDS, "") | {"study": "main", "what": "probe", "metric": "seconds"}
+    seconds = [("0", "60"), ("0", "120"), ("1", "120")]
+    rows = [row | {"seed": seed, "value": value, "command": str(n)} for n, (seed, value) in enumerate(seconds)]
+    assert results.minutes_table(rows).splitlines()[-1] == "| probe | 2.5 ± 0.7 |"
+
+
+def test_a_stopped_run_is_begun_again_and_its_time_is_kept(tmp_path):
+    study = Study(tmp_path, tmp_path / "run", {"study": "main", "level": "rms", "seed": 0})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("a run that was stopped")
+    write = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.parent.mkdir(); p.write_text('{\"a\": 1}')"
+    result = tmp_path / "run" / "retrieval.json"
+    for _ in range(2):  # the second time nothing runs: the folder would be there
+        assert study.command("pretraining", result, "-c", write, str(result)) == {"a": 1}
+    first, second = study.rows
+    assert first == second
+    assert first["metric"] == "seconds"
+    with pytest.raises(StudyError, match="probe: failed: python -c 'raise SystemExit\\(1\\)'"):
+        study.command("probe", tmp_path / "run" / "none.json", "-c", "raise SystemExit(1)")
 
 
 def test_the_page_has_the_tables_of_the_committed_rows():
