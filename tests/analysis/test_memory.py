@@ -81,8 +81,10 @@ def batch_of(config, clips):
     }
 
 
-def saved(config, clips, monkeypatch, backend="torch", dtype=torch.float32, checkpointing=False):
+def saved(config, clips, monkeypatch, backend="torch", dtype=torch.float32, checkpointing=False, cached=0):
     """Bytes of the distinct storages that one forward pass saves, without parameters, buffers and the batch.
+
+    With ``cached`` they are the last part of a batch, and of so many clips the features are there.
 
     A checkpointed layer keeps its arguments without telling the hooks: they are counted where it is called.
     """
@@ -105,8 +107,14 @@ def saved(config, clips, monkeypatch, backend="torch", dtype=torch.float32, chec
         return checkpoint(layer, *arguments, **options)
 
     monkeypatch.setattr(transformer, "checkpoint", counted)
+    part = ()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = module(batch, seed=0)
+        if cached:
+            before = {
+                name: torch.ones_like(x, device="cpu") for name, x in module.empty_features(cached, dtype).items()
+            }
+            part = "last", {name: x.requires_grad_("mask" not in name) for name, x in before.items()}
+        losses = module(batch, 0, *part)
     assert losses["loss"].requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -175,6 +183,19 @@ def _one_layer(name):
     return [f"{part}.num_layers={2 if part == 'video' else 1}" for part in parts]
 
 
+@pytest.mark.parametrize("name", ["vatt-tiny", "vatt-ma-tiny", "joint"])
+def test_a_batch_in_parts_saves_one_part_and_the_features_of_all(name, monkeypatch):
+    """The pass of the last part, which is the largest: features of those before are there, and joined with its own."""
+    config = CONFIGS[name]()
+    found = predicted(config, 8, backend="torch", parts=4)
+    real = saved(config, 2, monkeypatch, cached=6)
+    assert (1 - LOOSE) * (found.total - found.features) < real <= found.total
+    whole = predicted(config, 8, backend="torch")
+    assert found.samples["video"] <= whole.samples["video"] // 4
+    assert found.samples["head"] == whole.samples["head"]
+    assert whole.features == 0
+
+
 def test_published_models():
     """What is known without running them: our kernels save less, checkpointing less still, and other ranks add rows."""
     config = preset("vatt-base")
@@ -201,6 +222,7 @@ def test_traffic_counts_each_activation_twice_and_each_parameter_three_times():
         ({"dtype": torch.float16}, "float16"),
         ({"batch": 0}, "batch"),
         ({"ranks": 0}, "ranks"),
+        ({"batch": 8, "parts": 3}, "parts"),
     ],
 )
 def test_nonsense_is_named(changes, word):

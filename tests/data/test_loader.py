@@ -36,6 +36,7 @@ from vatt.data.captions import Caption
 from vatt.data.clips import Clip
 from vatt.data.loader import BatchError, NoUsableClip, Schedule
 from vatt.data.samples import PretrainReader
+from vatt.data.slots import PROCESS
 
 SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
 TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])
@@ -101,6 +102,27 @@ def test_ranks_share_one_global_batch(clips):
             assert torch.equal(batch[key], torch.cat([part[step][key] for part in parts]))
     seen = torch.cat([batch["index"] for batch in whole[:2]])
     assert sorted(seen.tolist()) == list(range(8))  # one pass takes each clip once
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_are_the_batch_in_order_and_lie_in_memory_together(clips, workers):
+    """As many as a step has may be held at once, without a copy, beside those that are read ahead."""
+    whole = load(clips, 2)
+    config = DataConfig(workers=workers, prefetch=1, decode_timeout=HANG)
+    with closing(TrainLoader([Source("clips", clips)], TOKENS, SPEC, config, batch_size=4, seed=3, parts=4)) as loader:
+        parts = iter(loader)
+        for batch in whole:
+            held = [next(parts) for _ in range(4)]
+            for key in ("video", "audio", "text", "index"):
+                assert torch.equal(torch.cat([part[key] for part in held]), batch[key])
+            if workers:
+                assert loader._pool._slots.held == 4
+            del held
+        one = loader._plan.batch_bytes
+        assert loader.memory == (4 * one if not workers else 5 * one + 2 * PROCESS)
+    for number, windows in ((3, 1), (2, 4)):
+        with pytest.raises(BatchError, match=f"{number} parts"):
+            load(clips, 1, parts=number, windows=windows)
 
 
 def test_ranks_may_change_in_the_middle_of_an_epoch(clips):

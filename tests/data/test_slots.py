@@ -73,6 +73,15 @@ def made(config, recipe, **options):
     return TrainLoader([source], Tokenizer.train(["a word"]), read, config, batch_size=recipe.run.batch_size, **options)
 
 
+def test_parts_are_counted_where_a_batch_comes_in_parts():
+    assert fit_prefetch(4, GB, 0, 1, 40 * GB, parts=8) == (4, "")
+    kept, note = fit_prefetch(4, GB, 0, 1, int(12.6 * GB), parts=8)
+    assert kept == 2  # 80% of it hold 10
+    assert note.endswith("too little for 12 parts of a batch of 1 GB on each rank")
+    with pytest.raises(NoRoom, match="9 parts of a batch of 1 GB and 0 reading processes do not fit"):
+        fit_prefetch(4, GB, 0, 1, 10 * GB, parts=8)
+
+
 @pytest.mark.parametrize("augment_on", ["cpu", "gpu"])
 def test_the_recipe_of_a_machine_with_a_gpu_and_16_cores_needs_less_than_4_gb(monkeypatch, augment_on):
     monkeypatch.setattr(loader, "free_memory", lambda: 64 * GB)

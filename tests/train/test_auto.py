@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +12,8 @@ from train.pretraining.auto import LEAST_STEPS, choose, refuse_without_pairs, tr
 from train.pretraining.choices import BY_HAND, flat, table
 from train.pretraining.expected import evaluations, expected, in_words
 from train.pretraining.facts import Facts
-from train.pretraining.memory import SHARE, largest_part, needed
-from train.pretraining.start import advice, beside_the_paper, expected_row, hopeless
+from train.pretraining.memory import SHARE, in_parts, needed
+from train.pretraining.start import _find_parts, advice, beside_the_paper, expected_row, hopeless
 from vatt.analysis.plan.zero import state_bytes
 from vatt.config import ConfigError, from_dict, to_dict
 from vatt.data.survey import Survey
@@ -58,11 +59,11 @@ def test_every_choice_is_valid_and_grows_with_the_data(machine, seconds):
         assert batch % ranks == 0
         local = batch // ranks
         assert local >= 2
-        parts = getattr(config.engine, "contrastive_parts", 1)
+        parts = config.engine.contrastive_parts
         assert local % parts == 0
-        states = state_bytes(config.model, config.engine.zero, ranks, type_of("auto", _device(known)))
-        bytes_needed = needed(config, known, states, config.engine.activation_checkpointing, local // parts)
-        if hasattr(config.engine, "contrastive_parts") and (local // parts > 1 or known.memory > 8 << 30):
+        states = state_bytes(config.model, config.engine.zero, ranks, type_of("auto", _device(known)), parts=parts)
+        bytes_needed = needed(config, known, states, config.engine.activation_checkpointing, parts)
+        if local // parts > 1 or known.memory > 8 << 30:
             assert bytes_needed <= SHARE * known.memory
         assert batch <= training_clips(config, known) or batch == 2 * ranks
         assert LEAST_STEPS <= config.run.steps <= 500_000
@@ -218,12 +219,20 @@ def test_large_pictures_get_more_readers():
     assert choose(facts(480), {})[0].data.workers == 1
 
 
-def test_the_largest_part_fits_and_one_more_does_not():
+def test_the_fewest_parts_that_fit():
     known, config = facts(10**6, "one gpu"), choose(facts(10**6, "one gpu"), {})[0]
-    part = largest_part(config, known, 0, False, 4096)
-    states = state_bytes(config.model, 0, 1, type_of("auto", _device(known)))
-    assert needed(config, known, states, False, part) <= SHARE * known.memory
-    assert needed(config, known, states, False, part + 1) > SHARE * known.memory
+    config.run.batch_size = 4096
+    found = in_parts(config, known, 0, False)
+    states = state_bytes(config.model, 0, 1, type_of("auto", _device(known)), parts=2)
+    assert found.needed == needed(config, known, states, False, found.parts) <= SHARE * known.memory
+    assert found.parts > 2
+    assert found.part * found.parts == 4096
+    assert needed(config, known, states, False, found.parts // 2) > SHARE * known.memory
+    config.data.windows_per_open = found.part * 2
+    assert in_parts(config, known, 0, False).part == 0  # a clip is not divided
+    config.run.batch_size = 2
+    config.data.windows_per_open = 1
+    assert in_parts(config, known, 0, False).parts == 1
 
 
 def test_expected_time():
@@ -274,7 +283,31 @@ def test_what_cannot_work_is_told_with_what_to_try():
     assert "vid_aud_weight=0" in "\n".join(advice(config, facts(10**4, with_sound=0)))
     assert not list(advice(choose(facts(480), {})[0], facts(480)))
     config.data.augment.enabled = False
+    config.engine.contrastive_parts = 8
     assert not list(advice(config, facts(10**4, left_right=0.5, hues=0.5)))
+
+
+def test_a_batch_in_parts_is_recommended_and_another_loss_is_named():
+    config, known = paper(), facts(10**4, "one gpu")
+    config.data.augment.enabled = False
+    (line,) = advice(config, known)
+    parts = in_parts(config, known, 0, False).parts
+    assert parts > 1
+    assert line == (
+        "run.batch_size: 2,048 clips at once may not fit into the 25.8 GB that are free; "
+        f"engine.contrastive_parts=0 takes them in {parts} parts, with the same loss"
+    )
+    assert _find_parts(config, known).startswith(f"engine.contrastive_parts: {parts}, parts of {2048 // parts} clips: ")
+    assert config.engine.contrastive_parts == parts
+    config.run.batch_size, config.engine.contrastive_parts = 4, 0
+    assert _find_parts(config, known).startswith("engine.contrastive_parts: 1, the batch of 4 clips at once: ")
+    config.engine.gradient_accumulation = 2
+    (line,) = advice(config, known)
+    assert line.startswith("engine.gradient_accumulation=2 compares a clip with those of its part alone, another loss")
+    config, known = paper(), facts(10**4)  # a CPU that cannot even hold the clips
+    assert in_parts(config, replace(known, memory=8 << 30), 0, False).part == 0
+    config.engine.contrastive_parts = 0
+    assert "TOO LITTLE" in _find_parts(config, replace(known, memory=8 << 30))
 
 
 def test_a_hopeless_run_on_a_cpu_is_named():

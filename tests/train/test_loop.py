@@ -157,16 +157,20 @@ def skipping(self):
     return Loader.__next__(self) | {"skipped": [{"dataset": "a", "file": "b", "field": "c", "reason": "d"}]}
 
 
-def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_a_checkpoint(trainer, monkeypatch):
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_a_checkpoint(trainer, monkeypatch, parts):
     """A stalled server or disk must not keep a job alive that its scheduler wants to end."""
     made, _ = trainer()
     asked = []
     monkeypatch.setattr(loop, "agree", lambda flags, clips: asked.append((flags[0], clips)) or flags)
-    monkeypatch.setattr(made.config.run, "batch_size", 2)
+    monkeypatch.setattr(made.config.run, "batch_size", 2 * parts)
+    made.engine.parts = parts
+    given = []
 
     class Stalls(Loader):
         def __next__(self):
-            if made.step < 2:
+            if len(given) < 3 * parts - 1:  # all parts of two steps, and some of a third
+                given.append(made.step)
                 return super().__next__()
             os.kill(os.getpid(), signal.SIGTERM)
             while not self.interrupted():
@@ -176,7 +180,9 @@ def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_a_checkpoint(tra
     made.loader = Stalls()
     assert not made.run()
     assert made.engine.log[-1] == ("save", 2)
-    assert asked == [(False, 2)] * 2 + [(True, 2)]  # the other ranks may have their batch of 2 clips
+    # the other ranks may have their batch of 2 clips, or of 6
+    assert asked == [(False, 2 * parts)] * 2 + [(True, 2 * parts)]
+    assert made.engine.steps == 2
 
 
 def test_what_is_saved_or_evaluated_was_read(trainer):

@@ -35,6 +35,8 @@ SMALL = [
 # SGD; and batch norm over 8 clips makes up to 40 roundings of one (measured), so the losses may differ by many.
 SGD = ["optim.kind=sgd", "optim.lr=1e-3"]
 NOISE = 1024 * 2.0**-24
+CONSTANT = ["optim.final_lr=1e-3", "optim.warmup_steps=0"]  # whatever the number of steps
+PARTS = ["engine.contrastive_parts=2", "model.video.dropout_rate=0.2", "model.text.dropout_rate=0.2", "--zero", 2]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,12 @@ def alone(sample, tmp_path_factory):
         "no workers": train("no workers", "--steps", 3, *SGD, "data.workers=0"),
         "planes": train("planes", "--steps", 3, *SGD, "--zero", 3, "data.augment_on=gpu", "data.workers=2"),
         "windows": train("windows", "--steps", 2, *SGD, "data.windows_per_open=3"),
+        "parts": train("parts", "--steps", 3, *SGD, "engine.contrastive_parts=4", "data.prefetch=1"),
+        "parts of two": train("parts of two", "--steps", 4, *CONSTANT, *PARTS),
+        "parts, half": train("parts, half", "--steps", 2, *CONSTANT, *PARTS),
+        "parts, rest": ["--out", folder / "parts, half", "--resume", "--steps", 4],
+        "parts, auto": train("parts, auto", "--steps", 1, "engine.contrastive_parts=0"),
+        "accumulated": train("accumulated", "--steps", 1, "engine.gradient_accumulation=2"),
         "bad media": train("bad media", "--steps", 3, "data.max_bad_share=0.9", data=bad),
         "diverged": train("diverged", "--steps", 20, "optim.lr=1e30", "run.max_skipped_steps=3"),
         "deepspeed": train("deepspeed", "--deepspeed-config", folder / "own.json"),
@@ -265,6 +273,37 @@ def test_losses_do_not_depend_on_reading_processes(alone):
     assert found["no workers"][1] == 0
     assert losses(folder / "no workers") == losses(folder / "one")
     assert "bound by " in found["no workers"][0]
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_has_the_losses_of_the_whole(alone):
+    folder, found = alone
+    assert found["parts"][1] == 0, found["parts"][0]
+    one, parts = losses(folder / "one"), losses(folder / "parts")
+    assert one.keys() == parts.keys()
+    for step in one:
+        assert parts[step] == pytest.approx(one[step], rel=NOISE)
+    settings = json.loads((folder / "parts" / "deepspeed.json").read_text())
+    assert (settings["train_micro_batch_size_per_gpu"], settings["gradient_accumulation_steps"]) == (2, 4)
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_resumes_bit_equal_with_dropout(alone):
+    folder, found = alone
+    assert "resumed from step 2" in found["parts, rest"][0]
+    assert losses(folder / "parts, half") == losses(folder / "parts of two")
+    one, two = (load_file(folder / name / "model" / "model.safetensors") for name in ("parts of two", "parts, half"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_parts_are_found_from_memory_told_and_kept_and_another_loss_is_named(alone):
+    folder, found = alone
+    assert "engine.contrastive_parts: 1, the batch of 8 clips at once: " in found["parts, auto"][0]
+    assert json.loads((folder / "parts, auto" / "config.json").read_text())["engine"]["contrastive_parts"] == 1
+    text = found["accumulated"][0]
+    assert text.count("warning: engine.gradient_accumulation=2 compares a clip with those of its part alone") == 1
+    assert "engine.contrastive_parts" not in found["one"][0]
 
 
 @pytest.mark.slow

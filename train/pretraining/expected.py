@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from train.config.pretraining import PretrainConfig
 from train.pretraining.facts import Facts
 from vatt.analysis.flops import forward_flops, peak_flops, train_flops_per_sample
-from vatt.analysis.plan.compute import RECOMPUTED
 from vatt.analysis.plan.request import Request
 
 # Operations a second of one core in training steps, where a machine is not timed: vatt-tiny took 93.5 clips of 1.22
@@ -34,11 +33,9 @@ def expected(config: PretrainConfig, facts: Facts) -> Expected:
     """The estimate."""
     rate, basis = computing_rate(facts, timed=True)
     local = config.run.batch_size / facts.ranks
-    twice = (
-        RECOMPUTED
-        if config.engine.activation_checkpointing or getattr(config.engine, "contrastive_parts", 1) > 1
-        else 1.0
-    )
+    parts = max(1, config.engine.contrastive_parts)
+    forwards = 1 + config.engine.activation_checkpointing + (parts - 1) / parts
+    twice = (2 + forwards) / 3
     computing = local * train_flops_per_sample(config.model) * twice / rate
     reading = local * facts.survey.reading
     step = max(computing, reading / max(1, config.data.workers))

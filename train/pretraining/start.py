@@ -16,6 +16,7 @@ from train.pretraining.auto import TELLING, choose, refuse_without_pairs, traini
 from train.pretraining.choices import Choice, table
 from train.pretraining.expected import HOPELESS, Expected, expected, in_words
 from train.pretraining.facts import Facts, gather_facts
+from train.pretraining.memory import in_parts, local_batch
 from vatt.data.clips import Clips
 
 _BROKEN = 0.1  # share of the clips looked at from which broken ones are named
@@ -23,11 +24,13 @@ _BROKEN = 0.1  # share of the clips looked at from which broken ones are named
 
 @dataclass
 class Start:
-    """What is known before the first step. ``facts``: None in a run that goes on."""
+    """What is known before the first step. ``facts``: None in a run that goes on. ``parts``: in words, how many parts
+    of a batch were found for engine.contrastive_parts=0."""
 
     data: Mapping[str, Clips]
     facts: Facts | None = None
     choices: list[Choice] = field(default_factory=list)
+    parts: str = ""
 
     def tell(self, job: Job[PretrainConfig], reporter: Reporter) -> None:
         """Prints what was found and chosen, and what will not work."""
@@ -48,6 +51,8 @@ class Start:
             reporter.say(table(self.choices))
             if not self.facts.on_gpu:
                 reporter.say(beside_the_paper(job.config, self.facts))
+        if self.parts:
+            reporter.say(self.parts)
         for warning in warnings:
             reporter.warn(warning)
 
@@ -75,13 +80,28 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
     clips = {name: found.clips for name, found in data.items()}
     timed = job.auto or not job.sample  # of the built-in sample's own recipe the time is known
     facts = gather_facts(context, clips, job.config.model.input, job.config.data.eval_split, timed)
-    if not job.auto:
+    start = Start(data, facts)
+    if job.auto:
+        config, start.choices = choose(facts, job.given)
+        config.data.sources = job.config.data.sources
+        job.config = config
+    else:
         refuse_without_pairs(facts)
-        return Start(data, facts)
-    config, choices = choose(facts, job.given)
-    config.data.sources = job.config.data.sources
-    job.config = config
-    return Start(data, facts, choices)
+    if job.config.engine.contrastive_parts == 0:
+        start.parts = _find_parts(job.config, facts)
+    return start
+
+
+def _find_parts(config: PretrainConfig, facts: Facts) -> str:
+    """Puts a number in place of engine.contrastive_parts=0; a run that goes on keeps it. In words, why."""
+    engine = config.engine
+    found = in_parts(config, facts, engine.zero, engine.activation_checkpointing)
+    engine.contrastive_parts = found.parts
+    size = local_batch(config, facts) // found.parts
+    of = f"parts of {size} clips" if found.parts > 1 else f"the batch of {size} clips at once"
+    room = f"{found.needed / 1e9:.1f} GB (predicted) of {facts.memory / 1e9:.1f} GB that are free"
+    short = "" if found.part else ", TOO LITTLE: activation checkpointing, ZeRO or a smaller model may help"
+    return f"engine.contrastive_parts: {found.parts}, {of}: {room}{short}"
 
 
 def _told_before(folder: RunFolder) -> Iterator[str]:
@@ -108,6 +128,20 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
             "the same clips several times, each the negative of itself; try a --batch-size of at most half of them, "
             "or more clips"
         )
+    if (parts := config.engine.gradient_accumulation) > 1:
+        yield (
+            f"engine.gradient_accumulation={parts} compares a clip with those of its part alone, another loss than "
+            "that of the whole batch, which engine.contrastive_parts has in as little memory"
+        )
+    elif config.engine.contrastive_parts == 1:
+        found = in_parts(config, facts, config.engine.zero, config.engine.activation_checkpointing)
+        if found.parts > 1:
+            way = f"engine.contrastive_parts=0 takes them in {found.parts} parts, with the same loss"
+            way = way if found.part else "try a smaller --batch-size or model"
+            yield (
+                f"run.batch_size: {local_batch(config, facts):,} clips at once may not fit into the "
+                f"{facts.memory / 1e9:.1f} GB that are free; {way}"
+            )
     if not survey.captioned and loss.vid_txt_weight:
         yield (
             "no clip has captions, so the loss of video and text has nothing to learn from: put captions beside the "

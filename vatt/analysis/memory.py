@@ -30,7 +30,8 @@ class Activations:
 
     ``samples``: of all samples of the batch, by part ("video", "audio", "text", "head"); ``constant``: position rows
     and indices; ``gathered``: embeddings of all ranks; ``pairs``: similarities with them (backend "torch" only);
-    ``recomputed``: what the largest layer adds while checkpointing computes it again.
+    ``recomputed``: what the largest layer adds while checkpointing computes it again; ``features``: of a batch in
+    parts, those of the whole batch and their gradient.
     """
 
     samples: dict[str, int]
@@ -38,10 +39,12 @@ class Activations:
     gathered: int
     pairs: int
     recomputed: int
+    features: int = 0
 
     @property
     def total(self) -> int:
-        return sum(self.samples.values()) + self.constant + self.gathered + self.pairs + self.recomputed
+        others = self.constant + self.gathered + self.pairs + self.recomputed + self.features
+        return sum(self.samples.values()) + others
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def activation_bytes(
     backend: str = "triton",
     ranks: int = 1,
     device: str = "cuda",
+    parts: int = 1,
 ) -> Activations:
     """What the forward pass of `Pretraining` saves in training, for ``batch`` samples on this rank of ``ranks``.
 
@@ -73,11 +77,13 @@ def activation_bytes(
         backend: "torch", the plain reference of every operation, or "triton", our kernels; "auto": our kernels, and a
             patch embedding that gathers (`vatt.kernels.patch_embed.gather`), which may be chosen and keeps more.
         device: "cuda", or "cpu", where PyTorch stores dropout masks as floats and T5's norm in several operations.
+        parts: in which the batch passes the backbones (engine.contrastive_parts); head and loss see all of it.
 
     Clips have the size of ``config.input``, and position tables fit it (resampling adds a little, once per batch).
 
     Raises:
-        ValueError: an unknown backend or device, another dtype, or a batch or ranks below 1.
+        ValueError: an unknown backend or device, another dtype, a batch or ranks below 1, or parts that do not divide
+            the batch.
     """
     if backend not in BACKENDS or device not in ("cuda", "cpu"):
         raise ValueError(f"backend, device: expected one of {BACKENDS} and cuda or cpu, got {backend!r}, {device!r}")
@@ -85,14 +91,17 @@ def activation_bytes(
         raise ValueError(
             f"expected float32 or bfloat16 and a batch and ranks of 1 or more, got {dtype}, {batch}, {ranks}"
         )
-    s = dtype.itemsize
+    if parts < 1 or batch % parts:
+        raise ValueError(f"parts: {parts} do not divide a batch of {batch}")
+    s, part = dtype.itemsize, batch // parts
     mode = _Mode(
         s,
         backend != "torch",
-        batch if backend == "auto" else 0,
+        part if backend == "auto" else 0,
         s if device == "cpu" else 1,
         fused_rms=device == "cuda",
     )
+    views = config.head.kind == "fac" and parts == 1
     branches = branches_of(config, training=True)
     counts = {name: config.input.candidates if name == "text" else 1 for name in branches}
     samples, layers = {}, {}
@@ -100,16 +109,22 @@ def activation_bytes(
         whole = _before(config, name, branch, mode)
         layers[name] = _layer(branch, mode, masked=name == "text") if branch.layers else 0
         kept = _inputs(branch, mode) if checkpointing else branch.layers * layers[name]
-        samples[name] = batch * counts[name] * (whole + kept + _ends(config, branch, mode, checkpointing))
-    largest = [batch * counts[name] * size for name, size in layers.items()]
+        samples[name] = part * counts[name] * (whole + kept + _ends(branch, mode, checkpointing, views))
+    largest = [part * counts[name] * size for name, size in layers.items()]
     again = sum(largest) if config.backbone == "unified" else max(largest)
     loss, rows = _loss(config)
     samples["head"] = batch * (_head(config, {name: part.width for name, part in branches.items()}, mode) + loss)
     everyone = batch * ranks
     pairs = 0 if mode.triton else 4 * batch * everyone * 2 * sum(math.prod(pair) for pair in rows)
     gathered = 0 if ranks == 1 else everyone * loss // 2
+    widths = sum(counts[name] * branch.width for name, branch in branches.items())
     return Activations(
-        samples, _constant(config, branches, mode, checkpointing), gathered, pairs, again if checkpointing else 0
+        samples,
+        _constant(config, branches, mode, checkpointing),
+        gathered,
+        pairs,
+        again if checkpointing else 0,
+        features=2 * batch * widths * s if parts > 1 else 0,
     )
 
 
@@ -147,13 +162,14 @@ def _inputs(branch: Branch, mode: _Mode) -> int:
     return max(tensors, 0) * branch.tokens * branch.encoder.d_model * mode.s
 
 
-def _ends(config: VATTConfig, branch: Branch, mode: _Mode, checkpointing: bool) -> int:
+def _ends(branch: Branch, mode: _Mode, checkpointing: bool, views: bool) -> int:
     """Around the layers: T5's dropout before them, the final norm, the GELU projection and the output behind them.
 
-    The "fac" head reads the first row of the output and so keeps all of it; the ReLU of "joint" makes a copy.
+    The "fac" head reads the first row of the output and so keeps all of it (``views``); the ReLU of "joint" makes a
+    copy, and so do parts that are joined.
     """
     part, n, s = branch.encoder, branch.tokens, mode.s
-    rows, output = n * part.d_model, s if config.head.kind == "fac" else 0
+    rows, output = n * part.d_model, s if views else 0
     size = n * branch.post * (s + output) + rows * (s if branch.post else output)
     if branch.layers == 0:
         return rows * s

@@ -19,7 +19,7 @@ from typing import Any
 from vatt.analysis.flops import peak_flops
 from vatt.analysis.plan.compute import OURS, RESULTS
 from vatt.analysis.plan.data import default_decoding
-from vatt.analysis.plan.predict import GIB, Plan, predict
+from vatt.analysis.plan.predict import GIB, Plan, fewest_parts, predict
 from vatt.analysis.plan.request import TYPES, Request
 from vatt.analysis.plan.zero import STAGES
 from vatt.config import ConfigError
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--latency-us", type=float, metavar="X", help=f"to start a collective (default: {Request.latency_us:g})")
     add("--steps", type=int, metavar="N", help=f"of the run (default: {Request.steps})")
     add("--checkpointing", action="store_true", help="engine.activation_checkpointing")
+    add("--contrastive-parts", type=int, metavar="N", help="parts of a GPU's batch, one at a time (default: 1)")
     add("--gpu", metavar="NAME", help=f"as in vatt/analysis/flops.py (default: {Request.gpu})")
     add("--memory-gib", type=float, metavar="X", help=f"of a GPU (default: {Request.memory_gib:g})")
     add(
@@ -114,7 +115,7 @@ def _complaint(request: Request) -> str | None:
         preset(request.model)
     except ConfigError as error:
         return f"--model: {error}"
-    for name in ("gpus", "batch", "gpus_per_node", "steps"):
+    for name in ("gpus", "batch", "gpus_per_node", "steps", "contrastive_parts"):
         if getattr(request, name) < 1:
             return f"--{name.replace('_', '-')}: {getattr(request, name)} must be 1 or more"
     positive = ("intra_gbps", "inter_gbps", "memory_gib", "clips_per_core", "cores_per_gpu", "storage_mbps", "clip_mb")
@@ -130,6 +131,8 @@ def _complaint(request: Request) -> str | None:
         return f"--gpus: {request.gpus} are not whole nodes of {request.gpus_per_node} (--gpus-per-node)"
     if request.batch % request.gpus or request.batch < 2 * request.gpus:
         return f"--batch: {request.batch} samples cannot be shared out to {request.gpus} GPUs (--gpus), at least 2 each"
+    if request.local_batch % request.contrastive_parts:
+        return f"--contrastive-parts: {request.contrastive_parts} do not divide the {request.local_batch} samples a GPU"
     if peak_flops(request.gpu) is None:
         return f"--gpu: no data-sheet peak is known for {request.gpu!r}; vatt/analysis/flops.py lists those known"
     return None
@@ -139,6 +142,8 @@ def lines(plan: Plan) -> Iterator[str]:
     """The plan in words and tables of fixed width."""
     request = plan.request
     per_gpu = f"{request.batch} samples, {request.local_batch} a GPU"
+    if request.contrastive_parts > 1:
+        per_gpu += f" in {request.contrastive_parts} parts"
     yield f"{request.model} on {request.gpus} x {request.gpu}, ZeRO {request.zero}, {per_gpu}"
     yield from ("", "Memory of a GPU in the backward pass, GiB (an upper bound: all parts at once)")
     for name, size in plan.memory.items():
@@ -148,6 +153,8 @@ def lines(plan: Plan) -> Iterator[str]:
     yield f"  {'in the optimizer':<26}{plan.update / GIB:>10.3f}"
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     yield f"  {verdict} in {request.memory_gib:g} GiB; the largest batch that fits: {plan.largest_batch} a GPU"
+    if not plan.fits and (parts := fewest_parts(request)):
+        yield f"  it fits in parts of {request.local_batch // parts}, with the loss of all: --contrastive-parts {parts}"
     yield from ("", "Communication of a step: GB that a GPU sends (within its node, to other nodes), ms")
     for collective, seconds in plan.collectives:
         intra, inter = request.links().sent(collective.volume, collective.passes)

@@ -64,8 +64,11 @@ class Collective:
         return links.seconds(self.volume, self.passes, self.messages)
 
 
-def state_collectives(count: Weights, zero: int, dtype: torch.dtype, sizes: Buckets) -> list[Collective]:
-    """Gradients and parameters.
+def state_collectives(
+    count: Weights, zero: int, dtype: torch.dtype, sizes: Buckets, parts: int = 1
+) -> list[Collective]:
+    """Gradients and parameters, of a step whose batch is in so many ``parts``: stages 2 and 3 send the gradients of
+    each, and stage 3 gathers for each pass, of which all parts but one have two in front of a backward pass.
 
     Stages 1 and 2 all-reduce, although each rank needs only a part: DeepSpeed's use_multi_rank_bucket_allreduce. Stage
     3 gathers once per step if the parameters stay whole until the backward pass (see `vatt.analysis.plan.zero`), else
@@ -74,17 +77,18 @@ def state_collectives(count: Weights, zero: int, dtype: torch.dtype, sizes: Buck
     Raises:
         ValueError: as `effective_stage`.
     """
-    stage, s, trained = effective_stage(zero, dtype), dtype.itemsize, sum(count.trained)
-    flushes = -(-trained // sizes.reduce_bucket_size)
+    stage, s, trained = effective_stage(zero, dtype, parts), dtype.itemsize, sum(count.trained)
+    times = parts if stage > 1 else 1
+    flushes = times * -(-trained // sizes.reduce_bucket_size)
     if stage < 3:
-        found = [Collective("gradients, all-reduce", trained * s, TWICE, flushes)]
+        found = [Collective("gradients, all-reduce", times * trained * s, TWICE, flushes)]
         return found if stage == 0 else [*found, Collective("parameters, all-gather", trained * s, ONCE)]
     stay = 2 * count.total <= sizes.max_reuse_distance
-    gathers = 1 if stay else 2
+    gathers = (1 if stay else 2) * parts + parts - 1
     messages = gathers * -(-count.total // sizes.prefetch_bucket_size)
     return [
         Collective("parameters, all-gather", gathers * count.total * s, ONCE, messages),
-        Collective("gradients, reduce-scatter", trained * s, ONCE, flushes),
+        Collective("gradients, reduce-scatter", times * trained * s, ONCE, flushes),
     ]
 
 

@@ -18,7 +18,6 @@ from vatt.results import ResultsError, Row, read
 RESULTS = TREE / "bench" / "results" / "results.csv"
 COLUMNS = ("time", "commit", "dirty", "device", "suite", "op", "case", "dtype", "mode", "provider", "rate", "unit")
 
-RECOMPUTED = 4 / 3  # a second forward pass beside a forward and a backward pass of twice the work
 OURS = {"auto": "ours auto", "triton": "ours triton", "torch": "ours torch"}
 NAMES = {"bf16": "bfloat16", "fp32": "float32"}
 
@@ -55,9 +54,13 @@ def speed(request: Request, config: VATTConfig) -> Speed:
     else:
         seconds = request.local_batch / float(row["rate"])
         found.append(_from_row(row))
+    once, again = seconds / 3, request.contrastive_parts - 1  # a forward pass
     if request.checkpointing:
-        seconds *= RECOMPUTED
+        seconds += once
         found.append(Assumption("checkpointing", "4/3 of the time: the forward pass twice", ASSUMED))
+    if again:
+        seconds += once * again / request.contrastive_parts
+        found.append(Assumption("parts", f"the forward pass of {again} of {again + 1} parts once more", ASSUMED))
     return Speed(seconds, work * request.local_batch / seconds / peak, tuple(found))
 
 

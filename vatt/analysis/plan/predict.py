@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vatt.analysis.memory import Activations, activation_bytes, traffic_bytes
 from vatt.analysis.plan.communication import Collective, loss_collectives, state_collectives
@@ -121,17 +122,19 @@ def predict(request: Request) -> Plan:
         ShardError: shards without an index.
     """
     config, links = preset(request.model), request.links()
-    states = state_bytes(config, request.zero, request.gpus, request.type)
+    parts = request.contrastive_parts
+    states = state_bytes(config, request.zero, request.gpus, request.type, parts=parts)
     count = weights(config)
-    collectives = state_collectives(count, request.zero, request.type, Buckets())
+    collectives = state_collectives(count, request.zero, request.type, Buckets(), parts)
     collectives += loss_collectives(config, request.local_batch, request.gpus)
     computed, fed = speed(request, config), supply(request, config)
+    one = replace(request, batch=request.batch // parts, contrastive_parts=1)
     return Plan(
         request,
         memory(request, config, states),
         update_bytes(request, states),
         largest_batch(request, config, states),
-        traffic_bytes(_activations(request, config), request.type, sum(count.trained)),
+        parts * traffic_bytes(_activations(one, config), request.type, sum(count.trained)),
         [(collective, collective.seconds(links)) for collective in collectives],
         computed,
         fed,
@@ -150,17 +153,19 @@ def memory(request: Request, config: VATTConfig, states: States) -> dict[str, in
         "gathered parameters": states.gathered,
         "gradient bucket": states.buckets,
         "its copy, reduced": states.copies,
-        "batch and the next one": 2 * request.local_batch * sample_bytes(config),  # copied while this one is computed
+        "batch and the next one": 2 * request.part * sample_bytes(config),  # copied while this one is computed
         "activations": sum(kept.samples.values()) + kept.constant,
         "recomputed layer": kept.recomputed,
         "embeddings of all GPUs": kept.gathered,
         "similarities": kept.pairs,
+        "features of all parts": kept.features,
         "reserve": round(request.reserve_gib * GIB),
     }
 
 
 def _activations(request: Request, config: VATTConfig) -> Activations:
-    options = dict(checkpointing=request.checkpointing, backend=request.kernels, ranks=request.gpus)
+    options: dict[str, Any] = dict(checkpointing=request.checkpointing, backend=request.kernels, ranks=request.gpus)
+    options["parts"] = request.contrastive_parts
     return activation_bytes(config, request.type, request.local_batch, **options)  # type: ignore[arg-type]
 
 
@@ -176,22 +181,35 @@ def sample_bytes(config: VATTConfig) -> int:
 
 
 def largest_batch(request: Request, config: VATTConfig, states: States) -> int:
-    """The most samples a GPU that its memory holds, with as many GPUs; found by bisection."""
-    low, high = 0, MAX_LOCAL_BATCH
+    """The most samples a GPU that its memory holds, with as many GPUs and parts; found by bisection."""
+    low, high = 0, MAX_LOCAL_BATCH // request.contrastive_parts
 
     def fits(samples: int) -> bool:
-        asked = replace(request, batch=samples * request.gpus)
+        asked = replace(request, batch=samples * request.contrastive_parts * request.gpus)
         needed = max(sum(memory(asked, config, states).values()), update_bytes(asked, states))
         return needed <= request.memory_gib * GIB
 
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+    return low * request.contrastive_parts
+
+
+def fewest_parts(request: Request) -> int | None:
+    """The fewest parts in which the memory of a GPU holds the batch; None where not even single samples fit."""
+    config = preset(request.model)
+    for parts in range(1, request.local_batch + 1):
+        if request.local_batch % parts == 0:
+            asked = replace(request, contrastive_parts=parts)
+            states = state_bytes(config, request.zero, request.gpus, request.type, parts=parts)
+            needed = max(sum(memory(asked, config, states).values()), update_bytes(asked, states))
+            if needed <= request.memory_gib * GIB:
+                return parts
+    return None
 
 
 def _assumptions(request: Request) -> list[Assumption]:
-    stage = effective_stage(request.zero, request.type)
+    stage = effective_stage(request.zero, request.type, request.contrastive_parts)
     buckets = Buckets()
     given = request.assumption
     found = [
@@ -209,6 +227,8 @@ def _assumptions(request: Request) -> list[Assumption]:
         Assumption("links", "a rate is reached in full, levels one after the other", ASSUMED),
         Assumption("not counted", "evaluation, checkpoints, a slow rank", ASSUMED),
     ]
+    in_parts = " with parts" if request.contrastive_parts > 1 else ""
     if stage != request.zero:
-        found.append(Assumption("ZeRO", f"stage {request.zero} in bf16 runs as stage {stage}", "train/core/engine.py"))
+        runs = f"stage {request.zero} in bf16{in_parts} runs as stage {stage}"
+        found.append(Assumption("ZeRO", runs, "train/core/engine.py"))
     return found

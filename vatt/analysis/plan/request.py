@@ -27,8 +27,9 @@ class Request:
     """A pretraining run to plan.
 
     ``*_gbps``: GB/s (10^9 bytes) that one GPU sends in one direction; ``*_gib``: GiB of one GPU; ``batch``: samples of
-    a step on all GPUs; ``mfu``: share of the GPU's peak that the computation reaches; ``results``: CSV of measured
-    rates; ``given``: names of the fields that the user set, all others are assumptions.
+    a step on all GPUs, which each takes in ``contrastive_parts``; ``mfu``: share of the GPU's peak that the computation
+    reaches; ``results``: CSV of measured rates; ``given``: names of the fields that the user set, all others are
+    assumptions.
 
     Of the clips: ``clips_per_core``: how many a core decodes in a second; ``augment_on``: "gpu" leaves it the decoding
     alone; ``storage_mbps``: MB/s (10^6 bytes) that a node reads; ``clip_mb``: MB read for a clip; ``data``: a folder of
@@ -45,6 +46,7 @@ class Request:
     latency_us: float = 20.0
     steps: int = 500_000
     checkpointing: bool = False
+    contrastive_parts: int = 1
     gpu: str = "H100 SXM"
     mfu: float = 0.35
     results: Path | None = None
@@ -65,6 +67,11 @@ class Request:
     def local_batch(self) -> int:
         """Samples of a step on one GPU."""
         return self.batch // self.gpus
+
+    @property
+    def part(self) -> int:
+        """Samples that pass the backbones of a GPU at once."""
+        return self.local_batch // self.contrastive_parts
 
     @property
     def per_node(self) -> int:

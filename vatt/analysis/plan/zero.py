@@ -6,7 +6,7 @@ allocate. Only trainable parameters have gradients, moments and fp32 weights: a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -86,8 +86,9 @@ def weights(config: VATTConfig) -> Weights:
     )
 
 
-def effective_stage(zero: int, dtype: torch.dtype) -> int:
-    """The stage that runs: bfloat16 without ZeRO runs as stage 1 (see train/core/engine.py).
+def effective_stage(zero: int, dtype: torch.dtype, parts: int = 1) -> int:
+    """The stage that runs: bfloat16 without ZeRO runs as stage 1, and in several parts of a batch stages 0 and 1 run as
+    2 (see train/core/engine.py).
 
     Raises:
         ValueError: a stage that does not exist, or a type that is not trained in.
@@ -96,24 +97,32 @@ def effective_stage(zero: int, dtype: torch.dtype) -> int:
         raise ValueError(f"zero: {zero} is not one of 0, 1, 2, 3")
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype: expected float32 or bfloat16, got {dtype}")
-    return 1 if zero == 0 and dtype == torch.bfloat16 else zero
+    return max(zero, 1 if parts == 1 else 2) if dtype == torch.bfloat16 else zero
 
 
 def state_bytes(
-    config: VATTConfig, zero: int, ranks: int, dtype: torch.dtype, buckets: Buckets | None = None
+    config: VATTConfig, zero: int, ranks: int, dtype: torch.dtype, buckets: Buckets | None = None, parts: int = 1
 ) -> States:
-    """Bytes of parameters, gradients, optimizer and buckets on one rank, the fullest one where ranks differ.
+    """Bytes of parameters, gradients, optimizer and buckets on one rank, the fullest one where ranks differ; of a batch
+    in so many ``parts`` (engine.contrastive_parts), whose gradients are added up in fp32.
 
     Raises:
         ValueError: as `effective_stage`, or fewer than 1 rank.
     """
-    stage = effective_stage(zero, dtype)
+    stage = effective_stage(zero, dtype, parts)
     if ranks < 1:
         raise ValueError(f"ranks: {ranks} must be 1 or more")
     count, s, sizes = weights(config), dtype.itemsize, buckets or Buckets()
     if stage == 0:
         return _whole(count, s, sizes)
-    return _flat(count, ranks, s, sizes) if stage < 3 else _partitioned(count, ranks, s, sizes)
+    found = _flat(count, ranks, s, sizes) if stage < 3 else _partitioned(count, ranks, s, sizes)
+    if parts == 1 or stage == 1:
+        return found
+    # The sum of those before, in fp32: of stage 3 in place of the gradients of its share, of stage 2 beside them.
+    own = found.master
+    if stage == 2:
+        return replace(found, gradients=found.gradients + own)
+    return replace(found, gradients=own, idle=found.idle + own - found.gradients)
 
 
 def _whole(count: Weights, s: int, sizes: Buckets) -> States:
