@@ -30,13 +30,13 @@ from vatt.data import (
     Views,
     eval_batches,
     evaluation_loader,
+    slots,
     view_batches,
 )
 from vatt.data.captions import Caption
 from vatt.data.clips import Clip
 from vatt.data.loader import BatchError, NoUsableClip, Schedule
 from vatt.data.samples import PretrainReader
-from vatt.data.slots import PROCESS
 
 SPEC = InputConfig(frames=4, fps=5, size=16, sample_rate=8000, words=5, candidates=3)
 TOKENS = Tokenizer.train(["one two three four five six seven eight nine ten"])
@@ -105,9 +105,10 @@ def test_ranks_share_one_global_batch(clips):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_parts_are_the_batch_in_order_and_lie_in_memory_together(clips, workers):
+def test_parts_are_the_batch_in_order_and_lie_in_memory_together(clips, workers, monkeypatch):
     """As many as a step has may be held at once, without a copy, beside those that are read ahead."""
     whole = load(clips, 2)
+    monkeypatch.setattr(slots, "_SMALL", 0)
     config = DataConfig(workers=workers, prefetch=1, decode_timeout=HANG)
     with closing(TrainLoader([Source("clips", clips)], TOKENS, SPEC, config, batch_size=4, seed=3, parts=4)) as loader:
         parts = iter(loader)
@@ -119,7 +120,7 @@ def test_parts_are_the_batch_in_order_and_lie_in_memory_together(clips, workers)
                 assert loader._pool._slots.held == 4
             del held
         one = loader._plan.batch_bytes
-        assert loader.memory == (4 * one if not workers else 5 * one + 2 * PROCESS)
+        assert loader.memory == (4 * one if not workers else 5 * one + 2 * slots.PROCESS)
     for number, windows in ((3, 1), (2, 4)):
         with pytest.raises(BatchError, match=f"{number} parts"):
             load(clips, 1, parts=number, windows=windows)
