@@ -115,6 +115,7 @@ def run(job, rank, ranks, device):
     module = Pretraining(small_model(job["model"]))
     Path(job["settings"]).write_text(json.dumps({"zero_optimization": job["buckets"]}))
     config = {"zero": job["zero"], "precision": job["precision"], "deepspeed": job["settings"]}
+    config["contrastive_parts"] = job["parts"]
     wait_for_all()
     engine = Engine(module, from_dict(EngineConfig, config), OptimConfig(lr=1e-3), BATCH // ranks, device)
     watch, found = Watch(engine, before), {}
@@ -138,7 +139,10 @@ def run(job, rank, ranks, device):
     engine._engine.step = step
     rows = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
     for number in range(2):
-        engine.train_step([{key: value[rows] for key, value in batch_of(number, False).items()}], 1e-3, number)
+        own = {key: value[rows].chunk(job["parts"]) for key, value in batch_of(number, False).items()}
+        parts = ({key: chunks[at] for key, chunks in own.items()} for at in range(job["parts"]))
+        engine.train_step(parts, 1e-3, number)
+        del own, parts
     coalesced_collectives._torch_reduce_scatter_fn = scatter
     found |= watch.most | watch.steady()
     engine.close()

@@ -33,7 +33,10 @@ NARROW = Buckets(reduce_bucket_size=60_000, param_persistence_threshold=0, max_r
 # By ranks. The first model of a group is modality-specific with a frozen word table, the next agnostic, in turn.
 JOBS = {
     1: [(3, "fp32", SIZES), (1, "fp32", SIZES)],
-    2: [(0, "fp32", SIZES), (1, "fp32", SIZES), (2, "bf16", SIZES), (3, "fp32", SIZES), (3, "fp32", NARROW)],
+    2: [
+        *[(0, "fp32", SIZES), (1, "fp32", SIZES), (2, "bf16", SIZES), (3, "fp32", SIZES), (3, "fp32", NARROW)],
+        *[(2, "bf16", SIZES, 2), (3, "bf16", SIZES, 2)],  # in parts
+    ],
     4: [(1, "fp32", SIZES), (3, "bf16", SIZES)],
 }
 
@@ -54,10 +57,11 @@ def allocated(tmp_path_factory):
     folder, groups = tmp_path_factory.mktemp("ranks"), []
     for ranks, jobs in JOBS.items():
         group = []
-        for number, (zero, precision, sizes) in enumerate(jobs):
+        for number, (zero, precision, sizes, *parts) in enumerate(jobs):
             files = {name: str(folder / f"{ranks}.{number}.{name}") for name in ("out", "settings")}
             model = "vatt-ma-tiny" if number % 2 else "vatt-tiny"
-            group.append(dict(zero=zero, precision=precision, model=model, buckets=as_settings(sizes), **files))
+            settings = dict(buckets=as_settings(sizes), parts=parts[0] if parts else 1)
+            group.append(dict(zero=zero, precision=precision, model=model, **settings, **files))
         groups.append({"ranks": ranks, "jobs": group})
     run_ranks(1, JOB, json.dumps(groups), CUDA_VISIBLE_DEVICES="")  # more ranks than a machine has GPUs
     return {
@@ -70,13 +74,15 @@ def allocated(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "number"), [(ranks, n) for ranks, jobs in JOBS.items() for n in range(len(jobs))])
 def test_deepspeed_allocates_what_is_predicted(ranks, number, allocated):
-    zero, precision, sizes = JOBS[ranks][number]
+    zero, precision, sizes, *_ = JOBS[ranks][number]
     job, real = allocated[ranks, number]
-    states = state_bytes(small_model(job["model"]), zero, ranks, TYPES[precision], sizes)
+    states = state_bytes(small_model(job["model"]), zero, ranks, TYPES[precision], sizes, job["parts"])
     wanted = {name: getattr(states, name) for name in real}
-    if sizes is NARROW:  # bounds: it depends on the order of the parameters
-        for name in ("gathered", "copies"):
-            assert 0 < real.pop(name) <= wanted.pop(name)
+    if job["parts"] > 1 and zero == 2:  # beside the sum those of a part, which are gone at the update
+        assert real.pop("gradients") == states.master < wanted.pop("gradients")
+    # Bounds: it depends on the order of the parameters; and in parts, the heads are not there again.
+    for name in ("gathered", "copies") if sizes is NARROW else ("gathered",) if job["parts"] > 1 and zero == 3 else ():
+        assert 0 < real.pop(name) <= wanted.pop(name)
     for name, size in wanted.items():
         assert real[name] == pytest.approx(size, rel=ABOUT.get(name, 0)), name
 
@@ -178,6 +184,28 @@ def test_the_largest_batch_fits_and_one_more_does_not():
         assert (other.needed <= 40 * GIB) is fits
     assert predict(request(memory_gib=3.0)).largest_batch == 0
     assert predict(request(memory_gib=40.0, checkpointing=True)).largest_batch > 2 * best
+
+
+def test_parts_take_the_memory_of_one_and_a_forward_pass_more(capsys):
+    whole, parts = (predict(request(mfu=0.5, batch=64 * 64, contrastive_parts=number)) for number in (1, 8))
+    for name in ("batch and the next one", "activations"):
+        assert parts.memory[name] == pytest.approx(whole.memory[name] / 8, rel=0.05)
+    assert parts.memory["features of all parts"] > whole.memory["features of all parts"] == 0
+    assert parts.speed.seconds == pytest.approx(whole.speed.seconds * (1 + 7 / 8 / 3))
+    assert whole.traffic < parts.traffic < 1.3 * whole.traffic  # each part reads the weights
+    assert parts.largest_batch % 8 == 0
+    assert parts.largest_batch > 6 * whole.largest_batch
+    words = ["plan", "--model", "vatt-large", "--gpus", "1", "--batch", "2048"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    fewest = int(told.partition("--contrastive-parts ")[2].split()[0])
+    assert "DOES NOT FIT" in told
+    for number, fits in ((fewest, True), (fewest // 2, False)):
+        assert main([*words, "--contrastive-parts", str(number)]) == 0
+        assert ("DOES NOT FIT" in capsys.readouterr().out) != fits
+    with pytest.raises(SystemExit):
+        main([*words, "--contrastive-parts", "3"])
+    assert "--contrastive-parts: 3 do not divide the 2048 samples a GPU" in capsys.readouterr().err
 
 
 def test_stages_shard_what_they_should():
