@@ -110,7 +110,6 @@ def trainer(tmp_path, monkeypatch):
             evaluate=lambda step: engine.log.append(("evaluate", step)),
             flops_per_sample=1.0,
             peak_flops=None,
-            losses=("loss",),
         )
         records = []
         named = ("step", "loss", "skipped_steps")

@@ -105,7 +105,6 @@ def build_trainer(
     make_loader: Callable[..., ClipLoader],
     make_evaluator: Callable[[Engine], Evaluator],
     flops_per_sample: float,
-    losses: tuple[str, ...],
     skipped: list[Record],
     notes: list[str],
     introduction: str,
@@ -155,7 +154,6 @@ def build_trainer(
         evaluation_samples=evaluator.samples,
         flops_per_sample=flops_per_sample,
         peak_flops=None if peak is None or engine.dtype != torch.bfloat16 else peak * context.ranks,
-        losses=losses,
     )
     if checkpoint:
         trainer.step, trainer.counts, trainer.pending = checkpoint.step, checkpoint.counts, checkpoint.pending

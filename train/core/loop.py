@@ -47,7 +47,6 @@ class Trainer:
     """One run between its first or resumed step and its end.
 
     Attributes:
-        losses: names of what is recorded of every step, the loss itself first.
         step: steps of training done, those that were skipped included.
         counts: what a checkpoint remembers: steps that were skipped.
         pending: losses of the steps since the last record, by name, and what the module returns beside them.
@@ -64,7 +63,6 @@ class Trainer:
     evaluate: Callable[[int], object]
     flops_per_sample: float
     peak_flops: float | None  # of all ranks together
-    losses: tuple[str, ...]
     step: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
@@ -94,6 +92,7 @@ class Trainer:
             batches = iter(self.loader)
             for note in (*self.loader.notes, *self.advisor.at_start()):
                 self.reporter.warn(note)
+            self.reporter.say(f"training from step {self.step + 1} on; the first step takes longest")
             while self.step < run.steps:
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 try:
@@ -222,7 +221,7 @@ class Trainer:
         found = self.pending if keep else {name: values[-1:] for name, values in self.pending.items()}
         self.pending = {} if keep else self.pending
         known = {name: [value for value in values if math.isfinite(value)] for name, values in found.items()}
-        means = dict.fromkeys(self.losses, math.nan) | {name: sum(x) / len(x) for name, x in known.items() if x}
+        means = {"loss": math.nan} | {name: sum(x) / len(x) for name, x in known.items() if x}
         record = {
             "step": self.step,
             **means,

@@ -51,7 +51,6 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     where = augment_on(config, context) if config.model.modality == "video" else "cpu"
     module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
     first = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    has_accuracy = config.model.labels == "single" and not config.targets.mixup
     return build_trainer(
         job,
         context,
@@ -66,7 +65,6 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
         ),
         make_evaluator=lambda engine: ClassifierEvaluator(config, context, folder, engine, reporter, held_out, classes),
         flops_per_sample=classifier_flops(config.model, training=True) * (1 if config.freeze_backbone else 3),
-        losses=("loss", "accuracy") if has_accuracy else ("loss",),
         skipped=corpus.skipped,
         notes=corpus.notes,
         introduction=f"{origin}; {len(names)} classes of column {config.label} ({first}), "

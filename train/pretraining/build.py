@@ -63,7 +63,6 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     where = augment_on(config, context)
     module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
     clips = sum(len(source.clips) for source in corpus.sources)
-    pair = ["audtxt_loss"] if config.model.loss.aud_txt_weight else []
     captioned = sum(count_captioned(source.clips) for source in corpus.sources)
     return build_trainer(
         job,
@@ -76,7 +75,6 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
             config, context, folder, engine, reporter, held_out, tokenizer, oracle
         ),
         flops_per_sample=train_flops_per_sample(config.model),
-        losses=("loss", "vidtxt_loss", "vidaud_loss", *pair),
         skipped=corpus.skipped,
         notes=corpus.notes,
         introduction=f"{clips} clips to train on ({captioned} with captions), {len(held_out)} held out, "
