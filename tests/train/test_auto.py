@@ -312,13 +312,16 @@ def test_a_batch_in_parts_is_recommended_and_another_loss_is_named():
 
 def test_a_hopeless_run_on_a_cpu_is_named():
     config, known = paper(), facts(480)
-    (line,) = hopeless(config, known, expected(config, known))
+    (line,) = hopeless(config, known)
     assert line.startswith("500,000 steps of 2,048 clips of vatt-base are about ")
     assert "years on this CPU" in line
     gpu = facts(480, "three gpus")
-    assert not list(hopeless(config, gpu, expected(config, gpu)))
+    assert not list(hopeless(config, gpu))
     small, _ = choose(known, {})
-    assert not list(hopeless(small, known, expected(small, known)))
+    assert not list(hopeless(small, known))
+    busy = replace(known, product=1e6)
+    assert beside_the_paper(small, busy) == beside_the_paper(small, known)
+    assert expected(small, busy).seconds > expected(small, known).seconds
     assert beside_the_paper(small, known).startswith(
         "--config paper is 500,000 steps of 2,048 clips of vatt-base: about"
     )

@@ -29,9 +29,9 @@ class Expected:
     basis: str
 
 
-def expected(config: PretrainConfig, facts: Facts) -> Expected:
-    """The estimate."""
-    rate, basis = computing_rate(facts, timed=True)
+def expected(config: PretrainConfig, facts: Facts, timed: bool = True) -> Expected:
+    """The estimate; ``timed``: as in `computing_rate`."""
+    rate, basis = computing_rate(facts, timed)
     local = config.run.batch_size / facts.ranks
     parts = max(1, config.engine.contrastive_parts)
     forwards = 1 + config.engine.activation_checkpointing + (parts - 1) / parts

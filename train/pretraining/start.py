@@ -41,9 +41,8 @@ class Start:
         reporter.say(f"data: {self.facts.survey.line()}")
         warnings = list(advice(job.config, self.facts))
         if self.choices or not job.sample:
-            estimate = expected(job.config, self.facts)
-            warnings += hopeless(job.config, self.facts, estimate)
-            self.choices += [expected_row(estimate)] if self.choices else []
+            warnings += hopeless(job.config, self.facts)
+            self.choices += [expected_row(expected(job.config, self.facts))] if self.choices else []
         if self.choices:
             reporter.say(
                 "--config auto: what is chosen for these data and this machine; settings and flags override it"
@@ -170,8 +169,9 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def hopeless(config: PretrainConfig, facts: Facts, estimate: Expected) -> Iterator[str]:
-    """A run that nobody will see the end of, on a CPU."""
+def hopeless(config: PretrainConfig, facts: Facts) -> Iterator[str]:
+    """A run that nobody will see the end of, on a CPU: whatever else this one is busy with just now."""
+    estimate = expected(config, facts, timed=False)
     if not facts.on_gpu and estimate.seconds > HOPELESS:
         run = config.run
         yield (
@@ -185,8 +185,8 @@ def beside_the_paper(config: PretrainConfig, facts: Facts) -> str:
     """What the paper's recipe would take here."""
     paper = recipe("paper")
     paper.data.workers = config.data.workers
-    run, found = paper.run, expected(paper, facts)
+    run, found = paper.run, expected(paper, facts, timed=False)
     return (
         f"--config paper is {run.steps:,} steps of {run.batch_size:,} clips of {paper.model.name}: "
-        f"{in_words(found.seconds)} on this CPU"
+        f"{in_words(found.seconds)} on this CPU ({found.basis})"
     )
