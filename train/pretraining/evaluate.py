@@ -16,7 +16,15 @@ from train.core.ranks import RankContext, wait_for_all
 from train.core.run_folder import RunFolder
 from vatt.data import Batch, Clip, Tokenizer, eval_batches
 from vatt.data.skipped import Record
-from vatt.evaluation.retrieval import EvaluationError, Table, embed, format_table, retrieval_table, write_results
+from vatt.evaluation.retrieval import (
+    EvaluationError,
+    Table,
+    embed,
+    format_table,
+    retrieval_table,
+    shared_lines,
+    write_results,
+)
 from vatt.models import VATT
 
 _MEANINGFUL = 10  # held-out clips below which recall at 5 and 10 says nothing
@@ -79,7 +87,7 @@ class RetrievalEvaluator:
         finally:
             warn_skipped(self.reporter, skipped)
         self.reporter.say(f"held-out clips after step {step} ({len(found.captions)} clips)")
-        self.reporter.say(format_table(table, self.oracle))
+        self.reporter.say("\n".join([format_table(table, self.oracle), *shared_lines(table)]))
         self.reporter.evaluation(step, {name: asdict(level) for name, level in table.items()})
         write_results(self.folder.retrieval, found, table, self.oracle)
         return table

@@ -327,7 +327,7 @@ def format_table(table: Table, oracle: dict[str, Any] | None = None) -> str:
     for name, level, base in rows:
         shares = "".join(f"{100 * share:7.1f}%" for share in (level.r1, level.r5, level.r10))
         lines.append(f"{name:22}{shares}{level.median_rank:8.1f}{level.r5 / base:14.1f}x")
-    return "\n".join([*lines, *shared_lines(table)])
+    return "\n".join(lines)
 
 
 def shared_lines(table: Table) -> list[str]:
