@@ -6,9 +6,11 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from tests.train.engine_job import BATCH, batch_of, small_model
+from tests.train.ranks import run_ranks
 from vatt.kernels import registry
 from vatt.objectives.parts import losses_in_parts, refusals
 from vatt.objectives.pretraining import Pretraining
@@ -31,21 +33,22 @@ def module_of(name="vatt-tiny", dropout=0.0, per_item=False, head="fac", checkpo
     return module
 
 
-def batch():
-    """Sound is missing in some clips, text in others; a clip has two sentences."""
+def batch(masked=True):
+    """Sound is missing in some clips, text in others, if so wanted; a clip has two sentences."""
     found = batch_of(0, poison=False)
-    found["audio_mask"][1] = found["text_mask"][:2] = 0
+    if masked:
+        found["audio_mask"][1] = found["text_mask"][:2] = 0
     return {name: x.double() if x.is_floating_point() else x for name, x in found.items()}
 
 
-def step_in_parts(module, count, seed=3):
+def step_in_parts(module, count, seed=3, given=None, first=0):
     """The losses of a step, with gradients and buffers in the module."""
-    given, size = batch(), BATCH // count
-    taken = []
+    given = batch() if given is None else given
+    size, taken = len(given["video"]) // count, []
 
     def part(number):
         own = {name: x[number * size : (number + 1) * size] for name, x in given.items()}
-        return own | module.draw(own, seed, number * size)
+        return own | module.draw(own, seed, first + number * size)
 
     def backward(loss, last):
         taken.append(last)
@@ -91,6 +94,25 @@ def test_parts_have_the_loss_and_the_gradient_of_the_whole(options):
     for count in (1, 2, 8):
         module = module_of(**options)
         assert_equal_steps((step_in_parts(module, count), state(module)), expected)
+
+
+@pytest.mark.slow
+def test_two_ranks_have_them_too(tmp_path):
+    """One, two and four parts on two ranks: alike, also with masks; and without them as on one rank (with masks, each
+    rank takes the mean over its own clips)."""
+    run_ranks(2, "-m", "tests.objectives.parts_job", str(tmp_path / "found"))
+    by_job = {}
+    for name, x in load_file(tmp_path / "found").items():
+        by_job.setdefault(name.partition("/")[0], {})[name.partition("/")[2]] = x
+    assert len(by_job) == 6
+    module = module_of(per_item=True)
+    losses = step_in_parts(module, 1, given=batch(masked=False))
+    whole = {name: x for name, x in (losses | state(module)).items() if not name.endswith("_cosine")}
+    for name, found in by_job.items():
+        one = by_job[f"{name.partition(' ')[0]} 1"]
+        assert_equal_steps([found], [one])
+        if name.startswith("False"):
+            assert_equal_steps([{key: found[key] for key in whole}], [whole])
 
 
 def in_one_graph(module, count, seed=3):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from train.config.finetuning import NAMES, PAPER, FinetuneConfig, recipe
+from train.config.sections import EngineConfig
 from train.finetuning.cli import parse, parser
 from vatt.config import ConfigError, from_dict, to_dict
 from vatt.models import VATT
@@ -178,3 +179,13 @@ def test_a_classifier_hears_what_its_backbone_heard(tmp_path, shared):
     del saved["model"]["input"]["audio_level"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert parse(["--resume", "--out", str(tmp_path)]).config.model.input.audio_level == "as_is"
+
+
+def test_parts_of_a_contrastive_batch_are_refused_by_name():
+    """Fine-tuning has no contrastive loss; and one batch is divided in one way."""
+    with pytest.raises(ConfigError, match=r"engine\.contrastive_parts: is for a contrastive loss"):
+        parse(["--data", "x.csv", "--out", "out", "engine.contrastive_parts=2"])
+    with pytest.raises(ValueError, match="contrastive_parts, gradient_accumulation: only one of the two"):
+        EngineConfig(contrastive_parts=0, gradient_accumulation=2)
+    with pytest.raises(ValueError, match="contrastive_parts: -1 must be 1 or more, or 0"):
+        EngineConfig(contrastive_parts=-1)

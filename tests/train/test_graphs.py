@@ -114,6 +114,7 @@ def test_stages_without_hooks_in_the_passes_are_taken(zero, offload):
         ({"zero": 3}, "cuda", 1, "zero 3 gathers and frees"),
         ({}, "cuda", 2, "talks to the other 1 ranks"),
         ({"gradient_accumulation": 2}, "cuda", 1, "would overwrite the gradients"),
+        ({"contrastive_parts": 2}, "cuda", 1, "pass the backbones twice"),
         ({"activation_checkpointing": True}, "cuda", 1, "state of the random generator"),
     ],
 )
