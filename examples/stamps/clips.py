@@ -1,6 +1,6 @@
 """Makes video clips from the stamps of Tux Paint: cut-out pictures that move, with their sounds and words.
 
-Debian's package tuxpaint-stamps-default has some 550 pictures of things with a transparent ground, a sentence for each,
+Debian's package tuxpaint-stamps-default has 538 pictures of things with a transparent ground, a sentence for each,
 and a sound for a hundred of them. A clip shows one stamp in one of eight motions, with a background, a size and a place
 of its own. Its sentence names both ("A crow bounces."); its sound is the stamp's, at a loudness and a time of its own.
 Clips of a stamp without a sound have none, as is common in real collections.
