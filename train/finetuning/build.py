@@ -14,10 +14,12 @@ from train.core.nodes import check_clips
 from train.core.ranks import RankContext
 from train.finetuning.evaluate import ClassifierEvaluator
 from vatt.analysis.flops import classifier_flops
+from vatt.clip import InputConfig
 from vatt.config import ConfigError
 from vatt.data import Classes, ClipLoader, LabelError, LabelledReader, find_classes, read_classes
 from vatt.data.decode import planes_capacity
 from vatt.data.labels import labels_of
+from vatt.data.survey import survey
 from vatt.models import Classifier
 from vatt.objectives.finetuning import Finetuning
 from vatt.weights.folder import load_pretrained
@@ -50,6 +52,8 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     module = _module(model, config)
     where = augment_on(config, context) if config.model.modality == "video" else "cpu"
     module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
+    if config.model.modality == "audio" and context.first:
+        corpus.notes += silence(corpus, config.model.input)
     first = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return build_trainer(
         job,
@@ -100,6 +104,14 @@ def _read_labelled(config: FinetuneConfig) -> tuple[Corpus, Classes]:
         checks = [set(classes.check(clips, f"{name}, held out")) for name, clips in held_out.items()]
         corpus.notes += _missing("held out", set.intersection(*checks))
     return corpus, classes
+
+
+def silence(corpus: Corpus, spec: InputConfig) -> list[str]:
+    """How many of the clips to train on are silence, among some that are listened to, if any."""
+    found = survey({source.name: source.clips for source in corpus.sources}, spec)
+    if not found.silent:
+        return []
+    return [f"{found.silent} of {found.with_sound} clips that were listened to are silence; they are trained on"]
 
 
 def _missing(split: str, names: set[str]) -> list[str]:
