@@ -1,4 +1,5 @@
-"""Draws docs/search.svg from bench/results/sample_retrieval.csv: ``python docs/scripts/search_picture.py``.
+"""Draws docs/search.svg and writes the tables "What the first command learns" of docs/results.md, from the rows in
+bench/results/sample_retrieval.csv: ``python docs/scripts/search_picture.py``.
 
 Bars are means over the seeds, whiskers the lowest and the highest seed, and the line is chance.
 """
@@ -12,10 +13,13 @@ from statistics import mean
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "bench" / "results" / "sample_retrieval.csv"
 PICTURE = ROOT / "docs" / "search.svg"
+PAGE = ROOT / "docs" / "results.md"
 
 RANKS = (1, 5, 10)
 COLOURS = {"vatt-tiny": "#0b5bd3", "vatt-ma-tiny": "#8fb8f2"}
 PANELS = {"text_to_video": "a sentence looks for its video", "audio_to_video": "a sound looks for its video"}
+DIRECTIONS = {"text_to_video": "text -> video", "audio_to_video": "audio -> video"}
+ATTRIBUTES = ("colour", "size", "shape", "motion")
 HEIGHT, LEFT, TOP, PANEL, BAR = 200, 56, 76, 340, 36  # pixels
 STYLE = (
     "text{fill:#1c2128;font-family:system-ui,sans-serif;font-size:13px}"
@@ -26,6 +30,7 @@ STYLE = (
 
 def draw(rows: list[dict[str, str]]) -> str:
     """The picture as SVG."""
+    rows = [row for row in rows if row["audio_level"] == "rms"]
     clips, steps = rows[0]["clips"], rows[0]["steps"]
     seeds = len({row["seed"] for row in rows})
     device = rows[0]["device"].removesuffix(" (CPU)")
@@ -47,6 +52,69 @@ def draw(rows: list[dict[str, str]]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def recalls(rows: list[dict[str, str]]) -> str:
+    """Recall of each model and direction, seed by seed."""
+    clips = int(rows[0]["clips"])
+    lines = []
+    for direction, arrow in DIRECTIONS.items():
+        for model in COLOURS:
+            chosen = _chosen(rows, direction, model)
+            seeds = ", ".join(row["seed"] for row in chosen)
+            recall = [" / ".join(f"{float(row[f'r{k}']):.1%}" for row in chosen) for k in RANKS]
+            median = " / ".join(f"{float(row['median_rank']):g}" for row in chosen)
+            times = " / ".join(f"{row['r5_over_chance']}x" for row in chosen)
+            lines.append([f"{arrow}, `{model}`, seeds {seeds}", *recall, median, times])
+    chance = [f"{k / clips:.1%}" for k in RANKS]
+    lines.append(["chance", *chance, f"{(clips + 1) / 2:g}", "1x"])
+    lines.append(["oracle that knows all attributes", "100%", "100%", "100%", "1", f"{clips / 5:.1f}x"])
+    return _table(["", "R@1", "R@5", "R@10", "median rank", "R@5 / chance"], lines)
+
+
+def in_common(rows: list[dict[str, str]]) -> str:
+    """What the first five clips share with the query: means over the seeds."""
+    lines = []
+    for direction, arrow in DIRECTIONS.items():
+        for model in COLOURS:
+            chosen = _chosen(rows, direction, model)
+            shares = [f"{mean(float(row[f'same_{name}']) for row in chosen):.0%}" for name in ATTRIBUTES]
+            lines.append([f"{arrow}, `{model}`", *shares])
+    lines.append(["chance", *(f"{float(rows[0][f'same_{name}_chance']):.0%}" for name in ATTRIBUTES)])
+    return _table(["of the first five, share with the same", *ATTRIBUTES], lines)
+
+
+def levels(rows: list[dict[str, str]]) -> str:
+    """R@5 over chance by the level at which models hear."""
+    lines = []
+    for level in sorted({row["audio_level"] for row in rows}, reverse=True):
+        cells = []
+        for direction in DIRECTIONS:
+            chosen = _chosen([row for row in rows if row["audio_level"] == level], direction, "vatt-tiny")
+            cells.append(" / ".join(f"{row['r5_over_chance']}x" for row in chosen))
+        lines.append([f"`{level}`", *cells])
+    return _table(["`model.input.audio_level`, seeds 0, 1, 2", *DIRECTIONS.values()], lines)
+
+
+def filled(page: str, rows: list[dict[str, str]]) -> str:
+    """The page with each table put between its marks."""
+    main = [row for row in rows if row["audio_level"] == "rms"]
+    tables = {"recalls": recalls(main), "in_common": in_common(main), "levels": levels(rows)}
+    for name, table in tables.items():
+        mark = f"<!-- table: python docs/scripts/search_picture.py, {name} -->"
+        before, found, rest = page.partition(f"{mark}\n")
+        after = rest.partition("<!-- end -->")[2]
+        page = f"{before}{found}{table}\n<!-- end -->{after}" if found else page
+    return page
+
+
+def _chosen(rows: list[dict[str, str]], direction: str, model: str) -> list[dict[str, str]]:
+    chosen = [row for row in rows if (row["direction"], row["model"]) == (direction, model)]
+    return sorted(chosen, key=lambda row: int(row["seed"]))
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
+
+
 def _y(share: float) -> float:
     return round(TOP + HEIGHT * (1 - share), 1)
 
@@ -62,7 +130,7 @@ def _panel(rows: list[dict[str, str]], direction: str, title: str, left: int) ->
     for place, rank in enumerate(RANKS):
         x0 = left + 16 + place * 110
         for number, (model, colour) in enumerate(COLOURS.items()):
-            chosen = [row for row in rows if (row["direction"], row["model"]) == (direction, model)]
+            chosen = _chosen(rows, direction, model)
             shares = [float(row[f"r{rank}"]) for row in chosen]
             x, y = x0 + number * (BAR + 2), _y(mean(shares))
             parts.append(f'<rect x="{x}" y="{y}" width="{BAR}" height="{TOP + HEIGHT - y:.1f}" fill="{colour}"/>')
@@ -91,8 +159,10 @@ def _legend(x: int, y: int) -> list[str]:
 
 def main() -> None:
     with ROWS.open(newline="", encoding="utf-8") as file:
-        PICTURE.write_text(draw(list(csv.DictReader(file))), encoding="utf-8")
-    print(PICTURE)
+        rows = list(csv.DictReader(file))
+    PICTURE.write_text(draw(rows), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    print(f"{PICTURE}\n{PAGE}")
 
 
 if __name__ == "__main__":

@@ -110,10 +110,15 @@ def test_every_page_is_on_the_list_of_the_readme():
         assert page.name == "index.md" or f"(docs/{page.name})" in text, page.name
 
 
-def test_the_picture_of_the_readme_is_that_of_the_committed_rows(tmp_path, monkeypatch):
-    module = script("search_picture")
+def test_the_picture_and_the_tables_of_search_are_those_of_the_committed_rows(tmp_path, monkeypatch):
+    module, text = script("search_picture"), (DOCS / "results.md").read_text(encoding="utf-8")
+    for name in ("recalls", "in_common", "levels"):
+        assert f"<!-- table: python docs/scripts/search_picture.py, {name} -->" in text, name
     monkeypatch.setattr(module, "PICTURE", tmp_path / "search.svg")
+    monkeypatch.setattr(module, "PAGE", tmp_path / "results.md")
+    (tmp_path / "results.md").write_text(text, encoding="utf-8")
     module.main()
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == text
     assert (tmp_path / "search.svg").read_text(encoding="utf-8") == (DOCS / "search.svg").read_text(encoding="utf-8")
 
 

@@ -1,7 +1,8 @@
 """What pretraining is good for, shown on the sample: ``python -m train.study``.
 
 Runs the commands of the study one after the other, adds one row per command to the results file, and writes the tables
-and the picture of docs/results.md. What was done before is not done again.
+and the picture of docs/results.md. What was done before on the same sample is not done again; rows of a former sample
+(another `vatt.sample.writing.FORMAT`) stay in the file, and are in the tables only as long as there are no newer ones.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from vatt.files import TREE
 from vatt.process import running
 from vatt.results import Row, Table
 from vatt.sample import build, build_pictures
+from vatt.sample.writing import FORMAT
 
 PAGE = TREE / "docs" / "results.md"
 PICTURE = TREE / "docs" / "results.svg"
 RESULTS = TREE / "bench" / "results" / "downstream.csv"
+OUT = Path(f"runs/study-{FORMAT}")  # a run of a former sample is not taken for one of this
 FIELDS = (
-    *("time", "commit", "dirty", "device", "python", "torch", "deepspeed"),
+    *("time", "commit", "dirty", "sample", "device", "python", "torch", "deepspeed"),
     *("kind", "task", "label", "init", "dropped", "seed"),
     *("metric", "value", "second", "chance", "n", "steps", "samples_per_s", "command"),
 )
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.study", description=__doc__)
     add = parser.add_argument
     add("--seeds", default="0,1,2", help="default: %(default)s")
-    add("--out", type=Path, default=Path("runs/downstream"), help="folder of the runs (default: %(default)s)")
+    add("--out", type=Path, default=OUT, help="folder of the runs (default: %(default)s)")
     add("--results", type=Path, default=RESULTS, metavar="FILE.csv")
     add("--list", action="store_true", help="only print the commands")
     add("--page", action="store_true", help="only write the tables and the picture of docs/results.md")
@@ -74,7 +77,7 @@ def run(found: Sequence[Experiment], path: Path) -> None:
     build_pictures(SAMPLE)
     table = Table(path, FIELDS, resume=True)
     for number, experiment in enumerate(found, start=1):
-        if table.find(command=experiment.line):
+        if table.find(command=experiment.line, sample=FORMAT):
             continue
         print(f"{number}/{len(found)} {experiment.line}", flush=True)
         where = origin(path)
@@ -96,7 +99,7 @@ def origin(path: Path) -> dict[str, Any]:
 
 def row_of(experiment: Experiment, where: dict[str, Any]) -> dict[str, Any]:
     """The row of an experiment that has ended. Raises StudyError if its result cannot be read."""
-    return {**where, **experiment.what, **figures(experiment), "command": experiment.line}
+    return {**where, "sample": FORMAT, **experiment.what, **figures(experiment), "command": experiment.line}
 
 
 def filled(page: str, rows: Sequence[Row]) -> str:

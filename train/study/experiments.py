@@ -21,7 +21,7 @@ DROPPED = (0, 25, 50, 75)  # per cent of the patches
 LONG, SHORT = 1000, 260  # steps of pretraining: for what follows, and for the comparison of DropToken
 TASKS = (("video", "motion"), ("video", "shape"), ("audio", "shape"), ("image", "shape"), ("image", "motion"))
 FEW = 50  # steps of fine-tuning where the recipe's 200 bring every start to the same ceiling
-PROBED = (("video", "motion"), ("video", "shape"), ("video", "colour"), ("audio", "shape"))
+PROBED = tuple((task, label) for task in ("video", "audio") for label in ("colour", "size", "shape", "motion"))
 Figures = dict[str, Any]
 
 

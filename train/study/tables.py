@@ -17,15 +17,20 @@ NAMES = {
     ("video", "motion"): "motion, from video",
     ("video", "shape"): "shape, from video",
     ("video", "colour"): "colour, from video",
+    ("video", "size"): "size, from video",
+    ("audio", "motion"): "motion, from sound",
     ("audio", "shape"): "shape, from sound",
+    ("audio", "colour"): "colour, from sound",
+    ("audio", "size"): "size, from sound",
     ("image", "shape"): "shape, from one frame",
     ("image", "motion"): "motion, from one frame",
 }
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """The last row of each experiment."""
-    return list({row["command"]: row for row in rows}.values())
+    """The last row of each experiment on the newest sample that has rows."""
+    sample = max((int(row["sample"] or 0) for row in rows), default=0)
+    return list({row["command"]: row for row in rows if int(row["sample"] or 0) == sample}.values())
 
 
 def percent(rows: Sequence[Row], column: str = "value") -> tuple[float, float | None] | None:
@@ -83,10 +88,11 @@ def pretrained(rows: Sequence[Row]) -> str:
     found = _where(newest(rows), kind="pretrain", dropped="50")
     for steps in sorted({row["steps"] for row in found}, key=int):
         some = _where(found, steps=steps)
-        times = mean(float(row["value"]) / float(row["chance"]) for row in some)
         recalls = spread(some), spread(some, "second"), spread(some[:1], "chance")
-        lines.append([steps, str(len(some)), *recalls, f"{times:.1f}x"])
-    head = ["steps", "seeds", "R@5 text -> video", "R@5 audio -> video", "chance", "text -> video / chance"]
+        times = [mean(float(row[name]) / float(row["chance"]) for row in some) for name in ("value", "second")]
+        lines.append([steps, str(len(some)), *recalls, *(f"{share:.1f}x" for share in times)])
+    head = ["steps", "seeds", "R@5 text -> video", "R@5 audio -> video", "chance"]
+    head += ["text -> video / chance", "audio -> video / chance"]
     return _table(head, lines)
 
 
@@ -119,13 +125,15 @@ def _job(dropped: str) -> Row:
 
 def machine(rows: Sequence[Row]) -> str:
     """What all rows ran on, in a line."""
+    rows = newest(rows)
 
     def every(name: str) -> str:
         return ", ".join(sorted({row[name] for row in rows}))
 
     return (
         f"Device: {every('device')}; Python {every('python')}, torch {every('torch')}, DeepSpeed {every('deepspeed')}; "
-        f"commit {every('commit')}; seeds {every('seed')}; mean ± standard deviation over seeds."
+        f"commit {every('commit')}; sample of format {every('sample')}; "
+        f"seeds {every('seed')}; mean ± standard deviation over seeds."
     )
 
 
