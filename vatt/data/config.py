@@ -30,7 +30,7 @@ class DataConfig:
     sources: list[str] = field(default_factory=list)  # folders of videos, manifests, shards or their URLs
     weights: list[float] = field(default_factory=list)  # how often each source is drawn from; empty: equally often
     workers: int = 2  # decoding processes of each rank
-    prefetch: int = 4  # batches that are kept ready on each rank; one more is in memory, and fewer if memory is short
+    prefetch: int = 4  # batches (or parts of one) kept ready on each rank, beside those in use; fewer if memory is low
     windows_per_open: int = 1  # windows that are read of a clip when it is opened, one after the other in the batch
     augment_on: Literal["auto", "gpu", "cpu"] = "auto"  # where crop, scale and colours are done; auto: where the run is
     decoder: Literal["pyav", "torchcodec", "torchcodec-cuda"] = "pyav"  # of films, but not of their views
