@@ -25,7 +25,8 @@ from torch import Tensor
 _QUERIES, _VIDEOS = 1024, 4096  # of a block: its similarities take 16 MB
 _EQUAL = 1e-12  # between similarities in float64
 _ULP = 2.0**-24  # of a product of float32, as a share
-_PAIRS = 2**16  # that are computed one by one in float64; more in a product of the whole block
+_PAIRS = 2**16  # of a block that are computed one by one in float64; more in a product of the whole block
+_TOGETHER = 2**12  # of them at a time: their rows are copied
 
 
 class Ranks(Protocol):
@@ -199,7 +200,7 @@ def _pairwise(x_QD: Tensor, y_VD: Tensor, at_P: Tensor, to_P: Tensor) -> Tensor:
     return torch.cat(
         [
             (x_QD[at].double() * y_VD[to].double()).sum(1)
-            for at, to in zip(at_P.split(_PAIRS), to_P.split(_PAIRS), strict=True)
+            for at, to in zip(at_P.split(_TOGETHER), to_P.split(_TOGETHER), strict=True)
         ]
         or [torch.empty(0, dtype=torch.float64)]
     )
