@@ -163,9 +163,9 @@ def _stretch(records: Sequence[Record], config: Record) -> tuple[list[Record], i
 
 def _gain(part: Sequence[Record], name: str) -> float:
     """By which share of its chance a loss is below that, in the mean."""
-    pairs = [(record[name], chance) for record in part if (chance := dict(_chances(record)).get(name))]
-    loss, chance = (sum(values) for values in zip(*pairs, strict=True))
-    return 1 - loss / chance
+    chance = name.replace("_loss", "_chance")
+    known = [record for record in part if record.get(chance) and math.isfinite(record.get(name, math.nan))]
+    return 1 - sum(record[name] for record in known) / sum(record[chance] for record in known)
 
 
 def _figures(part: Sequence[Record], names: Sequence[str]) -> str:
