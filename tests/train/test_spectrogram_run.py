@@ -34,6 +34,7 @@ def test_it_trains_goes_on_is_evaluated_and_embeds(tmp_path, capsys):
     assert [line["step"] for line in records(out)] == [1, 2, 3]
     assert "audio -> video" in found[2][0]
     refused(found[3][0], "spectrogram.max_temporal_buckets: 9 positions", "300 steps", "18 patches")
+    assert not (tmp_path / "no").exists()
     assert vatt(["embed", str(tmp_path / "clips"), "--modality", "audio", "--model", str(out), "--workers", "0",
                  "--out", str(tmp_path / "e.npy")]) == 0  # fmt: skip
     config = json.loads((out / "model" / "config.json").read_text())

@@ -40,6 +40,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         RunFolder.check_new(job.out)
     start = prepare(job, context) if job.auto else None
     config = job.config
+    _check(config)
     name = "sample" if job.sample else config.model.name
     folder, reporter = open_run(job, name, context, part_size=2)  # a contrastive loss of one clip has no negatives
     start = start or prepare(job, context)
@@ -97,6 +98,15 @@ def _captions(corpus: Corpus) -> Iterator[str]:
             if clip.video not in seen:
                 seen.add(clip.video)
                 yield from (caption.text for caption in clip.captions)
+
+
+def _check(config: PretrainConfig) -> None:
+    """Raises ConfigError: sections of the model do not fit together. Before a folder is made, and memory counted."""
+    try:
+        with torch.device("meta"):
+            Pretraining(config.model, config.engine.backend)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
 
 
 def _module(config: PretrainConfig) -> Pretraining:
