@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
+from math import comb
 
 import av
 import numpy as np
@@ -187,10 +189,25 @@ def test_chance_where_several_are_right():
     some = chance_of_equal(torch.full((3,), right), 30)
     for share, k in ((some.r1, 1), (some.r5, 5), (some.r10, 10)):
         assert share == pytest.approx((best < k).double().mean().item(), abs=0.012)
-    assert some.median_rank == pytest.approx(best.double().mean().item() + 1, abs=0.1)
+    assert some.median_rank == best.median().item() + 1 != pytest.approx(best.double().mean().item() + 1, abs=0.5)
     few = chance_of_equal(torch.tensor([2, 3]), 3)
     assert (few.r1, few.r5) == (pytest.approx((2 / 3 + 1) / 2), 1.0)
     assert chance(1, 3).r5 == 1.0
+
+
+@pytest.mark.parametrize(("right", "videos"), [([1], 8), ([2], 100), ([1, 2, 2], 7), ([5, 1, 12], 12), ([9] * 3, 9)])
+def test_the_median_by_chance_is_that_of_all_orders(right, videos):
+    """Of every rank as often as it comes, of exact numbers."""
+    shares = [
+        (rank, sum(Fraction(comb(videos - rank, m - 1), comb(videos, m)) for m in right) / len(right))
+        for rank in range(1, videos + 1)
+    ]
+    half = [
+        next(rank for rank, _ in shares if enough(sum(share for other, share in shares if other <= rank)))
+        for enough in (lambda share: share >= Fraction(1, 2), lambda share: share > Fraction(1, 2))
+    ]
+    assert chance_of_equal(torch.tensor(right), videos).median_rank == sum(half) / 2
+    assert chance_of_equal(torch.ones(3, dtype=torch.int64), videos).median_rank == chance(3, videos).median_rank
 
 
 def test_the_table_is_that_of_the_whole_matrix():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ _PAIRS = {"text_to_video": ("text/tovid", "video/totxt"), "audio_to_video": ("au
 _FOUND = 5  # clips that the results keep of each query
 _KEPT = 1000  # queries that the results keep
 _EXAMPLES = 3  # captions or sounds of several clips that are named
+_ROUNDED = 1e-9  # of a share, in which half of all ranks is still half
 
 
 class EvaluationError(UserError, ValueError):
@@ -196,9 +198,10 @@ def chance(n_queries: int, n_videos: int) -> Retrieval:
 def chance_of_equal(right_Q: Tensor, n_videos: int) -> Retrieval:
     """What a random order of the videos is expected to reach where, for each query, ``right_Q`` (int64) are right.
 
-    Of k videos drawn from V of which m are right, none is right with the chance C(V - m, k) / C(V, k); the first right
-    one is expected at the place (V + 1) / (m + 1), among those that are wrong and itself.
+    Of k videos drawn from V of which m are right, none is right with the chance C(V - m, k) / C(V, k). The median rank
+    is that of all queries together: with 2 of 100 right it is 30, while the mean is 33.7.
     """
+    median_rank = _median_by_chance(right_Q, n_videos)
     right_Q = right_Q.double()
 
     def recall(k: int) -> float:
@@ -206,7 +209,23 @@ def chance_of_equal(right_Q: Tensor, n_videos: int) -> Retrieval:
         wrong_Qk = (n_videos - right_Q[:, None] - drawn_k).clamp(min=0) / (n_videos - drawn_k)
         return 1 - wrong_Qk.prod(1).mean().item()
 
-    return Retrieval(recall(1), recall(5), recall(10), _median((n_videos + 1) / (right_Q + 1)), len(right_Q))
+    return Retrieval(recall(1), recall(5), recall(10), median_rank, len(right_Q))
+
+
+def _median_by_chance(right_Q: Tensor, n_videos: int) -> float:
+    """The median of the ranks of the first right video; the mean of the two in the middle, as of ``chance``."""
+    right, counts = right_Q.unique(return_counts=True)
+    others = [torch.arange(m, dtype=torch.float64) for m in right.tolist()]
+
+    def later(rank: int) -> float:
+        """The share of queries whose rank is higher: C(V - k, m) / C(V, m), in m factors."""
+        shares = [((n_videos - rank - m).clamp(min=0) / (n_videos - m)).prod() for m in others]
+        return float((torch.stack(shares) * counts).sum() / counts.sum())
+
+    def least(share: float) -> int:
+        return 1 + bisect_left(range(1, n_videos), -share, key=lambda rank: -later(rank))
+
+    return (least(0.5 + _ROUNDED) + least(0.5 - _ROUNDED)) / 2
 
 
 def same_caption(caption: str) -> str:
