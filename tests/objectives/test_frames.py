@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from vatt.models import Classifier
 from vatt.models.config import ClassifierConfig
 from vatt.objectives.finetuning import Finetuning, TargetConfig
 from vatt.objectives.frames import NAMES
+from vatt.objectives.parts import losses_in_parts
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
@@ -147,3 +150,32 @@ def test_kernels_are_chosen_for_the_batches_of_the_run(make):
     assert all(batch[name].shape == empty[name].shape for name in NAMES)
     operations = {problem.op for problem in problems_of(module, empty, 0, dtype=torch.float32)}
     assert {"frames_to_patches", "patch_embed"} <= operations
+
+
+@pytest.mark.parametrize("drop", ["batch", "item"])
+def test_pretraining_in_parts(drop):
+    """Patches are made of the frames of a part, in both of its passes; each clip keeps the place that it has in the
+    batch."""
+    module, batch, _ = pretraining(drop)
+    found = []
+    for count in (1, 2, 4):
+        module.zero_grad()
+        losses = losses_in_parts(
+            (partial(part_of, module, batch, number, B // count) for number in range(count)),
+            count,
+            lambda x, how, cached: module(x, 5, how, cached),
+            lambda loss, last: loss.backward(),
+            torch.device("cpu"),
+        )
+        gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+        found.append((losses["loss"], gradient))
+    assert found[0][1].abs().max() > 0
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-5 * float(found[0][1].abs().max()))
+
+
+def part_of(module, batch, number, size):
+    """Its clips, with what is drawn for them, as an engine gives them to a module."""
+    own = {name: x[number * size : (number + 1) * size] for name, x in batch.items()}
+    return module.prepare(own | module.draw(own, 5, number * size))

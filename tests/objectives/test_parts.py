@@ -34,10 +34,11 @@ def module_of(name="vatt-tiny", dropout=0.0, per_item=False, head="fac", checkpo
 
 
 def batch(masked=True):
-    """Sound is missing in some clips, text in others, if so wanted; a clip has two sentences."""
+    """Sound is missing in some clips, text in others, if so wanted, of the first part and of the last one; a clip has
+    two sentences."""
     found = batch_of(0, poison=False)
     if masked:
-        found["audio_mask"][1] = found["text_mask"][:2] = 0
+        found["audio_mask"][[1, -1]] = found["text_mask"][[0, 1, -2]] = 0
     return {name: x.double() if x.is_floating_point() else x for name, x in found.items()}
 
 
@@ -209,6 +210,9 @@ def test_both_passes_take_the_same_backends():
     with torch.no_grad(), registry.listening(calls("plain")):
         module(given, 3, "features")
     assert any(facts.get("gradient") is False for _, facts in found["plain"])
+    with registry.listening(calls("step")):
+        step_in_parts(module, 2)
+    assert not any(facts.get("gradient") is False for _, facts in found["step"])
 
 
 def test_a_batch_norm_in_front_of_the_heads_is_refused_by_name():

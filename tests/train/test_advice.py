@@ -104,6 +104,12 @@ def test_embeddings_that_collapsed_are_told_in_place_of_the_loss():
     assert list(told(records)) == [60, 120]
 
 
+def test_embeddings_that_begin_to_part_have_not_collapsed():
+    """Seed 1 of the sample's recipe with vatt-ma-tiny, which ends at 2.15."""
+    figures = {40: (4.387, 0.987), 60: (4.233, 0.996), 80: (4.073, 0.990001), 100: (3.399, 0.812)}
+    assert not told([record(n, text, audio=3.0, vidtxt_text_cosine=cosine) for n, (text, cosine) in figures.items()])
+
+
 def test_a_modality_that_is_not_there():
     silent = {"audio": 0.0, "vidaud_chance": 0.0}
     found = told(every(2, 40, text=3.0, **silent))

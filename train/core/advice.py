@@ -4,7 +4,8 @@ have collapsed, modalities that are not there, runs that nobody will wait for.
 A pair is at its chance (`vatt.objectives.contrastive.chance`) where its loss is not below that by 1%, in the mean over
 the last half of the steps since the warm-up. That is judged once there are 100 such steps and as many as the warm-up
 had, and the run is half over or has done 1000 of them: a hard pair may stay there for a while and then learn.
-Embeddings have collapsed where different clips have a mean cosine above 0.99 in two records after the warm-up.
+Embeddings have collapsed where different clips have a mean cosine above 0.99 in two records after the warm-up, and the
+loss is not below its chance: with it they begin to part, as words of a small model do in a run that goes well.
 """
 
 from __future__ import annotations
@@ -179,7 +180,10 @@ def _since(part: Sequence[Record]) -> str:
 
 
 def _collapsed(records: Sequence[Record], name: str) -> list[tuple[str, float]]:
-    """The sides of a pair whose embeddings were alike in the last two records, with the mean cosine of the last."""
+    """The sides of a pair whose embeddings were alike in the last two records, with the mean cosine of the last; none
+    where its loss tells clips apart."""
+    if _gain(records[-1:], name) >= _MARGIN:
+        return []
     pair = name.removesuffix("_loss")
     before = {side for record in records[-2:-1] for side, cosine in cosines(record, pair) if cosine > _COLLAPSED}
     return [(side, cosine) for side, cosine in cosines(records[-1], pair) if cosine > _COLLAPSED and side in before]
