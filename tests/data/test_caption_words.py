@@ -16,10 +16,12 @@ DIRECTED = [
         "counterclockwise",
         "point to your left",
     ),
+    *("a ball moving left", "sliding right", "drives left", "a dog facing right", "at the bottom left"),
     *("Das Auto fährt nach links", "elle tourne à gauche", "à droite", "a la derecha", "en la izquierda", "左边的狗"),
 ]
 SYMMETRIC = [
     *("glides left and right", "all right now", "turn right now", "she left the room", "right here on the table"),
+    *("go right ahead", "walks right past the door", "in the right way", "a bottle left over"),
     *("it's right there", "passes right by", "walks right into it", "the remaining left over", "look right at me"),
     *("a drink to the lighthouse", "au droit", "nach links und rechts", "他大概十左右", ""),
 ]

@@ -17,15 +17,18 @@ _BOTH = re.compile(
     r"sinistra (e|o) (a )?destra|destra (e|o) (a )?sinistra|esquerda (e|ou) direita|direita (e|ou) esquerda)\b"
 )
 _SIDE = r"(left|right)"
-_NOT_A_SIDE = r"(?! (now|away|here|there|then|before|after|at|in|into|on|up|out|over|behind|off)\b)"
+_NOT_A_SIDE = r"(?! (now|away|ahead|past|through|here|there|then|before|after|at|in|into|on|up|out|over|behind|off)\b)"
 _ENGLISH = (
     r"(left|right)(wards?|most|hand)",
     r"(anti|counter)?-?clockwise",
     rf"(to|on|from|at|by|towards?|into) (the|its|his|her|your|my|our|their) ((far|upper|lower|top|bottom) )?{_SIDE}",
     rf"{_SIDE}[ -](hand|side|arm|leg|foot|eye|ear|corner|edge|half|lane|turn|wing|wall|bank|border)s?",
     rf"(from )?{_SIDE} to {_SIDE}",
-    rf"(turn|go|goe|move|slide|glide|lean|look|step|swing|drive|steer|drift|roll|run|walk|fly|flie|point|face|jump|shift|"
-    rf"scroll|pan|travel|spin|veer|swerve|kick|punch|pas|swipe|dart|hop|bounce|float)(s|es|ing|ning|ping|ming|d|ed)? "
+    rf"(upper|lower|top|bottom|far|front|rear|middle|cent(er|re)) {_SIDE}",
+    "in the left",
+    rf"(turn|go|goe|mov|slid|glid|lean|look|step|swing|driv|steer|drift|roll|run|walk|fly|flie|point|fac|jump|shift|"
+    rf"scroll|pan|travel|spin|veer|swerv|kick|punch|pas|swip|dart|hop|bounc|float|head|danc|div|rac|rid|rotat|bend|"
+    rf"curv|push|pull|drag|crawl|tilt)(e|s|es|ing|ning|ping|ming|d|ed)? "
     rf"(to )?{_SIDE}{_NOT_A_SIDE}",
 )
 _OTHERS = (  # German and Dutch, French, Spanish, Italian, Portuguese: whole words that are seldom anything else
