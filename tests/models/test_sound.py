@@ -143,6 +143,14 @@ def test_a_spectrogram_model_takes_waveforms(level):
     assert Pretraining(config).empty_batch(3)["audio"].shape == (3, config.input.samples)
 
 
+def test_autocast_leaves_a_spectrogram_alone():
+    """It would round the mel bins, which are a product of matrices, to 8 bits."""
+    config, sound = spectrogram_config(), noise(2, spectrogram_config().input.samples)
+    exact = log_mel(sound, config.input, config.spectrogram)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(log_mel(sound, config.input, config.spectrogram), exact)
+
+
 def test_a_window_must_fit_the_positions_of_a_spectrogram():
     config = spectrogram_config()
     config.input.frames = 32

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from train.config.pretraining import PretrainConfig, paper
+from train.core.command import Job
+from train.core.ranks import RankContext
+from train.core.run_folder import RunFolder
+from train.pretraining import start
 from train.pretraining.auto import LEAST_STEPS, choose, refuse_without_pairs, training_clips, training_windows
 from train.pretraining.choices import BY_HAND, flat, table
 from train.pretraining.expected import evaluations, expected, in_words
 from train.pretraining.facts import Facts
 from train.pretraining.memory import SHARE, in_parts, needed
-from train.pretraining.start import _find_parts, advice, beside_the_paper, expected_row, hopeless
+from train.pretraining.start import _find_parts, advice, beside_the_paper, expected_row, hopeless, prepare
 from vatt.analysis.plan.zero import state_bytes
 from vatt.config import ConfigError, from_dict, to_dict
 from vatt.data.survey import Survey
@@ -89,8 +96,6 @@ def test_every_choice_is_valid_and_grows_with_the_data(machine, seconds):
 
 
 def _device(known):
-    import torch
-
     return torch.device(known.device)
 
 
@@ -146,6 +151,17 @@ def test_the_batch_divides_as_was_asked(given, value):
         known = facts(480, machine)
         config, _ = choose(known, given)
         assert config.run.batch_size // known.ranks % value == 0
+
+
+@pytest.mark.parametrize(
+    "given", [{"engine.offload_optimizer": True, "engine.zero": 1}, {"engine.cuda_graphs": True}], ids=str
+)
+def test_what_refuses_parts_gets_none(given):
+    """The run would end with an error about a setting that nobody has made."""
+    wanted = {"model": "vatt-large", "run.batch_size": 2048}
+    known = facts(10**6, "one gpu")
+    assert choose(known, wanted)[0].engine.contrastive_parts > 1
+    assert choose(known, wanted | given)[0].engine.contrastive_parts == 1
 
 
 def test_an_optimizer_that_clips_in_another_way_is_left_alone():
@@ -308,6 +324,18 @@ def test_a_batch_in_parts_is_recommended_and_another_loss_is_named():
     assert in_parts(config, replace(known, memory=8 << 30), 0, False).part == 0
     config.engine.contrastive_parts = 0
     assert "TOO LITTLE" in _find_parts(config, replace(known, memory=8 << 30))
+
+
+def test_parts_are_found_for_a_run_that_goes_on_too(monkeypatch):
+    """A run may go on with engine.contrastive_parts=0 on a machine of another size: 0 is no number of parts."""
+    monkeypatch.setattr(start, "read_data", lambda config: {})
+    monkeypatch.setattr(start, "gather_facts", lambda *given: facts(10**4, "one gpu"))
+    config, said = paper(), []
+    config.engine.contrastive_parts = 0
+    found = prepare(Job(config, Path("run"), resume=True, sample=False), RankContext(0, 1, torch.device("cpu")))
+    assert config.engine.contrastive_parts == in_parts(config, facts(10**4, "one gpu"), 0, False).parts > 1
+    found.tell(Job(config, None, True, False), SimpleNamespace(say=said.append, folder=RunFolder(Path("absent"))))
+    assert said == [found.parts]
 
 
 def test_a_hopeless_run_on_a_cpu_is_named():

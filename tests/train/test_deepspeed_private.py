@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = {
     "fp32_partitioned_groups_flat": [DeepSpeedZeroOptimizer_Stage3],
     "averaged_gradients": [DeepSpeedZeroOptimizer],
+    "_use_compact_grad_partition_buffer": [DeepSpeedZeroOptimizer],
     "_lazy_init_hp_params_optimizer_state": [DeepSpeedZeroOptimizer, BF16_Optimizer],
     "_hp_optimizer_states_linked": [DeepSpeedZeroOptimizer, BF16_Optimizer],
     "ds_shape": [Init],  # of a parameter, put there by this class

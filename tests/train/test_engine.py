@@ -10,6 +10,7 @@ import json
 
 import pytest
 import torch
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from tests.train.engine_job import RATE, batch_of, small_pretraining
 from tests.train.plain import reference
@@ -241,6 +242,16 @@ def test_gradients_of_parts_are_added_up_in_fp32_and_never_offloaded(tmp_path):
     ):
         with pytest.raises(ConfigError, match=r"engine\.contrastive_parts: not with an offloaded optimizer"):
             deepspeed_json(config, optim, 8, bf16=False)
+
+
+def test_a_deepspeed_that_adds_parts_up_in_bf16_is_refused(monkeypatch):
+    """As versions before 0.19.8 do in stage 2, whatever grad_accum_dtype says."""
+    monkeypatch.delattr(DeepSpeedZeroOptimizer, "_use_compact_grad_partition_buffer")
+    optim = OptimConfig()
+    with pytest.raises(ConfigError, match=r"engine\.contrastive_parts: DeepSpeed .* deepspeed>=0\.19\.8"):
+        deepspeed_json(EngineConfig(contrastive_parts=4), optim, 8, bf16=True)
+    deepspeed_json(EngineConfig(contrastive_parts=4), optim, 8, bf16=False)
+    deepspeed_json(EngineConfig(zero=3, contrastive_parts=4), optim, 8, bf16=True)
 
 
 def test_generated_deepspeed_json(tmp_path):

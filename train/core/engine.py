@@ -26,6 +26,7 @@ from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import (
     logger,
     safe_get_full_fp32_param,
@@ -57,7 +58,7 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
 
     Raises:
         ConfigError: the user's file cannot be read, or sets what our own configuration decides; parts of a batch with
-            an offloaded optimizer.
+            an offloaded optimizer, or in bf16 with a DeepSpeed that would add them up in bf16.
     """
     # DeepSpeed's bf16 without ZeRO scales the loss, begins with an empty Adam step and hides its fp32 weights; stage 1
     # does none of that, and is the same computation.
@@ -88,6 +89,12 @@ def deepspeed_json(config: EngineConfig, optim: OptimConfig, micro_batch: int, b
         raise ConfigError(
             "engine.contrastive_parts: not with an offloaded optimizer, for which DeepSpeed keeps the gradients of "
             "those weights alone that the last part reaches; the heads are not among them"
+        )
+    # Versions before it take grad_accum_dtype in stage 2, and add up in the type of the weights.
+    if adds_up and stage == 2 and not getattr(DeepSpeedZeroOptimizer, "_use_compact_grad_partition_buffer", None):
+        raise ConfigError(
+            f"engine.contrastive_parts: DeepSpeed {deepspeed.__version__} would add the gradients of the parts up in "
+            "bf16; install deepspeed>=0.19.8, or set engine.zero=3 or engine.precision=fp32"
         )
     return _merge(_without_waits(settings), settings)
 
@@ -281,10 +288,10 @@ class Engine:
 
     def _sums(self, batch: list[Batch], seed: int) -> dict[str, Tensor]:
         """What the module wants of the whole step: over all parts and ranks, on the device."""
-        step_sums = getattr(self.module, "step_sums", None)
-        if step_sums is None:
+        module: Any = self.module
+        if not hasattr(module, "step_sums"):
             return {}
-        found = [step_sums(self._drawn(part, seed, number)) for number, part in enumerate(batch)]
+        found = [module.step_sums(self._drawn(part, seed, number)) for number, part in enumerate(batch)]
         own = {name: torch.stack([sums[name] for sums in found]).sum(0) for name in found[0]}
         return {name: sum_over_ranks(send(value, self.device)) for name, value in own.items()}
 

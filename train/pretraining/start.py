@@ -35,7 +35,7 @@ class Start:
     def tell(self, job: Job[PretrainConfig], reporter: Reporter) -> None:
         """Prints what was found and chosen, and what will not work."""
         if self.facts is None:
-            for line in _told_before(reporter.folder):
+            for line in (*_told_before(reporter.folder), *([self.parts] if self.parts else [])):
                 reporter.say(line)
             return
         reporter.say(f"data: {self.facts.survey.line()}")
@@ -74,11 +74,14 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
     if job.sample:
         job.config.data.sources = [sample_manifest(context, context.say)]
     data = read_data(job.config.data)
-    if job.resume:
+    find_parts = job.config.engine.contrastive_parts == 0
+    if job.resume and not find_parts:
         return Start(data)
     clips = {name: found.clips for name, found in data.items()}
-    timed = job.auto or not job.sample  # of the built-in sample's own recipe the time is known
+    timed = (job.auto or not job.sample) and not job.resume  # of the sample's own recipe the time is known
     facts = gather_facts(context, clips, job.config.model.input, job.config.data.eval_split, timed)
+    if job.resume:  # with engine.contrastive_parts=0, as on another machine
+        return Start(data, parts=_find_parts(job.config, facts))
     start = Start(data, facts)
     if job.auto:
         config, start.choices = choose(facts, job.given)
@@ -86,7 +89,7 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
         job.config = config
     else:
         refuse_without_pairs(facts)
-    if job.config.engine.contrastive_parts == 0:
+    if find_parts:
         start.parts = _find_parts(job.config, facts)
     return start
 

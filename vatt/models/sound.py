@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vatt.clip import SILENCE, AudioLevel, InputConfig
+from vatt.kernels.runtime import without_autocast
 from vatt.models.config import SpectrogramConfig
 from vatt.models.spectrogram import normalise, spectrogram, standardise
 
@@ -53,11 +54,12 @@ def log_mel(audio_BL: Tensor, spec: InputConfig, section: SpectrogramConfig) -> 
     tokens that differ by 0.02, beside positions that differ by 1. "rms" brings it to a mean of 0 and a deviation of 1.
 
     Returns:
-        The type of ``audio_BL``; computed in float32 or wider.
+        The type of ``audio_BL``; computed in float32 or wider, also under autocast.
     """
     length, step = _sizes(spec, section)
     wide = audio_BL.to(torch.promote_types(audio_BL.dtype, torch.float32))
-    x_BTM = spectrogram(wide, sample_rate=spec.sample_rate, window=length, step=step, mel_bins=section.mel_bins)
+    with without_autocast(audio_BL.device):  # a product of matrices makes the mel bins
+        x_BTM = spectrogram(wide, sample_rate=spec.sample_rate, window=length, step=step, mel_bins=section.mel_bins)
     return (standardise(x_BTM) if spec.audio_level == "rms" else normalise(x_BTM)).to(audio_BL.dtype)
 
 
