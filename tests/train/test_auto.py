@@ -224,6 +224,14 @@ def test_too_few_files_are_not_held_out():
     assert "too few" in rows(choices)["data.eval_share"].reason
 
 
+@pytest.mark.parametrize(("clips", "reason"), [(0, "nothing is held out"), (9, "9 clips are held out, and an")])
+def test_a_split_that_is_too_small_is_not_evaluated_on(clips, reason):
+    config, choices = choose(facts(5000, named=(4000, clips)), {})
+    assert config.run.eval_every == 0 < config.run.save_every
+    assert rows(choices)["run.eval_every"].reason.startswith(reason)
+    assert choose(facts(5000, named=(4000, 10)), {})[0].run.eval_every > 0
+
+
 def test_clips_without_sound_are_made_up_for():
     assert choose(facts(864, seconds=4.0, with_sound=24), {})[0].run.batch_size == 64
     assert choose(facts(864, seconds=4.0, captioned=432), {})[0].run.batch_size == 64

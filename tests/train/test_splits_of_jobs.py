@@ -44,6 +44,12 @@ def test_a_run_evaluates_on_one_split_and_says_so(manifest):
     assert [clip.split for clip in corpus(both, eval_split="Extra").evaluation_clips()] == ["extra"]
 
 
+def test_a_data_set_that_is_named_twice_is_evaluated_once(manifest):
+    both = manifest("a.csv", "train", "val", "val")
+    found = corpus(both, both, weights=[1.0, 2.0])
+    assert (len(list(found.training_clips())), len(found.evaluation_clips()), len(found.splits)) == (2, 2, 1)
+
+
 def test_test_stands_in_where_there_is_no_val(manifest):
     only = manifest("a.csv", "train", "test")
     found = corpus(only)

@@ -115,13 +115,15 @@ def read_corpus(
         if not (training := splits.of(TRAIN)):
             raise ManifestError(f"{name}: no clip to train on; column split holds {splits}, wanted: train")
         corpus.sources.append(Source(name, training, weight))
+        if name in corpus.held_out:  # named twice: each clip is evaluated once, or it would be as similar as its copy
+            continue
         evaluated, words = evaluation_split(splits, config.eval_split)
-        corpus.held_out.setdefault(name, []).extend(splits.of(evaluated))
+        corpus.held_out[name] = list(splits.of(evaluated))
         corpus.splits.append(f"clips of {name}: {words}")
         absent += [] if splits.counts.get(evaluated) else [nothing_in(splits, evaluated, name)]
         corpus.notes += [f"{name}: {others}"] if (others := other_splits(found.clips)) else []
         corpus.skipped += [{"dataset": name, **record} for record in found.skipped]
-    if absent and len(absent) == len(config.sources) and split_name(config.eval_split) != VAL:
+    if absent and len(absent) == len(corpus.held_out) and split_name(config.eval_split) != VAL:
         raise ManifestError(f"data.eval_split={config.eval_split}: {absent[0]}")
     return corpus
 

@@ -15,7 +15,7 @@ from typing import Any
 from train.config.pretraining import PretrainConfig
 from train.config.sections import sample_augment
 from train.pretraining.choices import BY_HAND, Choice, Choosing
-from train.pretraining.expected import computing_rate, in_words
+from train.pretraining.expected import computing_rate, held_out, in_words
 from train.pretraining.facts import Facts
 from train.pretraining.memory import fit, host_batch
 from vatt.analysis.flops import train_flops_per_sample
@@ -288,11 +288,13 @@ def _augmentation(picks: Choosing, facts: Facts) -> None:
 
 def _pace(picks: Choosing, facts: Facts) -> None:
     steps = picks.config.run.steps
-    nothing = not facts.named and picks.config.data.eval_share == 0
+    clips = held_out(picks.config, facts)
     often = -(-steps // 4) if steps >= 1000 else -(-steps // 2) if steps >= 100 else 0
-    reason = "nothing is held out" if nothing else "and at the end; four times in a run, and every 10,000 steps"
+    reason = "and at the end; four times in a run, and every 10,000 steps"
     reason = "at the end alone" if not often else "and at the end; twice in a short run" if steps < 1000 else reason
-    picks.set("run.eval_every", 0 if nothing else min(10_000, often), "nothing is held out" if nothing else reason)
+    if clips < FEW:
+        reason = f"{clips} clips are held out, and an evaluation needs {FEW}" if clips else "nothing is held out"
+    picks.set("run.eval_every", 0 if clips < FEW else min(10_000, often), reason)
     picks.set("run.save_every", min(5000, often), "at the end alone" if not often else "so that --resume can go on")
     picks.set("run.log_every", max(1, min(50, steps // 13)), "at least a dozen records")
     large = facts.survey.height * facts.survey.width > 320 * 240 or not facts.survey.height
