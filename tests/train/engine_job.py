@@ -53,6 +53,8 @@ def small_model(name: str) -> VATTConfig:
     config = override(preset(name), [f"{part}.{item}" for part, items in SMALL.items() for item in items])
     if name == "vatt-tiny":  # a frozen table, as in the large models: ZeRO 3 shards it, the optimizer has no part
         config.text.trainable_embeddings = False
+    else:  # each clip drops patches of its own, by its place in the batch of all ranks and parts
+        config.unified.random_patch_sampling = config.unified.sample_per_item = True
     return config
 
 
