@@ -133,6 +133,9 @@ def alone(sample, tmp_path_factory):
         "no workers": train("no workers", "--steps", 3, *SGD, "data.workers=0"),
         "planes": train("planes", "--steps", 3, *SGD, "--zero", 3, "data.augment_on=gpu", "data.workers=2"),
         "windows": train("windows", "--steps", 2, *SGD, "data.windows_per_open=3"),
+        "offloaded parts": train(
+            "offloaded parts", "--zero", 1, "engine.offload_optimizer=true", "engine.contrastive_parts=0"
+        ),
         "parts": train("parts", "--steps", 3, *SGD, "engine.contrastive_parts=4", "data.prefetch=1"),
         "parts of two": train("parts of two", "--steps", 4, *CONSTANT, *PARTS),
         "parts, half": train("parts, half", "--steps", 2, *CONSTANT, *PARTS),
@@ -174,6 +177,7 @@ REFUSED = {
     "no run": ["config.json"],
     "batch": ["run.batch_size"],
     "windows": ["data.windows_per_open: 3 windows of a clip do not divide the 8 clips"],
+    "offloaded parts": ["engine.contrastive_parts: cannot go with engine.offload_optimizer"],
     "model": ["loss.aud_txt_weight"],
     "vocabulary": ["absent.txt"],
     "no pair": ["{folder}/nothing: no clip has captions, and none of the 1 that were looked at has sound"],
@@ -191,7 +195,7 @@ def test_what_a_user_can_mend_is_told_in_a_line(alone, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kernels", "windows"])
+@pytest.mark.parametrize("name", ["kernels", "windows", "offloaded parts"])
 def test_what_cannot_be_is_refused_before_a_folder_is_made(alone, name):
     assert not (alone[0] / name).exists()
 

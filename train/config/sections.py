@@ -60,6 +60,16 @@ class EngineConfig:
         return max(self.contrastive_parts, self.gradient_accumulation)
 
     @property
+    def without_parts(self) -> str | None:
+        """The setting that rules out engine.contrastive_parts; None where nothing does."""
+        ruling_out = {
+            "gradient_accumulation": self.gradient_accumulation > 1,
+            "offload_optimizer": self.offload_optimizer,
+            "cuda_graphs": self.cuda_graphs,
+        }
+        return next((name for name, on in ruling_out.items() if on), None)
+
+    @property
     def backend(self) -> str:
         """What the models are told: "auto", or the backend of all operations."""
         return "auto" if self.kernels in KERNEL_CHOICES else self.kernels

@@ -60,6 +60,8 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
             f"once (run.batch_size {config.run.batch_size} over {parts})"
         )
     kernels.check_setting(config, context)  # before there is a folder
+    if config.engine.contrastive_parts != 1 and (other := config.engine.without_parts):
+        raise ConfigError(f"engine.contrastive_parts: cannot go with engine.{other}; set one of the two back")
     if config.engine.cuda_graphs and (reasons := refusals(config.engine, context.device, context.ranks)):
         raise ConfigError(f"engine.cuda_graphs: {'; '.join(reasons)}")
     folder: RunFolder | None = None

@@ -207,10 +207,7 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     if found.checkpointing or picks.is_given("engine.activation_checkpointing"):
         reason = f"without it a GPU of {facts.memory / GIB:.0f} GiB holds too few clips (predicted)"
         picks.set("engine.activation_checkpointing", found.checkpointing, reason)
-    engine = picks.config.engine
-    if found.parts > 1 and not (
-        accumulated > 1 or engine.offload_optimizer or engine.cuda_graphs
-    ):  # which refuse parts
+    if found.parts > 1 and picks.config.engine.without_parts is None:
         of = f"{facts.memory / GIB:.0f} GiB hold" if found.part else "memory may not hold"
         reason = f"{of} {max(1, found.part)} clips at once (predicted); the loss is that of the whole batch"
         picks.set("engine.contrastive_parts", found.parts, reason)

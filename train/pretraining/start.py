@@ -139,7 +139,7 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
         found = in_parts(config, facts, config.engine.zero, config.engine.activation_checkpointing)
         if found.parts > 1:
             way = f"engine.contrastive_parts=0 takes them in {found.parts} parts, with the same loss"
-            way = way if found.part else "try a smaller --batch-size or model"
+            way = way if found.part and config.engine.without_parts is None else "try a smaller --batch-size or model"
             yield (
                 f"run.batch_size: {local_batch(config, facts):,} clips at once may not fit into the "
                 f"{facts.memory / 1e9:.1f} GB that are free; {way}"
