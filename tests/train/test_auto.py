@@ -144,6 +144,7 @@ def test_what_is_set_by_hand_stays_and_the_rest_follows():
         ({"data.windows_per_open": 3}, 3),
         ({"engine.gradient_accumulation": 3}, 6),
         ({"data.windows_per_open": 4, "engine.gradient_accumulation": 5}, 20),
+        ({"engine.contrastive_parts": 3}, 6),
     ],
 )
 def test_the_batch_divides_as_was_asked(given, value):
@@ -172,6 +173,39 @@ def test_an_optimizer_that_clips_in_another_way_is_left_alone():
 def test_an_unknown_model_is_refused():
     with pytest.raises(ConfigError, match="unknown model 'vatt-huge'"):
         choose(facts(480), {"model": "vatt-huge"})
+
+
+def test_a_model_that_cannot_be_built_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match=r"^model: audio_input: the unified backbone reads waveforms"):
+        choose(facts(480), {"model": "vatt-ma-tiny", "model.audio_input": "spectrogram"})
+
+
+@pytest.mark.parametrize(
+    ("steps", "value", "reason"),
+    [
+        (20, 10, "half of a run"),
+        (40, 10, "the least"),
+        (900, 104, "a ninth"),
+        (500_000, 5000, "the paper's"),
+    ],
+)
+def test_the_warm_up_tells_what_it_rests_on(steps, value, reason):
+    config, choices = choose(facts(480), {"run.steps": steps})
+    assert config.optim.warmup_steps == value
+    assert rows(choices)["optim.warmup_steps"].reason.startswith(reason)
+
+
+def test_the_batch_of_three_clips_is_not_called_half_of_them():
+    config, choices = choose(facts(3), {})
+    assert config.run.batch_size == 2
+    assert rows(choices)["run.batch_size"].reason == "the least of which clips can be told apart"
+
+
+def test_data_without_captions_are_not_judged_by_them():
+    found = rows(choose(facts(480, captioned=0), {})[1])
+    assert "word vectors" not in found
+    assert found["data.augment.flip"].reason.startswith("no captions")
+    assert found["data.augment.hue"].reason.startswith("no captions")
 
 
 def test_a_unified_model_trains_its_words_and_a_table_stays_frozen():

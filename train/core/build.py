@@ -51,7 +51,7 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
         setting = "gradient_accumulation" if config.engine.contrastive_parts == 1 else "contrastive_parts"
         raise ConfigError(
             f"run.batch_size: {config.run.batch_size} clips cannot be shared out to {context.ranks} ranks x "
-            f"{config.engine.parts} parts (engine.{setting}){at_least}"
+            f"{config.engine.parts} parts (engine.{setting}){at_least}; try a multiple of {part_size * parts}"
         )
     part, windows = config.run.batch_size // parts, config.data.windows_per_open
     if part % windows:

@@ -19,6 +19,7 @@ from train.pretraining.expected import computing_rate, held_out, in_words
 from train.pretraining.facts import Facts
 from train.pretraining.memory import fit, host_batch
 from vatt.analysis.flops import train_flops_per_sample
+from vatt.analysis.plan.zero import weights
 from vatt.config import ConfigError
 from vatt.data.config import AugmentConfig
 from vatt.models.config import VATTConfig
@@ -56,9 +57,11 @@ def choose(facts: Facts, given: Mapping[str, Any]) -> tuple[PretrainConfig, list
     refuse_without_pairs(facts)
     name, why = _model(facts, given)
     picks = Choosing(PretrainConfig(model=preset(name)), {key: x for key, x in given.items() if key != "model"})
+    refuse_unbuildable(picks.config.model)
     picks.tell("model", name, why)
     _pairs(picks, facts)
-    _words(picks)
+    if facts.survey.captioned:
+        _words(picks)
     _dropped_tokens(picks)
     _held_out(picks, facts)
     _memory_and_batch(picks, facts)
@@ -79,6 +82,14 @@ def refuse_without_pairs(facts: Facts) -> None:
             f"sound{silence}; pretraining learns from pairs: put captions beside the videos (.srt, .vtt, .json, .txt "
             "of the same name), or take videos with sound"
         )
+
+
+def refuse_unbuildable(config: VATTConfig) -> None:
+    """Raises ConfigError: no model has these settings. All that predicts memory and time would fail of it."""
+    try:
+        weights(config)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
 
 
 def _model(facts: Facts, given: Mapping[str, Any]) -> tuple[str, str]:
@@ -187,15 +198,18 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     wanted = BATCH * math.sqrt(windows / CLIPS) * min(2.0, 1 / scarce)
     size = min(most, _power_of_two(math.sqrt(2) * wanted), _power_of_two(clips / 2))
     data, accumulated = picks.config.data, picks.config.engine.gradient_accumulation
-    unit = math.lcm(data.windows_per_open, 2 * accumulated if accumulated > 1 else 1)
+    parts = max(accumulated, picks.config.engine.contrastive_parts)
+    unit = math.lcm(data.windows_per_open, 2 * parts if parts > 1 else 1)
     local = min(_power_of_two(size / facts.ranks), _power_of_two(host_batch(picks.config, facts)))
     local = max(2, unit, local // unit * unit)
     batch = local * facts.ranks
     reason = "measured: 32 for the 768 clips of the sample; it grows with the root of the windows"
-    if scarce < 0.7:
+    if scarce < 0.9:
         reason += f", and as {scarce:.0%} of the clips have a pair"
-    if batch > clips:
-        reason = f"the least: 2 on each of {facts.ranks} ranks"
+    if local == max(2, unit) and batch > clips / 2:
+        reason = "the least of which clips can be told apart"
+        if facts.ranks * unit > 1:
+            reason = f"the least: {local} on each of {facts.ranks} ranks"
     elif batch >= most:
         reason = f"the paper's {PAPER_BATCH:,}" if facts.on_gpu else "the most on a CPU: more would leave few steps"
     elif batch < wanted / math.sqrt(2):
@@ -249,7 +263,14 @@ def _rate(picks: Choosing) -> None:
         picks.put({"optim.final_lr": picks.config.optim.lr / 100})
     warmup = min(5000, max(10, round(0.115 * config.run.steps)))
     warmup = min(warmup, config.run.steps // 2)
-    picks.set("optim.warmup_steps", warmup, "a ninth of the run, as on the sample, and at most the paper's 5,000")
+    reason = "a ninth of the run, as on the sample"
+    if warmup == 5000:
+        reason = "the paper's; a ninth of the run would be more"
+    elif warmup == config.run.steps // 2:
+        reason = "half of a run that is this short"
+    elif warmup == 10:
+        reason = "the least; a ninth of the run would be fewer"
+    picks.set("optim.warmup_steps", warmup, reason)
     if size != "tiny" and not picks.is_given("optim.clip_backbone"):
         picks.set("optim.clip_norm", 1.0, "a safeguard for short runs; the paper does not clip")
 
@@ -274,8 +295,10 @@ def _augmentation(picks: Choosing, facts: Facts) -> None:
     picks.tell("data.augment", name, reason)
     flip = survey.left_right < TELLING
     told = f"{survey.left_right:.1%} of the captions tell left from right"
+    told = told if survey.captioned else "no captions that a mirror would belie"
     picks.set("data.augment.flip", flip, f"{told}, which a mirror would belie" if not flip else told)
     hue, why = values.hue, f"{survey.hues:.1%} of the captions name a colour"
+    why = why if survey.captioned else "no captions that name a colour"
     if survey.hues >= OFTEN:
         hue, why = 0.0, f"{why}, which a turn of the hues would belie"
     elif survey.hues >= TELLING:
@@ -295,15 +318,16 @@ def _pace(picks: Choosing, facts: Facts) -> None:
     picks.set("run.save_every", min(5000, often), "at the end alone" if not often else "so that --resume can go on")
     picks.set("run.log_every", max(1, min(50, steps // 13)), "at least a dozen records")
     large = facts.survey.height * facts.survey.width > 320 * 240 or not facts.survey.height
+    cores = f"{facts.cores} {'core' if facts.cores == 1 else 'cores'}"
     if facts.on_gpu:
         workers = max(1, min(16, facts.cores - 2))
-        reason = f"of {facts.cores} cores; decoding is what a GPU waits for"
+        reason = f"of {cores}; decoding is what a GPU waits for"
     elif large:
-        workers, reason = max(1, min(16, facts.cores)), f"on {facts.cores} cores; pictures are large, decoding is slow"
+        workers, reason = max(1, min(16, facts.cores)), f"on {cores}; pictures are large, decoding is slow"
     else:
         workers, reason = (
             max(1, min(16, facts.cores // 2)),
-            f"on {facts.cores} cores; pictures are small, decoding is fast",
+            f"on {cores}; pictures are small, decoding is fast",
         )
     picks.set("data.workers", workers, reason)
 

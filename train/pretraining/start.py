@@ -12,7 +12,7 @@ from train.core.console import Reporter
 from train.core.data import read_data, sample_manifest
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
-from train.pretraining.auto import TELLING, choose, refuse_without_pairs, training_clips
+from train.pretraining.auto import TELLING, choose, refuse_unbuildable, refuse_without_pairs, training_clips
 from train.pretraining.choices import Choice, table
 from train.pretraining.expected import HOPELESS, Expected, expected, in_words
 from train.pretraining.facts import Facts, gather_facts
@@ -78,6 +78,8 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
     if job.resume and not find_parts:
         return Start(data)
     clips = {name: found.clips for name, found in data.items()}
+    if not job.auto:
+        refuse_unbuildable(job.config.model)
     timed = (job.auto or not job.sample) and not job.resume  # of the sample's own recipe the time is known
     facts = gather_facts(context, clips, job.config.model.input, job.config.data.eval_split, timed)
     if job.resume:  # with engine.contrastive_parts=0, as on another machine
