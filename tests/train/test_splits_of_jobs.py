@@ -9,9 +9,10 @@ import torch
 
 from train.core.data import read_corpus
 from train.core.ranks import RankContext
-from train.evaluation.task import clips_of
+from train.evaluation.task import clips_of, share_of
 from vatt.clip import InputConfig
 from vatt.data import DataConfig, ManifestError
+from vatt.data.splits import SHARE
 
 
 @pytest.fixture
@@ -63,6 +64,30 @@ def test_a_split_that_no_data_set_has_is_refused(manifest):
         corpus(first, second, eval_split="dev")
     assert [clip.split for clip in corpus(first, second, eval_split="test").evaluation_clips()] == ["test"]
     assert corpus(manifest("c.csv", "train", "x")).evaluation_clips() == []  # a run may go without
+
+
+def test_a_split_of_data_that_name_none_is_refused(manifest):
+    plain = manifest("a.csv", *[""] * 40)
+    for name in ("test", "tset"):
+        with pytest.raises(ManifestError, match=rf"data.eval_split={name}: .*no clip of '{name}'; there are"):
+            corpus(plain, eval_split=name)
+    assert len(corpus(plain, eval_share=0.5).evaluation_clips()) > 8
+
+
+def test_a_task_holds_out_what_the_run_of_its_model_held_out(manifest, tmp_path):
+    plain, context = manifest("a.csv", *[""] * 40), RankContext(0, 1, torch.device("cpu"))
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").write_text('{"name": "vatt-tiny"}')
+    (tmp_path / "run" / "config.json").write_text('{"data": {"eval_share": 0.5}}')
+    wanted = corpus(plain, eval_share=0.5).evaluation_clips()
+
+    def taken(model, share=None):
+        options = argparse.Namespace(data=plain, split=None, eval_share=share, model=model)
+        return list(clips_of(context, options)[0])
+
+    assert taken(tmp_path / "run") == taken(tmp_path / "run" / "model") == wanted
+    assert len(taken(tmp_path / "run", 0.2)) < len(wanted)
+    assert share_of(argparse.Namespace(eval_share=None, model=tmp_path)) == SHARE  # of no run
 
 
 def test_tasks_take_the_split_that_is_asked_for(manifest, capsys):

@@ -120,7 +120,8 @@ def read_corpus(
         evaluated, words = evaluation_split(splits, config.eval_split)
         corpus.held_out[name] = list(splits.of(evaluated))
         corpus.splits.append(f"clips of {name}: {words}")
-        absent += [] if splits.counts.get(evaluated) else [nothing_in(splits, evaluated, name)]
+        wanted = evaluated if splits.named else split_name(config.eval_split)
+        absent += [] if splits.counts.get(wanted) else [nothing_in(splits, wanted, name)]
         corpus.notes += [f"{name}: {others}"] if (others := other_splits(found.clips)) else []
         corpus.skipped += [{"dataset": name, **record} for record in found.skipped]
     if absent and len(absent) == len(corpus.held_out) and split_name(config.eval_split) != VAL:

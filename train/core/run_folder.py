@@ -13,6 +13,11 @@ from vatt.files import write_text
 from vatt.models.config import saved_values
 
 _INPUT = {"frames", "fps", "size", "sample_rate", "words", "candidates"}  # what every run has written of model.input
+# What a start leaves that was stopped, or refused, before its first record and checkpoint.
+_OF_A_START = {
+    *("config.json", "deepspeed.json", "environment.json", "kernels.json", "recipe.json", "tokenizer.json"),
+    "skipped.jsonl",
+}
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -48,7 +53,8 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: Path | None, name: str) -> RunFolder:
-        """A new folder: ``out``, which must be empty or absent, or the next free runs/<name>, runs/<name>-2, ...
+        """A new folder: ``out``, or the next free runs/<name>, runs/<name>-2, ... ``out`` must be empty or absent, or
+        hold nothing but what a start has left that did not come to its first record.
 
         Raises:
             ConfigError: ``out`` holds files, or cannot be written.
@@ -71,7 +77,8 @@ class RunFolder:
     @staticmethod
     def check_new(out: Path | None) -> None:
         """Raises ConfigError: ``out`` holds files, so that no new run can go there."""
-        if out is not None and out.is_dir() and any(out.iterdir()):
+        names = {path.name for path in out.iterdir()} if out is not None and out.is_dir() else set()
+        if names - _OF_A_START or names == {"config.json"}:  # which somebody may have written by hand
             raise ConfigError(f"--out {out}: holds files; choose an empty folder, or add --resume to go on with it")
 
     @classmethod
@@ -79,7 +86,7 @@ class RunFolder:
         """The folder of a run to go on with. Raises ConfigError if it is none."""
         folder = cls(out)
         if not folder.config.is_file():
-            raise ConfigError(f"--resume: {out} holds no run (no config.json)")
+            raise ConfigError(f"--resume: {out} holds no run that has begun (no config.json); leave --resume out")
         return folder
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="manifest (.csv, .jsonl), or shards or their URL; without it: the built-in sample",
     )
     add("--split", help="clips of this split: val, test, ..., or all (default: val, or test where there is no val)")
-    add("--eval-share", type=share, default=SHARE, help="val, where the data set names no split (default: %(default)s)")
+    add("--eval-share", type=share, help=f"val, where no split is named (default: the run's, or {SHARE})")
     add("--label", metavar="COLUMN", help="column with the label (default: label; of the sample: motion or shape)")
     add("--clips", type=positive, help="windows of a clip, spread evenly over it (default: 4; pictures: 1)")
     add("--crops", type=positive, help="squares of each window (default: 3 for --task video, else 1)")

@@ -13,7 +13,7 @@ import torch
 
 from train.core.command import positive
 from train.core.ranks import RankContext, gather, wait_for_all
-from train.evaluation.task import exit_status, tell_skipped, write
+from train.evaluation.task import exit_status, share_of, tell_skipped, write
 from vatt.data import Clip, DataConfig, Views, find_classes, other_splits, read_clips
 from vatt.evaluation.probe import (
     KINDS,
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
     found = read_clips(options.data)
     if others := other_splits(found.clips):
         context.say(f"warning: {options.data}: {others}")
-    clips, splits = found.clips, splits_of(found.clips, options.data, options.split, options.eval_share)
+    clips, splits = found.clips, splits_of(found.clips, options.data, options.split, share_of(options))
     used = sorted({number for split in splits for number in (*split.train, *split.test)})
     classes = find_classes([clips[number] for number in used], options.data, options.label or "label")
     for split in splits:

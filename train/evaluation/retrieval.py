@@ -15,7 +15,7 @@ from vatt.data import Batch, Clip, DataConfig, Tokenizer, eval_batches
 from vatt.data.clips import ClipTable
 from vatt.data.skipped import Record
 from vatt.data.tokenizer import FILE as TOKENIZER
-from vatt.evaluation.retrieval import EQUAL, NAMES, embed, format_table, retrieval_tables, shared_lines
+from vatt.evaluation.retrieval import EQUAL, MEANINGFUL, NAMES, embed, format_table, retrieval_tables, shared_lines
 from vatt.inference import VATT
 from vatt.weights.folder import PretrainedError, model_folder
 
@@ -60,6 +60,8 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
         queries = ", ".join(f"{table[key].n} queries {NAMES[key]}" for key in EQUAL if key in table)
         context.say(f"averaged {name} of {windows} windows; {embedded} clips; {queries or 'no query'}")
         context.say(format_table(table))
+    if embedded < MEANINGFUL:
+        context.say(f"warning: recall at 10 says nothing of {embedded} clips; --eval-share or --split takes others")
     for line in shared_lines(tables["embeddings"]):
         context.say(line)
     _tell_unknown(context, tokenizer, found.captions, model.config.input.words)

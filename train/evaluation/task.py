@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from train.config.finetuning import SAMPLE_LABELS
 from train.core.data import evaluation_split, sample_manifest
 from train.core.nodes import check_clips
 from train.core.ranks import RankContext
+from vatt.config import ConfigError, load
 from vatt.data import Clip, ManifestError, choose_split, other_splits, read_clips, splits_of
 from vatt.data.skipped import ENOUGH, Record, SkipLog
-from vatt.data.splits import VAL, nothing_in, split_name
+from vatt.data.splits import SHARE, VAL, nothing_in, split_name
 from vatt.environment import environment
 
 
@@ -49,7 +51,8 @@ def clips_of(context: RankContext, options: argparse.Namespace) -> tuple[Sequenc
     """
     path = options.data
     found = read_clips(path)
-    splits = splits_of(found.clips, options.eval_share)
+    share = share_of(options)
+    splits = splits_of(found.clips, share)
     if options.split is None:
         split, words = evaluation_split(splits, VAL)
         context.say(f"clips of {path}: {words}")
@@ -59,9 +62,22 @@ def clips_of(context: RankContext, options: argparse.Namespace) -> tuple[Sequenc
             raise ManifestError(nothing_in(splits, split, path))
     else:
         split = split_name(options.split)
-        chosen = choose_split(found.clips, split, path, options.eval_share)
+        chosen = choose_split(found.clips, split, path, share)
     check_clips(context, f"{path}: {split}", chosen)
     return chosen, split, found.skipped
+
+
+def share_of(options: argparse.Namespace) -> float:
+    """The share of videos that is held out where no split is named: by ``--eval-share``, or as the run of ``--model``
+    held them out, or a default."""
+    if options.eval_share is not None:
+        return options.eval_share
+    for folder in (Path(options.model), Path(options.model).parent):
+        with suppress(ConfigError, OSError):
+            data = load(folder / "config.json").get("data")
+            if isinstance(data, dict) and isinstance(value := data.get("eval_share"), float):
+                return value
+    return SHARE
 
 
 def tell_skipped(context: RankContext, options: argparse.Namespace, skipped: Sequence[Record]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
 from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
-from train.core.run_folder import load_config
+from train.core.run_folder import RunFolder, load_config
 from vatt.config import ConfigError, nearest, override, update
 from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
@@ -86,7 +86,7 @@ def _resumed(options: argparse.Namespace) -> FinetuneConfig:
     for name in ("config", "model", "init", "task", "classes", "label"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--resume goes on with the configuration of the run; leave --{name} out")
-    return update(FinetuneConfig(), load_config(folder / "config.json"))
+    return update(FinetuneConfig(), load_config(RunFolder.reopen(folder).config))
 
 
 def _base(options: argparse.Namespace) -> FinetuneConfig:

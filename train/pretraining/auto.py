@@ -22,6 +22,7 @@ from vatt.analysis.flops import train_flops_per_sample
 from vatt.analysis.plan.zero import weights
 from vatt.config import ConfigError
 from vatt.data.config import AugmentConfig
+from vatt.evaluation.retrieval import MEANINGFUL
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 
@@ -38,7 +39,6 @@ CPU_BATCH = 256  # most clips of a step on a CPU: more would leave it few steps
 PATIENCE = {"cpu": 12 * 3600.0, "cuda": 7 * 86_400.0}  # seconds of a run that nobody asked to be longer
 TELLING = 0.01  # share of captions with left, right or a colour from which augmentation heeds them
 OFTEN = 0.1  # share of captions with a colour from which hues stay as they are
-FEW = 10  # held-out clips that an evaluation needs
 _MILD, _PAPER = 10_000, 1_000_000  # windows up to which augmentation is mild, and from which on it is the paper's
 _RATES = {"tiny": (3e-3, 1e-3), "small": (1e-3, 3e-4), "base": (2e-4, 1e-4)}  # of short and of long runs
 _LARGE_RATES = (1e-4, 1e-4)
@@ -170,9 +170,9 @@ def _held_out(picks: Choosing, facts: Facts) -> None:
         picks.tell("held out", value, "the data name splits (column split)")
     else:
         share = min(0.2, min(1000, max(100, 0.05 * clips)) / clips)
-        if videos * share < FEW:
+        if videos * share < MEANINGFUL:
             share = 0.0
-            reason = f"{videos} files are too few to hold {FEW} out, which an evaluation needs; so there is none"
+            reason = f"{videos} files are too few to hold {MEANINGFUL} out, which an evaluation needs; so there is none"
         else:
             reason = "by a hash of their names; 100 to 1,000 are wanted, and at most a fifth"
         picks.set("data.eval_share", float(f"{share:.3g}"), reason, f"{share:.3g}, about {share * clips:,.0f} clips")
@@ -312,9 +312,9 @@ def _pace(picks: Choosing, facts: Facts) -> None:
     often = -(-steps // 4) if steps >= 1000 else -(-steps // 2) if steps >= 100 else 0
     reason = "and at the end; four times in a run, and every 10,000 steps"
     reason = "at the end alone" if not often else "and at the end; twice in a short run" if steps < 1000 else reason
-    if clips < FEW:
-        reason = f"{clips} clips are held out, and an evaluation needs {FEW}" if clips else "nothing is held out"
-    picks.set("run.eval_every", 0 if clips < FEW else min(10_000, often), reason)
+    if clips < MEANINGFUL:
+        reason = f"{clips} clips are held out, and an evaluation needs {MEANINGFUL}" if clips else "nothing is held out"
+    picks.set("run.eval_every", 0 if clips < MEANINGFUL else min(10_000, often), reason)
     picks.set("run.save_every", min(5000, often), "at the end alone" if not often else "so that --resume can go on")
     picks.set("run.log_every", max(1, min(50, steps // 13)), "at least a dozen records")
     large = facts.survey.height * facts.survey.width > 320 * 240 or not facts.survey.height

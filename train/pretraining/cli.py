@@ -9,7 +9,7 @@ from typing import Any
 
 from train.config.pretraining import AUTO, RECIPES, PretrainConfig, recipe
 from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
-from train.core.run_folder import load_config
+from train.core.run_folder import RunFolder, load_config
 from train.pretraining.choices import flat
 from vatt.config import ConfigError, from_dict, override, parse_override, update
 from vatt.presets import PRESETS, preset
@@ -99,4 +99,4 @@ def _resumed(options: argparse.Namespace) -> PretrainConfig:
         raise ConfigError("--resume takes the configuration of the run; leave --config out")
     if options.model is not None:
         raise ConfigError("--resume goes on with the model of the run; leave --model out")
-    return from_dict(PretrainConfig, load_config(folder / "config.json"))
+    return from_dict(PretrainConfig, load_config(RunFolder.reopen(folder).config))

@@ -17,6 +17,7 @@ from train.core.run_folder import RunFolder
 from vatt.data import Batch, Clip, Tokenizer, eval_batches
 from vatt.data.skipped import Record
 from vatt.evaluation.retrieval import (
+    MEANINGFUL,
     EvaluationError,
     Table,
     embed,
@@ -26,8 +27,6 @@ from vatt.evaluation.retrieval import (
     write_results,
 )
 from vatt.models import VATT
-
-_MEANINGFUL = 10  # held-out clips below which recall at 5 and 10 says nothing
 
 
 @dataclass
@@ -46,14 +45,14 @@ class RetrievalEvaluator:
     @property
     def samples(self) -> int:
         """Windows that an evaluation reads."""
-        if len(self.clips) < _MEANINGFUL:
+        if len(self.clips) < MEANINGFUL:
             return 0
         return count_evenly(len(self.clips), self.config.evaluation.max_clips) * self.config.evaluation.windows
 
     def __call__(self, step: int) -> Table | None:
         """Prints and records the table on rank 0. Nothing happens where too few clips are held out."""
-        if len(self.clips) < _MEANINGFUL:
-            self.reporter.say(f"evaluation: left out, {len(self.clips)} clips held out, {_MEANINGFUL} are needed")
+        if len(self.clips) < MEANINGFUL:
+            self.reporter.say(f"evaluation: left out, {len(self.clips)} clips held out, {MEANINGFUL} are needed")
             return None
         state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has sharded
         table = self._on_this_rank(step, state) if self.context.first else None

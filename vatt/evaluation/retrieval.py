@@ -32,6 +32,7 @@ Table = dict[str, "Retrieval"]
 NAMES = {"text_to_video": "text -> video", "audio_to_video": "audio -> video", "chance": "chance"}
 EQUAL = {"text_to_video": "caption", "audio_to_video": "sound"}  # what makes another clip right as well
 _PAIRS = {"text_to_video": ("text/tovid", "video/totxt"), "audio_to_video": ("audio/tovid", "video/toaud")}
+MEANINGFUL = 10  # clips below which recall at 5 and 10 says nothing
 _FOUND = 5  # clips that the results keep of each query
 _KEPT = 1000  # queries that the results keep
 _EXAMPLES = 3  # captions or sounds of several clips that are named
