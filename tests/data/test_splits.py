@@ -136,6 +136,14 @@ def three(tmp_path):
     return tmp_path / "m.csv"
 
 
+def test_embedding_holds_out_the_share_that_a_run_did(tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number}.mp4").write_bytes(b"x")
+    for share in (0.2, 0.6):
+        wanted = {str(clip.video) for clip in splits_of(read_clips(tmp_path).clips, share).of("val")}
+        assert {item.file for item in read_items(tmp_path, "video", "val", share).items} == wanted
+
+
 def test_commands_take_one_split_alone(three, tmp_path, capsys):
     for modality in ("video", "audio", "text"):
         items = read_items(three, modality, "val").items

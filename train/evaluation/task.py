@@ -6,7 +6,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from train.config.finetuning import SAMPLE_LABELS
 from train.core.data import evaluation_split, sample_manifest
 from train.core.nodes import check_clips
 from train.core.ranks import RankContext
-from vatt.config import ConfigError, load
 from vatt.data import Clip, ManifestError, choose_split, other_splits, read_clips, splits_of
 from vatt.data.skipped import ENOUGH, Record, SkipLog
-from vatt.data.splits import SHARE, VAL, nothing_in, split_name
+from vatt.data.splits import VAL, nothing_in, split_name
 from vatt.environment import environment
+from vatt.weights.folder import held_out_share
 
 
 def use_sample(options: argparse.Namespace, context: RankContext) -> None:
@@ -70,14 +69,7 @@ def clips_of(context: RankContext, options: argparse.Namespace) -> tuple[Sequenc
 def share_of(options: argparse.Namespace) -> float:
     """The share of videos that is held out where no split is named: by ``--eval-share``, or as the run of ``--model``
     held them out, or a default."""
-    if options.eval_share is not None:
-        return options.eval_share
-    for folder in (Path(options.model), Path(options.model).parent):
-        with suppress(ConfigError, OSError):
-            data = load(folder / "config.json").get("data")
-            if isinstance(data, dict) and isinstance(value := data.get("eval_share"), float):
-                return value
-    return SHARE
+    return held_out_share(options.model) if options.eval_share is None else options.eval_share
 
 
 def tell_skipped(context: RankContext, options: argparse.Namespace, skipped: Sequence[Record]) -> None:

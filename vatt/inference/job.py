@@ -21,7 +21,7 @@ from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import DataConfig
 from vatt.data.manifest import MEDIA, media_files, read_clips
 from vatt.data.shards.dataset import is_shards
-from vatt.data.splits import choose_split
+from vatt.data.splits import SHARE, choose_split
 from vatt.inference.api import VATT
 from vatt.inference.embed import Embedded, clip_of, embed_clips, embed_sentences, tell_unknown
 from vatt.inference.output import (
@@ -37,7 +37,7 @@ from vatt.inference.output import (
 from vatt.inference.shares import ALL, Joined, Share, counts_of, finish
 from vatt.inference.spaces import DEFAULTS, Modality, output_name
 from vatt.precision import type_of
-from vatt.weights.folder import CONFIG, WEIGHTS, model_folder
+from vatt.weights.folder import CONFIG, WEIGHTS, held_out_share, model_folder
 
 _KINDS = {"video": ("video",), "audio": ("audio", "video")}  # of files that are looked for in a folder
 _ROWS, _SECONDS = 512, 20.0  # a part is written when it has so many items or is so old
@@ -99,7 +99,7 @@ def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults
         ManifestError, PretrainedError, SpaceError, TextError: the source, the model, the space or the words.
     """
     check_output(job.out)
-    source = read_items(job.source, job.modality, job.split)
+    source = read_items(job.source, job.modality, job.split, held_out_share(job.model))
     model = VATT.from_pretrained(job.model, vocabulary=job.vocabulary)
     device = _device(job.device)
     try:
@@ -249,7 +249,7 @@ class ItemList:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def read_items(source: str | Path, modality: Modality, split: str | None = None) -> ItemList:
+def read_items(source: str | Path, modality: Modality, split: str | None = None, share: float = SHARE) -> ItemList:
     """The items of a folder (searched through), a manifest (.csv, .jsonl), shards (a folder or a URL), or, for text, a
     .txt (its lines).
 
@@ -258,6 +258,7 @@ def read_items(source: str | Path, modality: Modality, split: str | None = None)
 
     Args:
         split: only clips of this split, see `vatt.data.splits`; None: all.
+        share: of the videos that is val, where no split is named.
 
     Raises:
         ManifestError: it cannot be read, or holds no item, or none of this split.
@@ -266,16 +267,16 @@ def read_items(source: str | Path, modality: Modality, split: str | None = None)
     if modality == "text":
         if path.suffix.lower() == ".txt" and split is not None:
             raise ManifestError(f"{source}: lines of text are in no split; leave --split out")
-        found = _lines(path) if path.suffix.lower() == ".txt" else _captions(source, split)
+        found = _lines(path) if path.suffix.lower() == ".txt" else _captions(source, split, share)
     elif path.is_dir() and not is_shards(source):
         files = [clip_of(file) for file in media_files(path, _KINDS[modality])]
         root = path.resolve()
         files = [replace(clip, name=clip.video.relative_to(root).as_posix()) for clip in files]
-        clips = choose_split(files, split, str(source)) if files else files
+        clips = choose_split(files, split, str(source), share) if files else files
         found = ItemList([_item(clip) for clip in clips], clips)
     else:
         read = read_clips(source)
-        clips = choose_split(read.clips, split, str(source))
+        clips = choose_split(read.clips, split, str(source), share)
         found = ItemList([_item(clip) for clip in clips], clips, [r for r in read.skipped if r["field"] in MEDIA])
     if not found.items:
         what = {"video": "no video", "audio": "no sound file and no video", "text": "no sentence"}[modality]
@@ -301,10 +302,10 @@ def _lines(path: Path) -> ItemList:
     return found
 
 
-def _captions(source: str | Path, split: str | None) -> ItemList:
+def _captions(source: str | Path, split: str | None, share: float) -> ItemList:
     read = read_clips(source)
     found = ItemList([], skipped=read.skipped)
-    clips = choose_split(read.clips, split, str(source))
+    clips = choose_split(read.clips, split, str(source), share)
     for clip in {clip.video: clip for clip in clips}.values():  # all rows of a video share its captions
         found.items += [Item(str(clip.video), c.start, c.end, c.text) for c in clip.captions]
         if not clip.captions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vatt.config import ConfigError, from_dict, to_dict
+from vatt.config import ConfigError, from_dict, load, to_dict
+from vatt.data.splits import SHARE
 from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
 from vatt.files import appearing
@@ -103,6 +105,21 @@ def model_folder(folder: str | Path) -> Path:
             return candidate
     what = "holds no" if folder.is_dir() else "no such folder with a"
     raise PretrainedError(f"{folder}: {what} {WEIGHTS}; a run writes model/ when it has ended")
+
+
+def held_out_share(model: str | Path) -> float:
+    """The share of videos that the run of a model held out where its data named no split (`data.eval_share`); of a
+    model without a run the default.
+
+    Args:
+        model: the folder of a run or of its model.
+    """
+    for folder in (Path(model), Path(model).parent):
+        with suppress(ConfigError):
+            data = load(folder / CONFIG).get("data")
+            if isinstance(data, dict) and isinstance(value := data.get("eval_share"), int | float):
+                return float(value)
+    return SHARE
 
 
 def read_config(folder: Path) -> VATTConfig | ClassifierConfig:
