@@ -7,9 +7,9 @@ from itertools import islice
 
 import pytest
 
+from tests.train.pretraining import SMALL
 from tests.train.ranks import run_ranks
 from tests.train.reading_job import read_of
-from tests.train.test_pretrain import SMALL
 from train.config.pretraining import PretrainConfig
 from train.core.data import read_corpus
 from vatt.config import from_dict, load

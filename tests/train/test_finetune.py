@@ -8,12 +8,18 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.data.media import click_at, write
 from tests.limits import HANG
 from tests.train.ranks import ROOT, run_commands
+from train.core.data import Corpus
+from train.finetuning.build import silence
+from vatt.clip import InputConfig
+from vatt.data import Clip, Source
 from vatt.inference import VATT, Classifier
 from vatt.presets import preset
 from vatt.sample import build, build_pictures
@@ -265,3 +271,15 @@ def test_the_message_of_a_bad_label_comes_before_anything_is_decoded(sample, mod
     assert done.returncode == 1
     assert "typo.csv, held out" in done.stderr
     assert "'bouncy' is no class; did you mean 'bounce'" in done.stderr
+
+
+def test_silent_clips_are_counted(tmp_path):
+    sounds = {"silent": np.zeros(16000, np.float32), "click": click_at(1.0, 2.0, 8000)}
+    clips = [
+        Clip(write(tmp_path / f"{name}.wav", None, sound=sound, rate=8000, audio_codec="pcm_s16le"), kind="audio")
+        for name, sound in sounds.items()
+    ]
+    spec = InputConfig(frames=16, fps=10, sample_rate=8000)
+    (note,) = silence(Corpus([Source("a", clips)]), spec)
+    assert note.startswith("1 of 2 clips that were listened to are silence")
+    assert silence(Corpus([Source("a", clips[1:])]), spec) == []

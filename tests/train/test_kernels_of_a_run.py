@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.limits import HANG
+from tests.train.pretraining import environment, losses, sample, words_of  # noqa: F401
 from tests.train.ranks import ROOT
-from tests.train.test_pretrain import environment, losses, sample, words_of  # noqa: F401
 from train.core import kernels
 from train.core.run_folder import RunFolder
 
@@ -109,8 +109,8 @@ registry._decided = counting
     ).replace("external.DISPATCH_ORDER.update", "dict")
     path = tmp_path / "start.py"
     path.write_text(script)
+    from tests.train.pretraining import LAUNCHER
     from tests.train.ranks import free_port
-    from tests.train.test_pretrain import LAUNCHER
 
     words = words_of(sample, tmp_path / "run", "run.steps=1", "engine.kernels=measured", "engine.precision=bf16")
     launcher = [sys.executable, LAUNCHER, "--num_gpus", "2", "--master_port", str(free_port())]

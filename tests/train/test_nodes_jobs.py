@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.limits import HANG
+from tests.train.pretraining import environment, losses, sample, words_of  # noqa: F401
 from tests.train.ranks import ROOT, free_port
-from tests.train.test_pretrain import environment, losses, sample, words_of  # noqa: F401
 
 CLUSTER = ROOT / "examples" / "cluster"
 SCRIPTS = sorted(CLUSTER.glob("*.slurm"))

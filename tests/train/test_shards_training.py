@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.data.shard_files import Server
+from tests.train.pretraining import SGD, losses, refused, words_of
 from tests.train.ranks import run_commands
-from tests.train.test_pretrain import SGD, losses, refused, words_of
 from vatt.data import read_clips
 from vatt.data.pack import PackJob, pack
 from vatt.data.shards.format import Settings

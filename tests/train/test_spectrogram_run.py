@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from tests.train.pretraining import SMALL, records, refused
 from tests.train.ranks import run_commands
-from tests.train.test_pretrain import SMALL, records, refused
 from vatt.__main__ import main as vatt
 from vatt.inference import VATT
 from vatt.sample import build
