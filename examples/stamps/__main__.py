@@ -63,6 +63,7 @@ class Study:
 
     def command(self, what: str, result: Path, *arguments: str) -> dict[str, Any]:
         """Runs one of the project's commands, unless its result is there; gives that, and notes how long it took."""
+        arguments = tuple(word.removeprefix(f"{TREE}/") for word in arguments)  # as one would type it in the clone
         line = shlex.join(["python", *arguments])
         kept = self.folder.with_name(f"{self.folder.name}.seconds.json")
         seconds = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
