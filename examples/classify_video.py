@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vatt import Classifier, MediaError
 from vatt.data import Views
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 
 SAMPLES = [Path(f"runs/sample-clips/val/{number:04d}.mp4") for number in range(4)]
 
@@ -28,16 +28,16 @@ def main() -> int:
     try:
         model = Classifier.from_pretrained(options.model)
     except UserError as error:  # the message says how to mend it
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     for file in options.files:
         try:
             found = model.classify(file, options.top, views=views)
         except MediaError as error:  # the others may still be good
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
             unreadable += 1
             continue
-        print(f"{file}: " + ", ".join(f"{name} {share:.1%}" for name, share in found))
+        print(printable(f"{file}: " + ", ".join(f"{name} {share:.1%}" for name, share in found)))
     return 1 if unreadable else 0
 
 

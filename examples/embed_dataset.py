@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from vatt import VATT, ManifestError, read_clips
 from vatt.data import DataConfig, hold_out
 from vatt.data.labels import find_classes
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.inference import embed_clips
 
 
@@ -40,11 +40,11 @@ def main() -> int:
             how = {"space": "features", "windows": options.windows, "config": DataConfig(workers=options.workers)}
             found = list(embed_clips(model, clips, options.modality, **how))
             for record in [record for batch in found for record in batch.skipped]:
-                print(f"left out: {record['file']}: {record['reason']}", file=sys.stderr)
+                print(printable(f"left out: {record['file']}: {record['reason']}"), file=sys.stderr)
             labels = [classes.numbers(clips[number])[0] for batch in found for number in batch.numbers]
             data.append((torch.cat([batch.x_BD for batch in found]).numpy(), labels))
     except UserError as error:  # the message says how to mend it
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     (x, y), (x_test, y_test) = data
     print(f"{len(y)} clips of {len(classes.names)} classes to learn from, {len(y_test)} to test")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vatt import VATT
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.inference.job import EmbedJob, embed_dataset
 
 
@@ -38,14 +38,14 @@ def main() -> int:
         )
         print(f"\n{done.rows} videos in {index}, {done.faults} faults", file=sys.stderr)
     except UserError as error:  # the message says how to mend it
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     videos_ND = np.load(index, mmap_mode="r")
     rows = json.loads(index.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
     for sentence, similar_N in zip(options.sentences, queries_QD @ videos_ND.T, strict=True):
-        print(sentence)
+        print(printable(sentence))
         for row in np.argsort(-similar_N)[: options.top]:
-            print(f"  {similar_N[row]:.3f}  {rows[row]['file']}")
+            print(f"  {similar_N[row]:.3f}  {printable(rows[row]['file'])}")
     return 0
 
 

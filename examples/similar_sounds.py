@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vatt import VATT, read_clips
 from vatt.data import choose_split
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 
 
 def main() -> int:
@@ -28,12 +28,12 @@ def main() -> int:
         clips = choose_split(read_clips(options.videos).clips, options.split, str(options.videos))
         videos_ND = model.embed_video(clips, space="audio", windows=options.windows, workers=options.workers)
     except UserError as error:  # the message says how to mend it
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     best = (videos_ND @ sound_D).topk(min(options.top, len(clips)))
-    print(f"videos that go with the sound of {options.sound}")
+    print(f"videos that go with the sound of {printable(options.sound)}")
     for similar, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        print(f"  {similar:.3f}  {clips[number].video}")
+        print(f"  {similar:.3f}  {printable(clips[number].video)}")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 
 # sub-command -> what it does. Its module, vatt.cli.<name>, has add_arguments(parser) and run(options) -> exit status.
 COMMANDS = {
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return import_module(f"vatt.cli.{options.command}").run(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", printable(error, keep="\n"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", printable(error, keep="\n"), file=sys.stderr)
         return 1
 
 

@@ -1,6 +1,12 @@
-"""The base of every error that a user can mend."""
+"""The base of every error that a user can mend, and names of files and captions as a terminal may have them."""
 
 from __future__ import annotations
+
+import re
+
+# Control characters (of which a terminal makes colours, titles and moves of the cursor), marks that turn the direction
+# of what follows, separators of lines, and the lone surrogates of names that are not UTF-8, which cannot be printed.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -8,3 +14,15 @@ class UserError(Exception):
 
     Commands print such an error in one line and exit with 1; any other exception is a fault of this project.
     """
+
+
+def printable(text: object, keep: str = "") -> str:
+    r"""What a terminal may print of text that comes from files: a name, a caption, a message with one of them.
+
+    Control characters and what else would change how the rest looks are written as in Python (``\x1b``, ``\udcff``).
+
+    Args:
+        text: anything; its ``str``.
+        keep: characters that stay, such as "\n" in text of several lines whose names were made printable before.
+    """
+    return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], str(text))

@@ -30,7 +30,7 @@ from examples.stamps import neighbours, results
 from examples.stamps.clips import STAMPS, build
 from examples.stamps.neighbours import Features, chance, recall
 from vatt import VATT, Clip, read_clips
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.files import TREE
 
 LEVELS = ("as_is", "rms")
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in made:
                 table.add({**where, **row})
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     if options.page:
         page = results.PAGE

@@ -27,7 +27,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.files import appearing_folder
 from vatt.sample.encode import write_mp4
 
@@ -312,7 +312,7 @@ def main() -> int:
     try:
         manifest = build(**vars(parser.parse_args()))
     except UserError as error:  # the message says how to mend it
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     print(manifest)
     return 0

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from train.core.pace import Eta
 from train.core.run_folder import RunFolder
+from vatt.errors import printable
 
 SHORT = {"vidtxt_loss": "vid-txt", "vidaud_loss": "vid-aud", "audtxt_loss": "aud-txt", "accuracy": "accuracy"}
 MISSING = {"vidtxt_loss": "no captions", "vidaud_loss": "no sound", "audtxt_loss": "no pairs"}  # where no clip counts
@@ -38,7 +39,7 @@ class Reporter:
     def say(self, text: str = "") -> None:
         """A line for people, on rank 0."""
         if self.speak:
-            self.console.print(text, markup=False)
+            self.console.print(printable(text, keep="\n"), markup=False)
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:

@@ -24,7 +24,7 @@ from train.core.watch import FAILED, Watch
 from vatt.config import ConfigError
 from vatt.distributed import UnequalRanks
 from vatt.environment import cores
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.evaluation.ranking import Together
 from vatt.precision import type_of
 
@@ -103,7 +103,7 @@ class RankContext:
     def say(self, text: str) -> None:
         """A line for people, on rank 0."""
         if self.first:
-            print(text, flush=True)
+            print(printable(text, keep="\n"), flush=True)
 
     def shard(self, count: int) -> range:
         """The indices of this rank among ``count``: every index belongs to exactly one rank."""
@@ -260,13 +260,13 @@ def tell(message: str, once: bool = False) -> None:
     from_whom = f"{socket.gethostname()}, rank {rank}: " if rank else ""
 
     def speak() -> None:
-        print(f"error: {from_whom}{message}", file=sys.stderr, flush=True)
+        print("error:", printable(from_whom + message, keep="\n"), file=sys.stderr, flush=True)
 
     if rank == 0:
         speak()
     if ranks == 1:
         return
-    key = "told once" if once else "told " + hashlib.sha256(message.encode()).hexdigest()[:16]
+    key = "told once" if once else "told " + hashlib.sha256(printable(message).encode()).hexdigest()[:16]
     try:
         # Wrong arguments are found before the ranks have met. A store that has gone is not sought again.
         store = _store = _store or meet(find_launch(), 5 * _SOON)

@@ -18,6 +18,7 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from train.core.launch import connect_again
+from vatt.errors import printable
 
 BEAT = 1.0  # seconds
 SILENCE = 120  # beats without a word from a node, until it counts as gone
@@ -104,5 +105,5 @@ class Watch:
 
 def _end(message: str) -> NoReturn:
     """At once: other threads may wait for ever in a collective, or for the GPU."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     os._exit(1)

@@ -29,6 +29,7 @@ from vatt.data import Clip
 from vatt.data.augment import CentreView
 from vatt.data.decode import MediaError, decode_window
 from vatt.data.samples import window_start
+from vatt.errors import printable
 from vatt.evaluation.retrieval import EQUAL, NAMES
 from vatt.files import write_text
 
@@ -306,9 +307,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(write_report(options.run))
     except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error.filename or options.run}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {printable(error.filename or options.run)}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0

@@ -21,7 +21,7 @@ import torch
 from train.study.experiments import SAMPLE, Experiment, StudyError, figures, study
 from train.study.tables import TABLES, draw
 from vatt import results
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.files import TREE
 from vatt.process import running
 from vatt.results import Row, Table
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (rows := results.read(options.results, FIELDS)):
             raise StudyError(f"{options.results}: holds no row")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
     draw(rows, PICTURE)

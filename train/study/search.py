@@ -21,7 +21,7 @@ from torch import Tensor
 from train.study.experiments import SAMPLE, StudyError
 from vatt import VATT, results
 from vatt.environment import package_version
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.files import TREE
 from vatt.process import running
 from vatt.results import Row, Table
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     table.add(row)
                     print(f"    {row['direction']}: R@5 {row['r5_over_chance']} times chance", flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -17,6 +17,7 @@ from vatt.data.check.shards import check_shards, is_shards
 from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.manifest import write_lines, write_manifest
+from vatt.errors import printable
 
 _MOST_CLASSES = 40  # that are printed with a line each
 
@@ -85,9 +86,9 @@ def _write_manifest(options: argparse.Namespace) -> int:
     print(found.summary())
     if options.missing is not None:
         write_lines(options.missing, found.missing)
-        print(options.missing)
+        print(printable(options.missing))
     write_manifest(found.rows, options.out)
-    print(options.out)
+    print(printable(options.out))
     return 0
 
 
@@ -115,16 +116,16 @@ def _check(options: argparse.Namespace) -> int:
     _print_counts(checked)
     if options.report is not None:
         write_skipped(checked.skipped, options.report)
-        print(options.report)
+        print(printable(options.report))
     if options.counts is not None:
         write_lines(options.counts, checked.counts.table())
-        print(options.counts)
+        print(printable(options.counts))
     if not checked.rows:
         print("error: no row is left", file=sys.stderr)
         return 1
     if options.out is not None:
         write_clean(checked.rows, options.source, options.out)
-        print(options.out)
+        print(printable(options.out))
     return 0
 
 
@@ -142,7 +143,7 @@ def _check_shards(options: argparse.Namespace, begun: float) -> int:
     print(f"{len(index.shards)} shards, {what} in {taken:.1f} s; {listed(checked.faults)}")
     if options.report is not None:
         write_skipped(checked.faults, options.report)
-        print(options.report)
+        print(printable(options.report))
     return 1 if checked.faults else 0
 
 
@@ -164,6 +165,6 @@ def _print_counts(checked: Checked) -> None:
     counts = checked.counts
     if counts.classes:
         for line in counts.lines(_MOST_CLASSES):
-            print(line)
+            print(printable(line))
     for warning in counts.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from vatt.cli.progress import progress
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.inference.job import EmbedJob, EmbedResult, embed_dataset
 from vatt.inference.output import EmbedError
 from vatt.inference.shares import ALL, Share
@@ -63,17 +63,23 @@ def run(options: argparse.Namespace) -> int:
 
 def _report(done: EmbedResult, options: argparse.Namespace, unit: str) -> None:
     out: Path = options.out
-    what = f"{out}: {done.rows} rows" if options.shard_of is None else f"{out}, {options.shard_of}: {done.rows} rows"
+    where = printable(out)
+    what = (
+        f"{where}: {done.rows} rows" if options.shard_of is None else f"{where}, {options.shard_of}: {done.rows} rows"
+    )
     for name in done.redone:
-        print(f"warning: {name} of the earlier start could not be read; its items were done again", file=sys.stderr)
+        print(
+            f"warning: {printable(name)} of the earlier start could not be read; its items were done again",
+            file=sys.stderr,
+        )
     if options.join:
         print(f"{what}; joined")
     elif not done.items:
-        print(f"{out}: nothing was left to embed; {done.rows} rows")
+        print(f"{where}: nothing was left to embed; {done.rows} rows")
     else:
         rate = done.items / max(done.seconds, 1e-9)
         print(f"{what}; {done.items} {unit} in {done.seconds:.1f} s, {rate:.1f} {unit}/s")
     if done.faults and options.shard_of is None:
-        print(f"{done.faults} could not be embedded: {out.with_suffix('.faults.jsonl')}", file=sys.stderr)
+        print(f"{done.faults} could not be embedded: {printable(out.with_suffix('.faults.jsonl'))}", file=sys.stderr)
     elif done.faults:
         print(f"{done.faults} could not be embedded; --join lists them", file=sys.stderr)

@@ -12,6 +12,7 @@ from pathlib import Path
 from vatt.cli.progress import listed, progress
 from vatt.data.pack import QUALITY, SOUNDS, PackError, PackJob, PackResult, pack
 from vatt.data.shards.format import FAULTS, Settings
+from vatt.errors import printable
 
 _RATE = 48000
 
@@ -46,11 +47,11 @@ def run(options: argparse.Namespace) -> int:
     begun = time.monotonic()
     try:
         with progress("clips") as tell:
-            result = pack(job, tell, lambda words: print(words, file=sys.stderr))
+            result = pack(job, tell, lambda words: print(printable(words), file=sys.stderr))
     except KeyboardInterrupt:
         print("interrupted: what is packed so far stays; start the same command again to go on", file=sys.stderr)
         return 130
-    print(_words(options.out, result, time.monotonic() - begun))
+    print(printable(_words(options.out, result, time.monotonic() - begun), keep="\n"))
     return 0
 
 

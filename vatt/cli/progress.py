@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vatt.errors import printable
+
 SHOWN = 5  # faults named on the terminal
 LINE_EVERY = 30.0  # seconds between two lines if stderr is no terminal, as for a job in a queue
 
@@ -48,6 +50,6 @@ def listed(faults: Sequence[dict[str, Any]]) -> str:
     if not faults:
         return "no fault"
     text = f"{len(faults)} faults" + "".join(
-        f"\n  {record['file']}: {record['field']}: {record['reason']}" for record in faults[:SHOWN]
+        "\n  " + printable(f"{record['file']}: {record['field']}: {record['reason']}") for record in faults[:SHOWN]
     )
     return text + (f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")

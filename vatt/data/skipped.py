@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vatt.data.decode import MediaError
-from vatt.errors import UserError
+from vatt.errors import UserError, printable
 from vatt.files import json_line
 
 Record = dict[str, Any]  # {"file", "field", "reason", ...}
@@ -67,6 +67,6 @@ class SkipLog:
         """One line for people: how many files, and the first three with their reasons."""
         if not self.records:
             return "no file was skipped"
-        first = [f"{r['file']} ({r['field']}: {r['reason']})" for r in list(self.records.values())[:3]]
+        first = [printable(f"{r['file']} ({r['field']}: {r['reason']})") for r in list(self.records.values())[:3]]
         more = f" and {len(self.records) - 3} more" if len(self.records) > 3 else ""
         return f"{len(self.records)} skipped: {'; '.join(first)}{more}"

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from vatt.errors import printable
 from vatt.sample import EncoderError, SampleError, build, levels, table
 from vatt.sample.writing import TRAIN, VAL
 
@@ -24,7 +25,7 @@ def main() -> int:
         sizes = {"train": options.train, "val": options.val}
         manifest = build(options.out, seed=options.seed, **sizes, workers=options.workers, say=print)
     except (SampleError, EncoderError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     print(f"{manifest}: {options.train} training and {options.val} held-out clips ({time.monotonic() - start:.1f} s)")
     if options.val:

@@ -11,6 +11,7 @@ from typing import Any
 from vatt.data.clips import ManifestError
 from vatt.data.labels import SEPARATOR
 from vatt.data.manifest import Row, media_files
+from vatt.errors import printable
 from vatt.files import kind_of
 
 _SHOWN = 5
@@ -49,9 +50,9 @@ class DatasetRows:
         text = f"{len(self.rows)} rows; {len(self.missing)} files missing; {len(self.skipped)} entries left out"
         if self.missing:
             more = ", ..." if len(self.missing) > _SHOWN else ""
-            text += f"\n  missing: {', '.join(self.missing[:_SHOWN])}{more}"
-        text += "".join(f"\n  left out: {reason}" for reason in self.skipped[:_SHOWN])
-        return text + "".join(f"\n  note: {note}" for note in self.notes)
+            text += f"\n  missing: {printable(', '.join(self.missing[:_SHOWN]))}{more}"
+        text += "".join(f"\n  left out: {printable(reason)}" for reason in self.skipped[:_SHOWN])
+        return text + "".join(f"\n  note: {printable(note)}" for note in self.notes)
 
 
 def split_of(text: str, where: str) -> str:
