@@ -310,6 +310,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {printable(error.filename or options.run)}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"error: {printable(error.filename or options.run)}: {printable(error.strerror or error)}", file=sys.stderr
+        )
         return 1
     return 0
