@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -14,12 +16,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from vatt.errors import UserError
+from vatt.limits import check_open_files, end_with_parent, read_strangers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _READY = None  # what a process says first, when its imports are done
 _START = 1200.0  # seconds until then; only a hang takes so long, also on a loaded machine
+_GONE = 5.0  # seconds until a killed process has gone; one that waits for a dead disk may never go
 _END: Any = object()
 
 
@@ -38,11 +42,16 @@ class _Process(Generic[Item]):
     """One process, its pipe, and the item that it has, with the moment at which it must have finished."""
 
     def __init__(self, context: Any, function: Callable[[Item], Any]) -> None:
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, function), daemon=True)
-        with warnings.catch_warnings():  # Python 3.12 warns of threads where it forks; no lock of theirs is touched
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.process.start()
+        try:
+            self.pipe, other = context.Pipe()
+            main = threading.current_thread() is threading.main_thread()
+            self.process = context.Process(target=_serve, args=(other, function, main), daemon=True)
+            with warnings.catch_warnings():  # Python 3.12 warns of threads where it forks; no lock of theirs is touched
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.process.start()
+        except (OSError, EOFError, RuntimeError) as error:  # of the server that forks them: EOFError
+            why = getattr(error, "strerror", None) or str(error) or "the server of processes has ended"
+            raise StartError(f"no process can be started: {why}; see the limits of ulimit -n, -u and -v") from error
         other.close()  # so that the end of the process is the end of the pipe
         self.ready = False
         self.item: Item | None = None
@@ -56,13 +65,15 @@ class _Process(Generic[Item]):
 
     def end(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.join(_GONE)
         self.pipe.close()
 
 
-def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+def _serve(pipe: Connection, function: Callable[[Any], Any], by_main_thread: bool) -> None:
     gc.freeze()  # what a forked process inherits may be of a GPU, which must not be asked to free it here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends this process
+    end_with_parent(os.getppid(), by_main_thread)  # or the server of processes, which ends when the parent does
+    read_strangers()
     pipe.send(_READY)
     while True:
         try:
@@ -71,9 +82,14 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
             return
         try:
             result = function(item)
+        except MemoryError:
+            result = Failed("takes more memory than a process may have")
         except Exception as error:
             result = Failed(f"{type(error).__name__}: {error}")
-        pipe.send(result)
+        try:
+            pipe.send(result)
+        except BrokenPipeError:  # the parent is gone
+            return
 
 
 def run_isolated(
@@ -86,9 +102,9 @@ def run_isolated(
 ) -> Iterator[tuple[Item, Result | Failed]]:
     """``function(item)`` for each item, as they finish, each process with one item at a time.
 
-    A process that crashes (segmentation fault, killed for memory), raises, or takes longer than ``seconds`` fails its
-    item alone; a new process replaces it. As always with processes, a script that calls this must do so
-    under ``if __name__ == "__main__"``.
+    A process that crashes (segmentation fault, killed for memory), raises, takes longer than ``seconds`` or more memory
+    than `vatt.limits` gives it fails its item alone; a new process replaces it. As always with processes, a script that
+    calls this must do so under ``if __name__ == "__main__"``.
 
     Args:
         function: of a module that processes can import, with an argument and a result that can be pickled.
@@ -100,21 +116,22 @@ def run_isolated(
             must then use neither a GPU nor what other threads of this process may hold.
 
     Raises:
-        StartError: processes end before they take an item, so that nothing could ever be done.
+        StartError: processes end before they take an item, so that nothing could ever be done. TooFewFiles.
     """
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
     limit = seconds if callable(seconds) else lambda item: seconds
     # Clean processes, whose imports are done once, unless they are to be copies.
+    check_open_files(workers, "the number of processes")
     context = multiprocessing.get_context("fork" if fork else "forkserver")
     if not fork:
         context.set_forkserver_preload([function.__module__])
-    crew = [
-        _Process[Item](context, function)
-        for _ in range(min(workers, len(items)) if isinstance(items, Sized) else workers)
-    ]
-    source, ended = iter(items), not crew
+    count = min(workers, len(items)) if isinstance(items, Sized) else workers
+    crew: list[_Process[Item]] = []
+    source, ended = iter(items), not count
     try:
+        for _ in range(count):
+            crew.append(_Process(context, function))  # those before one that fails are ended below
         while True:
             for one in crew:
                 if one.ready and one.item is None and not ended:

@@ -214,10 +214,15 @@ def test_no_clip_that_does_not_kill(clips):
         next(iter(loader))
 
 
+def junk(folder):
+    for number in range(3):
+        (folder / f"{number}.mp4").write_bytes(b"not a video" * 50)
+    return [Clip(folder / f"{number}.mp4") for number in range(3)]
+
+
 def test_a_data_set_without_a_good_clip_ends_from_a_process_too(tmp_path):
-    missing = [Clip(tmp_path / f"{number}.mp4") for number in range(3)]
-    with pytest.raises(NoUsableClip, match=r"gone: 20 clips in a row .*\.mp4 \(video: no such file\)"):
-        load([], 1, sources=[Source("gone", missing)], workers=2)
+    with pytest.raises(NoUsableClip, match=r"junk: 20 clips in a row .*\.mp4 \(container: cannot be decoded: "):
+        load([], 1, sources=[Source("junk", junk(tmp_path))], workers=2)
 
 
 def test_evaluation_tells_of_a_clip_that_kills(clips, monkeypatch):
@@ -268,9 +273,8 @@ def test_bad_clips_are_replaced_and_recorded(clips, tmp_path):
 
 
 def test_a_data_set_without_a_good_clip_ends_with_its_files(tmp_path):
-    missing = [Clip(tmp_path / f"{number}.mp4") for number in range(3)]
-    with pytest.raises(NoUsableClip, match=r"gone: 20 clips in a row .*\.mp4 \(video: no such file\)"):
-        load([], 1, sources=[Source("gone", missing)])
+    with pytest.raises(NoUsableClip, match=r"junk: 20 clips in a row .*\.mp4 \(container: cannot be decoded: "):
+        load([], 1, sources=[Source("junk", junk(tmp_path))])
     with pytest.raises(ValueError, match="none: the data set has no clip"):
         load([], 1, sources=[Source("none", [])])
 

@@ -214,7 +214,7 @@ def test_a_process_that_cannot_live_is_a_fault(opened, monkeypatch):
     each = opened(workers=1, ready=1)
     monkeypatch.setattr(module, "_settle", lambda *_: os._exit(3))
     os.kill(each._processes[0].pid, signal.SIGKILL)
-    with pytest.raises(WorkerFault, match=r"21 reading processes ended .*status 3"):
+    with pytest.raises(NoRoom, match=r"^data\.workers: 21 reading processes ended .*status 3"):
         list(islice(each, 9))
 
 

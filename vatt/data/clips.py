@@ -88,6 +88,10 @@ class ClipTable(Sequence[Clip]):
     def packing(self) -> Packing:
         """What all clips were packed for."""
 
+    def is_there(self) -> bool:
+        """Whether the data set can still be found, as far as one can tell."""
+        return True
+
     @abstractmethod
     def groups(self) -> np.ndarray:
         """The shard of each clip, int32 (N,)."""

@@ -25,6 +25,7 @@ from vatt.data.clips import Clip, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError, sound_digest
 from vatt.data.loader import AHEAD, Batch
+from vatt.data.reading import one_clip
 from vatt.data.samples import Layout, Modality, PretrainReader, Sample, Views, evaluation_windows, expect_windows
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import NoRoom, fit_prefetch
@@ -73,7 +74,7 @@ def _distinct(rows: Rows, of_row: Sequence[Sequence[int] | None], each: int) -> 
 def _expect(clips: Sequence[Clip], number: int, spec: InputConfig, windows: int, modality: Modality = "video") -> None:
     """Begins to fetch what a later clip of shards needs."""
     if number < len(clips):
-        with suppress(MediaError):  # told when it is read
+        with suppress(Exception):  # told when it is read
             expect_windows(clips[number], spec, windows, sound=modality == "audio")
 
 
@@ -110,11 +111,11 @@ class _Windows:
 
     def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> _Read | Record:
         _expect(self.clips, task + self.ahead, self.spec, self.windows)
+        outs = [{name: x[number] for name, x in rows.items()} for number in range(self.windows)]
         try:
-            clip = self.clips[task]
-            _refuse_lost(clip, lost)
-            outs = [{name: x[number] for name, x in rows.items()} for number in range(self.windows)]
-            samples, query = evaluation_windows(clip, self.tokenizer, self.spec, self.config, self.windows, outs)
+            with one_clip(self.clips, task, "evaluation") as clip:
+                _refuse_lost(clip, lost)
+                samples, query = evaluation_windows(clip, self.tokenizer, self.spec, self.config, self.windows, outs)
         except MediaError as error:
             return skipped_clip("evaluation", error)
         places = {id(sample): number for number, sample in enumerate(outs)}
@@ -187,9 +188,9 @@ class _Seen:
         if task + self.ahead < len(self.numbers):
             _expect(self.clips, self.numbers[task + self.ahead], self.spec, self.views.clips, self.modality)
         try:
-            clip = self.clips[number]
-            _refuse_lost(clip, lost)
-            return self.views.read_into(clip, self.modality, self.spec, self.timeout, rows["x"])
+            with one_clip(self.clips, number, "evaluation") as clip:
+                _refuse_lost(clip, lost)
+                return self.views.read_into(clip, self.modality, self.spec, self.timeout, rows["x"])
         except MediaError as error:
             return {**skipped_clip("evaluation", error), "index": number}
 

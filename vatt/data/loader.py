@@ -24,6 +24,7 @@ from vatt.data.clips import Clip, ClipTable, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.order import clip_order
+from vatt.data.reading import one_clip
 from vatt.data.samples import AugmentOn, Layout, PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import PROCESS, fit_prefetch
@@ -40,7 +41,7 @@ _CYCLE = 1000  # samples after which the mixing repeats: weights are kept to a t
 
 
 class Reader(Protocol):
-    """Makes samples of a clip, see `vatt.data.samples`. Raises MediaError for a clip that cannot be decoded."""
+    """Makes samples of a clip, see `vatt.data.samples`. Whatever it raises makes a bad clip (`vatt.data.reading`)."""
 
     @property
     def spec(self) -> InputConfig: ...
@@ -159,7 +160,7 @@ class _Samples:
         pick = self.schedule.pick(self.number(task))
         clips = self.sources[pick.source].clips
         if isinstance(clips, ClipTable):
-            with suppress(MediaError):  # told when it is read
+            with suppress(Exception):  # told when it is read
                 clip = clips[pick.item]
                 for window in range(self.windows):
                     self.reader.expect(clip, self._rng(pick, 0, window))
@@ -179,13 +180,13 @@ class _Samples:
             rngs = [self._rng(pick, attempt, number) for number in range(self.windows)]
             item = pick.item if attempt == 0 else int(rngs[0].integers(len(source.clips)))
             try:
-                clip = source.clips[item]
-                if attempt in lost:
-                    raise MediaError(clip.video, "decode", lost[attempt])
-                if self.windows == 1:
-                    self.reader(clip, rngs[0], outs[0])
-                else:
-                    self.reader.windows(clip, rngs, outs)
+                with one_clip(source.clips, item, source.name) as clip:
+                    if attempt in lost:
+                        raise MediaError(clip.video, "decode", lost[attempt])
+                    if self.windows == 1:
+                        self.reader(clip, rngs[0], outs[0])
+                    else:
+                        self.reader.windows(clip, rngs, outs)
             except MediaError as error:
                 skipped.append(skipped_clip(source.name, error))
                 continue

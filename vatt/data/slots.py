@@ -61,6 +61,13 @@ class NoRoom(UserError, RuntimeError):
     """Batches that do not fit into memory. The message names the settings that help."""
 
 
+def _no_room(size: int, error: OSError) -> NoRoom:
+    return NoRoom(
+        f"data: no memory for batches of {_gb(size)}: {error.strerror}; lower run.batch_size or data.prefetch, or "
+        "raise the limits of memory and open files (ulimit -v, ulimit -n)"
+    )
+
+
 def fit_prefetch(
     prefetch: int, size: int, workers: int, ranks: int, free: int | None, parts: int = 1
 ) -> tuple[int, str]:
@@ -114,14 +121,21 @@ class Slots:
         self._layout, self._rows, self._count = layout, rows, count
         self._begin, self._size = _page(8 * words), _page(batch_bytes(layout, rows))
         self._numbers = words
-        self.file = _anonymous_file()
-        os.ftruncate(self.file.fileno(), self._begin + count * self._size)
+        size = self._begin + count * self._size
+        try:
+            self.file = _anonymous_file()
+            os.ftruncate(self.file.fileno(), size)
+        except OSError as error:
+            raise _no_room(size, error) from error
         self.free, self.held, self.note = deque(range(count)), 0, ""
         self._pinned: int | None = None
         self._closed = False
         self._owner = os.getpid()
         self._maps: list[mmap.mmap] = []
-        self.attach()
+        try:
+            self.attach()
+        except OSError as error:
+            raise _no_room(size, error) from error
 
     def attach(self) -> None:
         """Maps the memory into this process. A forked one maps it anew: the driver of a GPU may keep what it has pinned

@@ -10,7 +10,6 @@ first. The processes end with the one that started them, however that ends.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import select
@@ -34,14 +33,16 @@ from torch import Tensor
 from vatt.data.samples import Layout
 from vatt.data.slots import Board, NoRoom, Slots, batch_bytes, carve
 from vatt.errors import UserError
+from vatt.limits import check_open_files, end_with_parent, no_more_files, read_strangers
 
 Rows = dict[str, Tensor]
 Filled = tuple[Rows, list[Any]]  # a batch, and what reading each of its tasks returned
 _ALIVE = 600.0  # seconds without an answer after which a process counts as hung, at least
 _GRACE = 0.2  # seconds that a process has to end by itself
+_GONE = 5.0  # seconds until a killed process has gone; one that waits for a dead disk may never go
 _LOOK = 1.0  # seconds between two looks at whether a process hangs, or the one who waits was told to stop
 _LIMIT = 20  # processes that die one after the other before anything was read
-_PDEATHSIG = 1  # prctl: the signal that a process gets when the one that forked it ends
+_NOTHING = -1  # in place of a task: the process could not even begin
 
 
 class Work(Protocol):
@@ -184,6 +185,7 @@ class Pool:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.work, self.plan, self._alive, self._interrupted = work, plan, alive, interrupted
+        check_open_files(workers, "data.workers")
         slots = ready + in_use
         self._sizes = (1, 1, slots, slots * plan.tasks, workers, workers)
         self._slots = Slots(plan.layout, plan.rows * plan.tasks, slots, sum(self._sizes))
@@ -272,6 +274,8 @@ class Pool:
         return bool(heard)
 
     def _hear(self, task: int, answer: Any) -> None:
+        if task == _NOTHING:
+            raise answer.again()
         self._pending.remove(task)
         self._left[task // self.plan.tasks] -= 1
         self._deaths = 0
@@ -289,11 +293,13 @@ class Pool:
             if age > self._alive and self._task_of(number) >= 0:
                 process.ended = f"the process that read it gave no answer for {self._alive:g} s and was ended"
                 os.kill(process.pid, signal.SIGKILL)  # that it has ended is heard like of any other
+                if age > self._alive + _GONE:  # it waits for a disk that has gone, and will never run again
+                    self._replace(number, process)
 
     def _replace(self, number: int, process: _Process) -> None:
         """Starts a process for one that has ended. It goes on with the same task, if that one was at any."""
         process.answers.close()
-        how = _how(_wait(process.pid))
+        how = _how(_wait_for(process.pid, time.monotonic() + _GONE))
         reason = process.ended or how
         task, lost = self._task_of(number), dict[int, str]()
         if task >= 0:
@@ -302,12 +308,18 @@ class Pool:
         else:  # no clip is to blame
             self._deaths += 1
         if self._deaths > _LIMIT:
-            raise WorkerFault(f"{self._deaths} reading processes ended one after the other; the last one {reason}")
+            raise NoRoom(
+                f"data.workers: {self._deaths} reading processes ended one after the other before they read anything; "
+                f"of the last one, {reason}"
+            )
         self._untold += 1  # it may have taken a byte and no task; one too many does no harm
         self._processes[number] = self._start(number, task, lost)
 
     def _start(self, number: int, task: int = -1, lost: dict[int, str] | None = None) -> _Process:
-        answers, send = Pipe(duplex=False)
+        try:
+            answers, send = Pipe(duplex=False)
+        except OSError as error:
+            raise no_more_files("data.workers") from error
         self._board.since[number] = time.monotonic_ns()  # not that of one which was ended for its age
         parent = os.getpid(), threading.current_thread() is threading.main_thread()
         streams: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
@@ -333,7 +345,11 @@ class Pool:
         """What a process does until there is nothing more to do."""
         try:
             _settle(*parent)
-            self._slots.attach()
+            try:
+                self._slots.attach()
+            except OSError as error:
+                send.send((_NOTHING, _Raised(NoRoom, f"data: a reading process has no room: {error.strerror}")))
+                os._exit(1)
             self._board = Board(self._slots, self._sizes)
             self._batches = [self._slots.tensors(slot) for slot in range(len(self._board.slot))]
             if task >= 0:
@@ -378,11 +394,11 @@ class Pool:
             os.close(self._take)
         end = time.monotonic() + _GRACE
         for process in processes:
-            while (status := _wait(process.pid, os.WNOHANG)) is None and time.monotonic() < end:
-                time.sleep(0.002)
-            if status is None:
+            if _wait_for(process.pid, end) is None:
                 os.kill(process.pid, signal.SIGKILL)
-                _wait(process.pid)
+        last = time.monotonic() + _GONE
+        for process in processes:
+            _wait_for(process.pid, last)
             process.answers.close()
         self._slots.close()
 
@@ -407,23 +423,26 @@ def _settle(parent: int, by_main_thread: bool) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if by_main_thread and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
+    end_with_parent(parent, by_main_thread)
+    read_strangers()
     for pool in list(_open_pools):
         os.close(pool._tell)
     gc.freeze()  # what the job has left as garbage may be of a GPU, which must not be asked to free it here
     torch.set_num_threads(1)
 
 
-def _wait(pid: int, options: int = 0) -> int | None:
-    """How a process has ended: its exit status, or the signal below 0; None if it has not."""
-    try:
-        found, status = os.waitpid(pid, options)
-    except ChildProcessError:  # somebody else has asked
-        return 0
-    return os.waitstatus_to_exitcode(status) if found else None
+def _wait_for(pid: int, end: float) -> int | None:
+    """How a process has ended: its exit status, or the signal below 0; None if it has not until ``end``."""
+    while True:
+        try:
+            found, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else has asked
+            return 0
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.002)
 
 
 def _how(status: int | None) -> str:

@@ -234,6 +234,11 @@ class ShardClips(ClipTable):
     def part(self, numbers: Sequence[int] | np.ndarray) -> ShardClips:
         return ShardClips(self._set, self._columns, self._numbers_N[np.asarray(numbers, np.int64)])
 
+    def is_there(self) -> bool:
+        """See `ClipTable`; of remote shards, requests say it."""
+        storage = self._set.storage
+        return not isinstance(storage, LocalFolder) or os.path.exists(storage.path(INDEX))
+
     def splits(self) -> list[str | None]:
         names = self._columns.names
         return [names[code] for code in self._columns.split_N[self._numbers_N].tolist()]
