@@ -299,7 +299,8 @@ def _read_pictures(
     if clip.kind == "audio":
         raise MediaError(clip.video, "video", "is a sound file, which has no picture")
     if clip.kind == "image":
-        write_picture(clip.media, [writer for window in writers[: 1 if once else None] for writer in window], spec)
+        pictures = [writer for window in writers[: 1 if once else None] for writer in window]
+        write_picture(clip.media, pictures, spec, timeout)
         return [0] * len(writers)
     pairs = zip(positions, writers, strict=True)
     wanted = [Wanted(_starts_at(clip, spec, position), window) for position, window in pairs]

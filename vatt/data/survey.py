@@ -22,6 +22,7 @@ from vatt.data.clips import Clip, ClipTable, count_captioned
 from vatt.data.decode import (
     MediaError,
     RgbFrames,
+    TimeLimit,
     Wanted,
     decode_sounds,
     decode_windows,
@@ -288,7 +289,7 @@ def _is_silent(clip: Clip, spec: InputConfig, audio_L: np.ndarray) -> bool:
 
 
 def _of_file(clip: Clip) -> Look:
-    with open_media(clip.video, clip.kind) as container:
+    with open_media(clip.video, clip.kind, limit=TimeLimit(clip.video, _EACH)) as container:
         duration = 0.0 if clip.kind == "image" else duration_of(container)
         video = next(iter(container.streams.video), None)
         height, width = (video.height, video.width) if video is not None else (0, 0)

@@ -12,6 +12,7 @@ from vatt.data.augment import CentreView
 from vatt.data.clips import Clip
 from vatt.data.decode import (
     MediaError,
+    TimeLimit,
     decode_picture,
     decode_sound,
     decode_window,
@@ -72,7 +73,7 @@ def try_file(file: MediaFile) -> Tried:
     until = time.monotonic() + file.seconds
     try:
         if file.kind == "image":
-            decode_picture(file.path, CentreView(), _SPEC)
+            decode_picture(file.path, CentreView(), _SPEC, file.seconds)
             return Tried()
         if file.kind == "audio":
             decode_sound(file.path, _middle, _SPEC, file.seconds)
@@ -80,7 +81,7 @@ def try_file(file: MediaFile) -> Tried:
             window = decode_window(file.path, _middle, CentreView(), _SPEC, file.seconds)
             if file.sound and window.audio_L is None:
                 return Tried(field="audio", reason="the file has no sound")
-        with open_media(file.path, file.kind) as container:
+        with open_media(file.path, file.kind, limit=TimeLimit(file.path, file.seconds)) as container:
             duration = duration_of(container)
         sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()
         return Tried(duration, sounds=sounds)

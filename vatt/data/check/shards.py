@@ -6,12 +6,9 @@ import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-import av
-import av.error
-
+from vatt.data.decode import MediaError, TimeLimit, open_media
 from vatt.data.shards.format import (
     INDEX,
     Index,
@@ -181,11 +178,9 @@ def _undecodable(content: bytes) -> str | None:
     """Why a piece does not decode, or None."""
     frames = 0
     try:
-        with av.open(BytesIO(content), "r") as container:
-            for stream in container.streams:
-                stream.codec_context.thread_count = 1
+        with open_media(content, "video", limit=TimeLimit("piece", _A_PIECE)) as container:
             for packet in container.demux():
                 frames += len(packet.decode())
-    except (av.error.FFmpegError, OSError, EOFError, ValueError, MemoryError) as error:
-        return f"cannot be decoded: {getattr(error, 'strerror', None) or error}"
+    except MediaError as error:
+        return error.reason
     return None if frames else "cannot be decoded: holds no frame"

@@ -1,18 +1,9 @@
 """Media files to arrays: windows of videos, sounds, and pictures."""
 
 from vatt.data.decode.audio import decode_sound, decode_sounds, is_silent, sound_digest
-from vatt.data.decode.container import (
-    ROUNDING,
-    ChooseStart,
-    Media,
-    MediaError,
-    Packed,
-    Packing,
-    Piece,
-    duration_of,
-    open_media,
-)
+from vatt.data.decode.container import ROUNDING, ChooseStart, Media, Packed, Packing, duration_of
 from vatt.data.decode.image import decode_picture, write_picture
+from vatt.data.decode.opening import MediaError, Piece, TimeLimit, open_media
 from vatt.data.decode.planes import PlaneFrames, planes_capacity
 from vatt.data.decode.rgb import RgbFrames
 from vatt.data.decode.torchcodec import DECODERS, DecoderError, check_decoder
@@ -35,6 +26,7 @@ __all__ = [
     "Piece",
     "PlaneFrames",
     "RgbFrames",
+    "TimeLimit",
     "View",
     "Wanted",
     "Window",

@@ -5,13 +5,11 @@ Times are seconds from the start of the file, or of the source of a packed clip.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol
 
 import av
 import av.error
@@ -21,47 +19,13 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from vatt.errors import UserError
+from vatt.data.decode.opening import MOST_BYTES, MediaError, Piece, TimeLimit, open_media
 
 SHORTEST = 0.5  # seconds; a file that is shorter than the window but not than this is padded at its end
 ROUNDING = 0.0005  # seconds: a frame whose rounded stamp is so little after a moment is shown at it (.mkv: whole ms)
 MAY_END_EARLY = 0.5  # seconds by which streams fall short of the duration in the header of sound files
 
 ChooseStart = Callable[[float], float]  # duration of the file -> start of the window, both in seconds
-
-
-class MediaError(UserError):
-    """A file that gives no clip: which file, which part of it (``field``), and why."""
-
-    def __init__(self, file: Path | str, field: str, reason: str) -> None:
-        super().__init__(f"{file}: {field}: {reason}")
-        self.file, self.field, self.reason = str(file), field, reason
-
-    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, str]]:  # so that it comes back from a worker whole
-        return MediaError, (self.file, self.field, self.reason)
-
-
-class Piece(Protocol):
-    """A part of a packed clip, a small media file of its own, whose time 0 is ``begins`` in the source.
-
-    Attributes:
-        name: shard and member, for messages.
-        begins, seconds: where it lies in the source, and how long it is.
-    """
-
-    begins: float
-    seconds: float
-
-    @property
-    def name(self) -> str: ...
-
-    def open(self) -> BinaryIO:
-        """Its bytes, seekable. Raises MediaError: they cannot be had."""
-        ...
-
-    def expect(self) -> None:
-        """It will be opened soon: begins to fetch what is far away, and returns at once."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -116,53 +80,6 @@ BACK = (
     None,
 )  # seconds further back, where a file leads behind the wanted time; None: to its first byte
 _BEGINNING = 0.2  # seconds: windows that begin before it need all that comes before them
-_STREAMS = 16  # of a file whose frames are not decoded while it is opened
-_BUFFER = 1 << 18  # bytes that FFmpeg asks a packed piece for at a time: fewer calls of Python than its 32 kB
-
-
-class TimeLimit:
-    """Stops a decode that takes too long. It is checked between packets, so that nothing hangs."""
-
-    def __init__(self, file: Path | str, seconds: float) -> None:
-        self.file, self.seconds, self.end = file, seconds, time.monotonic() + seconds
-
-    def check(self) -> None:
-        """Raises MediaError: the time is over."""
-        if time.monotonic() > self.end:
-            raise MediaError(self.file, "decode", f"took more than {self.seconds:g} s (data.decode_timeout)")
-
-
-@contextmanager
-def open_media(media: Path | Piece, kind: str, broken: str = "container") -> Iterator[InputContainer]:
-    """The open file. A decoding error inside the block becomes a MediaError.
-
-    Args:
-        kind: "video", "audio" or "image": the field of the error if there is no such file.
-        broken: the field of the error if it cannot be decoded.
-
-    Raises:
-        MediaError: no regular file, or it cannot be decoded.
-    """
-    name = media if isinstance(media, Path) else media.name
-    if isinstance(media, Path) and not media.is_file():  # a pipe or a device would block forever
-        raise MediaError(name, kind, "no such file" if not media.exists() else "is not a regular file")
-    try:
-        with open(media, "rb") if isinstance(media, Path) else media.open() as file:
-            options: Any = {"metadata_errors": "replace"}
-            if kind != "image" and (not isinstance(media, Path) or file.read(8)[4:] == b"ftyp"):
-                # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
-                options["stream_options"] = [{"skip_frame": "all"}] * _STREAMS
-                options["container_options"] = {"probesize": "2048"}
-            if isinstance(media, Path):
-                file.close()
-                source: Any = os.path.abspath(media)  # FFmpeg takes a name with a colon for an address
-            else:
-                source, options["buffer_size"] = file, _BUFFER
-            with av.open(source, "r", **options) as container:
-                yield container
-    except (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error)  # without the number and the path again
-        raise MediaError(name, broken, f"cannot be decoded: {reason}") from error
 
 
 class Opened:
@@ -176,23 +93,19 @@ class Opened:
         duration: of ``container``, seconds; 0 if it is not known.
     """
 
-    def __init__(self, media: Path | Piece, kind: str, stack: ExitStack) -> None:
+    def __init__(self, media: Path | Piece, kind: str, stack: ExitStack, timeout: float) -> None:
         self.media, self.kind = media, kind
         self.name = media if isinstance(media, Path) else media.name
         self.start = self.at = self.duration = 0.0
-        self.limit = TimeLimit(self.name, 0.0)
+        self.limit = TimeLimit(self.name, timeout)
         self._open()
         stack.push(self._close)
 
     def _open(self) -> None:
-        self._context = open_media(self.media, self.kind)
+        self._context = open_media(self.media, self.kind, limit=lambda: self.limit)
         self.container = self._context.__enter__()
         self._untouched = True
         self.origin = (self.container.start_time or 0) / av.time_base if isinstance(self.media, Path) else 0.0
-        for stream in self.container.streams:
-            # The loader has a process for each core, with which threads would compete.
-            if stream.type in ("video", "audio"):
-                cast(Any, stream).thread_count = 1
 
     def _close(self, *error: Any) -> bool | None:
         return self._context.__exit__(*error)
@@ -231,12 +144,15 @@ class Opened:
     def packets(self, *streams: Any) -> Iterator[Packet]:
         """The packets of streams in the order of the file, to its end. Raises MediaError: the time is over."""
         self._untouched, count, before = False, 0, -1
+        alone = len(self.container.streams) == 1  # then each packet is one that is asked for
         while count > before:
             before = count
             try:
                 for packet in self.container.demux(*streams):
                     if not count & 7:  # thousands of clips read some hundred packets each
                         self.limit.check()
+                    if alone:
+                        self.limit.left = MOST_BYTES
                     if packet.size:  # an empty one marks the end
                         count += 1
                         yield packet
@@ -278,13 +194,12 @@ def _of_file(
     length: Callable[[InputContainer], float],
     stack: ExitStack,
 ) -> Iterator[tuple[int, Opened]]:
-    limit = TimeLimit(path, timeout)
-    opened = Opened(path, kind, stack)
-    opened.limit = limit
+    opened = Opened(path, kind, stack, timeout)
     opened.duration = length(opened.container)
     check_duration(path, opened.duration)
     for number, choose_start in enumerate(choose_starts):
-        opened.limit = TimeLimit(path, timeout) if number else limit
+        if number:
+            opened.limit = TimeLimit(path, timeout)
         opened.start = opened.at = max(0.0, choose_start(opened.duration))
         yield number, opened
 
@@ -299,9 +214,9 @@ def _of_packed(
         piece = packed.piece(starts[number], seconds)
         if opened is None or opened.name != piece.name:
             stack.pop_all().close()
-            opened = Opened(piece, kind, stack)
+            opened = Opened(piece, kind, stack, timeout)
             opened.duration = piece.seconds
-        opened.limit = TimeLimit(piece.name, timeout)  # from now on: fetching a piece has limits of its own
+        opened.limit = TimeLimit(piece.name, timeout)
         opened.start, opened.at = starts[number], starts[number] - piece.begins
         yield number, opened
 

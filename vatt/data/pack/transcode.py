@@ -37,6 +37,7 @@ from vatt.data.decode.container import (
     open_media,
     open_windows,
 )
+from vatt.data.decode.image import first_frame
 from vatt.data.decode.video import read_window
 from vatt.data.decode.view import upright
 from vatt.data.shards.format import Settings
@@ -77,14 +78,6 @@ class Made:
     why: str | None = None
 
 
-class _Limit(TimeLimit):
-    def check(self) -> None:
-        try:
-            super().check()
-        except MediaError as error:
-            raise MediaError(error.file, "decode", f"took more than {self.seconds:g} s (--seconds)") from None
-
-
 def ending_of(kind: str, settings: Settings) -> str:
     """Of a member."""
     return ENDINGS.get(kind) or ("flac" if settings.sound == "flac" else "wav")
@@ -122,14 +115,17 @@ def transcode(path: Path, kind: str, first: int, frames: int, settings: Settings
     """
     try:
         if kind == "image":
-            return Made(_picture(path, settings), frames)
+            return Made(_picture(path, settings, seconds), frames)
         begins, length = first / settings.fps, duration_of if kind == "video" else _length
         with open_windows(path, [lambda _: begins], frames / settings.fps, seconds, kind, length) as windows:
             _, opened = next(windows)
-            opened.limit = _Limit(path, seconds)
             return (_film if kind == "video" else _sound_file)(opened, frames, settings)
     except av.error.FFmpegError as error:
         raise MediaError(path, kind, f"cannot be transcoded: {error.strerror}") from error
+    except MediaError as error:
+        if error.field != "decode":
+            raise
+        raise MediaError(path, "decode", f"took more than {seconds:g} s (--seconds)") from None
 
 
 def _length(container: Any) -> float:
@@ -197,11 +193,9 @@ def _samples(sound: Sound, spec: InputConfig) -> tuple[np.ndarray, float]:
     return np.clip(np.rint(sound_L * 32768), -32768, 32767).astype(np.int16), heard
 
 
-def _picture(path: Path, settings: Settings) -> bytes:
-    with open_media(path, "image", broken="image") as container:
-        frame = next(container.decode(video=0), None)
-        if not isinstance(frame, VideoFrame):
-            raise MediaError(path, "image", "no picture could be decoded")
+def _picture(path: Path, settings: Settings, seconds: float) -> bytes:
+    with open_media(path, "image", broken="image", limit=TimeLimit(path, seconds)) as container:
+        frame = first_frame(container, path)
         made = _Picture(settings, None)
         packets = made.add(frame, range(1)) + made.end()
     return b"".join(bytes(packet) for packet in packets)
