@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,14 +168,18 @@ def read_json(
         JSONError: not JSON within these bounds; it is a ValueError, too.
         OSError: the file is not there or cannot be read.
     """
-    path = Path(path)
+    return parse_json(read_bounded(path, most), path, expected, surrogates=surrogates)
+
+
+def read_bounded(path: str | Path, most: int) -> bytes:
+    """The content of a file of at most ``most`` bytes. Raises OSError, or JSONError: it has more, or is a pipe."""
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise JSONError(f"{path}: is not a regular file")
         content = file.read(most + 1)
     if len(content) > most:
         raise JSONError(f"{path}: has more than {most:,} bytes, too many for such a file")
-    return parse_json(content, path, expected, surrogates=surrogates)
+    return content
 
 
 def parse_json(text: str | bytes, where: str | Path, expected: type | None = None, *, surrogates: bool = False) -> Any:
@@ -207,8 +212,7 @@ def parse_json(text: str | bytes, where: str | Path, expected: type | None = Non
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) < len(items):
-            seen: set[str] = set()
-            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            twice, _ = Counter(key for key, _ in items).most_common(1)[0]
             found[twice] = refuse("stands there twice")
         return found
 
@@ -229,7 +233,7 @@ def parse_json(text: str | bytes, where: str | Path, expected: type | None = Non
             if not surrogates and isinstance(found, str) and _has_surrogate(found):
                 raise JSONError(f"{where}: {place or 'the value'}: holds half a character (a lone surrogate)")
     if expected is not None and type(value) is not expected:
-        wanted = {dict: "an object {...}", list: "an array [...]"}.get(expected, expected.__name__)
+        wanted = "an object {...}" if expected is dict else "an array [...]"
         raise JSONError(f"{where}: expected {wanted}, found {_shown(value)}")
     return value
 
@@ -288,5 +292,5 @@ def _walk_json(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")

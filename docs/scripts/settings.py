@@ -55,6 +55,8 @@ def _sections(fields: list[FieldInfo]) -> Iterable[str]:
 def _row(field: FieldInfo) -> str:
     name = field.key.rpartition(".")[2]
     kind = " or ".join(f"`{part}`" for part in field.type.split(" | "))  # a bar would end the cell
+    if field.range:
+        kind += f" {field.range}"
     words = re.sub(r"\|", "&#124;", field.description.replace("``", "`"))
     return f"| `{name}` | {kind} | `{field.default}` | {words} |"
 

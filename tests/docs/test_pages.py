@@ -125,7 +125,7 @@ def test_the_picture_and_the_tables_of_search_are_those_of_the_committed_rows(tm
 def test_the_tables_of_settings_are_those_of_the_dataclasses():
     module, text = script("settings"), (DOCS / "settings.md").read_text(encoding="utf-8")
     assert module.write(text) == text, "run: python docs/scripts/settings.py"
-    assert "| `lr` | `float` |" in text
+    assert "| `lr` | `float` above 0, at most 100 |" in text
     assert "|  |\n" not in module.tables(), "a setting without a description"
 
 

@@ -158,7 +158,7 @@ def test_work_falls_with_the_tokens():
 
 @pytest.mark.parametrize("rate", [0.0, -0.5, 1.5])
 def test_a_rate_outside_is_refused(rate):
-    with pytest.raises(ValueError, match=r"video\.patch_sampling_rate: must be in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"patch_sampling_rate: expected float above 0, at most 1, got"):
         VideoBackbone(replace(VIDEO, patch_sampling_rate=rate))
 
 

@@ -138,7 +138,7 @@ def test_a_saved_configuration_comes_back(tmp_path):
         (["--resume"], "--resume needs --out"),
         (["--resume", "--out", "a", "--init", "b"], "leave --init out"),
         (["--config", "absent.json"], "absent.json: cannot read"),
-        (["--batch-size", "0"], "steps, batch_size"),
+        (["--batch-size", "0"], "batch_size: expected int from 1 to 10,000,000, got 0"),
     ],
 )
 def test_wrong_names_and_values(arguments, message):
@@ -187,5 +187,5 @@ def test_parts_of_a_contrastive_batch_are_refused_by_name():
         parse(["--data", "x.csv", "--out", "out", "engine.contrastive_parts=2"])
     with pytest.raises(ValueError, match="contrastive_parts, gradient_accumulation: only one of the two"):
         EngineConfig(contrastive_parts=0, gradient_accumulation=2)
-    with pytest.raises(ValueError, match="contrastive_parts: -1 must be 1 or more, or 0"):
+    with pytest.raises(ValueError, match="contrastive_parts: expected int from 0 to 65,536, got -1"):
         EngineConfig(contrastive_parts=-1)

@@ -111,7 +111,7 @@ def test_a_file_may_name_a_preset(tmp_path):
         (["--data", "a", "optim.l=1"], "did you mean 'optim.lr'"),
         (["--config", "absent.json"], "absent.json: cannot read"),
         (["--data", "a", "--weights", "1,2"], "weights: 2 weights for 1 data sets"),
-        (["--steps", "0"], "steps, batch_size"),
+        (["--steps", "0"], "steps: expected int from 1 to 1,000,000,000, got 0"),
         (["engine.offload_optimizer=true"], "offload_optimizer: needs zero"),
         (["--resume"], "--resume needs --out"),
         (["optim.schedule=linear"], "'linear' is not one of"),

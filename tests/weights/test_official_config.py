@@ -100,7 +100,7 @@ def test_what_cannot_be_honoured_is_named(cls, fields, message):
 
 
 def test_a_value_of_the_wrong_type_is_named():
-    with pytest.raises(ConfigError, match="d_model: expected int, got 'wide'"):
+    with pytest.raises(ConfigError, match="d_model: expected int from 1 to 16,384, got 'wide'"):
         fill(VideoConfig, {"d_model": "wide"})
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from train.config.sections import EngineConfig, OptimConfig, RunConfig, sample_augment
 from vatt.clip import InputConfig
-from vatt.config import ConfigError, nearest
+from vatt.config import ConfigError, CountOrNone, Range, Section, nearest
 from vatt.data.config import DataConfig
 from vatt.models.config import ClassifierConfig
 from vatt.objectives.finetuning import TargetConfig
@@ -22,21 +22,17 @@ SAMPLE_LABELS: dict[str, str] = {"video": "motion", "audio": "shape", "image": "
 
 
 @dataclass
-class ViewsConfig:
+class ViewsConfig(Section):
     """The windows and crops of held-out clips, whose logits are averaged. Sound has no crops."""
 
-    clips: int = 4  # windows, spread evenly over the clip
-    crops: int = 3  # squares of each window, along its longer side
-    batch_size: int = 8  # clips, each with all of its views
-    max_clips: int = 0  # evenly spread over the held-out ones; 0: all
-
-    def __post_init__(self) -> None:
-        if min(self.clips, self.crops, self.batch_size) < 1 or self.max_clips < 0:
-            raise ValueError("clips, crops and batch_size must be 1 or more, and max_clips 0 or more")
+    clips: Annotated[int, Range(1, 1000)] = 4  # windows, spread evenly over the clip
+    crops: Annotated[int, Range(1, 100)] = 3  # squares of each window, along its longer side
+    batch_size: Annotated[int, Range(1, 1_000_000)] = 8  # clips, each with all of its views
+    max_clips: CountOrNone = 0  # evenly spread over the held-out ones; 0: all
 
 
 @dataclass
-class FinetuneConfig:
+class FinetuneConfig(Section):
     """A whole run."""
 
     task: Task = "video"  # what is classified
@@ -53,6 +49,7 @@ class FinetuneConfig:
     evaluation: ViewsConfig = field(default_factory=ViewsConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.engine.contrastive_parts != 1:
             raise ValueError("engine.contrastive_parts: is for a contrastive loss; take engine.gradient_accumulation")
 

@@ -6,30 +6,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from train.config.sections import EngineConfig, OptimConfig, RunConfig, sample_augment
-from vatt.config import ConfigError, nearest
+from vatt.config import ConfigError, Count, Range, Section, nearest
 from vatt.data.config import DataConfig
 from vatt.distributed import ranks_here
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
 
+Windows = Annotated[int, Range(1, 1000)]
+
 
 @dataclass
-class EvalConfig:
+class EvalConfig(Section):
     """Zero-shot retrieval on the held-out clips."""
 
-    windows: int = 4  # clips of a video, spread evenly; their embeddings are averaged (the paper's protocol)
-    batch_size: int = 32  # clips, each with all of its windows
-    max_clips: int = 1000  # evenly spread over the held-out ones
-
-    def __post_init__(self) -> None:
-        if min(self.windows, self.batch_size, self.max_clips) < 1:
-            raise ValueError("windows, batch_size and max_clips must be 1 or more")
+    windows: Windows = 4  # clips of a video, spread evenly; their embeddings are averaged (the paper's protocol)
+    batch_size: Annotated[int, Range(1, 1_000_000)] = 32  # clips, each with all of its windows
+    max_clips: Count = 1000  # evenly spread over the held-out ones
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(Section):
     """A whole run."""
 
     model: VATTConfig = field(default_factory=VATTConfig)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from vatt.config import Count, CountOrNone, NotAll, Range, Section
 from vatt.data.config import AugmentConfig, DataConfig
+
+Norm = Annotated[float, Range(0.0, 1e9)]
+Stage = Annotated[int, Range(0, 3)]
+Parts = Annotated[int, Range(1, 65_536)]
+PartsOrNone = Annotated[int, Range(0, 65_536)]
+Threads = Annotated[int, Range(0, 4096)]
+Decay = Annotated[float, Range(0.0, 10.0)]
 
 KERNEL_CHOICES = ("auto", "measured", "unmeasured")  # of `EngineConfig.kernels`, beside names of backends
 
 
 @dataclass
-class OptimConfig:
+class OptimConfig(Section):
     """Adam or SGD as in the official code (Adam's epsilon is not bias-corrected) and the learning rate over the steps.
 
     The first two schedules are of pretraining: the official code's, and the paper's; "cosine" ends at 0.
@@ -19,38 +27,35 @@ class OptimConfig:
 
     kind: Literal["adam", "sgd"] = "adam"  # sgd: with momentum, the rate inside the velocity
     schedule: Literal["step_cosine", "quarter_cosine", "cosine"] = "step_cosine"  # of the rate after warm-up
-    lr: float = 1e-4  # after warm-up
-    final_lr: float = 5e-5  # at the last step; not of "cosine"
-    warmup_steps: int = 5000  # in which the rate rises from 0
-    momentum: float = 0.9  # of SGD
-    beta1: float = 0.9  # of Adam: decay of the mean
-    beta2: float = 0.999  # of Adam: decay of the mean square
-    epsilon: float = 1e-7  # of Adam, added to the root of the mean square
-    weight_decay: float = 0.0  # decoupled from the gradient for adam; added to it (L2) for sgd
-    clip_norm: float = 0.0  # of the whole gradient; 0 does not clip, as the official pretraining
-    clip_backbone: float = 0.0  # of the gradient without that of the classification layer; 0 does not clip
+    lr: Annotated[float, Range(0.0, 100.0, above=True)] = 1e-4  # after warm-up
+    final_lr: Annotated[float, Range(0.0, 100.0)] = 5e-5  # at the last step; not of "cosine"
+    warmup_steps: CountOrNone = 5000  # in which the rate rises from 0
+    momentum: NotAll = 0.9  # of SGD
+    beta1: NotAll = 0.9  # of Adam: decay of the mean
+    beta2: NotAll = 0.999  # of Adam: decay of the mean square
+    epsilon: Annotated[float, Range(1e-30, 1.0)] = 1e-7  # of Adam, added to the root of the mean square
+    weight_decay: Decay = 0.0  # decoupled from the gradient for adam; added to it (L2) for sgd
+    clip_norm: Norm = 0.0  # of the whole gradient; 0 does not clip, as the official pretraining
+    clip_backbone: Norm = 0.0  # of the gradient without that of the classification layer; 0 does not clip
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or min(self.final_lr, self.warmup_steps, self.clip_norm, self.clip_backbone) < 0:
-            raise ValueError("lr must be above 0; final_lr, warmup_steps, clip_norm, clip_backbone not negative")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: {self.momentum} must be in [0, 1)")
+        super().__post_init__()
         if self.clip_norm and self.clip_backbone:
             raise ValueError("clip_norm, clip_backbone: only one of the two may be above 0")
 
 
 @dataclass
-class EngineConfig:
+class EngineConfig(Section):
     """How the work is spread over devices; turned into a DeepSpeed configuration."""
 
-    zero: int = 0  # ZeRO stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters; bf16: 0 runs as 1
+    zero: Stage = 0  # ZeRO stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters; bf16: 0 runs as 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
     activation_checkpointing: bool = False  # keep only the inputs of layers; the backward pass computes the rest again
     cuda_graphs: bool = False  # forward and backward pass in one launch each; not with zero 3, and not yet run on a GPU
-    contrastive_parts: int = 1  # of a rank's batch, one in memory at a time, with the loss of the whole; 0: from memory
-    gradient_accumulation: int = 1  # ANOTHER loss: negatives of one part alone; contrastive_parts keeps those of all
-    threads: int = 0  # of PyTorch on a CPU, each rank; 0: all cores but one. A resumed run keeps what it began with
+    contrastive_parts: PartsOrNone = 1  # of a rank's batch, one in memory at a time; loss of the whole; 0: from memory
+    gradient_accumulation: Parts = 1  # ANOTHER loss: negatives of one part alone; contrastive_parts keeps those of all
+    threads: Threads = 0  # of PyTorch on a CPU, each rank; 0: all cores but one. A resumed run keeps what it began with
     kernels: str = "auto"  # triton, torch; or auto: checked and timed on a GPU; measured: on a CPU too; unmeasured: not
     deepspeed: str | None = None  # path of a DeepSpeed JSON whose entries go over the generated ones
 
@@ -75,14 +80,7 @@ class EngineConfig:
         return "auto" if self.kernels in KERNEL_CHOICES else self.kernels
 
     def __post_init__(self) -> None:
-        if self.zero not in (0, 1, 2, 3):
-            raise ValueError(f"zero: {self.zero} is not one of 0, 1, 2, 3")
-        if self.threads < 0:
-            raise ValueError(f"threads: {self.threads} must not be negative")
-        if self.gradient_accumulation < 1:
-            raise ValueError(f"gradient_accumulation: {self.gradient_accumulation} must be 1 or more")
-        if self.contrastive_parts < 0:
-            raise ValueError(f"contrastive_parts: {self.contrastive_parts} must be 1 or more, or 0 (from memory)")
+        super().__post_init__()
         if self.contrastive_parts != 1 and self.gradient_accumulation > 1:
             raise ValueError(
                 "contrastive_parts, gradient_accumulation: only one of the two may divide a batch; contrastive_parts "
@@ -93,23 +91,17 @@ class EngineConfig:
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Section):
     """Length, pace and safety of the run."""
 
-    steps: int = 500_000  # of training
-    batch_size: int = 2048  # clips of a step, over all ranks
-    seed: int = 0  # of weights, windows, augmentation and dropout
-    log_every: int = 50  # steps between two lines of metrics.jsonl
-    eval_every: int = 10_000  # steps between two evaluations; 0: only at the end
-    save_every: int = 10_000  # steps between two checkpoints; 0: only at the end
-    keep: int = 3  # checkpoints, the newest
-    max_skipped_steps: int = 10  # steps in a row with a loss or gradient that is not finite
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.log_every, self.keep, self.max_skipped_steps) < 1:
-            raise ValueError("steps, batch_size, log_every, keep and max_skipped_steps must be 1 or more")
-        if min(self.eval_every, self.save_every, self.seed) < 0:
-            raise ValueError("eval_every, save_every and seed must not be negative")
+    steps: Count = 500_000  # of training
+    batch_size: Annotated[int, Range(1, 10_000_000)] = 2048  # clips of a step, over all ranks
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of weights, windows, augmentation and dropout
+    log_every: Count = 50  # steps between two lines of metrics.jsonl
+    eval_every: CountOrNone = 10_000  # steps between two evaluations; 0: only at the end
+    save_every: CountOrNone = 10_000  # steps between two checkpoints; 0: only at the end
+    keep: Annotated[int, Range(1, 1_000_000)] = 3  # checkpoints, the newest
+    max_skipped_steps: Count = 10  # steps in a row with a loss or gradient that is not finite
 
 
 class JobConfig(Protocol):

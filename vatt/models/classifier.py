@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vatt.config import check
 from vatt.models.backbones import Backbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import ClassifierConfig
 from vatt.models.layers import Dense
@@ -48,6 +49,7 @@ class Classifier(nn.Module):
         Raises:
             ValueError: a configuration that cannot be built; the message names the field.
         """
+        check(config)  # whose sections may have been changed since they were made
         backbone: Backbone
         if config.modality == "video":
             backbone = VideoBackbone(config.video, backend)

@@ -53,11 +53,9 @@ class DropToken:
         """``section`` is the part of the configuration that errors name, such as "video".
 
         Raises:
-            ValueError: the rate is outside (0, 1], or leaves no patch.
+            ValueError: the rate leaves no patch.
         """
         rate = config.patch_sampling_rate
-        if not 0 < rate <= 1:
-            raise ValueError(f"{section}.patch_sampling_rate: must be in (0, 1], got {rate}")
         self.enabled = config.random_patch_sampling and rate < 1
         self.kept = int(rate * buckets)
         if self.enabled and self.kept == 0:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from vatt.config import check
 from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import VATTConfig
 from vatt.models.heads import build_head
@@ -30,6 +31,7 @@ class VATT(nn.Module):
             ValueError: a configuration that cannot be built; the message names the field.
         """
         super().__init__()
+        check(config)  # whose sections may have been changed since they were made
         self.config = config
         self.unified: UnifiedBackbone | None = None
         if config.backbone == "unified":

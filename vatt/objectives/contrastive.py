@@ -49,8 +49,6 @@ class ContrastiveLoss(nn.Module):
         self.weights = dict(zip(PAIRS, weights, strict=True))
         if min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"loss: the pair weights must be >= 0 and one of them > 0, got {self.weights}")
-        if config.temperature <= 0:
-            raise ValueError(f"loss.temperature: must be > 0, got {config.temperature}")
         self.temperature = config.temperature
         self.kind = config.kind
         self.precision = config.precision

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from vatt.clip import InputConfig
+from vatt.config import NotAll, Range, Section
 from vatt.distributed import first_of_rank, seed_of_place
 from vatt.models.classifier import Classifier
 from vatt.models.tokens import ItemDraws, send
@@ -21,15 +22,11 @@ from vatt.objectives.frames import empty_frames, like_clips, with_patches
 
 
 @dataclass
-class TargetConfig:
+class TargetConfig(Section):
     """What is done to inputs and labels before the loss, in the official order: smoothing, then mixup."""
 
-    smoothing: float = 0.0  # share of the label that is spread over all classes; single labels alone
-    mixup: float = 0.0  # both parameters of the Beta distribution of mixup's share; 0: no mixup
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1 or self.mixup < 0:
-            raise ValueError("smoothing must be in [0, 1), and mixup 0 or more")
+    smoothing: NotAll = 0.0  # share of the label that is spread over all classes; single labels alone
+    mixup: Annotated[float, Range(0.0, 1000.0)] = 0.0  # both parameters of the Beta distribution of its share; 0: none
 
 
 class Finetuning(nn.Module):
