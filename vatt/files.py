@@ -182,11 +182,19 @@ def read_bounded(path: str | Path, most: int) -> bytes:
     return content
 
 
-def parse_json(text: str | bytes, where: str | Path, expected: type | None = None, *, surrogates: bool = False) -> Any:
+def parse_json(
+    text: str | bytes,
+    where: str | Path,
+    expected: type | None = None,
+    *,
+    surrogates: bool = False,
+    constant: Callable[[str], Any] | None = None,
+) -> Any:
     """As `read_json`, of a text that was read already: a line, an entry of another file.
 
     Args:
         where: what an error names: the file, and the line or the entry.
+        constant: the value of NaN, Infinity and -Infinity, where they are not refused.
     """
     try:
         content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
@@ -221,7 +229,7 @@ def parse_json(text: str | bytes, where: str | Path, expected: type | None = Non
             decoded,
             parse_int=integer,
             parse_float=real,
-            parse_constant=lambda name: refuse(f"{name} is no number"),
+            parse_constant=constant or (lambda name: refuse(f"{name} is no number")),
             object_pairs_hook=pairs,
         )
     except (json.JSONDecodeError, RecursionError) as error:

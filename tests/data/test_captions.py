@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vatt.data.captions import Caption, CaptionError, choose_candidates, read_captions, sidecar_of
+from tests.data.caption_cases import CASES
+from vatt.data.captions import Caption, CaptionError, captions_in, choose_candidates, read_captions, sidecar_of
+from vatt.data.sidecars import Sidecars
+from vatt.data.subtitles import plain_words
+
+SHARED = Path(__file__).parents[1] / "cases"
 
 SRT = """\ufeff1\r
 00:00:01,000 --> 00:00:02,500\r
@@ -27,6 +36,36 @@ unreadable\r
 late\r
 """
 VTT = "WEBVTT\n\nNOTE nothing\n\nintro\n00:01.000 --> 00:02.000 align:start\n<c.yellow>a word</c>\n"
+
+
+def test_subtitles_as_tools_write_and_editors_break_them(tmp_path):
+    for name, case in CASES.items():
+        path = tmp_path / case.name
+        path.write_bytes(case.content)
+        if not case.captions and case.faults:
+            with pytest.raises(CaptionError, match=case.name):
+                read_captions(path)
+            continue
+        captions, notes = read_captions(path)
+        assert [(one.start, one.end, one.text) for one in captions] == case.captions, name
+        assert len(notes) == case.faults, name
+
+
+SHARED_CASES = [
+    ("no_blank_lines.srt", ["first sentence", "second sentence", "third sentence"]),
+    ("entities.vtt", [">> Tom & Jerry's home"]),
+    ("rolling.vtt", ["welcome to the show", "today we bake"]),
+    ("whisper.json", ["hello there"]),
+    ("surrogate.json", ["nice one \ufffd"]),
+    ("v2d.json", ["a dog runs"]),
+]
+
+
+def test_shared_cases():
+    for name, said in SHARED_CASES:
+        captions, notes = read_captions(SHARED / name)
+        assert [caption.text for caption in captions] == said
+        assert notes == []
 
 
 def test_srt(tmp_path):
@@ -65,6 +104,70 @@ def test_json(tmp_path, content, captions):
     assert read_captions(path) == (captions, [])
 
 
+SEGMENT = {"id": 0, "seek": 0, "start": 0.0, "end": 2.0, "text": " hello there", "avg_logprob": float("nan")}
+HELLO = [Caption("hello there", 0.0, 2.0)]
+
+
+JSON_OF_TOOLS = [
+    ({"text": " hello there", "segments": [SEGMENT], "language": "en"}, HELLO),  # whisper
+    ([SEGMENT | {"words": [{"word": " hello", "start": 0.0, "end": 1.0, "probability": 0.9}]}], HELLO),  # faster-
+    ({"segments": [SEGMENT | {"words": []}], "word_segments": [{"word": "hello", "start": 0}]}, HELLO),  # whisperX
+    ({"task": "transcribe", "duration": 2.0, "text": "hello there", "segments": [SEGMENT], "words": []}, HELLO),
+    ({"text": "hello there"}, [Caption("hello there")]),  # OpenAI's json
+    ({"text": "", "segments": [], "language": "en"}, []),
+    ({"transcription": [{"offsets": {"from": 0, "to": 2000}, "text": " hello there"}]}, HELLO),  # whisper.cpp
+    ({"text": "x", "chunks": [{"timestamp": [0.0, 2.0], "text": " hello there"}]}, HELLO),  # transformers
+    ([{"text": "hello there", "start": 0.0, "duration": 2.0}], HELLO),  # youtube-transcript-api
+    (
+        {"url": "http://x", "caption": "hello there", "key": "0", "width": 2},
+        [Caption("hello there")],
+    ),  # img2dataset
+    ({"caption": None, "key": "0", "status": "failed_to_download"}, []),
+    ({"caption": float("nan"), "key": "0"}, []),
+    ({"start": 0, "end": 2, "text": "hello there"}, HELLO),
+    ([{"text": "hello there", "start": "0", "end": "2.0"}], HELLO),
+    (
+        [{"text": "half \ud83d", "start": 0, "end": 2}, "\ude00 half"],
+        [Caption("half \ufffd", 0.0, 2.0), Caption("\ufffd half")],
+    ),
+]
+
+
+def test_json_of_tools(tmp_path):
+    for content, captions in JSON_OF_TOOLS:
+        path = tmp_path / "a.JSON"
+        path.write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+        assert read_captions(path) == (captions, [])
+        path.write_text(json.dumps(content), encoding="utf-16")
+        assert read_captions(path)[0] == captions
+
+
+BAD_ITEMS = [
+    ({"text": ["x"], "start": 0, "end": 1}, "expected a sentence"),
+    ({"text": True}, "expected a sentence"),
+    ({"text": "x", "start": True, "end": 2}, "must be seconds"),
+    ({"text": "x", "start": [0], "end": 2}, "must be seconds"),
+    ({"text": "x", "start": "1_0", "end": "2_0"}, "must be seconds"),
+    ({"text": "x", "start": 1}, "a start and no end"),
+    ({"text": "x", "timestamp": [5.0, None]}, "a start and no end"),
+    ({"text": "x", "start": -1, "end": 2}, "not negative"),
+    ({"text": "x", "start": 0, "end": "9" * 400}, "finite"),
+    ({"text": "x", "start": 0, "end": float("inf")}, "finite"),
+    ({"text": "x", "start": 0, "end": 10**400}, "finite"),
+    ({"text": "x", "start": 2, "end": 2}, "ends at 2 s"),
+]
+
+
+def test_bad_items_have_reasons():
+    for item, reason in BAD_ITEMS:
+        captions, skipped = captions_in(["fine", item], "here")
+        assert captions == [Caption("fine")]
+        assert len(skipped) == 1
+        assert skipped[0].startswith("item 1: ")
+        assert reason in skipped[0]
+        assert len(skipped[0]) < 250
+
+
 def test_single_bad_items_are_skipped(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(
@@ -75,15 +178,28 @@ def test_single_bad_items_are_skipped(tmp_path):
     assert [reason.split(":")[0] for reason in skipped] == ["item 1", "item 2", "item 3"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("a.json", b"{"), ("a.json", b'{"start": [1]}'), ("a.srt", b"no cues here"), ("a.txt", b"\xff\xfe\x00\xd8")],
-)
-def test_unusable_files_are_named(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(CaptionError, match=name):
-        read_captions(path)
+UNUSABLE = [
+    ("a.json", b"{"),
+    ("a.json", b'{"start": [1]}'),
+    ("a.json", b"[" * 100_000),
+    ("a.json", b"[1" + b"0" * 5000 + b"]"),
+    ("a.json", b'{"text": "a", "text": "b"}'),
+    ("a.json", b'{"title": "facts alone"}'),
+    ("a.json", b"7"),
+    ("a.srt", b"no cues here"),
+    ("a.srt", b"<html><body>404 not found</body></html>"),
+    ("a.txt", b"\xff\xfe\x00\xd8"),
+    ("a.txt", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01" * 20),
+    ("a.ass", b"[Script Info]\nTitle: x\xff\xff\xff\xff"),
+]
+
+
+def test_unusable_files_are_named(tmp_path):
+    for name, content in UNUSABLE:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(CaptionError, match=name):
+            read_captions(path)
 
 
 def test_sidecar(tmp_path):
@@ -93,6 +209,90 @@ def test_sidecar(tmp_path):
     assert sidecar_of(video) == tmp_path / "clip.one.txt"
     (tmp_path / "clip.one.srt").write_text("a")
     assert sidecar_of(video) == tmp_path / "clip.one.srt"
+
+
+def test_a_pipe_is_no_caption_file(tmp_path):
+    os.mkfifo(tmp_path / "a.srt")
+    with pytest.raises(CaptionError, match="no regular file"):
+        read_captions(tmp_path / "a.srt")
+
+
+NAMES = [
+    (["clip.SRT"], "clip.SRT"),
+    (["clip.mp4.srt"], "clip.mp4.srt"),
+    (["clip.MP4.Vtt"], "clip.MP4.Vtt"),
+    (["clip.en.vtt"], "clip.en.vtt"),
+    (["clip.en-US.vtt"], "clip.en-US.vtt"),
+    (["clip.zh-Hans.srt"], "clip.zh-Hans.srt"),
+    (["clip.eng.sdh.srt"], "clip.eng.sdh.srt"),
+    (["clip.mp4.de.srt"], "clip.mp4.de.srt"),
+    (["clip.ass"], "clip.ass"),
+    (["clip.de.srt", "clip.en-GB.vtt", "clip.fr.srt"], "clip.en-GB.vtt"),
+    (["clip.de.srt", "clip.cs.vtt"], "clip.cs.vtt"),
+    (["clip.en.forced.srt", "clip.en.vtt"], "clip.en.vtt"),
+    (["clip.en.srt", "clip.txt"], "clip.txt"),
+    (["clip.2.srt", "clip.one.srt", "clips.srt", "clip.en.doc", ".clip.srt", "other.mp4.srt"], None),
+    (["clip.en.srt", "clip.en.mp4"], None),  # that of the other video
+    (["clip.mkv.srt"], None),
+]
+
+
+def test_names_beside_a_video(tmp_path):
+    for names, chosen in NAMES:
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("hello")
+        found = sidecar_of(folder / "clip.mp4")
+        assert (found and found.name) == chosen
+
+
+def test_the_language_that_is_read_is_told(tmp_path):
+    for name in ("a.de.srt", "a.en.vtt", "b.fr.srt", "b.en.srt", "c.srt"):
+        (tmp_path / name).write_text("")
+    sidecars = Sidecars()
+    for name in "abc":
+        sidecar_of(tmp_path / f"{name}.mp4", sidecars)
+    assert sidecars.note() == (
+        "captions beside 2 videos are in several languages; read: en 2; not read: de 1, fr 1 (a file without a "
+        "language comes first, then en)"
+    )
+    assert Sidecars().note() is None
+
+
+def test_facts_about_a_video_are_not_its_captions(tmp_path):
+    for name in ("v2d.json", "v2d.txt"):
+        shutil.copy(SHARED / name, tmp_path)
+    assert sidecar_of(tmp_path / "v2d.mp4") == tmp_path / "v2d.txt"
+    shutil.copy(SHARED / "whisper.json", tmp_path / "w.json")
+    (tmp_path / "w.txt").write_text("hello there")
+    assert sidecar_of(tmp_path / "w.mp4") == tmp_path / "w.json"  # with times
+
+
+def test_hostile_text_is_read_in_linear_time(tmp_path):
+    path = tmp_path / "a.srt"
+    began = time.process_time()
+    for text in (
+        "<" * 100_000,
+        "{\\" * 50_000,
+        "<v " * 30_000,
+        "<b x=" + " " * 100_000,
+        "&#" * 50_000,
+        "&" * 100_000,
+        "<c." + "a" * 100_000,
+        "\r" * 100_000 + "x",
+        "0:" * 50_000,
+        " " * 100_000 + "-->",
+        "1:1 --> " * 12_000,
+    ):
+        assert isinstance(plain_words(text), str)
+        path.write_text(f"1\n00:00:00,000 --> 00:00:01,000\n{text}\n", newline="")
+        read_captions(path)
+    path.write_text(
+        "1\n00:00:00,000 --> 00:00:01,000\n" + "a\n" * 30_000 + "2\n00:00:01,000 --> 00:00:02,000\n" + "a\n" * 30_000
+    )
+    assert len(read_captions(path)[0]) == 2
+    assert time.process_time() - began < 5
 
 
 def test_candidates_are_the_overlapping_caption_and_its_neighbours_in_time():

@@ -1,9 +1,12 @@
-"""Captions beside a video (.srt, .vtt, .json, .txt), and which of them go with a window of it."""
+"""Captions of a video: what they are, reading them from the files beside it, and which go with a window of it."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +15,15 @@ from typing import Any, overload
 
 import numpy as np
 
+from vatt.data.sidecars import Sidecars
+from vatt.data.subtitles import decode_text, read_cues
 from vatt.errors import UserError
+from vatt.files import JSONError, parse_json
 
-SIDECARS = (".srt", ".vtt", ".json", ".txt")
-_STAMP = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
-_CUE = re.compile(rf"\s*{_STAMP}\s*-->\s*{_STAMP}")
-_TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_MOST = 64 * 2**20  # bytes of a caption file
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NUMBER = re.compile(r"\s*[+-]?(\d{1,40}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,4})?\s*", re.ASCII)
+_LISTS = ("segments", "chunks", "transcription", "captions")  # of whisper and its kin, transformers, whisper.cpp
 
 
 class CaptionError(UserError, ValueError):
@@ -26,11 +32,23 @@ class CaptionError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and when it is said (seconds from the start of the video), if that is known."""
+    """A sentence, and when it is said (seconds from the start of the video), if that is known.
+
+    Half a character (a lone surrogate, which nothing can encode) becomes U+FFFD.
+    """
 
     text: str
     start: float | None = None
     end: float | None = None
+
+    def __post_init__(self) -> None:
+        if _SURROGATE.search(self.text):
+            object.__setattr__(self, "text", whole_characters(self.text))
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD in place of lone surrogates."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Narration(Sequence[Caption]):
@@ -85,29 +103,83 @@ class Narration(Sequence[Caption]):
         return hash(self._packed)
 
 
-def sidecar_of(video: Path) -> Path | None:
-    """The caption file of the same stem: the first of .srt, .vtt, .json and .txt that exists."""
-    return next((path for suffix in SIDECARS if (path := video.with_suffix(suffix)).is_file()), None)
+def sidecar_of(video: Path, sidecars: Sidecars | None = None) -> Path | None:
+    """The caption file of a video, see `vatt.data.sidecars`; None if there is none.
+
+    A .txt goes before a .json that has facts about the video alone, as video2dataset and img2dataset write them.
+
+    Args:
+        sidecars: of the data set, so that a folder is listed once.
+    """
+    found = (Sidecars() if sidecars is None else sidecars).of(video)
+    for number, path in enumerate(found):
+        text = path.suffix.lower() == ".json" and any(other.suffix.lower() == ".txt" for other in found[number + 1 :])
+        if not (text and _is_about(path)):
+            return path
+    return None
+
+
+def _is_about(path: Path) -> bool:
+    """Whether a .json holds facts about a video, and no list of captions. False, too, if it cannot be read."""
+    try:
+        content = _json(_text(path)[0], str(path))
+    except CaptionError:
+        return False
+    times = isinstance(content, dict) and {"start", "end", "text"} <= content.keys()
+    return isinstance(content, dict) and not times and not any(isinstance(content.get(key), list) for key in _LISTS)
 
 
 def read_captions(path: Path) -> tuple[list[Caption], list[str]]:
-    """The captions of a file, and why single cues were skipped.
+    """The captions of a file, and what a person should know of it: why single ones were skipped, a guessed encoding.
 
-    .json holds a list of sentences, a list of {text or caption, start, end}, or {start: [], end: [], text: []} as
-    HowTo100M has it. .txt holds one caption per line, without times.
+    .srt, .vtt, .ass, .ssa: see `vatt.data.subtitles`. .txt holds one caption per line, without times. .json: see
+    `captions_in`.
 
     Raises:
         CaptionError: the file cannot be read as a whole.
     """
+    text, note = _text(path)
+    notes = [] if note is None else [note]
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        return [Caption(line.strip()) for line in text.split("\n") if line.strip()], notes
+    if suffix == ".json":
+        captions, skipped = captions_in(_json(text, str(path)), str(path))
+    else:
+        try:
+            cues, skipped = read_cues(text)
+        except ValueError as error:
+            raise CaptionError(f"{path}: {error}; is it {path.suffix}?") from error
+        captions = [Caption(cue.text, cue.start, cue.end) for cue in cues]
+    return captions, notes + skipped
+
+
+def _text(path: Path) -> tuple[str, str | None]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe does not wait for its writer
+        with open(handle, "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise CaptionError(f"{path}: cannot read the captions: is no regular file")
+            if about.st_size > _MOST:
+                raise CaptionError(f"{path}: cannot read the captions: the file has {about.st_size:,} bytes")
+            return decode_text(file.read(_MOST))
+    except CaptionError:
+        raise
+    except (OSError, ValueError) as error:
         raise CaptionError(f"{path}: cannot read the captions: {error}") from error
-    if path.suffix == ".txt":
-        return [Caption(line.strip()) for line in text.split("\n") if line.strip()], []
-    if path.suffix == ".json":
-        return _from_json(path, text)
-    return _from_cues(path, text)
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return parse_json(text, where, surrogates=True, constant=json_constant)
+    except JSONError as error:
+        raise CaptionError(str(error)) from error
+
+
+def json_constant(name: str) -> float | None:
+    """What NaN, Infinity and -Infinity stand for in JSON: pandas writes NaN where there is no value."""
+    return None if name == "NaN" else float(name)
 
 
 def choose_candidates(
@@ -138,55 +210,21 @@ def choose_candidates(
     return [timed[index].text for index in order[:count]]
 
 
-def _from_cues(path: Path, text: str) -> tuple[list[Caption], list[str]]:
-    """SubRip and WebVTT: blocks with a line of two stamps and the words below it."""
-    captions: list[Caption] = []
-    skipped: list[str] = []
-    lines = text.splitlines()
-    cues = [number for number, line in enumerate(lines) if "-->" in line]
-    if not cues and text.strip() and text.strip() != "WEBVTT":
-        raise CaptionError(f"{path}: has no line with '-->'; is it {path.suffix}?")
-    for number in cues:
-        match = _CUE.match(lines[number])
-        if not match:
-            skipped.append(f"line {number + 1}: cannot read the times {lines[number].strip()!r}")
-            continue
-        start, end = _seconds(match.groups()[:4]), _seconds(match.groups()[4:])
-        if end <= start:
-            skipped.append(f"line {number + 1}: ends at {end:g} s, before its start at {start:g} s")
-            continue
-        words = []
-        for line in lines[number + 1 :]:
-            if not line.strip():
-                break
-            words.append(_TAG.sub("", line).strip())
-        if sentence := " ".join(word for word in words if word):
-            captions.append(Caption(sentence, start, end))
-    return captions, skipped
-
-
-def _seconds(parts: tuple[str | None, ...]) -> float:
-    hours, minutes, seconds, fraction = parts
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + float(f"0.{fraction}")
-
-
-def _from_json(path: Path, text: str) -> tuple[list[Caption], list[str]]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CaptionError(f"{path}: is not JSON: {error}") from error
-    return captions_in(content, str(path))
-
-
 def captions_in(content: Any, where: str) -> tuple[list[Caption], list[str]]:
-    """The captions in the content of a .json file, and why single ones were skipped. Raises CaptionError."""
-    if isinstance(content, dict) and {"start", "end", "text"} <= content.keys():
-        columns = [content["start"], content["end"], content["text"]]
-        if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-            raise CaptionError(f"{where}: start, end and text must be lists of one length")
-        content = [{"start": s, "end": e, "text": t} for s, e, t in zip(*columns, strict=True)]
+    """The captions in the content of a .json file, and why single ones were skipped.
+
+    A list of sentences, or of objects with text (or caption) and times: start and end, start and duration (youtube-
+    transcript-api), timestamp (transformers), offsets (whisper.cpp). An object with such a list: segments (whisper,
+    faster-whisper, whisperX, OpenAI's verbose_json), chunks, transcription, captions; with {start: [], end: [],
+    text: []}, as HowTo100M has it; or with one caption (video2dataset, img2dataset) or text.
+
+    Raises:
+        CaptionError: it is none of these.
+    """
+    if isinstance(content, dict):
+        content = _list_in(content, where)
     if not isinstance(content, list):
-        raise CaptionError(f"{where}: expected a list of captions, or start, end and text")
+        raise CaptionError(f"{where}: expected a list of captions, or an object with segments, text or caption")
     captions: list[Caption] = []
     skipped: list[str] = []
     for number, item in enumerate(content):
@@ -198,25 +236,79 @@ def captions_in(content: Any, where: str) -> tuple[list[Caption], list[str]]:
     return captions, skipped
 
 
+def _list_in(content: dict[str, Any], where: str) -> Any:
+    for key in _LISTS:
+        if isinstance(content.get(key), list):
+            return content[key]
+    if {"start", "end", "text"} <= content.keys():
+        columns = [content["start"], content["end"], content["text"]]
+        if not any(isinstance(column, list) for column in columns):
+            return [content]
+        if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+            raise CaptionError(f"{where}: start, end and text must be lists of one length")
+        return [{"start": s, "end": e, "text": t} for s, e, t in zip(*columns, strict=True)]
+    for key in ("caption", "text"):
+        if key in content:
+            return [] if content[key] is None else [content[key]]
+    return None
+
+
 def _one(item: Any) -> Caption | None:
     if isinstance(item, str):
         return Caption(item.strip()) if item.strip() else None
-    if not isinstance(item, dict) or not isinstance(text := item.get("text", item.get("caption")), str):
-        raise ValueError(f"expected a sentence or an object with text, got {item!r:.60}")
-    start, end = item.get("start"), item.get("end")
+    text = item.get("text", item.get("caption")) if isinstance(item, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"expected a sentence or an object with text, got {_short(item)}")
+    if not text.strip():
+        return None
+    start, end = _times_of(item)
+    if start is None and end is None:
+        return Caption(text.strip())
     if start is None or end is None:
-        return Caption(text.strip()) if text.strip() else None
-    return timed_caption(text, start, end) if text.strip() else None
+        raise ValueError(f"has {'an end and no start' if start is None else 'a start and no end'}")
+    return timed_caption(text, start, end)
+
+
+def _times_of(item: dict[str, Any]) -> tuple[Any, Any]:
+    start, end = item.get("start"), item.get("end")
+    if isinstance(stamp := item.get("timestamp"), list) and len(stamp) == 2:
+        start, end = stamp
+    elif isinstance(offsets := item.get("offsets"), dict):
+        first, last = _seconds(offsets.get("from")), _seconds(offsets.get("to"))
+        start, end = None if first is None else first / 1000, None if last is None else last / 1000
+    elif end is None and (length := _seconds(item.get("duration"))) is not None:
+        first = _seconds(start)
+        end = None if first is None else first + length
+    return start, end
 
 
 def timed_caption(text: str, start: Any, end: Any) -> Caption:
     """A caption from values of a file. Raises ValueError for times that are no finite numbers, or are reversed."""
-    try:
-        first, last = float(start), float(end)
-    except (TypeError, ValueError):
-        raise ValueError(f"start {start!r} and end {end!r} must be seconds") from None
-    if not (np.isfinite(first) and np.isfinite(last)) or first < 0:
-        raise ValueError(f"start {start!r} and end {end!r} must be finite and not negative")
+    first, last = _seconds(start), _seconds(end)
+    if first is None or last is None:
+        raise ValueError(f"start {_short(start)} and end {_short(end)} must be seconds")
+    if not (math.isfinite(first) and math.isfinite(last)) or first < 0:
+        raise ValueError(f"start {_short(start)} and end {_short(end)} must be finite and not negative")
     if last <= first:
         raise ValueError(f"ends at {last:g} s, before its start at {first:g} s")
     return Caption(text.strip(), first, last)
+
+
+def _seconds(value: Any) -> float | None:
+    """A number, or a text that is one; None for anything else, true and false among it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value) and value.strip().lower().lstrip("+-") not in _NAMED:
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+_NAMED = ("nan", "inf", "infinity")  # as numbers, so that the message says that they are not finite
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -59,8 +59,10 @@ _BINARY = re.compile("[\x00-\x08\x0e-\x19\x1c-\x1f]")
 _MOST = 8  # lines that roll
 _GAP = 0.25  # seconds between a caption and the next one into which it rolls
 
-_BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"))
-_BOMS += ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_BOMS = (
+    *((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be")),
+    *((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")),
+)
 
 
 def decode_text(raw: bytes) -> tuple[str, str | None]:
@@ -254,11 +256,12 @@ def _from_ass(lines: list[str]) -> tuple[list[Cue], list[str]]:
     columns = ["layer", "start", "end", "style", "name", "marginl", "marginr", "marginv", "effect", "text"]
     cues: dict[Cue, None] = {}  # each once: a line and its shadow say the same
     faults: list[str] = []
-    section = ""
+    section, begun = "", False
     for number, line in enumerate(lines, start=1):
         kind, _, content = line.strip().partition(":")
         if kind.startswith("["):
-            section = kind.lower()
+            section = kind.strip().lower()
+            begun = begun or section == "[events]"
         elif section != "[events]":
             continue
         elif kind == "Format":
@@ -278,4 +281,6 @@ def _from_ass(lines: list[str]) -> tuple[list[Cue], list[str]]:
                 faults.append(f"line {number}: ends at {cue.end:g} s, not after its start at {cue.start:g} s")
             elif cue.text:
                 cues[cue] = None
+    if not begun:
+        raise ValueError("has no section [Events]")
     return sorted(cues, key=lambda cue: cue.start), faults
