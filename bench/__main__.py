@@ -8,6 +8,7 @@ compare   compare       this tree and another commit (--base REF) in turns; resu
 check     check         every operation on a GPU at real shapes, then speed and launch parameters: a first session
           compiled      registers, shared memory and spills for A100, H100 and B200, without a GPU
           sweep         launch parameters of the kernels
+          faults        kills, full disks, damaged checkpoints in small runs: what comes of each, and what is promised
 read      report        the results as a page, a picture and a table
           lower-bounds  the least time of each operation, on an H100
 
@@ -34,6 +35,7 @@ SUBCOMMANDS: dict[str, tuple[str, list[str]]] = {
     "lower-bounds": ("bench.measure.peaks", []),
     "jobs": ("bench.jobs.run", []),
     "decode": ("bench.jobs.run", ["--only", "decode"]),
+    "faults": ("bench.faults.run", []),
     "report": ("bench.report.run", []),
 }
 

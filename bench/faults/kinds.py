@@ -1,0 +1,395 @@
+"""The faults: how each is injected, what is promised of it, and how often.
+
+A function injects one: it gets the `Lab`, a random generator of its own, and which time this is, and returns the
+`Outcome`. It raises Below where the promise is not kept, and NotInjected where this machine does not allow it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from bench.faults.inject import at_file_operation, at_step, kill, kill_in_file, mount_memory, send
+from bench.faults.lab import (
+    EVERY,
+    NEAR,
+    STEPS,
+    Below,
+    Job,
+    Lab,
+    NotInjected,
+    Outcome,
+    checkpoints,
+    free_port,
+    read_losses,
+    workers,
+)
+from vatt.results import git
+
+Inject = Callable[[Lab, Random, int], Outcome]
+SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+SGD = ["optim.kind=sgd"]  # Adam would move a weight whose gradient is 0 by the sign of a rounding
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``times``: of the full form, None: once for each file operation of a run; ``quick``: of the short one. ``lose``:
+    the most steps that may have to be done again. ``equal``: what is promised of losses and final weights."""
+
+    name: str
+    inject: Inject
+    times: int | None
+    quick: int = 0
+    lose: int = EVERY
+    equal: str = "bit-equal"
+    kills: bool = False
+
+
+def _random_moment(lab: Lab, random: Random, job: Job) -> None:
+    """Waits for a share of the CPU time that the whole run takes, and a little more: there are waits, too."""
+    share, rest = random.random() * lab.cpu, 0.1 * random.random() ** 2
+    job.until(lambda: job.cpu >= share)
+    time.sleep(rest)
+
+
+def _until_step(job: Job, step: int) -> None:
+    job.until(lambda: max(read_losses(job.out), default=0) >= step)
+
+
+def kill_at_random(lab: Lab, random: Random, number: int) -> Outcome:
+    job = lab.start(lab.new())
+    _random_moment(lab, random, job)
+    job.signal(signal.SIGKILL)
+    job.wait()
+    return lab.go_on(job.out)
+
+
+def kill_at_operation(lab: Lab, random: Random, number: int) -> Outcome:
+    if lab.quick:  # some of them
+        number = random.randrange(lab.operations)
+    out = lab.new()
+    lab.start(out, before=lambda: at_file_operation(out, number + 1, kill)).wait()
+    return lab.go_on(out)
+
+
+def kill_within_file(lab: Lab, random: Random, number: int) -> Outcome:
+    out, operation, size = lab.new(), random.randrange(lab.operations), random.randrange(1, 400_000)
+    lab.start(out, before=lambda: at_file_operation(out, operation, partial(kill_in_file, size))).wait()
+    return lab.go_on(out)
+
+
+def kill_again_and_again(lab: Lab, random: Random, number: int) -> Outcome:
+    """As a machine that is taken away: each start gets somewhat further."""
+    out = lab.new()
+    for _ in range(4):
+        job, done = lab.start(out), max(read_losses(out), default=0)
+        _until_step(job, done + random.randrange(1, 5))
+        job.signal(signal.SIGKILL)
+        job.wait()
+        lab.check_orphans()
+    return lab.go_on(out)
+
+
+def kill_rank(lab: Lab, random: Random, number: int) -> Outcome:
+    out = lab.new()
+    operation = random.randrange(lab.operations) if number % 2 else -1
+    job = lab.start(out, ranks=2, before=lambda: at_file_operation(out, operation, kill))
+    if operation < 0:
+        _random_moment(lab, random, job)
+        job.signal(signal.SIGKILL, random.randrange(2))
+    job.wait()
+    return lab.go_on(out, ranks=2, of=lab.reference(ranks=2))
+
+
+def kill_worker(lab: Lab, random: Random, number: int) -> Outcome:
+    """The clip that it was reading, if any, is recorded and replaced; then the run is another one."""
+    out = lab.new()
+    job, moment = lab.start(out), random.random() * lab.cpu
+    job.until(lambda: job.cpu >= moment and workers(job.pids[0]))
+    for pid in workers(job.pids[0])[:1] if job.running else ():
+        os.kill(pid, signal.SIGKILL)
+    job.expect(0)
+    lab.check_orphans()
+    lab.check_left(out)
+    lost = _skipped(out)
+    for record in lost:
+        if ".mov" not in str(record.get("file")) or not record.get("field"):
+            raise Below(f"skipped.jsonl does not name file and field: {record}")
+    return Outcome(0) if lost else lab.go_on(out)
+
+
+def _skipped(out: Path) -> list[dict[str, Any]]:
+    path = out / "skipped.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _launched(lab: Lab) -> Job:
+    out = lab.new()
+    launcher = str(Path(sys.executable).with_name("deepspeed"))
+    words = [launcher, "--num_gpus", "2", "--master_port", free_port(), "train/pretrain.py"]
+    return lab.execute(out, [sys.executable, *words, *lab.command(out)])
+
+
+def kill_launcher(lab: Lab, random: Random, number: int) -> Outcome:
+    """The command itself, or the process that it starts, which starts the ranks."""
+    job = _launched(lab)
+    _until_step(job, random.randrange(2, STEPS))
+    victims = [*job.pids, *workers(job.pids[0])][: 1 + number % 2]
+    os.kill(victims[-1], signal.SIGKILL)
+    job.wait()
+    return lab.go_on(job.out, ranks=2, of=lab.reference(ranks=2))
+
+
+def stop_launcher(lab: Lab, random: Random, number: int) -> Outcome:
+    job = _launched(lab)
+    _until_step(job, random.randrange(2, STEPS - 2))
+    job.signal([signal.SIGTERM, signal.SIGINT][number % 2])
+    if job.wait() == [0]:
+        raise Below("a run that was stopped has exit status 0")
+    return lab.go_on(job.out, ranks=2, of=lab.reference(ranks=2))
+
+
+def stop(which: signal.Signals, lab: Lab, random: Random, number: int) -> Outcome:
+    """In turns: in a step, at a file operation (start, save, evaluation, export, report), at any moment."""
+    out, step, operation = lab.new(), random.randrange(1, STEPS + 1), random.randrange(lab.operations)
+    act = partial(send, which)
+    before = [lambda: at_step(step, act), lambda: at_file_operation(out, operation, act), None][number % 3]
+    job = lab.start(out, before=before)
+    if before is None:
+        _random_moment(lab, random, job)
+        job.signal(which)
+    if job.wait() not in ([0], [SIGNALS[which]], [-which]) or "Traceback" in job.text:
+        job.expect(SIGNALS[which])
+    if job.wait() == [-which] and read_losses(out):  # before it was there to heed it
+        raise Below("ended at once, in training")
+    if job.wait() == [0] and max(read_losses(out)) < STEPS:
+        raise Below("a run that was stopped has exit status 0")
+    return lab.go_on(out)
+
+
+def full_disk(lab: Lab, random: Random, number: int) -> Outcome:
+    _need_mounts(lab)
+    out = lab.new()
+    out.mkdir()
+    mount_memory(out, size := 4096 * random.choice([1, 5, random.randrange(10, 800)]))
+    job = lab.start(out)
+    if job.wait() != [0]:
+        job.expect(1, "^error: .*(no space|disk)", str(out))
+    if any("partly" in path.name for path in (out / "checkpoints").glob(".*")):
+        raise Below("a checkpoint that was not written to its end is left")
+    mount_memory(out, size + (1 << 26), again=True)
+    return lab.go_on(out)
+
+
+def tiny_shared_memory(lab: Lab, random: Random, number: int) -> Outcome:
+    _need_mounts(lab)
+    out = lab.new()
+    mount_memory("/dev/shm", 4096 * [1, 20, 100][number % 3], again=True)
+    try:
+        job, began = lab.start(out, "data.workers=2"), time.monotonic()
+        if job.wait() != [0]:
+            job.expect(1, "^error: .*(/dev/shm|shared memory)")
+        if time.monotonic() - began > 120:
+            raise Below("told after two minutes only")
+    finally:
+        mount_memory("/dev/shm", 1 << 29, again=True)
+    return lab.go_on(out)
+
+
+def _need_mounts(lab: Lab) -> None:
+    if not lab.mounts:
+        raise NotInjected("needs root: mounts of its own")
+
+
+def vanished_data(lab: Lab, random: Random, number: int) -> Outcome:
+    out, data = lab.new(), lab.data.parent
+    away = data.with_name("away")
+    job = lab.start(out, before=lambda: at_step(random.randrange(1, STEPS), lambda module: data.rename(away)))
+    try:
+        if job.wait() != [0]:
+            job.expect(1, "^error: ", "clips/")
+    finally:
+        if away.exists():
+            away.rename(data)
+    return lab.go_on(out)
+
+
+def _flip(path: Path, where: float, bits: int = 1) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(where * (len(content) - 1))] ^= bits
+    path.write_bytes(content)
+
+
+def _cut(path: Path, share: float) -> None:
+    os.truncate(path, int(path.stat().st_size * share))
+
+
+def _zeros(path: Path) -> None:
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(4096) + content[middle + 4096 :])
+
+
+def _replaced(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+MODEL, MOMENTS, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+# Of the newest checkpoint and the one before it.
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "weights cut": lambda new, old: _cut(new / MODEL, 0.6),
+    "weights empty": lambda new, old: _cut(new / MODEL, 0),
+    "weights missing": lambda new, old: (new / MODEL).unlink(),
+    "a bit of the weights": lambda new, old: _flip(new / MODEL, 0.8),
+    "a block of zeros in the weights": lambda new, old: _zeros(new / MODEL),
+    "weights of an earlier step": lambda new, old: shutil.copy(old / MODEL, new / MODEL),
+    "bytes behind the weights": lambda new, old: (new / MODEL).write_bytes((new / MODEL).read_bytes() + bytes(64)),
+    "the header of the weights": lambda new, old: _flip(new / MODEL, 0.0005, 255),
+    "moments cut": lambda new, old: _cut(new / MOMENTS, 0.99),
+    "a bit of the moments": lambda new, old: _flip(new / MOMENTS, 0.5),
+    "moments of an earlier step": lambda new, old: shutil.copy(old / MOMENTS, new / MOMENTS),
+    "a folder in place of the moments": lambda new, old: _replaced(new / MOMENTS),
+    "state empty": lambda new, old: _cut(new / STATE, 0),
+    "a bit of the state": lambda new, old: _flip(new / STATE, 0.3),
+    "state of an earlier step": lambda new, old: shutil.copy(old / STATE, new / STATE),
+    "state another JSON": lambda new, old: (new / STATE).write_text("[1, 2]"),
+    "state without a part": lambda new, old: (new / STATE).write_text('{"format": 1, "step": 9}'),
+}
+
+
+def damaged(lab: Lab, random: Random, number: int) -> Outcome:
+    name = list(DAMAGES)[number % len(DAMAGES)]
+    out = lab.new()
+    shutil.copytree(lab.cut_at(STEPS), out)
+    old, new = checkpoints(out)[-2:]
+    DAMAGES[name](new, old)
+    outcome = lab.go_on(out)
+    if new.name not in lab.text:
+        raise Below(f"{name}: nobody tells that {new.name} is damaged")
+    return outcome
+
+
+def elsewhere(lab: Lab, random: Random, number: int) -> Outcome:
+    """Goes on with another number of ranks, or another ZeRO stage."""
+    ways = [(1, "0", 2, "0"), (2, "0", 1, "0"), (1, "0", 1, "1"), (1, "3", 1, "0"), (1, "2", 2, "3"), (2, "1", 2, "2")]
+    ranks, zero, then, other = ways[number % len(ways)]
+    out = lab.new()
+    lab.start(out, *SGD, "--zero", zero, ranks=ranks, before=lambda: at_step(STEPS - 3, kill)).wait()
+    return lab.go_on(out, *SGD, "--zero", other, ranks=then, of=lab.reference(*SGD), near=NEAR)
+
+
+def other_workers(lab: Lab, random: Random, number: int) -> Outcome:
+    out = lab.new()
+    lab.start(out, before=lambda: at_step(random.randrange(2, STEPS), kill)).wait()
+    return lab.go_on(out, f"data.workers={[0, 3][number % 2]}")
+
+
+def two_jobs(lab: Lab, random: Random, number: int) -> Outcome:
+    """The second one comes while the first one trains, or at the same moment."""
+    out = lab.new()
+    first = lab.start(out)
+    if number % 2 == 0:
+        first.until(lambda: read_losses(out))
+    second = lab.start(out)
+    codes = sorted([*first.wait(), *second.wait()])
+    if codes != [0, 1]:
+        raise Below(f"exit statuses {codes}: {second.text.splitlines()[-1:]}")
+    winner, loser = sorted((first, second), key=lambda job: job.wait())
+    loser.expect(1, "^error: ", str(winner.pids[0]))
+    return lab.go_on(out)
+
+
+def nan_weights(lab: Lab, random: Random, number: int) -> Outcome:
+    out, step, share = lab.new(), random.randrange(1, STEPS + 1), random.random()
+
+    def spoil(module: Any) -> None:
+        weights = list(module.parameters())
+        weights[int(share * len(weights))].data.view(-1)[-1] = float("nan")
+
+    job = lab.start(out, before=lambda: at_step(step, spoil))
+    job.expect(1, "^error: .*finite")
+    for path in out.rglob("*.safetensors"):
+        if not all(np.isfinite(tensor).all() for tensor in load_file(path).values()):
+            raise Below(f"{path.relative_to(out)} is not finite")
+    if (out / "model").exists():
+        raise Below("a model was exported")
+    return lab.go_on(out)
+
+
+def nan_sound(lab: Lab, random: Random, number: int) -> Outcome:
+    spoilt = random.randrange(12)
+    out, data = lab.new(), lab.clips(f"nan-{number}", spoilt)
+    job = lab.start(out, data=data)
+    job.expect(0)
+    found = _skipped(out)
+    if {(Path(record["file"]).name, record["field"]) for record in found} != {(f"{spoilt}.mov", "audio")}:
+        raise Below(f"skipped.jsonl does not name the clip: {found[:2]}")
+    if any(not np.isfinite(values).all() for values in read_losses(out).values()):
+        raise Below("a loss is not finite")
+    return Outcome(0)
+
+
+def wrong_rate(lab: Lab, random: Random, number: int) -> Outcome:
+    out, value = lab.new(), ["nan", "inf", "-inf", "NaN", "1e400"][number % 5]
+    lab.start(out, f"optim.{['lr', 'final_lr'][number // 5 % 2]}={value}").expect(1, "^error: .*lr")
+    if out.exists():
+        raise Below("a folder was made")
+    return Outcome(0)
+
+
+def earlier_commit(lab: Lab, random: Random, number: int) -> Outcome:
+    """Begun by the code of another commit, and stopped there."""
+    tree, out = lab.folder / "earlier", lab.new()
+    if git("worktree", "add", "--detach", "--force", str(tree), lab.base) is None:
+        raise NotInjected(f"no commit {lab.base} in this clone")
+    try:
+        words = [word for word in lab.command(out) if word not in ("--resume", "auto")]
+        job = lab.execute(out, [sys.executable, "train/pretrain.py", *words], tree)
+        _until_step(job, 5)
+        job.signal(signal.SIGTERM)
+        job.wait()
+        return lab.go_on(out, near=NEAR)
+    finally:
+        git("worktree", "remove", "--force", str(tree))
+
+
+def _many(name: str, inject: Callable[..., Outcome], cases: Iterable[Any], *rest: Any) -> Iterable[Fault]:
+    return (Fault(name.format(case.name), partial(inject, case), *rest) for case in cases)
+
+
+FAULTS = (
+    Fault("kill -9 of the job, at any moment", kill_at_random, 60, 2, kills=True),
+    Fault("kill -9 of the job, at each file operation", kill_at_operation, None, 3, kills=True),
+    Fault("kill -9 of the job, while a file is written", kill_within_file, 12, 1, kills=True),
+    Fault("kill -9 of each start, five starts", kill_again_and_again, 4, kills=True),
+    Fault("kill -9 of one of two ranks", kill_rank, 12, kills=True),
+    Fault("kill -9 of a reading process", kill_worker, 12, lose=0, kills=True),
+    Fault("kill -9 of the launcher", kill_launcher, 4, kills=True),
+    Fault("SIGTERM or SIGINT to the launcher", stop_launcher, 4, lose=0),
+    *_many("{} in each phase", stop, SIGNALS, 15, 1, 0),
+    Fault("a full disk", full_disk, 12),
+    Fault("/dev/shm too small", tiny_shared_memory, 3, lose=0),
+    Fault("the data folder vanishes", vanished_data, 4),
+    Fault("the newest checkpoint damaged", damaged, len(DAMAGES), 2, 2 * EVERY),
+    Fault("another number of ranks, ZeRO stage", elsewhere, 6, equal="within 1e-3"),
+    Fault("another number of reading processes", other_workers, 4),
+    Fault("two jobs in one folder", two_jobs, 6, 1, 0),
+    Fault("NaN in the weights", nan_weights, 10, 1, 2 * EVERY),
+    Fault("NaN in a sound", nan_sound, 3, 0, 0, "-"),
+    Fault("NaN or infinity as learning rate", wrong_rate, 10, 1, 0, "-"),
+    Fault("begun by an earlier commit", earlier_commit, 1, 0, 0, "within 1e-3"),
+)
