@@ -33,14 +33,15 @@ from bench.faults.lab import (
     NotInjected,
     Outcome,
     checkpoints,
+    children,
     free_port,
     read_losses,
-    workers,
 )
 from vatt.results import git
 
 Inject = Callable[[Lab, Random, int], Outcome]
 SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+LONG = ["--steps", "60"]  # of a run under a launcher, whose end takes a while to be noticed
 SGD = ["optim.kind=sgd"]  # Adam would move a weight whose gradient is 0 by the sign of a rounding
 
 
@@ -118,8 +119,8 @@ def kill_worker(lab: Lab, random: Random, number: int) -> Outcome:
     """The clip that it was reading, if any, is recorded and replaced; then the run is another one."""
     out = lab.new()
     job, moment = lab.start(out), random.random() * lab.cpu
-    job.until(lambda: job.cpu >= moment and workers(job.pids[0]))
-    for pid in workers(job.pids[0])[:1] if job.running else ():
+    job.until(lambda: job.cpu >= moment and children(job.pids[0]))
+    for pid in children(job.pids[0])[:1] if job.running else ():
         os.kill(pid, signal.SIGKILL)
     job.expect(0)
     lab.check_orphans()
@@ -136,30 +137,33 @@ def _skipped(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def _launched(lab: Lab) -> Job:
-    out = lab.new()
-    launcher = str(Path(sys.executable).with_name("deepspeed"))
+def _launched(lab: Lab, step: int) -> Job:
+    """By DeepSpeed, and brought to a step."""
+    out, launcher = lab.new(), str(Path(sys.executable).with_name("deepspeed"))
     words = [launcher, "--num_gpus", "2", "--master_port", free_port(), "train/pretrain.py"]
-    return lab.execute(out, [sys.executable, *words, *lab.command(out)])
+    job = lab.execute(out, [sys.executable, *words, *lab.command(out, *LONG)])
+    _until_step(job, step)
+    return job
 
 
 def kill_launcher(lab: Lab, random: Random, number: int) -> Outcome:
-    """The command itself, or the process that it starts, which starts the ranks."""
-    job = _launched(lab)
-    _until_step(job, random.randrange(2, STEPS))
-    victims = [*job.pids, *workers(job.pids[0])][: 1 + number % 2]
+    """The command itself, or the process that it starts, without which the ranks have no parent: they end."""
+    job = _launched(lab, random.randrange(2, 9))
+    victims = [*job.pids, *children(job.pids[0])][: 1 + number % 2]
     os.kill(victims[-1], signal.SIGKILL)
     job.wait()
-    return lab.go_on(job.out, ranks=2, of=lab.reference(ranks=2))
+    lab.check_orphans()
+    if len(victims) > 1 and max(read_losses(job.out)) == 60:
+        raise Below("the ranks went on without their launcher")
+    return lab.go_on(job.out, *LONG, ranks=2, of=lab.reference(*LONG, ranks=2))
 
 
 def stop_launcher(lab: Lab, random: Random, number: int) -> Outcome:
-    job = _launched(lab)
-    _until_step(job, random.randrange(2, STEPS - 2))
+    job = _launched(lab, random.randrange(2, 9))
     job.signal([signal.SIGTERM, signal.SIGINT][number % 2])
     if job.wait() == [0]:
         raise Below("a run that was stopped has exit status 0")
-    return lab.go_on(job.out, ranks=2, of=lab.reference(ranks=2))
+    return lab.go_on(job.out, *LONG, ranks=2, of=lab.reference(*LONG, ranks=2))
 
 
 def stop(which: signal.Signals, lab: Lab, random: Random, number: int) -> Outcome:
@@ -267,7 +271,7 @@ DAMAGES: dict[str, Callable[[Path, Path], object]] = {
     "a bit of the state": lambda new, old: _flip(new / STATE, 0.3),
     "state of an earlier step": lambda new, old: shutil.copy(old / STATE, new / STATE),
     "state another JSON": lambda new, old: (new / STATE).write_text("[1, 2]"),
-    "state without a part": lambda new, old: (new / STATE).write_text('{"format": 1, "step": 9}'),
+    "state without its middle": lambda new, old: (new / STATE).write_bytes((new / STATE).read_bytes()[:9] + b"}"),
 }
 
 

@@ -24,7 +24,7 @@ import av
 import numpy as np
 from safetensors.numpy import load_file
 
-from bench.faults.inject import at_file_operation, at_step, kill, mount_memory, private_mounts
+from bench.faults.inject import Act, at_file_operation, at_step, kill, mount_memory, private_mounts
 from vatt.errors import UserError
 from vatt.files import TREE
 
@@ -86,14 +86,11 @@ class Job:
         """Waits until this is so, or all have ended. Raises Below for a job that hangs."""
         until = time.monotonic() + LIMIT
         while self.running and not happened():
-            self._watch()
+            with suppress(OSError):  # the clock of another process, see clock_getcpuclockid(3)
+                self.cpu = time.clock_gettime(~self.pids[0] << 3 | 2)
             if time.monotonic() > until:
                 raise Below(f"hangs: {LIMIT:.0f} s, and has not ended")
             time.sleep(0.003)
-
-    def _watch(self) -> None:
-        with suppress(OSError):  # the clock of the CPU time of another process, see clock_getcpuclockid(3)
-            self.cpu = time.clock_gettime(~self.pids[0] << 3 | 2)
 
     def wait(self) -> list[int]:
         """How each of them ended."""
@@ -111,7 +108,7 @@ class Job:
         if codes != [code] * len(codes) or "Traceback" in self.text:
             raise Below(f"exit status {codes} in place of {code}: {_last_line(self.text)}")
         for word in words:
-            if not re.search(word, self.text, re.I):
+            if not re.search(word, self.text, re.I | re.M):
                 raise Below(f"the message does not name {word}: {_last_line(self.text)}")
 
 
@@ -125,7 +122,7 @@ class Outcome:
     """``lost``: steps that were done before the fault and had to be done again. ``equal``: losses, final weights and
     moments; None where nothing is to compare."""
 
-    lost: int | None = None
+    lost: int = 0
     equal: bool | None = None
     why: str = ""  # what is not equal
 
@@ -149,6 +146,8 @@ class Lab:
         # Drawing the page's plots would take half of the time, and says nothing here.
         sys.modules["matplotlib.figure"].Figure.savefig = lambda *_, **__: None
         self.data = self.clips("clips")
+        self.cpu, self.operations = 0.0, 0  # of a run that nothing disturbs: seconds, and how often it changes files
+        self.reference()
 
     def clips(self, name: str, nan: int | None = None) -> Path:
         """A data set of 24 clips of 1 s; in the sound of clip number ``nan`` are some NaN."""
@@ -167,19 +166,7 @@ class Lab:
 
     def command(self, out: Path, *words: str, data: Path | None = None) -> list[str]:
         """The arguments that start a run, or go on with it."""
-        return ["--data", str(data or self.data), "--out", str(out), *WORDS, "--resume", "auto", *words]
-
-    def start(
-        self,
-        out: Path,
-        *words: str,
-        ranks: int = 1,
-        before: Callable[[], object] | None = None,
-        data: Path | None = None,
-    ) -> Job:
-        """Starts a run or goes on with it, in one process for each rank. ``before`` is called in that of rank 0."""
-        log = self.folder / f"log-{next(self._count)}"
-        command = self.command(out, *words, data=data)
+        command = ["--data", str(data or self.data), "--out", str(out), *WORDS, "--resume", "auto", *words]
         if os.environ.get("INTERIM"):
             at = command.index("--resume")
             if (out / "config.json").exists():
@@ -188,11 +175,14 @@ class Lab:
                     del command[command.index(w) : command.index(w) + 2]
             else:
                 del command[at : at + 2]
+        return command
+
+    def start(self, out: Path, *words: str, ranks: int = 1, before: Act | None = None, data: Path | None = None) -> Job:
+        """Starts a run or goes on with it, in one process for each rank. ``before`` is called in that of rank 0."""
+        log, command = self.folder / f"log-{next(self._count)}", self.command(out, *words, data=data)
         shared = dict(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port()) if ranks > 1 else {}
-        pids = []
-        for rank in range(ranks):
-            own = dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) if shared else {}
-            pids.append(self._fork(log, own, before if rank == 0 else None, command))
+        own = [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) if shared else {} for rank in range(ranks)]
+        pids = [self._fork(log, one, None if number else before, command) for number, one in enumerate(own)]
         return Job(out, log, pids, self.codes)
 
     def execute(self, out: Path, command: Sequence[str], cwd: Path = TREE) -> Job:
@@ -205,7 +195,7 @@ class Lab:
 
         return Job(out, log, [self._fork(log, {"PYTHONPATH": str(cwd)}, become, [])], self.codes)
 
-    def _fork(self, log: Path, own: dict[str, str], before: Callable[[], object] | None, words: list[str]) -> int:
+    def _fork(self, log: Path, own: dict[str, str], before: Act | None, words: list[str]) -> int:
         sys.stdout.flush()
         if pid := os.fork():
             return pid
@@ -280,14 +270,16 @@ class Lab:
     def check_orphans(self) -> None:
         """Ends what still runs. Raises Below if something does after PATIENCE."""
         until = time.monotonic() + PATIENCE
-        while (left := _descendants()) and time.monotonic() < until:
+        while (left := children(os.getpid())) and time.monotonic() < until:
             self.codes.update(_ended())
             time.sleep(0.02)
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         if left:
-            raise Below(f"processes are left after {PATIENCE:.0f} s: {', '.join(sorted(left.values()))}"[:300])
+            names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in left]
+            while left := children(os.getpid()):  # those of the ended are adopted
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
+                self.codes.update(_ended())
+            raise Below(f"processes are left after {PATIENCE:.0f} s: {', '.join(names)}")
 
     def check_left(self, out: Path) -> None:
         """Raises Below if there are temporary files."""
@@ -314,24 +306,14 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def _descendants() -> dict[int, str]:
-    """Number and name of the processes that this one, and they, have started and that run."""
-    parents, names = {}, {}
+def children(pid: int) -> list[int]:
+    """The processes that a process has started or adopted, and that run."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            pid, name, state, parent = re.match(r"(\d+) \((.*)\) (.) (\d+)", path.read_text(), re.S).groups()  # type: ignore[union-attr]
-            if state != "Z":
-                parents[int(pid)], names[int(pid)] = int(parent), name
-    found: dict[int, str] = {}
-    grown = {os.getpid()}
-    while grown := {pid for pid, parent in parents.items() if parent in grown} - found.keys():
-        found |= {pid: names[pid] for pid in grown}
+            state, parent = path.read_text().rpartition(") ")[2].split()[:2]
+            found += [int(path.parent.name)] if int(parent) == pid and state != "Z" else []
     return found
-
-
-def workers(pid: int) -> list[int]:
-    """The processes that a job has forked, and which read."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def read_losses(out: Path) -> dict[int, list[float]]:
