@@ -13,8 +13,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from torch.nn.modules.module import register_module_forward_pre_hook
-
 Act = Callable[..., object]
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate"}
 _NEWNS, _REC_PRIVATE, _REMOUNT = 0x20000, 0x4000 | 0x40000, 32  # of <sched.h> and <sys/mount.h>
@@ -58,6 +56,8 @@ def at_file_operation(folder: Path, number: int, act: Act, log: Path | None = No
 
 def at_step(number: int, act: Act) -> None:
     """Calls ``act`` with the module at the beginning of the ``number``-th step of this process."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
     seen = count(1)
 
     def hook(module: Any, inputs: object) -> None:

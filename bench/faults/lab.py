@@ -166,16 +166,7 @@ class Lab:
 
     def command(self, out: Path, *words: str, data: Path | None = None) -> list[str]:
         """The arguments that start a run, or go on with it."""
-        command = ["--data", str(data or self.data), "--out", str(out), *WORDS, "--resume", "auto", *words]
-        if os.environ.get("INTERIM"):
-            at = command.index("--resume")
-            if (out / "config.json").exists():
-                command.pop(at + 1)
-                for w in ("--config", "--model"):
-                    del command[command.index(w) : command.index(w) + 2]
-            else:
-                del command[at : at + 2]
-        return command
+        return ["--data", str(data or self.data), "--out", str(out), *WORDS, "--resume", "auto", *words]
 
     def start(self, out: Path, *words: str, ranks: int = 1, before: Act | None = None, data: Path | None = None) -> Job:
         """Starts a run or goes on with it, in one process for each rank. ``before`` is called in that of rank 0."""
