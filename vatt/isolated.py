@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from vatt.errors import UserError
-from vatt.limits import check_open_files, end_with_parent, read_strangers
+from vatt.limits import TooFewFiles, check_open_files, end_with_parent, read_strangers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,6 +73,7 @@ class _Process(Generic[Item]):
 def _serve(pipe: Connection, function: Callable[[Any], Any], by_main_thread: bool) -> None:
     gc.freeze()  # what a forked process inherits may be of a GPU, which must not be asked to free it here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends this process
+    _let_server_end()
     end_with_parent(os.getppid(), by_main_thread)  # or the server of processes, which ends when the parent does
     read_strangers()
     pipe.send(_READY)
@@ -82,6 +84,8 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], by_main_thread: boo
             return
         try:
             result = function(item)
+        except TooFewFiles as error:  # no fault of the item
+            result = error
         except MemoryError:
             result = Failed("takes more memory than a process may have")
         except Exception as error:
@@ -90,6 +94,17 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], by_main_thread: boo
             pipe.send(result)
         except BrokenPipeError:  # the parent is gone
             return
+
+
+def _let_server_end() -> None:
+    """Closes the pipe by which a process keeps the server of processes alive, which forks for those it has forked, too:
+    a process that is stuck would keep it, and with it itself, after the end of the parent."""
+    server = forkserver._forkserver
+    alive = getattr(server, "_forkserver_alive_fd", None)
+    if alive is not None:
+        with suppress(OSError):
+            os.close(alive)
+        vars(server)["_forkserver_alive_fd"] = None
 
 
 def run_isolated(
@@ -116,7 +131,8 @@ def run_isolated(
             must then use neither a GPU nor what other threads of this process may hold.
 
     Raises:
-        StartError: processes end before they take an item, so that nothing could ever be done. TooFewFiles.
+        StartError: processes end before they take an item, so that nothing could ever be done. TooFewFiles: one
+            of ulimit -n.
     """
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
@@ -153,6 +169,8 @@ def run_isolated(
                 if one.pipe not in ready and time.monotonic() < one.deadline:
                     continue
                 item, result = one.item, _result(one, one.pipe in ready)
+                if isinstance(result, TooFewFiles):
+                    raise result
                 if isinstance(result, Failed):
                     one.end()
                     if not one.ready:

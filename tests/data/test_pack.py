@@ -24,7 +24,7 @@ from vatt.__main__ import main as vatt
 from vatt.data.clips import Clip
 from vatt.data.manifest import read_clips
 from vatt.data.pack import PackError, PackJob, pack, tasks
-from vatt.data.pack.job import WORK
+from vatt.data.pack.groups import WORK
 from vatt.data.shards.format import FAULTS, INDEX, Settings, member_text, read_index, read_sources
 
 pytestmark = pytest.mark.slow  # processes start, and films are written
@@ -185,7 +185,7 @@ def full(task):
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(films, packed, tmp_path, monkeypatch):
-    monkeypatch.setattr("vatt.data.pack.job.run_task", full)
+    monkeypatch.setattr("vatt.data.pack.groups.run_task", full)
     with pytest.raises(PackError, match=r"No space left on device; what is packed so far stays"):
         pack(job(films, tmp_path, shard_size=1_600_000))
     kept = {path: path.stat().st_ino for path in tmp_path.glob(f"{WORK}/*/*.mkv")}
@@ -239,7 +239,7 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_it_cleanly(films, tmp_path, number, status):
     for attempt in range(5):
         out = tmp_path / str(attempt)

@@ -13,6 +13,7 @@ from vatt.cli.progress import listed, progress
 from vatt.data.pack import QUALITY, SOUNDS, PackError, PackJob, PackResult, pack
 from vatt.data.shards.format import FAULTS, Settings
 from vatt.errors import printable
+from vatt.process import status_of
 
 _RATE = 48000
 
@@ -48,9 +49,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         with progress("clips") as tell:
             result = pack(job, tell, lambda words: print(printable(words), file=sys.stderr))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted: what is packed so far stays; start the same command again to go on", file=sys.stderr)
-        return 130
+        return status_of(error)
     print(printable(_words(options.out, result, time.monotonic() - begun), keep="\n"))
     return 0
 

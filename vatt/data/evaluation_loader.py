@@ -25,7 +25,7 @@ from vatt.data.clips import Clip, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError, sound_digest
 from vatt.data.loader import AHEAD, Batch
-from vatt.data.reading import one_clip
+from vatt.data.reading import check_there, one_clip
 from vatt.data.samples import Layout, Modality, PretrainReader, Sample, Views, evaluation_windows, expect_windows
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import NoRoom, fit_prefetch
@@ -117,6 +117,7 @@ class _Windows:
                 _refuse_lost(clip, lost)
                 samples, query = evaluation_windows(clip, self.tokenizer, self.spec, self.config, self.windows, outs)
         except MediaError as error:
+            check_there(self.clips, error.file, error.reason, "evaluation")
             return skipped_clip("evaluation", error)
         places = {id(sample): number for number, sample in enumerate(outs)}
         return _Read(query, tuple(places[id(sample)] for sample in samples), _sound_of(samples))

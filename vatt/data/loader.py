@@ -24,7 +24,7 @@ from vatt.data.clips import Clip, ClipTable, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.order import clip_order
-from vatt.data.reading import one_clip
+from vatt.data.reading import check_there, one_clip
 from vatt.data.samples import AugmentOn, Layout, PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import PROCESS, fit_prefetch
@@ -188,6 +188,7 @@ class _Samples:
                     else:
                         self.reader.windows(clip, rngs, outs)
             except MediaError as error:
+                check_there(source.clips, error.file, error.reason, source.name)
                 skipped.append(skipped_clip(source.name, error))
                 continue
             rows["index"].fill_(item)

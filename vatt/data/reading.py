@@ -23,7 +23,14 @@ from vatt.errors import UserError
 from vatt.files import TREE
 from vatt.limits import TooFewFiles, no_more_files
 
-_ABSENT = "no such file"  # what opening says
+# What opening a file says that is not there, or on a disk that does not answer.
+_ABSENT = (
+    "no such file",
+    *(
+        os.strerror(getattr(errno, name))
+        for name in ("ENOENT", "EACCES", "EIO", "ESTALE", "ENOTCONN", "ENXIO", "ENODEV")
+    ),
+)
 _LOOKED_FOR = 20  # files, evenly spread, of which one is enough to say that a missing one alone is missing
 
 
@@ -63,8 +70,7 @@ def one_clip(clips: Sequence[Clip], number: int, name: str) -> Iterator[Clip]:
         name: of the data set.
 
     Raises:
-        MediaError: whatever finding or reading it raised. TooFewFiles. Vanished: neither its file nor any of others is
-            there any more.
+        MediaError: whatever finding or reading it raised. TooFewFiles.
     """
     file: Path | str = f"{name}, clip {number}"
     try:
@@ -72,27 +78,31 @@ def one_clip(clips: Sequence[Clip], number: int, name: str) -> Iterator[Clip]:
         file = clip.video
         yield clip
     except Exception as error:
-        bad = bad_clip(error, file)
-        check_there(clips, bad, name)
-        raise bad from error
+        raise bad_clip(error, file) from error
 
 
-def check_there(clips: Sequence[Clip], bad: MediaError, name: str) -> None:
-    """Raises Vanished: the file of a bad clip is not there, nor is one of others, evenly spread. All were there when
-    the job began, so the data set has gone."""
+def check_there(clips: Sequence[Clip], file: Path | str, reason: str, name: str) -> None:
+    """To be called for a bad clip of a data set that was there when the job began.
+
+    Raises:
+        Vanished: its ``reason`` is that ``file`` cannot be found, and none of others, evenly spread, is there, either.
+    """
     if isinstance(clips, ClipTable):
         if clips.is_there():
             return
-    else:
-        if not (_ABSENT in bad.reason or any(_system_errors(bad))) or os.path.exists(bad.file):
-            return
-        others = (clips[number].video for number in range(0, len(clips), max(1, len(clips) // _LOOKED_FOR)))
-        if any(map(os.path.exists, others)):
-            return
-    raise vanished(name, bad.file)
+    elif not is_lost(file, reason) or any(
+        os.path.exists(clips[number].video) for number in range(0, len(clips), max(1, len(clips) // _LOOKED_FOR))
+    ):
+        return
+    raise vanished(name, file)
 
 
-def vanished(name: str, file: str) -> Vanished:
+def is_lost(file: Path | str, reason: str) -> bool:
+    """Whether a bad file is not to be found, or not to be reached."""
+    return any(words in reason for words in _ABSENT) and not os.path.exists(file)
+
+
+def vanished(name: str, file: Path | str) -> Vanished:
     """The error of a job whose data set ``name`` has gone, ``file`` with it."""
     return Vanished(
         f"{name}: its files are not there any more, such as {file}; is the disk still mounted? What was done so far is "

@@ -30,6 +30,7 @@ from vatt.data.decode import (
     is_silent,
     open_media,
 )
+from vatt.data.reading import bad_clip
 from vatt.data.samples import window_start
 from vatt.data.shards.storage import is_url
 from vatt.isolated import Failed, run_isolated
@@ -181,7 +182,7 @@ def evenly(data: Mapping[str, Sequence[Clip]], most: int) -> Iterator[tuple[str,
     chosen = sorted({i * count // min(most, count) for i in range(min(most, count))})
     for name, clips in data.items():
         for number in (i - before for i in chosen if before <= i < before + len(clips)):
-            with suppress(MediaError):
+            with suppress(Exception):  # told when it is read
                 yield name, clips[number]
         before += len(clips)
 
@@ -268,8 +269,8 @@ def look(item: _Item) -> Look:
             decode_sounds(clip.media, [_at(clip, spec, 0.5)], [audio_L], spec, _EACH)
         found = replace(found, reading=max(time.process_time() - began, 1e-6))
         return replace(found, silent=found.sound and _is_silent(clip, spec, audio_L))
-    except MediaError as error:
-        return Look(fault=str(error))
+    except Exception as error:
+        return Look(fault=str(bad_clip(error, clip.video)))
 
 
 def _at(clip: Clip, spec: InputConfig, position: float) -> Any:

@@ -37,7 +37,7 @@ from vatt.limits import check_open_files, end_with_parent, no_more_files, read_s
 
 Rows = dict[str, Tensor]
 Filled = tuple[Rows, list[Any]]  # a batch, and what reading each of its tasks returned
-_ALIVE = 600.0  # seconds without an answer after which a process counts as hung, at least
+_ALIVE = 120.0  # seconds without an answer after which a process counts as hung, at least
 _GRACE = 0.2  # seconds that a process has to end by itself
 _GONE = 5.0  # seconds until a killed process has gone; one that waits for a dead disk may never go
 _LOOK = 1.0  # seconds between two looks at whether a process hangs, or the one who waits was told to stop

@@ -20,6 +20,7 @@ import torch
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import DataConfig
 from vatt.data.manifest import MEDIA, media_files, read_clips
+from vatt.data.reading import check_there
 from vatt.data.shards.dataset import is_shards
 from vatt.data.splits import SHARE, choose_split
 from vatt.inference.api import VATT
@@ -122,7 +123,7 @@ def embed_dataset(job: EmbedJob, progress: Progress = lambda done, total, faults
             return EmbedResult(counts[0] - counts[1], counts[1], 0, 0.0, [])
         begun, before = time.monotonic(), len(parts.done)
         todo = [number for number in numbers if number not in parts.done]
-        _embed(_batches(model, source, todo, job), parts, len(numbers), progress)
+        _embed(_checked(_batches(model, source, todo, job), source, job), parts, len(numbers), progress)
         seconds, done = time.monotonic() - begun, len(numbers) - before
         if share.count > 1:
             faults = sum(len(part.skipped) for part in parts.read())
@@ -180,6 +181,15 @@ def _batches(model: VATT, source: ItemList, todo: list[int], job: EmbedJob) -> I
         numbers = todo[first : first + job.batch_size]
         sentences = [source.items[number].text or "" for number in numbers]
         yield embed_sentences(model, model.tokenizer, sentences, space=job.space, numbers=numbers)
+
+
+def _checked(batches: Iterator[Embedded], source: ItemList, job: EmbedJob) -> Iterator[Embedded]:
+    """Raises Vanished: the files have gone, as far as a batch tells. It is not written then, or its items would be
+    faults of a result that looks complete."""
+    for batch in batches:
+        for record in batch.skipped if source.clips else ():
+            check_there(source.clips, record["file"], record["reason"], str(job.source))
+        yield batch
 
 
 def _embed(batches: Iterator[Embedded], parts: Parts, total: int, progress: Progress) -> None:

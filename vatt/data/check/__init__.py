@@ -10,9 +10,11 @@ from pathlib import Path
 
 from vatt.data.check.counts import Counts, columns_of, count
 from vatt.data.check.media import SILENT, CheckError, MediaFile, Range, Tried, try_file
+from vatt.data.check.tries import Tries, key_of
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.labels import labels_of
 from vatt.data.manifest import MEDIA, Row, media_files, media_row, parse_row, read_rows, write_lines, write_manifest
+from vatt.data.reading import is_lost, vanished
 from vatt.data.skipped import Record
 from vatt.data.splits import nothing_in, splits_of
 from vatt.files import json_line
@@ -68,7 +70,8 @@ def check(
     sound: bool = False,
     column: str = "label",
     split: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+    tries: Tries | None = None,
 ) -> Checked:
     """Tries every file of a folder or manifest once: it opens, has the stream that its row needs, and a window in its
     middle decodes; the ranges of all rows lie within it; and rows have labels where others of their split do.
@@ -82,12 +85,13 @@ def check(
             sounds are counted.
         column: of the labels.
         split: only rows of this split, see `vatt.data.splits`; None: all.
-        progress: called with (number of files done, number of all files).
+        progress: called with (files done, files in all, faults so far).
+        tries: what an earlier check, which was stopped, has tried; and where this one keeps it.
 
     Raises:
         ManifestError: no such folder or manifest, one that cannot be read at all, or without a row of ``split``.
         CheckError: ``workers`` is less than 1.
-        StartError: processes cannot be started.
+        StartError, TooFewFiles: processes cannot be started. Vanished: the files have gone meanwhile.
     """
     if workers < 1:
         raise CheckError(f"workers must be 1 or more, got {workers}")
@@ -103,13 +107,7 @@ def check(
     for row in rows:
         ranges.setdefault((row.clip.video, row.clip.kind), {})[row.clip.start, row.clip.end] = None
     files = [MediaFile(*file, sound, seconds, tuple(spans) if sound else ()) for file, spans in ranges.items()]
-    tried: dict[tuple[Path, str], Tried] = {}
-    for file, result in run_isolated(try_file, files, workers=workers, seconds=seconds + _GRACE):
-        if isinstance(result, Failed):
-            result = Tried(field="decode", reason=result.reason)
-        tried[file.path, file.kind] = result
-        if progress is not None:
-            progress(len(tried), len(files))
+    tried = _try_all(data, files, workers, seconds, progress, Tries(None) if tries is None else tries)
     labelled = {side for row in rows if labels_of(row.clip, column) for side in columns_of(row.clip)}
     heard = {
         (file.path, file.kind, span): digest
@@ -130,6 +128,45 @@ def check(
             seen.add(key)
             skipped.append(record)
     return Checked(good, skipped, count([row.clip for row in good], column), len(files), _sounds(list(heard.values())))
+
+
+def _try_all(
+    data: str | Path,
+    files: list[MediaFile],
+    workers: int,
+    seconds: float,
+    progress: Callable[[int, int, int], None] | None,
+    tries: Tries,
+) -> dict[tuple[Path, str], Tried]:
+    """What each file gave, by path and kind."""
+    keys = {
+        (file.path, file.kind): key_of(file.path, file.kind, file.sound, file.seconds, file.ranges) for file in files
+    }
+    tried = {place: found for place, key in keys.items() if (found := Tried.read(tries.known(key))) is not None}
+    faults = sum(result.field is not None for result in tried.values())
+    if tried and progress is not None:
+        progress(len(tried), len(files), faults)
+    todo = [file for file in files if (file.path, file.kind) not in tried]
+    there = (
+        [file.path for file in todo] if Path(data).is_dir() else []
+    )  # all that a walk found; good ones of a manifest
+    for file, result in run_isolated(try_file, todo, workers=workers, seconds=seconds + _GRACE):
+        if isinstance(result, Failed):
+            result = Tried(field="decode", reason=result.reason)
+        if result.field is None:
+            there.append(file.path)
+        elif (
+            there
+            and is_lost(file.path, result.reason or "")
+            and not any(map(os.path.exists, there[:: len(there) // 20 + 1]))
+        ):
+            raise vanished(str(data), file.path)
+        tried[file.path, file.kind] = result
+        tries.add(keys[file.path, file.kind], result.line())
+        faults += result.field is not None
+        if progress is not None:
+            progress(len(tried), len(files), faults)
+    return tried
 
 
 def _sounds(digests: list[bytes | None]) -> str:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
@@ -21,6 +22,7 @@ from vatt.data.decode import (
     open_media,
     sound_digest,
 )
+from vatt.data.reading import bad_clip
 from vatt.data.samples import window_start
 from vatt.errors import UserError
 
@@ -67,6 +69,22 @@ class Tried:
     reason: str | None = None
     sounds: tuple[bytes | None, ...] = ()
 
+    def line(self) -> list[Any]:
+        """For JSON."""
+        sounds = [None if sound is None else sound.hex() for sound in self.sounds]
+        return [self.duration, self.field, self.reason, sounds]
+
+    @classmethod
+    def read(cls, line: Any) -> Tried | None:
+        """From `line`; None from anything else."""
+        try:
+            duration, field, reason, sounds = line
+            return cls(
+                duration, field, reason, tuple(None if sound is None else bytes.fromhex(sound) for sound in sounds)
+            )
+        except (TypeError, ValueError):
+            return None
+
 
 def try_file(file: MediaFile) -> Tried:
     """Decodes one window in the middle of the file. Does not raise for a bad file, but says what is wrong with it."""
@@ -85,8 +103,9 @@ def try_file(file: MediaFile) -> Tried:
             duration = duration_of(container)
         sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()
         return Tried(duration, sounds=sounds)
-    except MediaError as error:
-        return Tried(field=error.field, reason=error.reason)
+    except Exception as error:
+        bad = bad_clip(error, file.path)
+        return Tried(field=bad.field, reason=bad.reason)
 
 
 def _start(clip: Clip, place: float, duration: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vatt.data.check.tries import Tries, key_of
 from vatt.data.decode import MediaError, TimeLimit, open_media
 from vatt.data.shards.format import (
     INDEX,
@@ -50,7 +51,12 @@ def is_shards(data: Path) -> bool:
 
 
 def check_shards(
-    folder: Path, *, workers: int = 2, quick: bool = False, progress: Callable[[int, int, int], None] | None = None
+    folder: Path,
+    *,
+    workers: int = 2,
+    quick: bool = False,
+    progress: Callable[[int, int, int], None] | None = None,
+    tries: Tries | None = None,
 ) -> CheckedShards:
     """Reads all of a folder of shards.
 
@@ -58,6 +64,7 @@ def check_shards(
         workers: number of processes.
         quick: whether only the sizes of the files are compared.
         progress: called with (shards done, shards in all, faults).
+        tries: of an earlier check, which was stopped, and of this one.
 
     Raises:
         ShardError: there is no index, or it cannot be read.
@@ -72,13 +79,24 @@ def check_shards(
     if quick:
         found = {file.shard.file: check_shard(file) for file in files}
         files = []
+    tries = Tries(None) if tries is None else tries
+    keys = {}
+    for file in files:
+        key = keys[file.shard.file] = key_of(
+            folder / file.shard.file, key_of(folder / file.shard.lines), file.shard.sha256
+        )
+        if (known := tries.known(key)) is not None:
+            found[file.shard.file] = known
+    count = len(files)
+    files = [file for file in files if file.shard.file not in found]
     tried = run_isolated(check_shard, files, workers=workers, seconds=lambda file: 600 + _A_PIECE * file.shard.pieces)
     for file, result in tried:
         if isinstance(result, Failed):
             result = [_fault(folder / file.shard.file, "decode", result.reason)]
         found[file.shard.file] = result
+        tries.add(keys[file.shard.file], result)
         if progress is not None:
-            progress(len(found), len(files), sum(map(len, found.values())))
+            progress(len(found), count, sum(map(len, found.values())))
     for shard in index.shards:
         faults += found[shard.file]
     known = {name for shard in index.shards for name in (shard.file, shard.lines)}

@@ -1,4 +1,4 @@
-"""What is packed, and how it is divided: sources in groups, each of which becomes a shard, and ranges in pieces.
+"""What is to be packed, and how it is divided: sources in groups, each of which becomes a shard, and ranges in pieces.
 
 All of it follows from the data set and the settings alone, so that any number of processes and of jobs, and any
 restart, makes the same shards.
@@ -26,10 +26,40 @@ _STILL_BYTES = 0.2  # of a pixel
 _SOUND_BYTES = {"pcm": 2.0, "flac": 1.4}  # of a sample
 _MARGIN = 0.1  # seconds on both sides of a range: windows are rounded to a grid
 _NEAR = 1e-6
+_PROCESSES = 8  # a core: more only take memory, from which a machine may not recover
 
 
 class PackError(UserError, ValueError):
     """Packing that cannot be done or go on. The message names the folder or the setting."""
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """What is asked for.
+
+    Attributes:
+        data: manifest or folder.
+        share: (i, n): the i-th of n jobs that divide the groups, from 1.
+        seconds: for one piece.
+        split: only rows of this split, see `vatt.data.splits`; None: all.
+    """
+
+    data: Path
+    out: Path
+    settings: Settings
+    workers: int = 2
+    share: tuple[int, int] = (1, 1)
+    seconds: float = 600.0
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise PackError(f"--seconds: must be above 0, got {self.seconds:g}")
+        most = _PROCESSES * (os.cpu_count() or 1)
+        if not 1 <= self.workers <= most:
+            raise PackError(f"--jobs: must be from 1 to {most} on this machine, got {self.workers}")
+        if not 1 <= self.share[0] <= self.share[1]:
+            raise PackError(f"--shard-of {self.share[0]}/{self.share[1]}: must be i/n with i from 1 to n")
 
 
 @dataclass

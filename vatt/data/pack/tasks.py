@@ -20,6 +20,7 @@ from typing import Any
 
 from vatt.data.decode import MediaError
 from vatt.data.pack.transcode import Probed, ending_of, probe, transcode
+from vatt.data.reading import bad_clip
 from vatt.data.shards.format import PieceLine, Settings, Shard, SourceLine, member_text, shard_names
 
 _COPY = 1 << 20
@@ -95,12 +96,13 @@ def run_task(task: Task) -> Any:
         if isinstance(task, ShardTask):
             return write_shards(task)
         return _probe(task) if isinstance(task, ProbeTask) else _piece(task)
-    except MediaError as error:
-        return Fault(error.field, error.reason)
-    except OSError as error:
-        if error.errno in _FULL:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
             return Stopped(f"{error.filename or task.folder}: {error.strerror}")
-        raise
+        if isinstance(task, ShardTask):
+            raise
+        bad = bad_clip(error, task.path)
+        return Fault(bad.field, bad.reason)
 
 
 def key_of(number: int, piece: int) -> str:
