@@ -98,7 +98,7 @@ def try_file(file: MediaFile) -> Tried:
         else:
             window = decode_window(file.path, _middle, CentreView(), _SPEC, file.seconds)
             if file.sound and window.audio_L is None:
-                return Tried(field="audio", reason="the file has no sound")
+                return Tried(field="audio", reason=window.lost or "the file has no sound")
         with open_media(file.path, file.kind, limit=TimeLimit(file.path, file.seconds)) as container:
             duration = duration_of(container)
         sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()

@@ -30,6 +30,7 @@ from vatt.data.decode.container import (
     duration_of,
     open_windows,
 )
+from vatt.data.decode.opening import LEAST_RATE, MOST_BYTES, MOST_CHANNELS, MOST_RATE, MOST_SAMPLES
 
 PREROLL = 0.2  # seconds of sound before the window that decoders begin with: MP3 and Opus need some frames
 _TAIL = 0.05  # seconds after it, for the filter of resampling
@@ -98,6 +99,8 @@ def decode_sounds(
             sound = Sound(opened, spec)
             sound.read()
             last = sound.write(outs[number])
+            if sound.lost:
+                raise MediaError(opened.name, "audio", sound.lost)
             if last == 0 and (sure or opened.at == 0):
                 raise MediaError(opened.name, "audio", "no sound could be decoded")
             if sure and last + MAY_END_EARLY < min(duration or last, opened.at + spec.seconds):
@@ -132,6 +135,7 @@ class Sound:
 
     Attributes:
         done: no more packets are needed.
+        lost: after `write`: why most of the sound is not there, though the file has it; a film is used without it.
     """
 
     stream: Any  # of PyAV, whose stubs do not tell the kinds apart
@@ -145,8 +149,9 @@ class Sound:
         """Packets come from here on; ``from_start``: with the first one of the file."""
         self.stream = self.opened.audio  # of the container, which may have been opened again
         self.base = float(self.stream.time_base or 0)
-        self.from_start, self.done = from_start, False
+        self.from_start, self.done, self.lost = from_start, False, ""
         self._packets: list[Packet] = []
+        self._bytes = 0
         self._first: float | None = None  # the time of the first packet that came
         self._next = 0  # the stamp of the next packet, if it does not say
         ticks = 1 / self.base if self.base else 0.0
@@ -166,6 +171,9 @@ class Sound:
             self.done = True
         elif self._next >= self._from or not duration:
             self._packets.append(packet)
+            self._bytes += packet.size
+            if self._bytes > MOST_BYTES:
+                raise MediaError(self.opened.name, "audio", f"has more than {MOST_BYTES:,} bytes of sound in a window")
 
     def is_complete(self, ended: bool) -> bool:
         """Whether all packets of the window have come; ``ended``: there are no more."""
@@ -223,24 +231,34 @@ class Sound:
         base, origin, codec = self.base, self.opened.origin, self.stream.codec_context
         if codec is None:
             raise MediaError(self.opened.name, "audio", "this FFmpeg has no decoder for it")
+        failed, why, size = 0, "", 0
         for number, packet in enumerate([*self._packets, None]):
             if not number & 7:
                 self.opened.limit.check()
             try:
                 frames = codec.decode(packet)
-            except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+            except av.error.FFmpegError as error:  # also one that says "Operation not permitted" of flipped bits
+                failed, why = failed + (packet is not None), str(error.strerror)
                 continue
             for frame in frames:
                 rate, samples, stamp = frame.sample_rate, frame.samples, frame.pts
                 if not rate or not samples or (stamp is None and last is None):
                     continue
                 kind = frame.format.name, frame.layout.nb_channels
+                size += samples * kind[1]
+                if not LEAST_RATE <= rate <= MOST_RATE or kind[1] > MOST_CHANNELS or size > MOST_SAMPLES:
+                    words = f"{rate:,} samples a second of {kind[1]} channels"
+                    self.lost = f"has {words}, {size:,} samples in a window, which are not read"
+                    return []
                 begins = last.ends if stamp is None and last is not None else stamp * base - origin
                 if last is None or not -_GAP < begins - last.ends < _GAP or rate != last.rate or kind != last.kind:
                     last = _Run(begins, begins, rate, kind)
                     runs.append(last)
                 last.add(frame, samples)
                 last.ends = begins + samples / rate
+        if 2 * failed > len(self._packets):
+            self.lost = f"{failed} of {len(self._packets)} packets of a window do not decode ({why})"
+            return []
         return runs
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 from typing import BinaryIO
 
 
@@ -70,6 +71,25 @@ def is_whole(file: BinaryIO, head: bytes, size: int) -> bool:
         file.seek(0)
         return _gif_has_a_picture(io.BytesIO(file.read(size)))
     return True
+
+
+def lacks_end(file: BinaryIO) -> bool:
+    """Whether a JPEG, PNG, WebP or BMP is shorter than it says, or has no end: words for one that does not decode."""
+    with suppress(OSError):
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        head = file.read(32)
+        file.seek(max(0, size - 1024))
+        tail = file.read(1024)
+        if head[:3] == b"\xff\xd8\xff":
+            return b"\xff\xd9" not in tail
+        if head[:8] == b"\x89PNG\r\n\x1a\n":
+            return b"IEND" not in tail
+        if head[:4] == b"RIFF":
+            return int.from_bytes(head[4:8], "little") + 8 > size
+        if head[:2] == b"BM":
+            return int.from_bytes(head[2:6], "little") > size
+    return False
 
 
 def _gif_has_a_picture(gif: io.BytesIO) -> bool:

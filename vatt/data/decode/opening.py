@@ -16,17 +16,18 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import av
 import av.error
 from av.audio.codeccontext import AudioCodecContext
 from av.container.input import InputContainer
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
-from vatt.data.decode.heads import declared_size, is_text, is_whole
+from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end
 from vatt.errors import UserError
 
 SECONDS = 30.0  # that opening and reading may take where the caller has no limit of its own
@@ -34,12 +35,22 @@ SECONDS = 30.0  # that opening and reading may take where the caller has no limi
 MOST_PIXELS = 35_651_584
 MOST_PICTURE_PIXELS = 1 << 26  # of a picture, 8192 x 8192: half a gigabyte at 16 bits and four channels
 MOST_BYTES = 1 << 28  # of a picture file; that FFmpeg may ask for at once, as for one packet; of packets held in memory
+LEAST_RATE, MOST_RATE = 100, 6_144_000  # samples a second that are read: from slow sensors to the fastest recorders
+MOST_CHANNELS = 512  # as FFmpeg's decoders have it
+MOST_SAMPLES = 1 << 27  # of all channels in a window: half a gigabyte
 _CHUNK = 1 << 20  # bytes that one read gives at most; FFmpeg asks again
 _BUFFER = 1 << 16  # bytes that FFmpeg reads of a file at a time, and of a packed piece, each read of which costs more
 _PIECE_BUFFER = 1 << 18
 _HEAD = 1 << 16  # bytes at the beginning that are looked at before FFmpeg is asked
+# Of a picture that is cut short or damaged, these decoders give a part otherwise, grey or striped below.
+_STRICT = {"mjpeg": {"err_detect": "explode"}, "png": {"err_detect": "crccheck+explode"}}
 _EXPECTED = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError)
 _LOG = logging.getLogger(__name__)
+
+with suppress(AttributeError):  # before PyAV 14 it is another kind of class, which has no need of this
+    # PyAV 17.1 to 18.1 refuse all side data of a frame that has any without a name there, such as the EXIF data that
+    # their FFmpeg gives with each photograph: what has no name gets one that nothing here asks for.
+    cast(Any, Type)._missing_ = classmethod(lambda cls, value: cls.SEI_UNREGISTERED)
 
 # What FFmpeg may take a file for: formats that hold the media themselves. Left out are lists of other files, addresses
 # and streams (concat, hls, sdp, rtsp, vobsub, image2), devices, scripts, drawings (svg) and subtitles.
@@ -168,8 +179,8 @@ def open_media(
     label: Path | str = media if isinstance(media, Path) else name if isinstance(media, bytes) else media.name
     held = TimeLimit(label, SECONDS) if limit is None else limit
     now = held if callable(held) else lambda: held
-    try:
-        with _bytes_of(media, kind) as file:
+    with _bytes_of(media, kind) as file:
+        try:
             if not isinstance(media, Path):
                 now().restart()  # fetching a piece has limits of its own
             container = _open(file, label, kind, broken, now, short=not isinstance(media, Path))
@@ -177,12 +188,13 @@ def open_media(
                 yield container
             finally:
                 container.close()
-    except UserError:
-        raise
-    except Exception as error:  # no exception of a library in one clip ends the job
-        if not isinstance(error, _EXPECTED):
-            _LOG.warning("%s: %s", label, error, exc_info=True)
-        raise MediaError(label, broken, f"cannot be decoded: {_reason(error)}") from error
+        except UserError:
+            raise
+        except Exception as error:  # no exception of a library in one clip ends the job
+            if not isinstance(error, _EXPECTED):
+                _LOG.info("%s: %s", label, error, exc_info=True)
+            reason = "is truncated" if kind == "image" and lacks_end(file) else _reason(error)
+            raise MediaError(label, broken, f"cannot be decoded: {reason}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -195,7 +207,10 @@ def _bytes_of(media: Path | Piece | bytes, kind: str) -> BinaryIO:
     if isinstance(media, bytes):
         return io.BytesIO(media)
     if not isinstance(media, Path):
-        return media.open()
+        try:
+            return media.open()
+        except OSError as error:
+            raise MediaError(media.name, kind, f"cannot be read: {error.strerror}") from error
     try:
         if not stat.S_ISREG(os.stat(media).st_mode):  # opening a device may already do something
             raise MediaError(media, kind, "is not a regular file")
@@ -254,7 +269,7 @@ def _prepare(container: InputContainer, name: Path | str, kind: str, most: int) 
         if stream.type in ("video", "audio"):
             codec.thread_count = 1  # the loader has a process for each core, with which threads would compete
         if stream.type == "video":
-            codec.options = {"max_pixels": str(most)} | ({"err_detect": "explode"} if kind == "image" else {})
+            codec.options = {"max_pixels": str(most)} | (_STRICT.get(codec.name, {}) if kind == "image" else {})
             if kind != "audio" and not stream.disposition & Disposition.attached_pic:
                 _check_pixels(name, kind, (codec.width, codec.height), most)
         elif stream.type == "audio":

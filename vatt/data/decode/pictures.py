@@ -46,6 +46,7 @@ class Pictures:
         front: the time of decoding that reading has reached, seconds.
         reached: the end of the latest packet, seconds.
         last: the time of the last frame that was decoded, seconds; -inf before.
+        failure: of the last packet that did not decode, for messages.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Pictures:
         self.from_start, self.cut = from_start, cut
         self.first = (stream.start_time or 0) * self.base - origin
         self.skips = may_skip(container, stream)
-        self.done = False
+        self.done, self.failure = False, ""
         self.front = self.reached = self.last = _NEVER
         self._waiting: deque[tuple[Packet, float]] = deque()
         self._latest = [_NEVER] * len(self.moments)  # of each moment: the last packet since the moment before
@@ -167,7 +168,8 @@ class Pictures:
             self.codec.skip_frame = self._mode = mode
         try:
             frames = self.codec.decode(packet)
-        except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+        except av.error.FFmpegError as error:
+            self.failure = f" ({error.strerror})"
             return  # the times of the other frames tell what the hole means
         for frame in frames:
             if frame.pts is not None and not self.done:

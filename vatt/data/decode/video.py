@@ -34,11 +34,13 @@ _SOUND_LATE = 1.0  # seconds of film after the window that are read on for its s
 
 @dataclass(frozen=True)
 class Window:
-    """What was decoded: frames uint8 (T, S, S, 3), sound float32 (L,) or None where the file has none."""
+    """What was decoded: frames uint8 (T, S, S, 3), sound float32 (L,) or None where the file has none, or none that
+    decodes, as ``lost`` says."""
 
     frames_TSS3: np.ndarray
     audio_L: np.ndarray | None
     start: float
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Written:
-    """A window that has been written: where it begins in the source, seconds, and whether that has sound."""
+    """A window that has been written.
+
+    Attributes:
+        start: where it begins in the source, seconds.
+        has_sound: whether that has sound, which decodes for the most part.
+        lost: why sound that is there does not.
+    """
 
     start: float
     has_sound: bool
+    lost: str = ""
 
 
 def decode_window(
@@ -81,7 +90,7 @@ def decode_window(
     frames_TSS3, audio_L = _empty(spec), np.empty(spec.samples, np.float32)
     wanted = Wanted(choose_start, [RgbFrames(view, frames_TSS3)], audio_L)
     (written,) = decode_windows(media, [wanted], spec, timeout)
-    return Window(frames_TSS3, audio_L if written.has_sound else None, written.start)
+    return Window(frames_TSS3, audio_L if written.has_sound else None, written.start, written.lost)
 
 
 def decode_views(
@@ -138,7 +147,8 @@ def decode_windows(
                 sound.read()
             if sound is not None and out_L is not None:
                 sound.write(out_L)
-            found[number] = Written(opened.start, has_sound)
+                has_sound = not sound.lost
+            found[number] = Written(opened.start, has_sound, sound.lost if sound is not None else "")
     return [found[number] for number in range(len(wanted))]
 
 
@@ -195,7 +205,7 @@ def _pass(opened: Opened, pictures: Pictures, sound: Sound | None) -> bool:
 def _check(opened: Opened, pictures: Pictures, spec: InputConfig, ended: bool) -> None:
     """Raises MediaError: frames are missing at the end of the window."""
     if pictures.missing:
-        raise MediaError(opened.name, "video", "no frame could be decoded")
+        raise MediaError(opened.name, "video", f"no frame could be decoded{pictures.failure}")
     if pictures.last + MAY_END_EARLY < pictures.promised:  # there are packets, which do not decode
         raise MediaError(opened.name, "video", breaks_off(opened, pictures.last))
     stream: Any = opened.video
