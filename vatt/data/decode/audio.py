@@ -30,7 +30,7 @@ from vatt.data.decode.container import (
     duration_of,
     open_windows,
 )
-from vatt.data.decode.opening import LEAST_RATE, MOST_BYTES, MOST_CHANNELS, MOST_RATE, MOST_SAMPLES
+from vatt.data.decode.opening import LEAST_RATE, MOST_BYTES, MOST_CHANNELS, MOST_RATE, MOST_SAMPLES, reason_of
 
 PREROLL = 0.2  # seconds of sound before the window that decoders begin with: MP3 and Opus need some frames
 _TAIL = 0.05  # seconds after it, for the filter of resampling
@@ -238,7 +238,7 @@ class Sound:
             try:
                 frames = codec.decode(packet)
             except av.error.FFmpegError as error:  # also one that says "Operation not permitted" of flipped bits
-                failed, why = failed + (packet is not None), str(error.strerror)
+                failed, why = failed + (packet is not None), reason_of(error)
                 continue
             for frame in frames:
                 rate, samples, stamp = frame.sample_rate, frame.samples, frame.pts

@@ -133,22 +133,31 @@ class Source:
 
     def __init__(self, file: BinaryIO, name: Path | str, limit: Callable[[], TimeLimit]) -> None:
         self._file, self._name, self._limit = file, name, limit
+        self._refused = False  # once is enough: PyAV raises it when FFmpeg comes back, and FFmpeg is told of an end
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes. Raises MediaError: the time is over, or so much would not fit into memory."""
-        limit = self._limit()
-        limit.check()
-        if size > MOST_BYTES:
-            raise MediaError(self._name, "container", f"has a part of {size:,} bytes, at most {MOST_BYTES:,} are read")
+        if self._refused:
+            return b""
+        try:
+            limit = self._limit()
+            limit.check()
+            self._check_size(size, limit)
+        except MediaError:
+            self._refused = True
+            raise
         content = self._file.read(min(size, _CHUNK))
         limit.left -= len(content)
-        if limit.left < 0:
-            raise MediaError(self._name, "container", f"has nothing to decode in {MOST_BYTES:,} bytes")
         return content
 
+    def _check_size(self, size: int, limit: TimeLimit) -> None:
+        if size > MOST_BYTES:
+            raise MediaError(self._name, "container", f"has a part of {size:,} bytes, at most {MOST_BYTES:,} are read")
+        if limit.left < 0:
+            raise MediaError(self._name, "container", f"has nothing to decode in {MOST_BYTES:,} bytes")
+
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As that of a file. Raises MediaError: the time is over."""
-        self._limit().check()
+        """As that of a file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -193,13 +202,15 @@ def open_media(
         except Exception as error:  # no exception of a library in one clip ends the job
             if not isinstance(error, _EXPECTED):
                 _LOG.info("%s: %s", label, error, exc_info=True)
-            reason = "is truncated" if kind == "image" and lacks_end(file) else _reason(error)
+            reason = "is truncated" if kind == "image" and lacks_end(file) else reason_of(error)
             raise MediaError(label, broken, f"cannot be decoded: {reason}") from error
 
 
-def _reason(error: Exception) -> str:
-    """Without the number and the path again."""
+def reason_of(error: Exception) -> str:
+    """Why a library failed, without the number and the path again."""
     words = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, av.error.FFmpegError) and error.errno == errno.EPERM:
+        words = "damaged"  # FFmpeg's -1, which looks like a lack of permission
     return words if isinstance(error, _EXPECTED) and words else f"{type(error).__name__} {words}".strip()
 
 
@@ -246,7 +257,10 @@ def _open(
     buffer = _PIECE_BUFFER if short else _BUFFER
     try:
         container = av.open(source, "r", options=options, metadata_errors="replace", buffer_size=buffer)
-    except av.error.ArgumentError as error:  # what FFmpeg says of formats that are not among those allowed
+    except (
+        av.error.ArgumentError,
+        av.error.InvalidDataError,
+    ) as error:  # the former of formats not among those allowed
         if is_text(head):
             why = "is text, and no container of media (playlists, scripts and subtitles are not opened)"
             raise MediaError(name, broken, f"cannot be decoded: {why}") from error

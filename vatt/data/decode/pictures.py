@@ -16,6 +16,7 @@ import av.error
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
+from vatt.data.decode.opening import reason_of
 from vatt.data.decode.skipping import may_skip
 from vatt.data.decode.view import FrameWriter
 
@@ -169,7 +170,7 @@ class Pictures:
         try:
             frames = self.codec.decode(packet)
         except av.error.FFmpegError as error:
-            self.failure = f" ({error.strerror})"
+            self.failure = f" ({reason_of(error)})"
             return  # the times of the other frames tell what the hole means
         for frame in frames:
             if frame.pts is not None and not self.done:
