@@ -18,9 +18,37 @@ from typing import Any
 from vatt.errors import UserError
 
 TREE = Path(__file__).resolve().parents[1]  # of the clone, where this is one
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
-SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+VIDEOS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
+    *(".qt", ".3g2", ".3gpp", ".f4v", ".asf", ".divx", ".xvid", ".ogm", ".ogx", ".mk3d", ".nut"),
+    *(".mts", ".m2ts", ".m2t", ".mpe", ".mpv", ".m1v", ".m2v", ".m2p", ".vob", ".evo", ".tod", ".tp", ".trp"),
+    *(".mxf", ".dv", ".dif", ".rm", ".rmvb", ".wtv", ".amv", ".mjpeg", ".mjpg", ".h264", ".264", ".h265", ".265"),
+    *(".hevc", ".ivf", ".y4m", ".insv", ".lrv"),
+)
+SOUNDS = (
+    *(".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff"),
+    *(
+        ".aifc",
+        ".caf",
+        ".ac3",
+        ".eac3",
+        ".ec3",
+        ".amr",
+        ".awb",
+        ".3ga",
+        ".mka",
+        ".m4b",
+        ".m4r",
+        ".mp2",
+        ".mpa",
+        ".weba",
+    ),
+    *(".spx", ".w64", ".rf64", ".au", ".snd", ".dts", ".ape", ".wv", ".tta", ".tak", ".mpc", ".voc", ".dsf"),
+)
+PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"),
+    *(".jpe", ".jfif", ".pgm", ".pbm", ".pnm", ".apng", ".jp2", ".qoi"),
+)
 KINDS = {"video": VIDEOS, "audio": SOUNDS, "image": PICTURES}
 
 
@@ -29,11 +57,12 @@ def kind_of(path: Path) -> str | None:
     return next((kind for kind, suffixes in KINDS.items() if path.suffix.lower() in suffixes), None)
 
 
-def walk(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
+def walk(folder: Path, kinds: Sequence[str], others: Counter[str] | None = None) -> Iterator[Path]:
     """Absolute paths of the media files below a folder, ordered; through linked folders too, but into none twice.
 
     Args:
         kinds: of "video", "audio" and "image". Hidden files are skipped.
+        others: counts the endings, in lower case, of the files of other kinds.
 
     Raises:
         OSError: ``folder``, or one below it, is not there or cannot be read.
@@ -48,8 +77,12 @@ def walk(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         for name in sorted(names):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(suffixes):
                 yield Path(current, name)
+            elif others is not None:
+                others[os.path.splitext(name)[1].lower()] += 1
 
 
 def _fail(error: OSError) -> None:  # by itself, os.walk skips unreadable folders

@@ -42,13 +42,13 @@ class Caption:
     end: float | None = None
 
     def __post_init__(self) -> None:
-        if _SURROGATE.search(self.text):
+        if _SURROGATE.search(self.text):  # of 136 million captions hardly any
             object.__setattr__(self, "text", whole_characters(self.text))
 
 
 def whole_characters(text: str) -> str:
     """The text with U+FFFD in place of lone surrogates."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
 
 
 class Narration(Sequence[Caption]):
@@ -274,17 +274,17 @@ def _times_of(item: dict[str, Any]) -> tuple[Any, Any]:
     if isinstance(stamp := item.get("timestamp"), list) and len(stamp) == 2:
         start, end = stamp
     elif isinstance(offsets := item.get("offsets"), dict):
-        first, last = _seconds(offsets.get("from")), _seconds(offsets.get("to"))
+        first, last = seconds_in(offsets.get("from")), seconds_in(offsets.get("to"))
         start, end = None if first is None else first / 1000, None if last is None else last / 1000
-    elif end is None and (length := _seconds(item.get("duration"))) is not None:
-        first = _seconds(start)
+    elif end is None and (length := seconds_in(item.get("duration"))) is not None:
+        first = seconds_in(start)
         end = None if first is None else first + length
     return start, end
 
 
 def timed_caption(text: str, start: Any, end: Any) -> Caption:
     """A caption from values of a file. Raises ValueError for times that are no finite numbers, or are reversed."""
-    first, last = _seconds(start), _seconds(end)
+    first, last = seconds_in(start), seconds_in(end)
     if first is None or last is None:
         raise ValueError(f"start {_short(start)} and end {_short(end)} must be seconds")
     if not (math.isfinite(first) and math.isfinite(last)) or first < 0:
@@ -294,7 +294,7 @@ def timed_caption(text: str, start: Any, end: Any) -> Caption:
     return Caption(text.strip(), first, last)
 
 
-def _seconds(value: Any) -> float | None:
+def seconds_in(value: Any) -> float | None:
     """A number, or a text that is one; None for anything else, true and false among it."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None

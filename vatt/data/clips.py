@@ -110,10 +110,12 @@ class ClipTable(Sequence[Clip]):
 
 @dataclass
 class Clips:
-    """What a data set holds, and what of it was skipped: records of {file, field, reason}."""
+    """What a data set holds, what of it was skipped: records of {file, field, reason}; and lines that a person should
+    see, such as how many files were passed over."""
 
     clips: Sequence[Clip]
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def kinds_of(clips: Sequence[Clip]) -> list[str]:

@@ -7,6 +7,7 @@ configuration; so a label file in another order changes nothing.
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 from vatt.data.clips import Clip
 from vatt.errors import UserError
 
+LIST_AS_TEXT = re.compile(r"\s*[\[{]\s*['\"]")  # as pandas writes a list into a table
 SEPARATOR = "|"  # between the labels of a row that has several
 
 
@@ -86,8 +88,14 @@ class Classes:
 
 
 def labels_of(clip: Clip, column: str = "label") -> list[str]:
-    """The labels of a clip in a column of its manifest, those of several between bars."""
+    """The labels of a clip in a column of its manifest, those of several between bars.
+
+    Raises:
+        LabelError: a list, or the text of one, in place of a label.
+    """
     value = {"label": clip.label, "caption": None, "split": clip.split}.get(column, clip.extra.get(column))
+    if value and LIST_AS_TEXT.match(value):
+        raise LabelError(f"{clip.video}, column {column}: {value[:60]!r} is a list; several labels are written a|b")
     return [part.strip() for part in (value or "").split(SEPARATOR) if part.strip()]
 
 

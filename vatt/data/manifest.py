@@ -5,40 +5,51 @@ A manifest (.csv or .jsonl) has one row per clip. The column video (or audio, or
 
 from __future__ import annotations
 
-import csv
-import difflib
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vatt import files
-from vatt.data.captions import Caption, CaptionError, Narration, captions_in, read_captions, sidecar_of, timed_caption
+from vatt.data.captions import (
+    Caption,
+    CaptionError,
+    Narration,
+    captions_in,
+    json_constant,
+    read_captions,
+    seconds_in,
+    sidecar_of,
+    timed_caption,
+    whole_characters,
+)
 from vatt.data.clips import Clip, Clips, ManifestError
 from vatt.data.shards.dataset import CACHE_GB, is_shards, read_shards
-from vatt.files import KINDS, VIDEOS, json_line, kind_of, walk
+from vatt.data.sidecars import SIDECARS, Sidecars
+from vatt.data.tables import COLUMNS, MEDIA, Row, is_empty, read_rows, shown
+from vatt.files import VIDEOS, json_line, kind_of, parse_json, walk
 
-MEDIA = tuple(KINDS)  # the columns that name a file; a row fills one of them
-COLUMNS = (*MEDIA, "start", "end", "caption", "captions", "label", "split")
-
-Row = dict[str, Any]  # column -> value
+_LIST_AS_TEXT = re.compile(r"\s*[\[{]\s*['\"]")  # as pandas writes a list into a table
+_LONGEST = 1e9  # seconds: 30 years
+_ENDINGS = 8  # of files that are passed over, named
 
 
 def read_clips(
     path: str | Path, *, cache: str | Path | None = None, cache_gb: float = CACHE_GB, timeout: float = 30.0
 ) -> Clips:
-    """Reads a manifest (.csv or .jsonl), a folder of videos (searched through, in the order of their names), or shards
-    that `vatt data pack` wrote: their folder, or its URL.
+    """Reads a manifest (.csv, .tsv, .jsonl or .parquet), a folder of videos (searched through, in the order of their
+    names), or shards that `vatt data pack` wrote: their folder, or its URL.
 
     The columns of a manifest are video, start, end, caption, label, split; all but video may be missing or empty, and
     others are kept in ``Clip.extra``. In place of video, a row may name a sound file (audio) or a picture (image).
     Paths are relative to the manifest. Rows of one video are its narration: each of them is a clip, with the captions
     of all. Where a manifest has no caption column, and in folders, the captions come from files beside the videos
-    (.srt, .vtt, .json, .txt of the same name).
+    (see `vatt.data.sidecars`). ``Clips.notes`` tells which files of a folder are none that is read, and which language
+    of captions was taken where there are several.
 
     Args:
         cache, cache_gb, timeout: of remote shards, see `vatt.data.shards.dataset.read_shards`.
@@ -57,15 +68,19 @@ def read_clips(
         raise ManifestError(f"{path}: no such folder or manifest")
     if not found.clips:
         reasons = "; ".join(f"{r['file']}: {r['reason']}" for r in found.skipped[:3])
-        what = f"no video file ({', '.join(VIDEOS)})" if path.is_dir() else "no row whose video is there"
+        what = f"no video file ({', '.join(VIDEOS[:8])}, ...)" if path.is_dir() else "no row whose video is there"
         if path.is_dir() and next(path.glob("shard-*.tar"), None):
             what = "shards without index.json, which `vatt data pack` writes last: run it again to its end"
-        raise ManifestError(f"{path}: {what}" + (f" ({reasons})" if reasons else ""))
+        more = "; ".join(filter(None, (reasons, *found.notes)))
+        raise ManifestError(f"{path}: {what}" + (f" ({more})" if more else ""))
     return found
 
 
-def media_files(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
+def media_files(folder: Path, kinds: Sequence[str], others: Counter[str] | None = None) -> Iterator[Path]:
     """The media files below a folder, see `vatt.files.walk`.
+
+    Args:
+        others: counts the endings of the other files, see `passed_over`.
 
     Raises:
         ManifestError: there is no such folder, or one below it cannot be read.
@@ -73,18 +88,30 @@ def media_files(folder: Path, kinds: Sequence[str]) -> Iterator[Path]:
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder of media files")
     try:
-        yield from walk(folder, kinds)
+        yield from walk(folder, kinds, others)
     except OSError as error:
         raise ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def passed_over(others: Counter[str]) -> str | None:
+    """In a line, for people: files of a folder that were not read, by their endings; None if there are none. Captions
+    do not count."""
+    found = [(ending, count) for ending, count in others.most_common() if ending not in SIDECARS]
+    if not found:
+        return None
+    named = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in found[:_ENDINGS])
+    rest = sum(count for _, count in found[_ENDINGS:])
+    return f"passed over: {named}" + (f" and {rest} others" if rest else "")
 
 
 def _from_folder(folder: Path) -> Clips:
     clips: list[Clip] = []
     found = Clips(clips)
-    root = folder.resolve()
-    for name in (path.relative_to(root) for path in media_files(folder, ("video",))):
+    root, others, sidecars = folder.resolve(), Counter[str](), Sidecars()
+    for name in (path.relative_to(root) for path in media_files(folder, ("video",), others)):
         video = folder / name
-        clips.append(Clip(video, captions=_sidecar_captions(video, found), name=name.as_posix()))
+        clips.append(Clip(video, captions=_sidecar_captions(video, found, sidecars), name=name.as_posix()))
+    found.notes += filter(None, (passed_over(others), sidecars.note()))
     return found
 
 
@@ -95,13 +122,14 @@ def _from_manifest(path: Path) -> Clips:
     clips: list[Clip] = []
     has_captions = False
     there: dict[Path, bool] = {}
+    sidecars = Sidecars()
     for line, row in read_rows(path):
         has_captions = has_captions or "caption" in row or "captions" in row
         clip, caption = parse_row(path, line, row)
         if caption is not None:
             narration[clip.video].append(caption)
         if clip.video not in there:
-            there[clip.video] = clip.video.is_file()
+            there[clip.video] = os.path.isfile(clip.video)  # False, too, where the name is too long
         if there[clip.video]:
             clips.append(_with_captions(path, line, clip, row.get("captions"), found))
         else:
@@ -114,13 +142,14 @@ def _from_manifest(path: Path) -> Clips:
             continue
         if clip.video not in of_video:
             own = tuple(narration[clip.video])
-            of_video[clip.video] = own if has_captions else _sidecar_captions(clip.video, found)
+            of_video[clip.video] = own if has_captions else _sidecar_captions(clip.video, found, sidecars)
         complete.append(replace(clip, captions=of_video[clip.video]))
+    found.notes += filter(None, (sidecars.note(),))
     return found
 
 
-def _sidecar_captions(video: Path, found: Clips) -> tuple[Caption, ...]:
-    sidecar = sidecar_of(video)
+def _sidecar_captions(video: Path, found: Clips, sidecars: Sidecars) -> tuple[Caption, ...]:
+    sidecar = sidecar_of(video, sidecars)
     if sidecar is None:
         return ()
     try:
@@ -133,100 +162,80 @@ def _sidecar_captions(video: Path, found: Clips) -> tuple[Caption, ...]:
 
 def _with_captions(path: Path, line: str, clip: Clip, content: Any, found: Clips) -> Clip:
     """The clip with the captions of its column: as in a .json beside a video, or, in a .csv, such JSON as text."""
-    if content is None or content == "":
+    if is_empty(content):
         return clip
+    where = f"{path}, {line}, column captions"
     try:
         if isinstance(content, str):
-            content = json.loads(content)
-        captions, skipped = captions_in(content, f"{path}, {line}, column captions")
+            content = parse_json(content, where, surrogates=True, constant=json_constant)
+        captions, skipped = captions_in(content, where)
     except ValueError as error:
-        raise ManifestError(f"{path}, {line}, column captions: {error}") from error
+        raise ManifestError(str(error)) from error
     found.skipped += [
         {"file": str(clip.video), "field": "captions", "reason": f"{path}, {line}: {reason}"} for reason in skipped
     ]
     return replace(clip, captions=Narration(captions))
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(line, row) of a manifest, with values as they are in the file; ``line`` is "line N", for messages.
-
-    Raises:
-        ManifestError: it cannot be read, a line does not parse, or a column is missing or misspelt.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".jsonl", ".ndjson"):
-        raise ManifestError(f"{path}: a manifest ends in .csv or .jsonl")
-    try:
-        with path.open(encoding="utf-8-sig", newline="" if suffix == ".csv" else "\n") as file:
-            yield from (_table_rows if suffix == ".csv" else _json_rows)(path, file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
-
-
-def _table_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Row]]:
-    csv.field_size_limit(2**30)  # captions of a film in one value
-    reader = csv.DictReader(file)
-    _check_columns(path, list(reader.fieldnames or []))
-    for row in reader:
-        if None in row:
-            raise ManifestError(f"{path}, line {reader.line_num}: more values than columns")
-        yield f"line {reader.line_num}", row
-
-
-def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Row]]:
-    known: set[tuple[str, ...]] = set()  # columns that were checked: nearly all rows have the same ones
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"{path}, line {number}: is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ManifestError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
-        if (names := tuple(row)) not in known:
-            _check_columns(path, list(names))
-            known.add(names)
-        yield f"line {number}", row
-
-
-def _check_columns(path: Path, names: list[str]) -> None:
-    """The video column must be there, and no other column may be a misspelling of one of ours."""
-    for name in names:
-        meant = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
-        if name not in COLUMNS and meant and not re.fullmatch(r"split\d+", name):  # official splits, for probes
-            raise ManifestError(f"{path}, column {name}: did you mean {meant[0]!r}?")
-    if not set(MEDIA) & set(names):
-        raise ManifestError(f"{path}: has no column video (or audio, or image), only {', '.join(names) or 'none'}")
-
-
 def parse_row(path: Path, line: str, row: Row) -> tuple[Clip, Caption | None]:
     """The clip of a row of the manifest ``path``, still without captions, and the value of its column caption.
 
     Raises:
-        ManifestError: a value that cannot be read; the message names the column.
+        ManifestError: a value that cannot be read, or is of another type; the message names the column.
     """
 
     def text(column: str) -> str | None:
-        value = row.get(column)
-        return None if value is None or str(value).strip() == "" else str(value).strip()
+        return _text(f"{path}, {line}, column {column}", row.get(column))
 
-    named = [(kind, name) for kind in MEDIA if (name := text(kind)) is not None]
+    named = [(kind, row[kind]) for kind in MEDIA if not is_empty(row.get(kind))]
     if len(named) != 1:
         columns = ", ".join(kind for kind, _ in named) or "video"
         raise ManifestError(f"{path}, {line}, column {columns}: {'only one may be filled' if named else 'is empty'}")
     kind, name = named[0]
-    start, end = (_seconds(path, line, column, text(column)) for column in ("start", "end"))
+    if not isinstance(name, str) or "\0" in name:
+        raise ManifestError(f"{path}, {line}, column {kind}: expected the name of a file, got {shown(name)}")
+    name = name.strip()
+    start, end = (_seconds(path, line, column, row.get(column)) for column in ("start", "end"))
     if start is not None and end is not None and end <= start:
         raise ManifestError(f"{path}, {line}, column end: {end:g} is not after start, {start:g}")
     caption = None
     if (sentence := text("caption")) is not None:
         timed = start is not None and end is not None
         caption = timed_caption(sentence, start, end) if timed else Caption(sentence)
-    extra = {key: str(value) for key, value in row.items() if key not in COLUMNS and value is not None}
+    extra = {key: _other(value) for key, value in row.items() if key and key not in COLUMNS and not _is_nan(value)}
     split = (text("split") or "").lower() or None
+    label = text("label")
+    if label is not None and _LIST_AS_TEXT.match(label):
+        raise ManifestError(f"{path}, {line}, column label: {shown(label)} is a list; several labels are written a|b")
     video = path.parent / name
-    return Clip(video, start, end, (), text("label"), split, extra, kind, name=_name(name, video, path)), caption
+    return Clip(video, start, end, (), label, split, extra, kind, name=_name(name, video, path)), caption
+
+
+def _is_nan(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _text(where: str, value: Any) -> str | None:
+    """The text of a value, None if there is none. A number is text, as in a table: 3.0 is "3", as pandas writes a whole
+    number in a column that lacks some."""
+    if is_empty(value):
+        return None
+    if isinstance(value, str):
+        return whole_characters(value).strip()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (bool, list, dict, bytes, tuple)) or value in (float("inf"), float("-inf")):
+        hint = "; several labels are written a|b" if where.endswith("label") else ""
+        hint = "; several captions stand in the column captions" if where.endswith("caption") else hint
+        raise ManifestError(f"{where}: expected text, got {shown(value)}{hint}")
+    return str(value)
+
+
+def _other(value: Any) -> str:
+    """The value of a column that nothing here is read from."""
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return whole_characters(str(value))
 
 
 def _name(name: str, video: Path, manifest: Path) -> str:
@@ -238,16 +247,15 @@ def _name(name: str, video: Path, manifest: Path) -> str:
     return Path(os.path.normpath(video).removeprefix(above if above == os.sep else above + os.sep)).as_posix()
 
 
-def _seconds(path: Path, line: str, column: str, text: str | None) -> float | None:
-    if text is None:
+def _seconds(path: Path, line: str, column: str, value: Any) -> float | None:
+    if is_empty(value):
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        raise ManifestError(f"{path}, {line}, column {column}: {text!r} is not a number of seconds") from None
-    if not 0 <= value < float("inf"):
-        raise ManifestError(f"{path}, {line}, column {column}: {text!r} is not a time within a video")
-    return value
+    seconds = seconds_in(value)
+    if seconds is None:
+        raise ManifestError(f"{path}, {line}, column {column}: {shown(value)} is not a number of seconds")
+    if not 0 <= seconds < _LONGEST:
+        raise ManifestError(f"{path}, {line}, column {column}: {shown(value)} is not a time within a video")
+    return seconds
 
 
 def media_row(path: Path, **columns: Any) -> Row:
