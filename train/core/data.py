@@ -123,6 +123,7 @@ def read_corpus(
         wanted = evaluated if splits.named else split_name(config.eval_split)
         absent += [] if splits.counts.get(wanted) else [nothing_in(splits, wanted, name)]
         corpus.notes += [f"{name}: {others}"] if (others := other_splits(found.clips)) else []
+        corpus.notes += [f"{name}: {note}" for note in found.notes]
         corpus.skipped += [{"dataset": name, **record} for record in found.skipped]
     if absent and len(absent) == len(corpus.held_out) and split_name(config.eval_split) != VAL:
         raise ManifestError(f"data.eval_split={config.eval_split}: {absent[0]}")

@@ -50,6 +50,8 @@ def clips_of(context: RankContext, options: argparse.Namespace) -> tuple[Sequenc
     """
     path = options.data
     found = read_clips(path)
+    for note in found.notes:
+        context.say(f"{path}: {note}")
     share = share_of(options)
     splits = splits_of(found.clips, share)
     if options.split is None:

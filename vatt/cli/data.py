@@ -126,6 +126,8 @@ def _check_media(options: argparse.Namespace, begun: float, tries: Tries) -> int
         )
     taken = time.monotonic() - begun
     print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {listed(checked.skipped)}")
+    for note in checked.notes:
+        print(printable(note))
     if checked.sounds:
         print(checked.sounds)
     _print_counts(checked)

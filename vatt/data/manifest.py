@@ -110,7 +110,7 @@ def _from_folder(folder: Path) -> Clips:
     root, others, sidecars = folder.resolve(), Counter[str](), Sidecars()
     for name in (path.relative_to(root) for path in media_files(folder, ("video",), others)):
         video = folder / name
-        clips.append(Clip(video, captions=_sidecar_captions(video, found, sidecars), name=name.as_posix()))
+        clips.append(Clip(video, captions=captions_beside(video, found, sidecars), name=name.as_posix()))
     found.notes += filter(None, (passed_over(others), sidecars.note()))
     return found
 
@@ -142,13 +142,14 @@ def _from_manifest(path: Path) -> Clips:
             continue
         if clip.video not in of_video:
             own = tuple(narration[clip.video])
-            of_video[clip.video] = own if has_captions else _sidecar_captions(clip.video, found, sidecars)
+            of_video[clip.video] = own if has_captions else captions_beside(clip.video, found, sidecars)
         complete.append(replace(clip, captions=of_video[clip.video]))
     found.notes += filter(None, (sidecars.note(),))
     return found
 
 
-def _sidecar_captions(video: Path, found: Clips, sidecars: Sidecars) -> tuple[Caption, ...]:
+def captions_beside(video: Path, found: Clips, sidecars: Sidecars) -> tuple[Caption, ...]:
+    """The captions of the file beside a video; what is wrong with it goes to ``found.skipped``."""
     sidecar = sidecar_of(video, sidecars)
     if sidecar is None:
         return ()
@@ -271,7 +272,11 @@ def write_manifest(rows: list[Row], out: Path) -> None:
         raise ManifestError(f"{out}: no row to write: not one annotated file is in the folder")
     if out.suffix != ".jsonl":
         raise ManifestError(f"{out}: the manifest must end in .jsonl")
-    write_lines(out, (json_line(row, default=Narration.columns) for row in rows))
+    write_lines(out, (json_line(row, default=_as_json) for row in rows))
+
+
+def _as_json(value: Any) -> Any:
+    return value.columns() if isinstance(value, Narration) else str(value)  # of .parquet: dates, exact decimals
 
 
 def write_lines(out: Path, lines: Iterable[str]) -> None:

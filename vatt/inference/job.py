@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +21,11 @@ import torch
 
 from vatt.data.clips import Clip, ManifestError
 from vatt.data.config import DataConfig
-from vatt.data.manifest import MEDIA, media_files, read_clips
+from vatt.data.manifest import MEDIA, media_files, passed_over, read_clips
 from vatt.data.reading import check_there
 from vatt.data.shards.dataset import is_shards
 from vatt.data.splits import SHARE, choose_split
+from vatt.errors import printable
 from vatt.inference.api import VATT
 from vatt.inference.embed import Embedded, clip_of, embed_clips, embed_sentences, tell_unknown
 from vatt.inference.output import (
@@ -39,6 +42,8 @@ from vatt.inference.shares import ALL, Joined, Share, counts_of, finish
 from vatt.inference.spaces import DEFAULTS, Modality, output_name
 from vatt.precision import type_of
 from vatt.weights.folder import CONFIG, WEIGHTS, held_out_share, model_folder
+
+_log = logging.getLogger(__name__)
 
 _KINDS = {"video": ("video",), "audio": ("audio", "video")}  # of files that are looked for in a folder
 _ROWS, _SECONDS = 512, 20.0  # a part is written when it has so many items or is so old
@@ -279,19 +284,27 @@ def read_items(source: str | Path, modality: Modality, split: str | None = None,
             raise ManifestError(f"{source}: lines of text are in no split; leave --split out")
         found = _lines(path) if path.suffix.lower() == ".txt" else _captions(source, split, share)
     elif path.is_dir() and not is_shards(source):
-        files = [clip_of(file) for file in media_files(path, _KINDS[modality])]
+        others = Counter[str]()
+        files = [clip_of(file) for file in media_files(path, _KINDS[modality], others)]
+        _tell(source, filter(None, (passed_over(others),)))
         root = path.resolve()
         files = [replace(clip, name=clip.video.relative_to(root).as_posix()) for clip in files]
         clips = choose_split(files, split, str(source), share) if files else files
         found = ItemList([_item(clip) for clip in clips], clips)
     else:
         read = read_clips(source)
+        _tell(source, read.notes)
         clips = choose_split(read.clips, split, str(source), share)
         found = ItemList([_item(clip) for clip in clips], clips, [r for r in read.skipped if r["field"] in MEDIA])
     if not found.items:
         what = {"video": "no video", "audio": "no sound file and no video", "text": "no sentence"}[modality]
         raise ManifestError(f"{source}: holds {what}")
     return found
+
+
+def _tell(source: str | Path, notes: Iterable[str]) -> None:
+    for note in notes:
+        _log.warning("%s: %s", printable(source), printable(note))
 
 
 def _item(clip: Clip) -> Item:
@@ -314,6 +327,7 @@ def _lines(path: Path) -> ItemList:
 
 def _captions(source: str | Path, split: str | None, share: float) -> ItemList:
     read = read_clips(source)
+    _tell(source, read.notes)
     found = ItemList([], skipped=read.skipped)
     clips = choose_split(read.clips, split, str(source), share)
     for clip in {clip.video: clip for clip in clips}.values():  # all rows of a video share its captions

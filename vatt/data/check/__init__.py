@@ -5,16 +5,28 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vatt.data.check.counts import Counts, columns_of, count
 from vatt.data.check.media import SILENT, CheckError, MediaFile, Range, Tried, try_file
 from vatt.data.check.tries import Tries, key_of
-from vatt.data.clips import Clip, ManifestError
+from vatt.data.clips import Clip, Clips, ManifestError
 from vatt.data.labels import labels_of
-from vatt.data.manifest import MEDIA, Row, media_files, media_row, parse_row, read_rows, write_lines, write_manifest
+from vatt.data.manifest import (
+    MEDIA,
+    Row,
+    captions_beside,
+    media_files,
+    media_row,
+    parse_row,
+    passed_over,
+    read_rows,
+    write_lines,
+    write_manifest,
+)
 from vatt.data.reading import is_lost, vanished
+from vatt.data.sidecars import Sidecars
 from vatt.data.skipped import Record
 from vatt.data.splits import nothing_in, splits_of
 from vatt.files import json_line
@@ -53,6 +65,7 @@ class Checked:
         counts: of the rows that can be used.
         files: number of files that were tried.
         sounds: what was heard, in words; "" if nobody listened.
+        notes: lines that a person should see, such as how many files of a folder were passed over.
     """
 
     rows: list[CheckedRow]
@@ -60,6 +73,7 @@ class Checked:
     counts: Counts
     files: int
     sounds: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def check(
@@ -95,9 +109,10 @@ def check(
     """
     if workers < 1:
         raise CheckError(f"workers must be 1 or more, got {workers}")
-    rows, skipped = _read(Path(data))
+    rows, skipped, notes = _read(Path(data))
     if not rows and not skipped:
-        raise ManifestError(f"{data}: holds no video file" if Path(data).is_dir() else f"{data}: has no row")
+        what = f"{data}: holds no video file" if Path(data).is_dir() else f"{data}: has no row"
+        raise ManifestError("; ".join((what, *notes)))
     if split is not None and rows:
         parted = splits_of([row.clip for row in rows])
         rows = [rows[number] for number in parted.numbers(split)]
@@ -127,7 +142,8 @@ def check(
         elif (key := (record["file"], record["field"], record["reason"])) not in seen:
             seen.add(key)
             skipped.append(record)
-    return Checked(good, skipped, count([row.clip for row in good], column), len(files), _sounds(list(heard.values())))
+    counts = count([row.clip for row in good], column)
+    return Checked(good, skipped, counts, len(files), _sounds(list(heard.values())), notes)
 
 
 def _try_all(
@@ -181,26 +197,40 @@ def _sounds(digests: list[bytes | None]) -> str:
     return words + (f"; {unheard} were not listened to, as time was up" if unheard else "")
 
 
-def _read(data: Path) -> tuple[list[CheckedRow], list[Record]]:
-    """All rows of a manifest, or one for each video of a folder; and records of rows that cannot be read.
+def _read(data: Path) -> tuple[list[CheckedRow], list[Record], list[str]]:
+    """All rows of a manifest, or one for each video of a folder; records of rows and of captions beside the videos that
+    cannot be read; and notes.
 
     Raises:
         ManifestError: no such path, or a file that is no manifest or has a line that does not parse.
     """
     if data.is_dir():
         root = data.resolve()
-        files = ((path, path.relative_to(root).as_posix()) for path in media_files(data, ("video",)))
-        return [CheckedRow(media_row(path), Clip(path, name=name), "folder") for path, name in files], []
+        others = Counter[str]()
+        files = ((path, path.relative_to(root).as_posix()) for path in media_files(data, ("video",), others))
+        rows = [CheckedRow(media_row(path), Clip(path, name=name), "folder") for path, name in files]
+        skipped, notes = _captions_beside(rows)
+        return rows, skipped, [*filter(None, (passed_over(others),)), *notes]
     if not data.is_file():
         raise ManifestError(f"{data}: no such folder or manifest")
-    rows: list[CheckedRow] = []
-    skipped: list[Record] = []
+    rows, skipped = [], []
     for line, values in read_rows(data):
         try:
             rows.append(CheckedRow(values, parse_row(data, line, values)[0], line))
         except ManifestError as error:
             skipped.append({"file": str(data), "field": "row", "reason": str(error)})
-    return rows, skipped
+    if any({"caption", "captions"} & row.values.keys() for row in rows):
+        return rows, skipped, []
+    beside, notes = _captions_beside(rows)
+    return rows, skipped + beside, notes
+
+
+def _captions_beside(rows: Sequence[CheckedRow]) -> tuple[list[Record], list[str]]:
+    """What is wrong with the captions beside the videos of all rows, and what to tell of them."""
+    found, sidecars = Clips([]), Sidecars()
+    for video in dict.fromkeys(row.clip.video for row in rows):
+        captions_beside(video, found, sidecars)
+    return found.skipped, [*filter(None, (sidecars.note(),))]
 
 
 def _what_is_wrong(row: CheckedRow, tried: Tried, labelled: set[tuple[str, str]], column: str) -> Record | None:

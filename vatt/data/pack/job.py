@@ -53,6 +53,8 @@ def pack(job: PackJob, tell: Tell = lambda done, total, faults: None, say: Say =
     if is_shards(job.data):
         raise PackError(f"{job.data}: holds shards, which are packed already; give the manifest or folder of the media")
     read = read_clips(job.data)
+    for note in read.notes:
+        say(f"{job.data}: {note}")
     clips = choose_split(read.clips, job.split, str(job.data))
     sources = plan_sources(clips, job.data if job.data.is_dir() else job.data.parent)
     digest = data_digest(sources)
