@@ -6,8 +6,10 @@ Always: lower case, id 0 is padding, no begin or end tokens (as the official loa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, normalizers, pre_tokenizers
@@ -15,9 +17,12 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordLevel, WordPiece
 from tokenizers.trainers import WordLevelTrainer
 
+from vatt.config import show
 from vatt.errors import UserError
+from vatt.files import JSONError, read_bounded, read_json
 
 FILE = "tokenizer.json"
+MOST_BYTES, MOST_WORDS = 64 * 2**20, 10_000_000  # of a vocabulary or a tokenizer
 _ASCII_PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")  # what the official tokenizer strips; other scripts keep theirs
 
 
@@ -67,12 +72,14 @@ class Tokenizer:
         for number, line in enumerate(_lines(path), start=1):
             parts = line.split()
             if len(parts) not in (1, 2) or (len(parts) == 2 and not parts[0].isdecimal()):
-                raise TextError(f"{path}, line {number}: expected a word, or an id and a word, got {line!r}")
+                raise TextError(f"{path}, line {number}: expected a word, or an id and a word, got {show(line)}")
+            if len(parts) == 2 and (len(parts[0]) > 8 or int(parts[0]) >= MOST_WORDS):
+                raise TextError(f"{path}, line {number}: the id {show(parts[0])} is not 0 to {MOST_WORDS - 1:,}")
             word, index = parts[-1], int(parts[0]) if len(parts) == 2 else number - 1
             if word != word.lower():
-                raise TextError(f"{path}, line {number}: {word!r} is not in lower case")
+                raise TextError(f"{path}, line {number}: {show(word)} is not in lower case")
             if index in words:
-                raise TextError(f"{path}, line {number}: {word!r} has the same id {index} as {words[index]!r}")
+                raise TextError(f"{path}, line {number}: {show(word)} has the same id {index} as {show(words[index])}")
             words[index] = word
             _add(vocabulary, word, index, path, number)
         _need(vocabulary, ("<pad>", "<unk>"), path)
@@ -120,16 +127,80 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Reads what ``save`` wrote.
+        """Reads what ``save`` wrote. Patterns other than ours are refused: with some of them, a caption takes hours.
 
         Raises:
-            TextError: the file is missing or no tokenizer.
+            TextError: the file is missing or no tokenizer, or has a part that is not one of ours; it names the part.
         """
         path = Path(folder) / FILE
         try:
-            return cls(FastTokenizer.from_str(path.read_text(encoding="utf-8")))
+            content = _checked(read_json(path, dict, most=MOST_BYTES), path)
+            return cls(FastTokenizer.from_str(json.dumps(content)))
+        except JSONError as error:
+            raise TextError(str(error)) from error
+        except TextError:
+            raise
         except Exception as error:  # tokenizers raises bare Exception for a file that it cannot parse
             raise TextError(f"{path}: cannot read the tokenizer: {error}") from error
+
+
+_REPLACE = {"type": "Replace", "pattern": {"Regex": r"[!-/:-@\[-`{-~]"}, "content": ""}
+_NORMALIZERS = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Strip", "StripAccents")
+_PRE_TOKENIZERS = ("BertPreTokenizer", "Punctuation", "Whitespace", "WhitespaceSplit")
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What of a tokenizer.json makes ids of words, each part one that is known to take time as the text is long."""
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type") not in ("WordLevel", "WordPiece"):
+        found = model.get("type") if isinstance(model, dict) else model
+        raise TextError(f"{path}: model.type: {show(found)} is not one of WordLevel, WordPiece")
+    vocabulary, unknown = model.get("vocab"), model.get("unk_token")
+    if not isinstance(vocabulary, dict) or not 0 < len(vocabulary) <= MOST_WORDS:
+        raise TextError(f"{path}: model.vocab: expected words with their ids, at most {MOST_WORDS:,}")
+    words: dict[int, str] = {}
+    for word, index in vocabulary.items():
+        if type(index) is not int or not 0 <= index < MOST_WORDS:
+            raise TextError(f"{path}: model.vocab: {show(word)} has the id {show(index)}, not 0 to {MOST_WORDS - 1:,}")
+        if words.setdefault(index, word) != word:
+            raise TextError(f"{path}: model.vocab: {show(word)} has the same id {index} as {show(words[index])}")
+    if words.get(0) not in ("<pad>", "[PAD]"):
+        raise TextError(f"{path}: model.vocab: id 0 is {show(words.get(0))}, but it is padding, <pad> or [PAD]")
+    if not isinstance(unknown, str) or unknown not in vocabulary:
+        raise TextError(f"{path}: model.unk_token: {show(unknown)} is not in the vocabulary")
+    kept = {"type": model["type"], "vocab": vocabulary, "unk_token": unknown}
+    if model["type"] == "WordPiece":
+        prefix, longest = model.get("continuing_subword_prefix", "##"), model.get("max_input_chars_per_word", 100)
+        if not isinstance(prefix, str) or len(prefix) > 16:
+            raise TextError(f"{path}: model.continuing_subword_prefix: expected at most 16 characters")
+        if type(longest) is not int or not 1 <= longest <= 1000:
+            raise TextError(f"{path}: model.max_input_chars_per_word: expected int from 1 to 1000, got {show(longest)}")
+        kept |= {"continuing_subword_prefix": prefix, "max_input_chars_per_word": longest}
+    added = content.get("added_tokens") or []
+    if not isinstance(added, list) or len(added) > 1000 or not all(_is_added(item, vocabulary) for item in added):
+        raise TextError(f"{path}: added_tokens: expected at most 1000, each a word of the vocabulary with its id")
+    normalizer = _parts(content.get("normalizer"), "normalizer", _NORMALIZERS, path)
+    pre_tokenizer = _parts(content.get("pre_tokenizer"), "pre_tokenizer", _PRE_TOKENIZERS, path)
+    made = {"version": "1.0", "added_tokens": added, "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    # No padding, no cutting, no tokens at the ends: a sentence is ids of its words, whatever the file says.
+    return made | {"truncation": None, "padding": None, "post_processor": None, "decoder": None, "model": kept}
+
+
+def _is_added(item: Any, vocabulary: dict[str, int]) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("content"), str)
+        and vocabulary.get(item["content"]) == item.get("id")
+    )
+
+
+def _parts(part: Any, field: str, known: tuple[str, ...], path: Path, nested: bool = True) -> Any:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if nested and kind == "Sequence" and isinstance(inner := part.get(f"{field}s"), list) and len(inner) <= 16:
+        return {"type": kind, f"{field}s": [_parts(item, field, known, path, nested=False) for item in inner]}
+    if part is None or kind in known or (field == "normalizer" and part == _REPLACE):
+        return part
+    raise TextError(f"{path}: {field}: {show(part)} is not one of {', '.join(known)}, nor what this project writes")
 
 
 def load_word_embeddings(path: str | Path, vocab_size: int, width: int) -> np.ndarray:
@@ -139,8 +210,8 @@ def load_word_embeddings(path: str | Path, vocab_size: int, width: int) -> np.nd
         TextError: not a readable .npy of numbers, another shape (both are named), or values that are not finite.
     """
     try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)  # nothing is read before the shape is known
+    except (OSError, ValueError, TypeError, EOFError, OverflowError, SyntaxError, MemoryError, RecursionError) as error:
         raise TextError(f"{path}: cannot read the word embeddings: {error}") from error
     if not isinstance(table, np.ndarray) or table.dtype.kind != "f":
         raise TextError(f"{path}: expected one array of floating-point numbers in .npy form")
@@ -163,8 +234,9 @@ def _word_level(vocabulary: dict[str, int], unknown: str) -> FastTokenizer:
 def _lines(path: str | Path) -> list[str]:
     try:
         # Not splitlines: U+2028 and its like may be part of a token, and each line too many would shift all ids.
-        lines = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(path, MOST_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        lines = text.removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
         raise TextError(f"{path}: cannot read the vocabulary: {error}") from error
     if lines == [""]:
         raise TextError(f"{path}: the vocabulary is empty")
@@ -175,7 +247,7 @@ def _add(vocabulary: dict[str, int], word: str, index: int, path: str | Path, nu
     if not word:
         raise TextError(f"{path}, line {number}: empty")
     if word in vocabulary:
-        raise TextError(f"{path}, line {number}: {word!r} is there twice")
+        raise TextError(f"{path}, line {number}: {show(word)} is there twice")
     vocabulary[word] = index
 
 

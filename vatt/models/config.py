@@ -6,12 +6,13 @@ The names (``d_kv``, ``max_temporal_buckets``, ``spectoral``, ...) are those of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from vatt.clip import InputConfig
-from vatt.config import Range, Section
+from vatt.config import Range, Section, show
 
 Width = Annotated[int, Range(1, 16_384)]
 Inner = Annotated[int, Range(1, 131_072)]
@@ -113,6 +114,15 @@ class TextConfig(TransformerConfig):
     max_relative_distance: Annotated[int, Range(2, 1_000_000)] = 64  # words; t5's positions beyond share a bucket
     max_temporal_buckets: Buckets = 16  # learned positions of words (bert, bert_small)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exact = self.num_relative_buckets // 4
+        if self.kind == "t5" and self.max_relative_distance <= exact:
+            raise ValueError(
+                f"max_relative_distance: {self.max_relative_distance} must be above {exact}, a quarter of "
+                f"num_relative_buckets={self.num_relative_buckets}, which have a distance each"
+            )
+
 
 @dataclass
 class UnifiedConfig(TransformerConfig, DropTokenConfig):
@@ -210,6 +220,8 @@ class ClassifierConfig(Section):
         super().__post_init__()
         if self.classes and len(self.classes) != self.num_classes:
             raise ValueError(f"classes: {len(self.classes)} names for num_classes={self.num_classes}")
+        if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise ValueError(f"classes: {show(twice[0])} stands there twice")
 
         section = self.backbone
         _check_tokens(self.input, section.temporal_patch_size, getattr(section, "spatial_patch_size", None))

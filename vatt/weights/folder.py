@@ -7,26 +7,31 @@ checkpoint, and ``VATT.from_pretrained`` and ``Classifier.from_pretrained`` read
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vatt.config import ConfigError, from_dict, load, to_dict
+from vatt.config import ConfigError, from_dict, load, show, to_dict
 from vatt.data.splits import SHARE
 from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
-from vatt.files import appearing
+from vatt.files import JSONError, appearing, parse_json
+from vatt.memory import free_memory
 from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig, saved_values
 from vatt.models.vatt import VATT
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MOST_HEADER = 16 * 2**20  # bytes; 100,000 tensors have as many
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a value
 Model = TypeVar("Model", bound=VATT | Classifier)
 
 
@@ -85,8 +90,13 @@ def load_model(folder: str | Path, build: Callable[[Any], Model]) -> Model:
     folder = model_folder(folder)
     config = read_config(folder)
     try:
+        with torch.device("meta"):  # no memory is taken before the file is known to have such tensors
+            shapes = {name: tuple(value.shape) for name, value in build(config).state_dict().items()}
+        check_stored(folder / WEIGHTS, shapes)
         model = build(config)
-    except ValueError as error:
+    except (ValueError, RuntimeError, OverflowError) as error:
+        if isinstance(error, PretrainedError):
+            raise
         raise PretrainedError(f"{folder / CONFIG}: {error}") from error
     _fill(model, read_weights(folder), folder / WEIGHTS)
     model.eval()
@@ -126,16 +136,13 @@ def read_config(folder: Path) -> VATTConfig | ClassifierConfig:
     """The configuration in a model folder. Raises PretrainedError."""
     path = folder / CONFIG
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise PretrainedError(f"{path}: expected an object of configuration sections")
-        values = saved_values(values)
+        values = saved_values(load(path))
+    except ConfigError as error:
+        raise PretrainedError(str(error)) from error
+    try:
         return from_dict(ClassifierConfig, values) if "num_classes" in values else from_dict(VATTConfig, values)
-    except (OSError, ValueError) as error:
-        if isinstance(error, PretrainedError):
-            raise
-        reason = error if isinstance(error, ConfigError) else f"cannot be read: {error}"
-        raise PretrainedError(f"{path}: {reason}") from error
+    except ConfigError as error:
+        raise PretrainedError(f"{path}: {error}") from error
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -151,12 +158,73 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    missing, unknown = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
+def check_stored(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Looks at the head of a file of weights alone.
+
+    Raises:
+        PretrainedError: it is no such file, does not hold floating-point tensors of these names and shapes and nothing
+            else, or they do not fit into the memory that is free.
+    """
+    stored = read_header(path)
+    missing, unknown = sorted(shapes.keys() - stored.keys()), sorted(stored.keys() - shapes.keys())
     if missing or unknown:
-        raise PretrainedError(f"{path}: is of another model: it lacks {missing[:3]} and has {unknown[:3]}")
+        some = f"it lacks {show(missing[:3])} and has {show(unknown[:3])}"
+        raise PretrainedError(f"{path}: is of another model: {some}")
     for name, shape in shapes.items():
-        if weights[name].shape != shape:
-            raise PretrainedError(f"{path}: {name} has shape {tuple(weights[name].shape)}, needed: {tuple(shape)}")
-    model.load_state_dict(weights)
+        kind, found = stored[name]
+        if found != shape:
+            raise PretrainedError(f"{path}: {name} has shape {found}, needed: {shape}")
+        if kind not in _FLOATS:
+            raise PretrainedError(f"{path}: {name} has the type {show(kind)}, needed: one of {', '.join(_FLOATS)}")
+    needed, free = 4 * sum(map(math.prod, shapes.values())), free_memory()
+    if free is not None and needed > free:
+        raise PretrainedError(f"{path}: needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type and the shape of each tensor in a safetensors file, by name.
+
+    Raises:
+        PretrainedError: no such file, or one whose head does not describe what follows, byte by byte.
+    """
+    try:
+        with path.open("rb") as file:
+            whole = os.fstat(file.fileno()).st_size
+            size = int.from_bytes(file.read(8), "little")
+            if whole < 10 or size > min(MOST_HEADER, whole - 8):
+                raise PretrainedError(f"{path}: cannot be read: is no safetensors file, is cut off, or has a huge head")
+            header = parse_json(file.read(size), f"{path}: the head", dict)
+    except JSONError as error:
+        raise PretrainedError(str(error)) from error
+    except OSError as error:
+        raise PretrainedError(f"{path}: cannot be read: {error.strerror}") from error
+    header.pop("__metadata__", None)
+    found, places = {}, []
+    for name, entry in header.items():
+        about = entry if isinstance(entry, dict) else {}
+        kind, shape, place = (about.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2 or not isinstance(kind, str):
+            raise PretrainedError(f"{path}: {show(name)}: {show(entry)} in the head is no type, shape and place")
+        if kind in _FLOATS and place[1] - place[0] != _FLOATS[kind] * math.prod(shape):
+            raise PretrainedError(f"{path}: {show(name)}: {show(place)} is no place of {kind} of shape {shape}")
+        found[name] = (kind, tuple(shape))
+        places.append(place)
+    places.sort()
+    ends = [0, *(end for _, end in places)]
+    if [start for start, _ in places] != ends[:-1] or ends[-1] != whole - 8 - size:
+        raise PretrainedError(f"{path}: cannot be read: its tensors do not fill the file; it is cut off or damaged")
+    return found
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and len(value) <= 16 and all(type(n) is int and 0 <= n < 2**48 for n in value)
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # exchanged since its head was looked at
+        raise PretrainedError(f"{path}: {error}") from error
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():  # of wider numbers than those of the model
+            raise PretrainedError(f"{path}: {name} holds values that are too large for {value.dtype}")
