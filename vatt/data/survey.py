@@ -27,6 +27,7 @@ from vatt.data.decode import (
     decode_sounds,
     decode_windows,
     duration_of,
+    film_of,
     is_silent,
     open_media,
 )
@@ -291,8 +292,8 @@ def _is_silent(clip: Clip, spec: InputConfig, audio_L: np.ndarray) -> bool:
 
 def _of_file(clip: Clip) -> Look:
     with open_media(clip.video, clip.kind, limit=TimeLimit(clip.video, _EACH)) as container:
-        duration = 0.0 if clip.kind == "image" else duration_of(container)
-        video = next(iter(container.streams.video), None)
+        duration = 0.0 if clip.kind == "image" else duration_of(container, clip.video)
+        video = film_of(container)
         height, width = (video.height, video.width) if video is not None else (0, 0)
         return Look(_range(clip, duration), bool(container.streams.audio), height=height or 0, width=width or 0)
 

@@ -100,7 +100,7 @@ def try_file(file: MediaFile) -> Tried:
             if file.sound and window.audio_L is None:
                 return Tried(field="audio", reason=window.lost or "the file has no sound")
         with open_media(file.path, file.kind, limit=TimeLimit(file.path, file.seconds)) as container:
-            duration = duration_of(container)
+            duration = duration_of(container, file.path)
         sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()
         return Tried(duration, sounds=sounds)
     except Exception as error:

@@ -26,11 +26,12 @@ from vatt.data.decode.container import (
     Media,
     MediaError,
     Opened,
+    TimeLimit,
     breaks_off,
-    duration_of,
     open_windows,
 )
 from vatt.data.decode.opening import LEAST_RATE, MOST_BYTES, MOST_CHANNELS, MOST_RATE, MOST_SAMPLES, reason_of
+from vatt.data.decode.streams import sound_length
 
 PREROLL = 0.2  # seconds of sound before the window that decoders begin with: MP3 and Opus need some frames
 _TAIL = 0.05  # seconds after it, for the filter of resampling
@@ -83,7 +84,7 @@ def decode_sounds(
         raise MediaError(media.name, "audio", "the file has no sound")
     starts = [0.0] * len(outs)
     read: set[float] = set()
-    with open_windows(media, choose_starts, spec.seconds, timeout, "audio", lambda c: sound_length(c)[0]) as windows:
+    with open_windows(media, choose_starts, spec.seconds, timeout, "audio", _length) as windows:
         for number, opened in windows:
             starts[number] = opened.start
             if once and opened.start in read:
@@ -92,19 +93,15 @@ def decode_sounds(
             if opened.audio is None:
                 raise MediaError(opened.name, "audio", "the file has no sound")
             if isinstance(media, Path):
-                duration, sure = opened.duration, sound_length(opened.container)[1]
+                duration, sure = opened.duration, sound_length(opened.container, media)[1]
             else:  # the sound of a piece ends with the piece, or before it where that of the source does
                 sure = bool(media.sound)
                 duration = min(opened.duration, (media.sound or media.duration) - (opened.start - opened.at))
             sound = Sound(opened, spec)
             sound.read()
             last = sound.write(outs[number])
-            if sound.lost:
-                raise MediaError(opened.name, "audio", sound.lost)
-            if last == 0 and (sure or opened.at == 0):
-                raise MediaError(opened.name, "audio", "no sound could be decoded")
-            if sure and last + MAY_END_EARLY < min(duration or last, opened.at + spec.seconds):
-                raise MediaError(opened.name, "audio", breaks_off(opened, last))
+            if why := sound.lost or sound.fault(last, duration if sure else 0.0):
+                raise MediaError(opened.name, "audio", why)
     return starts
 
 
@@ -118,16 +115,8 @@ def sound_digest(audio_L: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(audio_L).view(np.uint8).data, digest_size=16).digest()
 
 
-def sound_length(container: InputContainer) -> tuple[float, bool]:
-    """Seconds of sound, and whether that is sure. Beside a picture, sound may end before the file does: its own length
-    counts, and where it has none (.webm, .mkv) it is not known."""
-    if not container.streams.audio:
-        return 0.0, False
-    whole, stream = duration_of(container), container.streams.audio[0]
-    own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    if not container.streams.video:
-        return whole, True
-    return (min(own, whole) if whole else own, True) if own else (whole, False)
+def _length(container: InputContainer, path: Path, limit: TimeLimit | None) -> float:
+    return sound_length(container, path, limit)[0]
 
 
 class Sound:
@@ -152,6 +141,7 @@ class Sound:
         self.from_start, self.done, self.lost = from_start, False, ""
         self._packets: list[Packet] = []
         self._bytes = 0
+        self._promised = 0.0  # where the packets end
         self._first: float | None = None  # the time of the first packet that came
         self._next = 0  # the stamp of the next packet, if it does not say
         ticks = 1 / self.base if self.base else 0.0
@@ -174,6 +164,7 @@ class Sound:
             self._bytes += packet.size
             if self._bytes > MOST_BYTES:
                 raise MediaError(self.opened.name, "audio", f"has more than {MOST_BYTES:,} bytes of sound in a window")
+            self._promised = min(self._next * self.base - self.opened.origin, self.end)
 
     def is_complete(self, ended: bool) -> bool:
         """Whether all packets of the window have come; ``ended``: there are no more."""
@@ -197,6 +188,22 @@ class Sound:
                     break
             if self.is_complete(ended=True) or (self._first is None and back):
                 return
+
+    def fault(self, last: float, duration: float) -> str | None:
+        """What is wrong with the sound of a file, after `write`; None if nothing is.
+
+        Args:
+            last: what `write` returned.
+            duration: of the sound, seconds; 0 if it is not known.
+        """
+        if last == 0 and (self._packets or self._first is None):
+            return "no sound could be decoded" if self._packets or self.opened.at == 0 or duration else None
+        needed = min(duration or last, self.opened.at + self.spec.seconds)
+        if last + MAY_END_EARLY >= needed:
+            return None
+        if last + MAY_END_EARLY < self._promised or (not self.done and self.opened.is_cut_off is not False):
+            return breaks_off(self.opened, last)
+        return None
 
     def write(self, out_L: np.ndarray) -> float:
         """Decodes the packets into ``out_L``, silence where there is no sound. The time at which the last frame ends,

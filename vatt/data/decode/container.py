@@ -16,10 +16,10 @@ import av.error
 from av.audio.stream import AudioStream
 from av.container.input import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vatt.data.decode.opening import MOST_BYTES, MediaError, Piece, TimeLimit, open_media
+from vatt.data.decode.streams import duration_of, film_of, is_cut_off, packets_of, sound_of
 
 SHORTEST = 0.5  # seconds; a file that is shorter than the window but not than this is padded at its end
 ROUNDING = 0.0005  # seconds: a frame whose rounded stamp is so little after a moment is shown at it (.mkv: whole ms)
@@ -71,14 +71,15 @@ class Packed(Protocol):
         ...
 
 
+Length = Callable[[InputContainer, Path, TimeLimit | None], float]  # of an open file, seconds
 Media = Path | Packed  # what the functions of this folder decode: a file, or a packed clip
-_GUESSED = ("aac",)  # containers whose duration FFmpeg guesses from the bit rate at their beginning
 BACK = (
     0.0,
     2.0,
     10.0,
     None,
 )  # seconds further back, where a file leads behind the wanted time; None: to its first byte
+_BY_BYTES = {"wav", "w64", "aiff", "au", "voc", "ircam", "sox", "nistsphere"}
 _BEGINNING = 0.2  # seconds: windows that begin before it need all that comes before them
 
 
@@ -104,7 +105,7 @@ class Opened:
     def _open(self) -> None:
         self._context = open_media(self.media, self.kind, limit=lambda: self.limit)
         self.container = self._context.__enter__()
-        self._untouched = True
+        self._untouched, self._sought = True, False
         self.origin = (self.container.start_time or 0) / av.time_base if isinstance(self.media, Path) else 0.0
 
     def _close(self, *error: Any) -> bool | None:
@@ -112,15 +113,18 @@ class Opened:
 
     @property
     def video(self) -> VideoStream | None:
-        """The first stream of pictures, and before others one that is no cover."""
-        streams = self.container.streams.video
-        films = (stream for stream in streams if not stream.disposition & Disposition.attached_pic)
-        return next(films, streams[0] if streams else None)
+        """The film, see `film_of`."""
+        return film_of(self.container)
 
     @property
     def audio(self) -> AudioStream | None:
-        """The first stream of sound."""
-        return next(iter(self.container.streams.audio), None)
+        """The sound, see `sound_of`."""
+        return sound_of(self.container)
+
+    @property
+    def is_cut_off(self) -> bool | None:
+        """See `vatt.data.decode.streams.is_cut_off`; None of a piece."""
+        return is_cut_off(self.media, self.container.format.name) if isinstance(self.media, Path) else None
 
     def seek(self, time: float | None, stream: Any) -> bool:
         """Goes to the last keyframe of a stream at or before ``time`` (seconds from time 0), as far as the file can
@@ -131,34 +135,39 @@ class Opened:
         if self._untouched and (time is None or time <= 0):
             return True
         # For a window at the beginning, seeking to 0 would lose packets in front of it that decoders of sound need.
-        if time is not None and (time > 0 or self.at > _BEGINNING) and stream.time_base:
+        if time is not None and (time > 0 or self.at > _BEGINNING) and stream.time_base and self._finds_times(stream):
             with suppress(av.error.FFmpegError):  # such a file cannot seek
                 self.container.seek(
                     int((max(0.0, time) + self.origin) / stream.time_base), stream=stream, backward=True
                 )
+                self._sought = True
                 return False
         self._close(None, None, None)
         self._open()
         return True
 
+    def _finds_times(self, stream: Any) -> bool:
+        """Whether a seek can be believed. FFmpeg counts bytes in .wav and its like, wrongly where it is no PCM."""
+        counts = bool(_BY_BYTES & set(self.container.format.name.split(",")))
+        return not counts or (stream.codec_context is not None and stream.codec_context.name.startswith("pcm_"))
+
     def packets(self, *streams: Any) -> Iterator[Packet]:
         """The packets of streams in the order of the file, to its end. Raises MediaError: the time is over."""
-        self._untouched, count, before = False, 0, -1
+        self._untouched = False
+        # After a seek in MPEG-PS, FFmpeg gives the first stamp to what it finds of the frame before.
+        doubtful = self._sought and self.container.format.name == "mpeg"
+        unsure = {stream.index: 2 for stream in streams} if doubtful else {}
         alone = len(self.container.streams) == 1  # then each packet is one that is asked for
-        while count > before:
-            before = count
-            try:
-                for packet in self.container.demux(*streams):
-                    if not count & 7:  # thousands of clips read some hundred packets each
-                        self.limit.check()
-                    if alone:
-                        self.limit.left = MOST_BYTES
-                    if packet.size:  # an empty one marks the end
-                        count += 1
-                        yield packet
-                return
-            except IndexError:  # PyAV, of a file in which another stream begins meanwhile
-                continue
+        for number, packet in enumerate(packets_of(self.container, streams)):
+            if not number & 7:  # thousands of clips read some hundred packets each
+                self.limit.check()
+            if alone:
+                self.limit.left = MOST_BYTES
+            if unsure and unsure[packet.stream_index]:
+                unsure[packet.stream_index] -= packet.pos is not None  # where a stamp stands
+                if unsure[packet.stream_index]:
+                    continue
+            yield packet
 
 
 @contextmanager
@@ -168,7 +177,7 @@ def open_windows(
     seconds: float,
     timeout: float,
     kind: str,
-    length: Callable[[InputContainer], float] | None = None,
+    length: Length | None = None,
 ) -> Iterator[Iterator[tuple[int, Opened]]]:
     """Opens a file, or those pieces of a packed clip which hold the windows of ``seconds`` that are picked.
 
@@ -191,11 +200,11 @@ def _of_file(
     choose_starts: Sequence[ChooseStart],
     timeout: float,
     kind: str,
-    length: Callable[[InputContainer], float],
+    length: Length,
     stack: ExitStack,
 ) -> Iterator[tuple[int, Opened]]:
     opened = Opened(path, kind, stack, timeout)
-    opened.duration = length(opened.container)
+    opened.duration = length(opened.container, path, opened.limit)
     check_duration(path, opened.duration)
     for number, choose_start in enumerate(choose_starts):
         if number:
@@ -219,26 +228,6 @@ def _of_packed(
         opened.limit = TimeLimit(piece.name, timeout)
         opened.start, opened.at = starts[number], starts[number] - piece.begins
         yield number, opened
-
-
-def duration_of(container: InputContainer) -> float:
-    """Seconds, from the container or else its streams; where neither knows, all packets are read; 0 if they do not say.
-
-    The container is at its beginning afterwards.
-    """
-    if container.duration and container.format.name not in _GUESSED:
-        return container.duration / av.time_base
-    known = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
-    if known and container.format.name not in _GUESSED:
-        return max(known)
-    ends = [0.0]
-    begins = (container.start_time or 0) / av.time_base
-    for packet in container.demux():
-        stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is not None and packet.stream.type in ("video", "audio"):
-            ends.append(float((stamp + (packet.duration or 0)) * packet.time_base) - begins)
-    container.seek(container.start_time or 0, backward=True)
-    return max(ends)
 
 
 def check_duration(path: Path | str, duration: float) -> None:

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import av.error
@@ -17,11 +18,13 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from vatt.data.decode.opening import reason_of
-from vatt.data.decode.skipping import may_skip
+from vatt.data.decode.skipping import may_skip, tells_order
+from vatt.data.decode.streams import frame_seconds
 from vatt.data.decode.view import FrameWriter
 
 _NEVER = -math.inf
 _HELD = 64 << 20  # bytes of packets that may wait for the first moment of the window
+_REORDERED = 16  # frames that a decoder holds at most, to put them in order
 _AFTER = 64  # packets after the window that are read where the stream does not tell the time of decoding
 
 
@@ -33,7 +36,8 @@ class Pictures:
     """Takes packets of a video stream and gives the frames that are shown at ``moments`` to ``writers``.
 
     A frame is shown from its time on, until the next one. The first frame of a file is shown before its time, too, and
-    the last one for ever.
+    the last one for ever. Frames of streams that tell no times (raw H.264, H.264 in MPEG-PS) follow each other at the
+    frame rate; where packets tell only times of decoding (.avi), these are those of the frames, in rising order.
 
     Args:
         moments: seconds from time 0, rising.
@@ -48,6 +52,7 @@ class Pictures:
         reached: the end of the latest packet, seconds.
         last: the time of the last frame that was decoded, seconds; -inf before.
         failure: of the last packet that did not decode, for messages.
+        step: how long a frame is shown, by the header, seconds.
     """
 
     def __init__(
@@ -65,7 +70,8 @@ class Pictures:
         self.origin, self.moments, self.writers = origin, list(moments), writers
         self.from_start, self.cut = from_start, cut
         self.first = (stream.start_time or 0) * self.base - origin
-        self.skips = may_skip(container, stream)
+        self._ordered = tells_order(container)
+        self.skips = self._ordered and may_skip(stream)
         self.done, self.failure = False, ""
         self.front = self.reached = self.last = _NEVER
         self._waiting: deque[tuple[Packet, float]] = deque()
@@ -76,20 +82,26 @@ class Pictures:
         self._filled = 0
         self._shown: VideoFrame | None = None
         self._mode = "DEFAULT"
+        self._untimed = False  # a packet came that tells no time
+        self._stamps: list[int] = []  # a heap: of packets whose frames have not come
+        self.step = frame_seconds(stream)
 
     def take(self, packet: Packet) -> None:
         """The next packet of the stream. Raises Behind."""
         stamp = packet.dts if packet.pts is None else packet.pts
         time = _NEVER if stamp is None else stamp * self.base - self.origin
         if packet.pts is None:  # which frame it holds is not known before it has been decoded
-            self.skips = False
+            self.skips = self._ordered = False
+            self._untimed |= packet.dts is None
         if packet.dts is not None:
             self.front = max(self.front, packet.dts * self.base - self.origin)
         self.reached = max(self.reached, time + (packet.duration or 0) * self.base)
         if self.done:
             return
         self._note(packet, time)
-        if not self._decodes and (self.front > self.moments[0] or self._held > _HELD or self._after > _AFTER):
+        enough = self._held > _HELD or self._after > _AFTER
+        enough |= self._untimed and (self.from_start or self._key is not None)
+        if not self._decodes and (enough or self.front > self.moments[0]):
             self._begin()
         if self._decodes:
             self._decode_decided()
@@ -98,7 +110,8 @@ class Pictures:
 
     def _note(self, packet: Packet, time: float) -> None:
         """Puts a packet behind those that wait, and remembers which moments it is a candidate for."""
-        if not self._decodes and packet.is_keyframe and time <= self.moments[0] and (self.cut or self._key is None):
+        cut = self._key is None or (self.cut and time > _NEVER)
+        if not self._decodes and packet.is_keyframe and time <= self.moments[0] and cut:
             self._waiting.clear()
             self._held, self._key = 0, time
         elif self._key is not None and time < self._key and packet.pts is not None:
@@ -167,14 +180,30 @@ class Pictures:
         mode = "DEFAULT" if shown else "NONREF"
         if mode != self._mode:
             self.codec.skip_frame = self._mode = mode
+        if packet is not None and not self._ordered:
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None:
+                heappush(self._stamps, stamp)
+            if len(self._stamps) > _REORDERED:  # that of a frame which did not come
+                heappop(self._stamps)
         try:
             frames = self.codec.decode(packet)
         except av.error.FFmpegError as error:
             self.failure = f" ({reason_of(error)})"
             return  # the times of the other frames tell what the hole means
         for frame in frames:
-            if frame.pts is not None and not self.done:
-                self._show(frame, frame.pts * self.base - self.origin)
+            time = self._time_of(frame)
+            if time is not None and not self.done:
+                self._show(frame, time)
+
+    def _time_of(self, frame: VideoFrame) -> float | None:
+        """When a frame is shown, seconds; None if that is not known (yet)."""
+        if self._untimed and frame.pts is None:
+            if self.last > _NEVER:
+                return self.last + self.step
+            return max(0.0, self.first) if self.from_start else None
+        stamp = heappop(self._stamps) if self._stamps and not self._untimed else frame.pts
+        return None if stamp is None else stamp * self.base - self.origin
 
     def _show(self, frame: VideoFrame, time: float) -> None:
         """Writes the frame before this one, which was shown until now."""
@@ -184,6 +213,8 @@ class Pictures:
         if time < self.last:  # labelled wrongly: it comes in the order of showing
             return
         self.last = time
+        if self._untimed:
+            self.reached = max(self.reached, time + self.step)
         due = bisect_left(self.moments, time)
         if self._shown is not None and due > self._filled:
             self._write(self._shown, due)

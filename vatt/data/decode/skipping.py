@@ -7,18 +7,21 @@ from typing import Any
 # Decoders for which the frames that remain are the same, as tests hold them to be. VP8 and AV1 gain nothing; others are
 # not known well enough.
 _SAFE = ("mpeg4", "mpeg2video", "mpeg1video", "vp9")
-_UNORDERED = ("avi",)  # containers without times of presentation: nobody knows which packet is which frame
+_UNORDERED = ("avi",)  # containers without times of presentation
 
 
-def may_skip(container: Any, stream: Any) -> bool:
+def tells_order(container: Any) -> bool:
+    """Whether the format of a file tells which packet is which frame."""
+    return not set(container.format.name.split(",")) & set(_UNORDERED)
+
+
+def may_skip(stream: Any) -> bool:
     """Whether ``skip_frame = "NONREF"`` may be set for packets whose frame is not shown.
 
     Not for H.264 that may be interlaced, where a packet can hold half a frame. Not for HEVC with temporal layers, where
     a frame that its own layer does not use can serve a higher one.
     """
     codec = stream.codec_context
-    if set(container.format.name.split(",")) & set(_UNORDERED):
-        return False
     if codec.name == "h264":
         return _is_progressive(bytes(codec.extradata or b""))
     if codec.name == "hevc":

@@ -139,7 +139,7 @@ def decode_windows(
                 found[number] = found[first]
                 continue
             out_L = wanted[number].audio_L
-            has_sound = out_L is not None and opened.audio is not None
+            has_sound = out_L is not None and opened.audio is not None and opened.audio.codec_context is not None
             sound = Sound(opened, spec) if has_sound else None
             if decoder == "pyav" or not read_frames(decoder, opened, wanted[number].writers, spec):
                 read_window(opened, wanted[number].writers, spec, sound)
@@ -206,12 +206,15 @@ def _check(opened: Opened, pictures: Pictures, spec: InputConfig, ended: bool) -
     """Raises MediaError: frames are missing at the end of the window."""
     if pictures.missing:
         raise MediaError(opened.name, "video", f"no frame could be decoded{pictures.failure}")
-    if pictures.last + MAY_END_EARLY < pictures.promised:  # there are packets, which do not decode
+    early = max(MAY_END_EARLY, 2 * pictures.step)
+    if pictures.last + early < pictures.promised:  # there are packets, which do not decode
         raise MediaError(opened.name, "video", breaks_off(opened, pictures.last))
     stream: Any = opened.video
     own = float(stream.duration * stream.time_base) + pictures.first if stream.duration else 0.0
     needed = min(own or opened.duration or pictures.last, opened.at + spec.seconds) - 1 / spec.fps
-    if ended and pictures.reached + MAY_END_EARLY < needed and not _sound_goes_on(opened, needed):
+    if not ended or pictures.reached + early >= needed or opened.is_cut_off is False:
+        return  # of a file that is whole, the last frame is held
+    if not _sound_goes_on(opened, needed):
         raise MediaError(opened.name, "video", breaks_off(opened, pictures.last))
 
 

@@ -116,4 +116,4 @@ def seconds_a_byte(sources: Sequence[PlannedSource], workers: int) -> float:
 def _length(path: Path) -> tuple[float, int]:
     """Seconds and bytes of a file."""
     with open_media(path, "video") as container:
-        return duration_of(container), path.stat().st_size
+        return duration_of(container, path), path.stat().st_size

@@ -25,19 +25,17 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
-from vatt.data.decode.audio import Sound, sound_length
+from vatt.data.decode.audio import Sound
 from vatt.data.decode.container import (
-    MAY_END_EARLY,
     MediaError,
     Opened,
     TimeLimit,
-    breaks_off,
     check_duration,
-    duration_of,
     open_media,
     open_windows,
 )
 from vatt.data.decode.image import first_frame
+from vatt.data.decode.streams import duration_of, sound_length
 from vatt.data.decode.video import read_window
 from vatt.data.decode.view import upright
 from vatt.data.shards.format import Settings
@@ -92,9 +90,10 @@ def probe(path: Path, kind: str) -> Probed:
             raise MediaError(path, kind, what)
         if kind == "audio" and not has_sound:
             raise MediaError(path, kind, "the file has no sound")
-        duration = 0.0 if kind == "image" else duration_of(container) if kind == "video" else sound_length(container)[0]
+        length = duration_of if kind == "video" else _length
+        duration = 0.0 if kind == "image" else length(container, path)
         check_duration(path, duration)
-        sound = sound_length(container)[0] if has_sound and kind != "image" else None
+        sound = _length(container, path) if has_sound and kind != "image" else None
     try:
         with path.open("rb") as file:
             before = os.stat(file.fileno())
@@ -128,8 +127,8 @@ def transcode(path: Path, kind: str, first: int, frames: int, settings: Settings
         raise MediaError(path, "decode", f"took more than {seconds:g} s (--seconds)") from None
 
 
-def _length(container: Any) -> float:
-    return sound_length(container)[0]
+def _length(container: Any, path: Path, limit: TimeLimit | None = None) -> float:
+    return sound_length(container, path, limit)[0]
 
 
 def _film(opened: Opened, frames: int, settings: Settings) -> Made:
@@ -162,11 +161,9 @@ def _sound_file(opened: Opened, frames: int, settings: Settings) -> Made:
     sound = Sound(opened, spec)
     sound.read()
     sound_s16, heard = _samples(sound, spec)
-    sure, why = sound_length(opened.container)[1], None
-    if heard == 0 and (sure or opened.at == 0):
-        raise MediaError(opened.name, "audio", "no sound could be decoded")
-    if sure and heard + MAY_END_EARLY < min(opened.duration or heard, opened.at + frames / settings.fps):
-        why, frames = breaks_off(opened, heard), int((heard - opened.at) * settings.fps)
+    why = sound.fault(heard, opened.duration)
+    if why:
+        frames = int((heard - opened.at) * settings.fps)
         if frames < 1:
             raise MediaError(opened.name, "audio", why)
         sound_s16 = sound_s16[: round(frames / settings.fps * settings.rate)]
