@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def appearing_folder(path: Path, *, replace: bool = False, sync: bool = False) -
 
     Args:
         path: must not exist, or be an empty folder. The folders above it are created.
-        replace: whether an existing folder is removed once the new one is complete.
+        replace: whether an existing folder gives its name to the new one, once that is complete, and is removed then.
         sync: whether the files are on the disk before the rename, which must not overtake their content if the power
             fails. Those in sub-folders are not synchronised.
     """
@@ -145,14 +146,58 @@ def appearing_folder(path: Path, *, replace: bool = False, sync: bool = False) -
         if sync:
             for entry in (*partly.iterdir(), partly):
                 _sync(entry)
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
-        os.replace(partly, path)
+        if replace and path.is_dir():
+            _take_the_place(partly, path)
+        else:
+            os.replace(partly, path)
         if sync:
             _sync(path.parent)
     except BaseException:
         shutil.rmtree(partly, ignore_errors=True)
         raise
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, as far as that is allowed; another process never sees a part of it under its name."""
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partly")
+    with suppress(OSError):
+        os.replace(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_partly(folder: Path, names: str) -> None:
+    """Removes what killed processes left of folders inside ``folder`` that were to appear, or to go. None may be at
+    work on them.
+
+    Args:
+        names: of those folders, as a glob pattern.
+    """
+    for left in folder.glob(f".{names}.*partly"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _take_the_place(new: Path, old: Path) -> None:
+    """Gives ``new`` the name of ``old``, which is removed after that. There is a folder of that name at any moment where
+    the system can exchange two names (Linux, on most file systems); elsewhere ``old`` is renamed first."""
+    aside = new
+    if not _exchange(new, old):
+        aside = new.with_name(new.name.replace(".partly", ".old.partly"))
+        os.replace(old, aside)
+        try:
+            os.replace(new, old)
+        except BaseException:
+            os.replace(aside, old)
+            raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names at once; False where this cannot be done."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # no function of the os module does it
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _sync(path: Path) -> None:

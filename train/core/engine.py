@@ -48,6 +48,7 @@ from vatt.distributed import sum_over_ranks
 from vatt.models.tokens import send
 from vatt.objectives import parts
 from vatt.precision import type_of
+from vatt.weights.tensors import Spec, Tensors
 
 # What our own configuration decides, and the user's DeepSpeed JSON may therefore not set.
 _OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
@@ -328,35 +329,63 @@ class Engine:
         held = [gradient for group in self._wrapper.averaged_gradients.values() for gradient in group or ()]
         return finite_everywhere(held) if held else None  # none where they are offloaded
 
-    def model_state(self) -> dict[str, Tensor]:
-        """Weights in fp32 and buffers, whole, on the CPU, by name. All ranks must call."""
-        state = {}
-        for name, parameter in self.module.named_parameters():
-            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-            if full is None:  # plain fp32 without ZeRO, or a frozen table
-                with self._gathered([parameter]):
-                    full = parameter.detach().clone()
-            state[name] = full.detach().float().cpu().contiguous()
-        for name, buffer in self.module.named_buffers():
-            state[name] = buffer.detach().cpu().clone()
-        return state
+    def model_tensors(self, prefix: str = "") -> Tensors:
+        """Weights in fp32 and buffers, whole, by name, one at a time. All ranks must go through all of them, together.
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimizer's moments, whole, on the CPU, as "<parameter>.<moment>", and "step". All ranks must call."""
-        step = self._optimizer.steps_done()
-        if step == 0:
-            return {"step": torch.tensor(0)}
-        state = {"step": torch.tensor(step)}
-        self._link()
+        Args:
+            prefix: that the names are given without.
+        """
+        parameters, buffers = dict(self.module.named_parameters()), dict(self.module.named_buffers())
+        specs = {name: Spec(torch.float32, _whole_shape(parameter)) for name, parameter in parameters.items()}
+        specs |= {name: Spec(buffer.dtype, buffer.shape) for name, buffer in buffers.items()}
+        full_names = {name.removeprefix(prefix): name for name in specs}
+
+        def whole(short: str) -> Tensor:
+            name = full_names[short]
+            return self._whole_weight(parameters[name]) if name in parameters else buffers[name].detach()
+
+        return Tensors({short: specs[name] for short, name in full_names.items()}, whole)
+
+    def _whole_weight(self, parameter: nn.Parameter) -> Tensor:
+        full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+        if full is None:  # plain fp32 without ZeRO, or a frozen table
+            with self._gathered([parameter]):
+                full = parameter.detach()
+                full = full.clone() if self.zero == 3 else full
+        return full.detach().float()
+
+    def model_state(self) -> dict[str, Tensor]:
+        """A copy of `model_tensors` on the CPU, whole. All ranks must call."""
+        return {name: value.to("cpu", copy=True) for name, value in self.model_tensors()}
+
+    def optimizer_specs(self) -> dict[str, Spec]:
+        """What the tensors of the optimizer are like after the first update."""
+        specs = {"step": Spec(torch.int64, torch.Size())}
         for name, parameter in self._trained():
             for moment in self._optimizer.moments:
-                full = safe_get_full_optimizer_state(parameter, moment)
-                full = self._optimizer.state[parameter][moment] if full is None else full
-                state[f"{name}.{moment}"] = full.detach().float().cpu().view(_whole_shape(parameter)).contiguous()
-        return state
+                specs[f"{name}.{moment}"] = Spec(torch.float32, _whole_shape(parameter))
+        return specs
 
-    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Puts back what ``model_state`` and ``optimizer_state`` gave. Shapes must fit. All ranks must call."""
+    def optimizer_tensors(self) -> Tensors:
+        """The optimizer's moments, as "<parameter>.<moment>", and "step": as `model_tensors`."""
+        step = torch.tensor(self._optimizer.steps_done())
+        if step == 0:
+            return Tensors.of({"step": step})
+        self._link()
+        parameters = dict(self._trained())
+
+        def whole(name: str) -> Tensor:
+            if name == "step":
+                return step
+            of, _, moment = name.rpartition(".")
+            full = safe_get_full_optimizer_state(parameters[of], moment)
+            full = self._optimizer.state[parameters[of]][moment] if full is None else full
+            return full.detach().float().view(_whole_shape(parameters[of]))
+
+        return Tensors(self.optimizer_specs(), whole)
+
+    def load(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Puts back what ``model_tensors`` and ``optimizer_tensors`` gave. Shapes must fit. All ranks must call."""
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 value = model[name].to(self.device)
@@ -381,10 +410,6 @@ class Engine:
                         safe_set_local_optimizer_state(parameter, _own_part(parameter, value), moment)
                     else:
                         safe_set_full_optimizer_state(parameter, value, moment)
-
-    def optimizer_names(self) -> set[str]:
-        """The names that ``optimizer_state`` gives after the first step."""
-        return {"step"} | {f"{name}.{moment}" for name, _ in self._trained() for moment in self._optimizer.moments}
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from train.config.sections import JobConfig, OptimConfig
 from train.core.advice import Advisor, warmup_of
 from train.core.bound import SHARES, in_words, shares_of, what_helps
-from train.core.checkpoint import Checkpoint, random_state, save
+from train.core.checkpoint import Checkpoint, random_state, save, steps
 from train.core.console import Reporter, memory_gb
 from train.core.engine import Engine, StepResult
 from train.core.pace import Eta, Pace, Waits
@@ -25,6 +25,7 @@ from vatt.data.skipped import Record
 from vatt.data.workers import Interrupted
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
+from vatt.weights.tensors import NotFiniteTensor, Tensors
 
 _SAME_SIGNAL = 3.0  # seconds within which signals count as one
 _ENOUGH = 1000  # clips without a pair to compare: there are few of them, if there are any
@@ -35,7 +36,7 @@ class _Stopped(Exception):
 
 
 class NotFinite(UserError, RuntimeError):
-    """Too many steps in a row gave a loss or gradient that is not finite."""
+    """Too many steps in a row gave a loss or gradient that is not finite, or the weights are not."""
 
 
 class NothingToLearn(UserError, RuntimeError):
@@ -48,6 +49,7 @@ class Trainer:
 
     Attributes:
         step: steps of training done, those that were skipped included.
+        saved: the step of the newest checkpoint that this run wrote or began with.
         counts: what a checkpoint remembers: steps that were skipped.
         pending: losses of the steps since the last record, by name, and what the module returns beside them.
         evaluation_samples: of an evaluation, on the rank that has most.
@@ -64,6 +66,7 @@ class Trainer:
     flops_per_sample: float
     peak_flops: float | None  # of all ranks together
     step: int = 0
+    saved: int | None = None
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
     evaluation_samples: int = 0
@@ -273,13 +276,41 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def save(self) -> None:
-        """Writes a checkpoint of the steps done so far. All ranks must call."""
+        """Writes a checkpoint of the steps done so far, unless there is one. All ranks must call.
+
+        Raises:
+            NotFinite: there is NaN or infinity in the model or its optimizer. CheckpointError.
+        """
         self._read()
-        model, optimizer = self.engine.model_state(), self.engine.optimizer_state()
-        states = gather(random_state())
+        if self.saved == self.step:
+            return
+        model, optimizer = self.engine.model_tensors(), self.engine.optimizer_tensors()
+        checkpoint = Checkpoint(self.step, model, optimizer, gather(random_state()), self.counts, self.pending)
+        try:
+            self.write([model, optimizer], lambda: save(self.folder.checkpoints, checkpoint, self.config.run.keep))
+        except NotFiniteTensor as error:
+            before = [path.name for path in steps(self.folder.checkpoints)[-1:]]
+            way_out = f"{before[0]} is finite: go on from it with --resume and" if before else "try"
+            raise NotFinite(
+                f"step {self.step}: {error}; no checkpoint of it was written. {way_out[0].upper()}{way_out[1:]} a "
+                "lower optim.lr, a longer optim.warmup_steps or optim.clip_norm=1"
+            ) from error
+        self.saved = self.step
+
+    def write(self, tensors: Sequence[Tensors], do: Callable[[], object]) -> None:
+        """Does on rank 0 what goes through these tensors, in this order. All ranks must call, as making them takes all;
+        what went wrong on rank 0 is raised on all."""
+        failure: Exception | None = None
         if self.context.first:
-            checkpoint = Checkpoint(self.step, model, optimizer, states, self.counts, self.pending)
-            save(self.folder.checkpoints, checkpoint, self.config.run.keep)
+            try:
+                do()
+            except (UserError, OSError) as error:
+                failure = error
+        for stream in tensors:
+            stream.skip()
+        (failure, *_) = gather(failure)
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Ends the workers of the loader, and frees the engine."""
