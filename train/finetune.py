@@ -7,29 +7,24 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
-from torch import Tensor  # noqa: E402
-
 from train.config.finetuning import FinetuneConfig  # noqa: E402
 from train.core.command import Job, leave, run_job  # noqa: E402
 from train.core.finish import train_to_end  # noqa: E402
 from train.core.ranks import RankContext  # noqa: E402
 from train.finetuning.build import build  # noqa: E402
 from train.finetuning.cli import parse  # noqa: E402
-from vatt.models import Classifier  # noqa: E402
-from vatt.weights.folder import save_pretrained  # noqa: E402
+from vatt.weights.folder import export_model  # noqa: E402
+from vatt.weights.tensors import Tensors  # noqa: E402
 
 
 def run(job: Job[FinetuneConfig], context: RankContext) -> int:
     """Builds the run that a command line asks for, trains it and leaves its classifier."""
     trainer = build(job, context)
-    model = trainer.engine.module.model
-    assert isinstance(model, Classifier)
 
-    def export(state: dict[str, Tensor]) -> None:
-        weights = {name.removeprefix("model."): value for name, value in state.items()}
-        save_pretrained(model, trainer.folder.model, weights)
+    def export(weights: Tensors) -> None:
+        export_model(trainer.folder.model, job.config.model, weights)
 
-    train_to_end(trainer, export)
+    train_to_end(trainer, export, "model.")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,8 +9,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
 import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from torch import Tensor  # noqa: E402
 
 from train.config.pretraining import PretrainConfig  # noqa: E402
 from train.core.command import Job, leave, run_job  # noqa: E402
@@ -22,9 +19,9 @@ from train.pretraining.cli import parse  # noqa: E402
 from train.report.page import write_report  # noqa: E402
 from train.report.plots import write_plots  # noqa: E402
 from train.report.records import read_metrics  # noqa: E402
-from vatt.config import to_dict  # noqa: E402
 from vatt.data.tokenizer import FILE as TOKENIZER  # noqa: E402
-from vatt.weights.folder import CONFIG, WEIGHTS  # noqa: E402
+from vatt.weights.folder import export_model  # noqa: E402
+from vatt.weights.tensors import Tensors  # noqa: E402
 
 
 def run(job: Job[PretrainConfig], context: RankContext) -> int:
@@ -32,18 +29,14 @@ def run(job: Job[PretrainConfig], context: RankContext) -> int:
     trainer = build(job, context)
     folder = trainer.folder
 
-    def export(state: dict[str, Tensor]) -> None:
-        """The weights alone, with what is needed to use them: model.safetensors, config.json, tokenizer.json."""
-        folder.model.mkdir(exist_ok=True)
-        save_file({name.removeprefix("vatt."): value for name, value in state.items()}, folder.model / WEIGHTS)
-        folder.write_json(folder.model / CONFIG, to_dict(job.config.model))
-        shutil.copy(folder.path / TOKENIZER, folder.model / TOKENIZER)
+    def export(weights: Tensors) -> None:
+        export_model(folder.model, job.config.model, weights, folder.path / TOKENIZER)
 
     def report() -> None:
         write_plots(folder, read_metrics(folder.metrics))
         trainer.reporter.say(f"report: {write_report(folder.path)}")
 
-    train_to_end(trainer, export, report)
+    train_to_end(trainer, export, "vatt.", report)
     return 0
 
 

@@ -177,8 +177,8 @@ def remove_partly(folder: Path, names: str) -> None:
 
 
 def _take_the_place(new: Path, old: Path) -> None:
-    """Gives ``new`` the name of ``old``, which is removed after that. There is a folder of that name at any moment where
-    the system can exchange two names (Linux, on most file systems); elsewhere ``old`` is renamed first."""
+    """Gives ``new`` the name of ``old``, which is removed after that. There is a folder of that name at any moment
+    where the system can exchange two names (Linux, on most file systems); elsewhere ``old`` is renamed first."""
     aside = new
     if not _exchange(new, old):
         aside = new.with_name(new.name.replace(".partly", ".old.partly"))

@@ -16,7 +16,6 @@ from unittest import mock
 
 import torch
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,6 +32,7 @@ from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
 from vatt.objectives.finetuning import Finetuning, TargetConfig
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
+from vatt.weights.tensors import Stored, write_tensors
 
 SMALL = {
     "video": ["d_model=16", "d_kv=8", "d_ff=32", "num_layers=1", "num_heads=2", "max_temporal_buckets=2"],
@@ -186,7 +186,7 @@ def run(job: dict, context: RankContext) -> None:
     reads = on_gpu.enter_context(as_on_a_gpu()) if job.get("as_on_gpu") else None
     engine = Engine(module, from_dict(EngineConfig, job["engine"]), optim, BATCH // context.ranks, context.device)
     if job.get("load"):
-        engine.load(load_file(job["load"] + ".model"), load_file(job["load"] + ".optimizer"))
+        engine.load(*(Stored(Path(f"{job['load']}.{name}")) for name in ("model", "optimizer")))
     log = []
     for step in range(job.get("first", 0), job.get("last", 4)):
         last = context.rank == context.ranks - 1
@@ -205,11 +205,12 @@ def run(job: dict, context: RankContext) -> None:
             result = engine.train_step(parts, rate(kind, step) if labelled else optim.lr, step)
         log.append({"loss": result.losses["loss"], "applied": result.applied})
         log[-1] |= {"reads": list(reads.found)} if reads else {}
-    model, optimizer = engine.model_state(), engine.optimizer_state()
+    for name, tensors in {"model": engine.model_tensors(), "optimizer": engine.optimizer_tensors()}.items():
+        if context.first:
+            write_tensors(Path(job["out"]).with_name(f"{Path(job['out']).name}.{name}"), tensors)
+        tensors.skip()
     if context.first:
         Path(job["out"]).write_text(json.dumps(log))
-        save_file(model, job["out"] + ".model")
-        save_file(optimizer, job["out"] + ".optimizer")
     engine.close()
     on_gpu.close()
     wait_for_all()

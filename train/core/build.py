@@ -13,7 +13,7 @@ from torch import nn
 
 from train.config.sections import JobConfig
 from train.core import kernels
-from train.core.checkpoint import Checkpoint, CheckpointError, check_fits, load_latest, set_random_state
+from train.core.checkpoint import Checkpoint, CheckpointError, check_fits, load_latest, set_aside, set_random_state
 from train.core.command import Job
 from train.core.console import Reporter
 from train.core.engine import Engine
@@ -29,6 +29,7 @@ from vatt.data import ClipLoader, SkipLog
 from vatt.data.samples import AugmentOn
 from vatt.data.skipped import Record
 from vatt.environment import environment
+from vatt.weights.tensors import Spec, Stored
 
 
 def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> tuple[RunFolder, Reporter]:
@@ -126,12 +127,12 @@ def build_trainer(
     """
     config = job.config
     parameters = sum(p.numel() for p in module.parameters())  # ZeRO 3 will shard them
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    specs = {name: Spec(value.dtype, value.shape) for name, value in module.state_dict().items()}
     rank_batch = config.run.batch_size // context.ranks
     chosen, taken = kernels.choose_kernels(config, context, folder, reporter, module, job.resume)
     engine = Engine(module, config.engine, config.optim, rank_batch, context.device)
     torch.manual_seed(config.run.seed + 1 + context.rank)  # dropout differs between ranks
-    checkpoint = _restore(folder, reporter, engine, shapes, context) if job.resume else None
+    checkpoint = _restore(folder, reporter, engine, specs, context) if job.resume else None
     skips = SkipLog(folder.skipped if context.first else None, config.data.max_bad_share)
     skips.note(skipped)
     peak = peak_flops(context.device_name)
@@ -159,6 +160,7 @@ def build_trainer(
     )
     if checkpoint:
         trainer.step, trainer.counts, trainer.pending = checkpoint.step, checkpoint.counts, checkpoint.pending
+        trainer.saved = checkpoint.step
     if context.first:
         folder.write_json(folder.config, to_dict(config))
         folder.write_json(folder.deepspeed, engine.settings)
@@ -179,29 +181,27 @@ def build_trainer(
 
 
 def _restore(
-    folder: RunFolder, reporter: Reporter, engine: Engine, shapes: dict[str, torch.Size], context: RankContext
-) -> Checkpoint:
+    folder: RunFolder, reporter: Reporter, engine: Engine, model: dict[str, Spec], context: RankContext
+) -> Checkpoint[Stored]:
     """Puts the newest checkpoint of a run that can be read into the engine.
 
     Raises:
         CheckpointError: there is none, or it is of another model.
     """
-    checkpoint, complaints = load_latest(folder.checkpoints)
+    checkpoint, complaints = load_latest(folder.checkpoints, gather)
     for complaint in complaints:
         reporter.warn(f"{complaint}; going back to the one before")
     if checkpoint is None:
         raise CheckpointError(f"--resume: {folder.checkpoints} holds no checkpoint that can be read")
-    check_fits(checkpoint, shapes, folder.checkpoints)
-    wanted, there = engine.optimizer_names(), checkpoint.optimizer.keys()
-    if int(checkpoint.optimizer["step"]) and wanted != there:
-        raise CheckpointError(
-            f"{folder.checkpoints}: is of another optimizer, or others were trained (optim.kind, freeze_backbone): "
-            f"it lacks {sorted(wanted - there)[:2]} and has {sorted(there - wanted)[:2]}"
-        )
+    check_fits(checkpoint, model, engine.optimizer_specs(), folder.checkpoints)
     engine.load(checkpoint.model, checkpoint.optimizer)
     if context.rank < len(checkpoint.random):
         set_random_state(checkpoint.random[context.rank])
+    if checkpoint.unchecked:
+        reporter.say(f"step {checkpoint.step} was saved by an earlier version, without checksums; the next has them")
     if context.first:
         folder.forget_metrics_after(checkpoint.step)
+        for name in set_aside(folder.checkpoints, checkpoint.step):
+            reporter.say(f"what could not be read is kept as {folder.checkpoints / name}")
     reporter.say(f"resumed from step {checkpoint.step}")
     return checkpoint

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder ``step-00000123`` with model.safetensors, optimizer.safetensors and state.json. It is written
 under another name and renamed when it is complete, so a folder of that name is whole; what it takes the place of is
-removed after that. Tensors are made and written one at a time. Each file holds its own checksum, and state.json those of
-the other two and the step, so that none of them is taken for one of another checkpoint.
+removed after that. Tensors are made and written one at a time. Each file holds its own checksum, and state.json the
+step and those of the other two, so that none of them is taken for one of another checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -31,6 +31,8 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 _CHECKSUM = "sha256"
 _LARGEST_STATE = 1 << 28  # bytes; each rank has 10,000 of them
 
+Held = TypeVar("Held", Tensors, Stored)
+
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written or used. The message names the file."""
@@ -41,12 +43,12 @@ class OtherFormat(CheckpointError):
 
 
 @dataclass
-class Checkpoint:
+class Checkpoint(Generic[Held]):
     """What ``save`` writes and ``load`` gives back. ``step`` counts the steps that are done."""
 
     step: int
-    model: Tensors | Stored
-    optimizer: Tensors | Stored
+    model: Held
+    optimizer: Held
     random: list[dict[str, str]]  # one entry per rank, see ``random_state``
     counts: dict[str, int]
     pending: dict[str, list[float]] = field(default_factory=dict)  # losses since the last record
@@ -57,15 +59,13 @@ class Checkpoint:
         return isinstance(self.model, Stored) and self.model.checksum is None
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+def save(folder: Path, checkpoint: Checkpoint[Tensors], keep: int) -> Path:
     """Writes the checkpoint into ``folder`` and removes all earlier ones but the newest, ``keep`` with this one.
 
     Raises:
         NotFiniteTensor: a tensor holds NaN or infinity. CheckpointError: it cannot be written (the disk may be full).
             Older checkpoints are left as they are in both cases.
     """
-    assert isinstance(checkpoint.model, Tensors)
-    assert isinstance(checkpoint.optimizer, Tensors)
     target = folder / f"{PREFIX}{checkpoint.step:08d}"
     step = {"step": str(checkpoint.step)}
     try:
@@ -86,7 +86,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return target
 
 
-def _state_text(checkpoint: Checkpoint, sums: Mapping[str, str]) -> str:
+def _state_text(checkpoint: Checkpoint[Tensors], sums: Mapping[str, str]) -> str:
     state = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -115,7 +115,7 @@ def _number(path: Path) -> int:
 
 def load_latest(
     folder: Path, everywhere: Callable[[Any], list[Any]] = lambda item: [item]
-) -> tuple[Checkpoint | None, list[str]]:
+) -> tuple[Checkpoint[Stored] | None, list[str]]:
     """The newest checkpoint that can be read, or None; and a complaint about each newer one that cannot.
 
     Args:
@@ -155,7 +155,7 @@ def set_aside(folder: Path, step: int) -> list[str]:
     return names
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path) -> Checkpoint[Stored]:
     """Reads one checkpoint folder. Its tensors are checked here, and read when they are asked for.
 
     Raises:
@@ -247,7 +247,9 @@ def _check_count(optimizer: Stored, step: int) -> None:
         raise CheckpointError(f"{optimizer.path}: {int(optimizer['step'])} updates in {step} steps")
 
 
-def check_fits(checkpoint: Checkpoint, model: Mapping[str, Spec], optimizer: Mapping[str, Spec], where: Path) -> None:
+def check_fits(
+    checkpoint: Checkpoint[Stored], model: Mapping[str, Spec], optimizer: Mapping[str, Spec], where: Path
+) -> None:
     """Compares the tensors of a checkpoint with what a model and its optimizer need.
 
     Raises:

@@ -6,25 +6,25 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from torch import Tensor
-
 from train.core.loop import Trainer
 from train.core.ranks import wait_for_all
+from vatt.weights.tensors import Tensors
 
 
 def train_to_end(
-    trainer: Trainer, export: Callable[[dict[str, Tensor]], None], report: Callable[[], None] | None = None
+    trainer: Trainer, export: Callable[[Tensors], None], prefix: str, report: Callable[[], None] | None = None
 ) -> None:
     """Trains, and finishes a run that reached its last step; one that was stopped only says how to go on.
 
     Args:
         export: writes the model, given its weights in fp32; on rank 0.
+        prefix: of the model's names in the module that is trained.
         report: writes and says what else there is; on rank 0.
     """
     try:
         complete = trainer.run()
         if complete:
-            _finish(trainer, export, report)
+            _finish(trainer, export, prefix, report)
         else:
             path = trainer.folder.path
             trainer.reporter.say(f"stopped after step {trainer.step}; go on with: --out {path} --resume")
@@ -36,11 +36,12 @@ def train_to_end(
         trainer.loader.close()
 
 
-def _finish(trainer: Trainer, export: Callable[[dict[str, Tensor]], None], report: Callable[[], None] | None) -> None:
+def _finish(
+    trainer: Trainer, export: Callable[[Tensors], None], prefix: str, report: Callable[[], None] | None
+) -> None:
     folder, say, first = trainer.folder, trainer.reporter.say, trainer.context.first
-    state = trainer.engine.model_state()  # all ranks take part
-    if first:  # before the evaluation, so that nothing it meets can lose the model
-        export(state)
+    weights = trainer.engine.model_tensors(prefix)
+    trainer.write([weights], lambda: export(weights))  # before the evaluation: nothing it meets can lose the model
     trainer.evaluate(trainer.step)
     if not first:
         return

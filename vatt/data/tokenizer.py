@@ -19,7 +19,7 @@ from tokenizers.trainers import WordLevelTrainer
 
 from vatt.config import show
 from vatt.errors import UserError
-from vatt.files import JSONError, read_bounded, read_json
+from vatt.files import JSONError, read_bounded, read_json, write_text
 
 FILE = "tokenizer.json"
 MOST_BYTES, MOST_WORDS = 64 * 2**20, 10_000_000  # of a vocabulary or a tokenizer
@@ -122,8 +122,13 @@ class Tokenizer:
     def save(self, folder: str | Path) -> Path:
         """Writes ``tokenizer.json`` into the folder, which must exist."""
         path = Path(folder) / FILE
-        path.write_text(self._fast.to_str(pretty=True), encoding="utf-8")
+        write_text(path, self.to_text())
         return path
+
+    def to_text(self) -> str:
+        """What ``save`` writes."""
+        text: str = self._fast.to_str(pretty=True)
+        return text
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:

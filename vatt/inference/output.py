@@ -17,13 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from vatt.errors import UserError
 from vatt.files import appearing, json_line, write_text
 from vatt.inference.embed import Embedded
+from vatt.weights.tensors import Stored, Tensors, write_tensors
 
 SETTINGS = "settings.json"
 _ROWS = 4096  # of one group of a .parquet
@@ -64,7 +62,7 @@ class Parts:
             self.next = int(path.stem.removeprefix("part-")) + 1
             try:
                 part = _read(path)
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 self.unreadable.append(path.name)
                 path.unlink()
                 continue
@@ -80,7 +78,7 @@ class Parts:
         skipped = [record for batch in batches for record in batch.skipped]
         tensors = {"numbers": torch.tensor(numbers, dtype=torch.int64), "x": torch.cat([b.x_BD for b in batches])}
         with appearing(path) as partly:
-            save_file(tensors, partly, metadata={"skipped": json.dumps(skipped)})
+            write_tensors(partly, Tensors.of(tensors), {"skipped": json.dumps(skipped)})
         self.next += 1
         self.done.update(numbers, (record["index"] for record in skipped))
 
@@ -107,9 +105,8 @@ def _items(batch: Embedded) -> list[int]:
 
 
 def _read(path: Path) -> Embedded:
-    with safe_open(path, "pt") as file:
-        numbers: Tensor = file.get_tensor("numbers")
-        return Embedded(numbers.tolist(), file.get_tensor("x"), json.loads(file.metadata()["skipped"]))
+    stored = Stored(path)
+    return Embedded(stored["numbers"].tolist(), stored["x"], json.loads(stored.metadata["skipped"]))
 
 
 @contextmanager

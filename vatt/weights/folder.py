@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vatt.config import ConfigError, from_dict, load, show, to_dict
 from vatt.data.splits import SHARE
+from vatt.data.tokenizer import FILE as TOKENIZER
 from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
-from vatt.files import JSONError, appearing, parse_json
+from vatt.files import JSONError, appearing, appearing_folder, parse_json, remove_partly, write_text
 from vatt.memory import free_memory
 from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig, saved_values
 from vatt.models.vatt import VATT
+from vatt.weights.tensors import NotFiniteTensor, Stored, TensorFileError, Tensors, check_finite, write_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MOST_HEADER = 16 * 2**20  # bytes; 100,000 tensors have as many
@@ -47,24 +47,60 @@ def save_pretrained(
 ) -> None:
     """Writes a model into ``folder``, which is made if it is not there.
 
+    The weights of a model that is there already stay until the new ones are complete.
+
     Args:
         state: weights in place of the model's own, by the names of its ``state_dict``.
 
     Raises:
         ValueError: a classifier whose configuration is not known, since `Classifier.from_config` did not make it.
+        PretrainedError: a weight is not finite; nothing is changed.
     """
     if model.config is None:
         raise ValueError("model: has no configuration; make it with Classifier.from_config")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
-    (folder / WEIGHTS).unlink(missing_ok=True)  # a folder without weights holds no model: they go first and come last
-    (folder / CONFIG).write_text(json.dumps(to_dict(model.config), indent=1), encoding="utf-8")
+    texts = {CONFIG: json.dumps(to_dict(model.config), indent=1)}
     if tokenizer is not None:
-        tokenizer.save(folder)
-    with appearing(folder / WEIGHTS) as partly:
-        save_file(weights, partly)
-        partly.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets in nobody else
+        texts[TOKENIZER] = tokenizer.to_text()
+    _write(folder, Tensors.of(state or model.state_dict()), texts)
+
+
+def export_model(
+    folder: Path, config: VATTConfig | ClassifierConfig, weights: Tensors, tokenizer: Path | None = None
+) -> None:
+    """Writes a model of a run, whole or not at all, in place of the folder that is there.
+
+    Args:
+        weights: by the names of its ``state_dict``.
+        tokenizer: its file.
+
+    Raises:
+        PretrainedError: a weight is not finite, or it cannot be written (the disk may be full); what is there stays.
+    """
+    texts = {CONFIG: json.dumps(to_dict(config), indent=1)}
+    try:
+        if tokenizer is not None:
+            texts[TOKENIZER] = tokenizer.read_text(encoding="utf-8")
+        remove_partly(folder.parent, folder.name)
+        with appearing_folder(folder, replace=True, sync=True) as partly:
+            _write(partly, weights, texts)
+    except OSError as error:
+        raise PretrainedError(f"{folder}: cannot write the model of {weights.bytes / 1e9:.2g} GB: {error}") from error
+
+
+def _write(folder: Path, weights: Tensors, texts: Mapping[str, str]) -> None:
+    """The files of a model, the weights last: a folder without weights holds no model."""
+    path = folder / WEIGHTS
+    try:
+        with appearing(path) as partly:
+            write_tensors(partly, weights)
+            if any(not (folder / name).is_file() or (folder / name).read_text() != texts[name] for name in texts):
+                path.unlink(missing_ok=True)  # or, for a moment, they would be taken for weights of the new model
+            for name, text in texts.items():
+                write_text(folder / name, text)
+    except NotFiniteTensor as error:
+        raise PretrainedError(f"{path}: not written: {error}") from error
 
 
 def build_model(config: VATTConfig | ClassifierConfig, backend: str = "auto") -> VATT | Classifier:
@@ -98,7 +134,7 @@ def load_model(folder: str | Path, build: Callable[[Any], Model]) -> Model:
         if isinstance(error, PretrainedError):
             raise
         raise PretrainedError(f"{folder / CONFIG}: {error}") from error
-    _fill(model, read_weights(folder), folder / WEIGHTS)
+    _fill(model, folder / WEIGHTS)
     model.eval()
     return model
 
@@ -143,19 +179,6 @@ def read_config(folder: Path) -> VATTConfig | ClassifierConfig:
         return from_dict(ClassifierConfig, values) if "num_classes" in values else from_dict(VATTConfig, values)
     except ConfigError as error:
         raise PretrainedError(f"{path}: {error}") from error
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors in a model folder, by name. Raises PretrainedError: unreadable, or not finite."""
-    path = folder / WEIGHTS
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PretrainedError(f"{path}: cannot be read: {error}") from error
-    for name, value in weights.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise PretrainedError(f"{path}: {name} holds values that are not finite")
-    return weights
 
 
 def check_stored(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -220,11 +243,18 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) <= 16 and all(type(n) is int and 0 <= n < 2**48 for n in value)
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+def _fill(model: nn.Module, path: Path) -> None:
+    """Puts the tensors of a file into the model, one at a time."""
+    own = model.state_dict()
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:  # exchanged since its head was looked at
-        raise PretrainedError(f"{path}: {error}") from error
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():  # of wider numbers than those of the model
-            raise PretrainedError(f"{path}: {name} holds values that are too large for {value.dtype}")
+        weights = Stored(path)
+        with torch.no_grad():
+            for name, value in own.items():
+                if (found := weights.specs[name].shape) != value.shape:
+                    raise TensorFileError(f"{path}: {name} has shape {tuple(found)}, needed: {tuple(value.shape)}")
+                value.copy_(weights[name])
+                check_finite(f"{path}: {name}", value)  # of wider numbers than those of the model
+    except KeyError as error:  # exchanged since its head was looked at
+        raise PretrainedError(f"{path}: lacks {error}") from error
+    except (TensorFileError, NotFiniteTensor) as error:
+        raise PretrainedError(str(error)) from error

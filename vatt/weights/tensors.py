@@ -1,7 +1,7 @@
-"""safetensors files written one tensor at a time, with a checksum inside; read one tensor at a time, once it is checked.
+"""safetensors files, written and read one tensor at a time, with a checksum inside.
 
-``safetensors.torch.save_file`` needs all tensors at once, and its files let in nobody but their owner. These are read by
-any reader of safetensors. Their metadata holds the SHA-256 of the file, taken with zeros in its place: it goes where the
+``safetensors.torch.save_file`` needs all tensors at once, and its files let in nobody but their owner. Any reader of
+safetensors reads these. Their metadata holds the SHA-256 of the file, taken with zeros in its place: it goes where the
 file goes, and finds flipped bits, zeroed blocks and pieces of other files. A file without one is read as it is.
 """
 
@@ -128,7 +128,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 class Stored(Mapping[str, Tensor]):

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vatt.data.clips import Clip
@@ -23,9 +21,10 @@ from vatt.data.evaluation_loader import view_batches
 from vatt.data.samples import Modality, Views
 from vatt.evaluation import evaluating
 from vatt.evaluation.probe.protocol import ProbeError
-from vatt.files import write_bytes
+from vatt.files import appearing
 from vatt.models.classifier import Classifier
 from vatt.models.vatt import VATT
+from vatt.weights.tensors import Stored, Tensors, write_tensors
 
 
 @dataclass
@@ -55,18 +54,16 @@ class Features:
         """Writes one file with the features and what was skipped."""
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"x": self.x_NVD.contiguous(), "numbers": torch.tensor(self.numbers, dtype=torch.int64)}
-        # the bytes, since a file that safetensors writes lets in nobody else
-        write_bytes(path, save(tensors, metadata={"skipped": json.dumps(self.skipped)}))
+        with appearing(path) as partly:
+            write_tensors(partly, Tensors.of(tensors), {"skipped": json.dumps(self.skipped)})
 
     @classmethod
     def load(cls, path: Path) -> Features | None:
         """What `save` wrote, or None if it is not there or cannot be read."""
         try:
-            tensors = load_file(path)
-            with safe_open(path, "pt") as file:
-                skipped = json.loads(file.metadata()["skipped"])
-            return cls(tensors["numbers"].tolist(), tensors["x"], skipped)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            stored = Stored(path)
+            return cls(stored["numbers"].tolist(), stored["x"], json.loads(stored.metadata["skipped"]))
+        except (KeyError, ValueError, TypeError):
             return None
 
 
