@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 import traceback
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -24,7 +24,7 @@ from train.config.sections import EngineConfig, OptimConfig
 from train.core import engine as engine_file
 from train.core.engine import Engine
 from train.core.graphs import Graphed
-from train.core.ranks import RankContext, start_distributed, stop_distributed, wait_for_all
+from train.core.ranks import RankContext, gather, start_distributed, stop_distributed, wait_for_all
 from vatt.clip import InputConfig
 from vatt.config import from_dict, override
 from vatt.models import Classifier
@@ -105,6 +105,45 @@ def tagged_batch(step: int) -> dict[str, torch.Tensor]:
     return batch
 
 
+class Wide(nn.Module):
+    """Twelve layers of one MiB each."""
+
+    collectives = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(512, 512, bias=False) for _ in range(12))
+
+    def draw(self, batch: dict, seed: int, first: int) -> dict:
+        return {}
+
+    def prepare(self, batch: dict) -> dict:
+        return batch
+
+    def forward(self, batch: dict, seed: int) -> dict[str, torch.Tensor]:
+        x = batch["target"].repeat(1, 200)[:, :512]
+        for layer in self.layers:
+            x = layer(x)
+        return {"loss": x.square().mean()}
+
+
+class Growth:
+    """How far the memory of this process grows, in MiB, at its highest. None where the system does not tell."""
+
+    def __init__(self) -> None:
+        self.before = None
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+            self.before = self._now("VmRSS")
+
+    def so_far(self) -> float | None:
+        return None if self.before is None else self._now("VmHWM") - self.before
+
+    def _now(self, name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
 def rate(kind: str, step: int) -> float:
     """The rate of the classifier changes from step to step, for it is part of SGD's velocity."""
     return (0.01 if kind == "sgd" else 0.001) / (step + 1)
@@ -167,8 +206,10 @@ def with_graphs():
 def run(job: dict, context: RankContext) -> None:
     """Steps ``first`` to ``last`` of a job; on the last rank alone, ``poison`` spoils the input of that step and
     ``poison_gradient`` a gradient, that of a classifier's layer with ``spoil_head``."""
-    kind, labelled = job.get("kind", "sgd"), job.get("model") in ("classifier", "tags")
-    if labelled:
+    kind, labelled = job.get("kind", "sgd"), job.get("model") in ("classifier", "tags", "wide")
+    if job.get("model") == "wide":
+        module, optim, spoilt = Wide(), OptimConfig(lr=RATE), None
+    elif labelled:
         labels = "multi" if job["model"] == "tags" else "single"
         module = small_classifier(job.get("frozen", False), labels)
         optim = OptimConfig(kind=kind, lr=rate(kind, 0), clip_backbone=CLIP)
@@ -205,12 +246,14 @@ def run(job: dict, context: RankContext) -> None:
             result = engine.train_step(parts, rate(kind, step) if labelled else optim.lr, step)
         log.append({"loss": result.losses["loss"], "applied": result.applied})
         log[-1] |= {"reads": list(reads.found)} if reads else {}
+    growth = Growth()
     for name, tensors in {"model": engine.model_tensors(), "optimizer": engine.optimizer_tensors()}.items():
         if context.first:
             write_tensors(Path(job["out"]).with_name(f"{Path(job['out']).name}.{name}"), tensors)
         tensors.skip()
+    grown = gather(growth.so_far())
     if context.first:
-        Path(job["out"]).write_text(json.dumps(log))
+        Path(job["out"]).write_text(json.dumps([{"growth": grown}] if job.get("model") == "wide" else log))
     engine.close()
     on_gpu.close()
     wait_for_all()

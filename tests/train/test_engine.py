@@ -92,6 +92,7 @@ def runs(folder):
         jobs[f"poison {stage}"] = {**zero, "poison_gradient": 1, "poison": 2}
         jobs[f"unified {stage}"] = {**zero, "model": "vatt-ma-tiny"}
         jobs[f"clip {stage}"] = {**zero, "last": 1, "clip": CLIP}
+        jobs[f"wide {stage}"] = {**zero, "last": 1, "model": "wide"}
     jobs |= {name: {"engine": engine} for name, engine in (SAVERS | PARTED).items() if engine["zero"] == 3}
     jobs["on gpu 3"] = {"engine": {"zero": 3}, "as_on_gpu": True, "last": 2}
     jobs["bf16 3"] = {"engine": {"zero": 3, "precision": "bf16"}, "last": 1}
@@ -135,6 +136,17 @@ def test_a_run_in_two_halves_is_bit_equal_to_the_run_in_one(runs, name):
     equal(rest[1], whole[1])
     equal(rest[2], whole[2])
     assert rest[2]["step"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_save_holds_one_tensor_at_a_time(runs, stage):
+    """On both ranks; weights and moments are 36 MiB, which either held before."""
+    log, weights, optimizer = runs[f"wide {stage}"]
+    assert sum(x.nbytes for x in (*weights.values(), *optimizer.values())) > 36 * 2**20
+    if None in log[0]["growth"]:
+        pytest.skip("the system does not tell how much memory a process had")
+    assert max(log[0]["growth"]) < 9
 
 
 @pytest.mark.slow

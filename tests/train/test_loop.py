@@ -23,6 +23,7 @@ from train.core.run_folder import RunFolder
 from vatt.config import to_dict
 from vatt.data import SkipLog
 from vatt.data.workers import Interrupted
+from vatt.weights.tensors import Tensors
 
 
 @dataclass
@@ -59,12 +60,16 @@ class FakeEngine:
         beside = self.beside[min(self.steps, len(self.beside)) - 1]
         return Result(self.steps, self.log, self.steps not in self.spoilt, beside)
 
-    def model_state(self):
-        self.log.append(("save", self.steps))
-        return {"weight": torch.zeros(1)}
+    weight: float = 0.0
 
-    def optimizer_state(self):
-        return {"step": torch.tensor(self.steps)}
+    def model_tensors(self):
+        self.log.append(("save", self.steps))
+        self.streams = [Tensors.of({"weight": torch.tensor([self.weight]), "zeros": torch.zeros(3)})]
+        return self.streams[0]
+
+    def optimizer_tensors(self):
+        self.streams.append(Tensors.of({"step": torch.tensor(self.steps)}))
+        return self.streams[1]
 
 
 class Loader:
@@ -192,6 +197,54 @@ def test_what_is_saved_or_evaluated_was_read(trainer):
     assert saved[:2] == [[2.0], [2.0, 3.0, 4.0]]
     log = made.engine.log
     assert log.index(("read", 4)) < log.index(("evaluate", 4)) < log.index(("step", 5))
+
+
+@pytest.mark.parametrize(("steps", "every", "saved"), [(6, 3, [3, 6]), (6, 4, [4, 6]), (6, 0, [6])])
+def test_no_step_is_saved_twice(trainer, steps, every, saved):
+    """Not the last one either, where save_every divides the steps."""
+    made, _ = trainer(steps=steps, save_every=every)
+    made.run()
+    assert [step for what, step in made.engine.log if what == "save"] == saved
+
+
+def test_a_run_that_goes_on_from_its_last_step_does_not_write_it_again(trainer):
+    made, _ = trainer()
+    made.step = made.saved = 6
+    assert made.run()
+    assert made.engine.log == []
+
+
+def test_weights_that_are_not_finite_end_the_run_and_the_last_finite_checkpoint_stays(trainer):
+    made, _ = trainer(save_every=2, keep=1)
+    made.evaluate = lambda step: setattr(made.engine, "weight", math.inf)
+    made.config.run.eval_every = 2
+    with pytest.raises(NotFinite) as caught:
+        made.run()
+    assert str(caught.value) == (
+        "step 4: weight holds values that are not finite (1 of 1); no checkpoint of it was written; step-00000002 is "
+        "finite: go on from it with --resume and a lower optim.lr, a longer optim.warmup_steps or optim.clip_norm=1"
+    )
+    assert [path.name for path in made.folder.checkpoints.iterdir()] == ["step-00000002"]
+    assert [list(stream) for stream in made.engine.streams] == [[], []]  # other ranks wait for its part in each
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_rank_0_cannot_write_is_raised_on_all_ranks_once_all_have_done_their_part(trainer, monkeypatch, first):
+    made, _ = trainer()
+    made.context.rank = 0 if first else 1
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(loop, "gather", lambda item: [item if first else full])
+    streams = [Tensors.of({"a": torch.ones(1), "b": torch.ones(2)}), Tensors.of({"c": torch.ones(1)})]
+    did = []
+
+    def fail():
+        did.append(next(iter(streams[0]))[0])
+        raise full
+
+    with pytest.raises(OSError, match="No space left"):
+        made.write(streams, fail)
+    assert did == (["a"] if first else [])
+    assert [list(stream) for stream in streams] == [[], []]
 
 
 def test_a_skipped_step_is_told_by_its_own_number(trainer):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.file_operations import full_at, killed_at
 from vatt.clip import InputConfig
 from vatt.inference import VATT, Classifier, load_pretrained, save_pretrained
 from vatt.models import ClassifierConfig
 from vatt.presets import CLASSIFIERS, classifier_preset, preset
-from vatt.weights.folder import PretrainedError
+from vatt.weights.folder import PretrainedError, export_model, read_config
 from vatt.weights.restore import backbone_config, fit_positions, restore_backbone
+from vatt.weights.tensors import Stored, Tensors
 
 
 def small(name="vatt-tiny"):
@@ -106,14 +110,107 @@ def test_weights_that_are_not_finite_or_not_whole_are_refused(tmp_path):
     name = "video.tokens.weight"
     weights[name][0, 0] = float("nan")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(PretrainedError, match=f"{name} holds values that are not finite"):
+    with pytest.raises(PretrainedError, match=f"model.safetensors: {name} holds values that are not finite \\(1 of "):
         load_pretrained(tmp_path)
+    weights[name][0, 0] = 0.0
+    save_file(weights, tmp_path / "model.safetensors")  # by another program: without a checksum
+    load_pretrained(tmp_path)
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(PretrainedError, match=r"model.safetensors: cannot be read"):
         load_pretrained(tmp_path)
     with pytest.raises(PretrainedError, match=r"no such folder with a model.safetensors"):
         load_pretrained(tmp_path / "absent")
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    """Though they are finite and their file is one of safetensors."""
+    save_pretrained(classifier_of(small(), "video"), tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    assert len(load_file(file)) > 10
+    for place in (len(whole) - 1, len(whole) // 2):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(PretrainedError, match=r"model.safetensors: is damaged: its content differs from its check"):
+            load_pretrained(tmp_path)
+
+
+def test_a_model_that_is_not_finite_is_not_written(tmp_path):
+    model = classifier_of(small(), "video")
+    save_pretrained(model, tmp_path / "m")
+    before = load_pretrained(tmp_path / "m").state_dict()
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = float("inf")
+    with pytest.raises(PretrainedError, match=r"model.safetensors: not written: classifier.weight holds values"):
+        save_pretrained(model, tmp_path / "m")
+    with pytest.raises(PretrainedError, match=r"model.safetensors: not written: classifier.weight holds values"):
+        export_model(tmp_path / "m", model.config, Tensors.of(model.state_dict()))
+    after = load_pretrained(tmp_path / "m").state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert {path.name for path in tmp_path.rglob("*")} == {"m", "config.json", "model.safetensors"}
+
+
+def spoilt(state, value):
+    """As state, with that value in all of its tensors."""
+    return {name: torch.full_like(x, value) for name, x in state.items()}
+
+
+@pytest.mark.parametrize("way", ["save", "export"])
+def test_a_kill_or_a_full_disk_at_any_file_operation_leaves_a_whole_model(tmp_path, monkeypatch, way):
+    """The former or the new one; and of another model's folder, none at worst."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    model = classifier_of(small(), "video")
+    state = model.classifier.state_dict()
+    other = replace(model.config, name="other")
+
+    def write(folder, value, config=model.config):
+        if way == "export":
+            export_model(folder, config, Tensors.of(spoilt(state, value)))
+        else:
+            kept, model.config = model.config, config
+            try:
+                save_pretrained(model, folder, spoilt(state, value))
+            finally:
+                model.config = kept
+
+    def found(folder):
+        """The name of the model and the value in its tensors."""
+        weights = Stored(folder / "model.safetensors")
+        values = {value for tensor in weights.values() for value in tensor.unique().tolist()}
+        assert weights.keys() == state.keys()
+        assert len(values) == 1
+        return read_config(folder).name, values.pop()
+
+    for config in (model.config, other):
+        seen = set()
+        for number in count():
+            folder = tmp_path / f"{config.name}{number}"
+            write(folder, 1.0)
+            if not killed_at(number, lambda folder=folder, config=config: write(folder, 2.0, config)):
+                break
+            none = way == "save" and config is other and not (folder / "model.safetensors").is_file()
+            seen.add(None if none else found(folder))
+            write(folder, 3.0, config)
+            assert found(folder) == (config.name, 3.0)
+            assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+        assert {("c", 1.0), (config.name, 2.0)} - {found(folder)} <= seen
+        assert seen - {None} <= {("c", 1.0), (config.name, 2.0)}
+    for number in count():
+        folder = tmp_path / f"full{number}"
+        write(folder, 1.0)
+        kind = PretrainedError if way == "export" else OSError
+        error = full_at(number, lambda folder=folder: write(folder, 2.0), kind)
+        if error is None:
+            break
+        assert "No space left on device" in str(error)
+        assert found(folder)[1] in ((1.0,) if number < 5 else (1.0, 2.0))
+
+
+def test_files_of_a_model_have_the_modes_of_the_umask(tmp_path):
+    save_pretrained(classifier_of(small(), "video"), tmp_path / "m")
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert {file.stat().st_mode for file in (tmp_path / "m").iterdir()} == {usual.stat().st_mode}
 
 
 def test_classifier_round_trip_and_presets(tmp_path):

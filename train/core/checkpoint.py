@@ -189,9 +189,9 @@ def _read_state(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("is damaged: expected an object")
     form, found = state.get("format"), state.pop(_CHECKSUM, None)
-    if found != (None if form == 1 else _sum_of(state)):
+    if type(form) is not int or found != (None if form == 1 else _sum_of(state)):
         raise ValueError("is damaged: its content differs from its checksum")
-    if type(form) is not int or form not in (1, FORMAT):
+    if form not in (1, FORMAT):
         raise OtherFormat(f"{file}: is of format {form!r:.80}, this version reads 1 and {FORMAT}")
     return state
 

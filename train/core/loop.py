@@ -292,8 +292,8 @@ class Trainer:
             before = [path.name for path in steps(self.folder.checkpoints)[-1:]]
             way_out = f"{before[0]} is finite: go on from it with --resume and" if before else "try"
             raise NotFinite(
-                f"step {self.step}: {error}; no checkpoint of it was written. {way_out[0].upper()}{way_out[1:]} a "
-                "lower optim.lr, a longer optim.warmup_steps or optim.clip_norm=1"
+                f"step {self.step}: {error}; no checkpoint of it was written; {way_out} a lower optim.lr, a longer "
+                "optim.warmup_steps or optim.clip_norm=1"
             ) from error
         self.saved = self.step
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,7 @@ from vatt.errors import UserError
 CHECKSUM = "sha256"
 _BLANK = "0" * 64
 _CHUNK = 1 << 24  # bytes that are written, or read, while as many are hashed
+_SMALL = 1 << 20  # bytes that are not worth a thread
 _LARGEST_HEADER = 100_000_000  # as in safetensors
 _NAMES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
@@ -106,6 +107,10 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
     with path.open("wb") as file, ThreadPoolExecutor(1) as pool:
 
         def write(content: bytes | memoryview) -> None:
+            if len(content) < _SMALL:
+                digest.update(content)
+                file.write(content)
+                return
             for at in range(0, len(content), _CHUNK):
                 chunk = content[at : at + _CHUNK]
                 hashed = pool.submit(digest.update, chunk)
@@ -152,7 +157,7 @@ class Stored(Mapping[str, Tensor]):
             for name in self.specs:
                 check_finite(name, self[name])
         except (OSError, SafetensorError) as error:
-            raise TensorFileError(f"{path}: cannot be read: {error}") from error
+            raise TensorFileError(f"{path}: cannot be read: {_reason(error)}") from error
         except ValueError as error:
             raise TensorFileError(f"{path}: {error}") from error
 
@@ -167,6 +172,10 @@ class Stored(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.specs)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _type(name: str) -> torch.dtype:
@@ -186,15 +195,10 @@ def _check(path: Path) -> str | None:
             if found is None:
                 return None
             digest = hashlib.sha256(size + header[: found.start(1)] + _BLANK.encode() + header[found.end(1) :])
-            _hash_rest(file, digest)
+            while chunk := file.read(_SMALL):
+                digest.update(chunk)
     except OSError as error:
-        raise TensorFileError(f"{path}: cannot be read: {error}") from error
+        raise TensorFileError(f"{path}: cannot be read: {_reason(error)}") from error
     if digest.hexdigest().encode() != found[1]:
         raise TensorFileError(f"{path}: is damaged: its content differs from its checksum")
     return digest.hexdigest()
-
-
-def _hash_rest(file: IO[bytes], digest: hashlib._Hash) -> None:
-    buffer = bytearray(_CHUNK)
-    while count := file.readinto(buffer):  # type: ignore[attr-defined]
-        digest.update(memoryview(buffer)[:count])
