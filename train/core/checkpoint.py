@@ -142,7 +142,8 @@ def load_latest(
 
 def set_aside(folder: Path, step: int) -> list[str]:
     """Renames the checkpoints after ``step``, which could not be read: the run takes another way from there, on which
-    they must not count as its newest. Returns their new names."""
+    they must not count as its newest. Returns their new names. What a killed process left half-done is removed."""
+    remove_partly(folder, f"{PREFIX}*")
     names = []
     for path in steps(folder):
         if _number(path) > step:
