@@ -158,12 +158,13 @@ def _check_columns(path: Path, names: list[str]) -> None:
     """The video column must be there, none twice, and no other column may be a misspelling of one of ours."""
     for number, name in enumerate(names):
         if name and name in names[:number]:
-            raise ManifestError(f"{path}, column {name}: is there twice")
+            raise ManifestError(f"{path}, column {name[:40]}: is there twice")
         meant = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.8)
         if name not in COLUMNS and meant and not re.fullmatch(r"split\d+", name):  # official splits, for probes
-            raise ManifestError(f"{path}, column {name}: did you mean {meant[0]!r}?")
+            raise ManifestError(f"{path}, column {name[:40]}: did you mean {meant[0]!r}?")
     if not set(MEDIA) & set(names):
-        raise ManifestError(f"{path}: has no column video (or audio, or image), only {', '.join(names[:20]) or 'none'}")
+        columns = ", ".join(name[:40] for name in names[:20]) or "none"
+        raise ManifestError(f"{path}: has no column video (or audio, or image), only {columns}")
 
 
 def _check_text(path: Path, line: int, row: Row) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ from typing import Any
 from vatt.data.clips import ManifestError
 from vatt.data.datasets.reading import files_in, header_of, lines_of, read_text, table, whole_number
 from vatt.data.datasets.rows import SPLITS, DatasetRows, label_of
-from vatt.data.manifest import media_files, media_row
-from vatt.files import KINDS
+from vatt.data.manifest import media_files, media_row, passed_over
+from vatt.files import KINDS, parse_json
 
 WNID = re.compile(r"n\d{8}")
 _ID_LINE = re.compile(r"(n\d{8})\s+(\d+)(?:\s+(.+))?")  # map_clsloc.txt
@@ -35,7 +34,8 @@ def folder(annotations: Sequence[Path], videos: Path, *, kind: str | None = None
     if annotations:
         raise ManifestError(f"{annotations[0]}: a folder of classes takes no annotations; its names are the labels")
     root = videos.resolve()
-    paths = list(media_files(videos, [kind] if kind else list(KINDS)))
+    others = Counter[str]()
+    paths = list(media_files(videos, [kind] if kind else list(KINDS), others))
     rows = [media_row(path) for path in paths]
     counts = Counter(next(iter(row)) for row in rows)
     if len(counts) > 1:
@@ -44,7 +44,7 @@ def folder(annotations: Sequence[Path], videos: Path, *, kind: str | None = None
     folders = [path.relative_to(root).parts[:-1] for path in paths]
     on_top = {inside[0] for inside in folders if inside}
     has_splits = bool(on_top) and all(name.lower() in SPLITS for name in on_top)
-    found = DatasetRows()
+    found = DatasetRows(notes=[*filter(None, (passed_over(others),))])
     for path, row, inside in zip(paths, rows, folders, strict=True):
         if len(inside) < 1 + has_splits:
             found.skipped.append(f"{path.relative_to(root)}: lies in no folder of a class")
@@ -101,7 +101,7 @@ def _class_of_picture(path: Path, labels: ImageNetLabels) -> str:
 def _known_wnid(wnid: str, path: Path, labels: ImageNetLabels) -> str:
     if not WNID.fullmatch(wnid):
         raise ManifestError(
-            f"{path.parent}: {wnid!r} is no wnid (n and eight digits); the set 'folder' takes any names"
+            f"{path.parent}: {wnid!r:.40} is no wnid (n and eight digits); the set 'folder' takes any names"
         )
     if labels.names and wnid not in labels.names:
         raise ManifestError(f"{path}: the annotation files do not know the class {wnid}")
@@ -189,12 +189,14 @@ def _mapping(path: Path, labels: ImageNetLabels, ids: dict[int, str]) -> None:
         elif match := _NAME_LINE.fullmatch(line):
             labels.names[match[1]] = match[2].partition(",")[0].strip()
         else:
-            raise ManifestError(f"{where}: expected a wnid and a name, or a wnid, a number and a name; got {line!r}")
+            raise ManifestError(
+                f"{where}: expected a wnid and a name, or a wnid, a number and a name; got {line!r:.80}"
+            )
 
 
 def _class_index(path: Path) -> dict[str, str]:
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path), path, surrogates=True)
         found = {wnid: name.replace("_", " ") for wnid, name in content.values()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f'{path}: expected {{"0": ["n01440764", "tench"], ...}}: {error}') from error
@@ -210,7 +212,7 @@ def _solution(path: Path) -> dict[str, str]:
     for where, row in table(path, ()):
         wnid = row["PredictionString"].partition(" ")[0]
         if not WNID.fullmatch(wnid):
-            raise ManifestError(f"{where}, column PredictionString: {wnid!r} is no wnid (n and eight digits)")
+            raise ManifestError(f"{where}, column PredictionString: {wnid!r:.40} is no wnid (n and eight digits)")
         found[row["ImageId"]] = wnid
     return found
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from vatt.data.captions import json_constant
 from vatt.data.clips import ManifestError
+from vatt.files import JSONError, parse_json
 
 CHUNK = 2**24  # characters read at a time
 _DECODER = json.JSONDecoder()
@@ -35,19 +37,25 @@ def table(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]
     Raises:
         ManifestError: it cannot be read, lacks one of ``columns``, or a row has more or fewer values than the header.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-    if missing := set(columns) - set(header_of(path)):
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    header = header_of(path)
+    if missing := set(columns) - set(header):
         raise ManifestError(f"{path}: has no column {', '.join(sorted(missing))}")
-    rows = []
+    if twice := [name for number, name in enumerate(header) if name and name in header[:number]]:
+        raise ManifestError(f"{path}, column {twice[0][:40]}: is there twice")
+    rows, begun = [], 1
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        begun = reader.line_num + 1
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise ManifestError(f"{where}: expected {len(header_of(path))} values, as the header has")
+                raise ManifestError(f"{where}: expected {len(header)} values, as the header has")
             rows.append((where, row))
+            begun = reader.line_num + 1
     except csv.Error as error:
-        raise ManifestError(f"{path}, line {reader.line_num}: is not CSV: {error}") from error
+        why = "a quotation mark is opened and not closed" if "end of data" in str(error) else error
+        raise ManifestError(f"{path}, line {begun}: is not CSV: {why}") from error
     return rows
 
 
@@ -76,18 +84,18 @@ def records(path: Path, count: Sequence[int], meaning: str) -> list[tuple[str, l
 def header_of(path: Path) -> list[str]:
     """The values of the first line of a CSV file; [] of an empty one."""
     first = read_text(path).partition("\n")[0].strip()
-    return [value.strip() for value in next(csv.reader([first]), [])] if first else []
+    try:
+        return [value.strip() for value in next(csv.reader([first]), [])] if first else []
+    except csv.Error as error:  # a value that is too long
+        raise ManifestError(f"{path}, line 1: is not CSV: {error}") from error
 
 
 def json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ManifestError if it cannot be read or is something else."""
     try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise ManifestError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ManifestError(f"{path}: expected an object ({{...}}), got a {type(content).__name__}")
-    return content
+        return parse_json(read_text(path), path, dict, surrogates=True, constant=json_constant)
+    except JSONError as error:
+        raise ManifestError(str(error)) from error
 
 
 def json_items(path: Path) -> Iterator[tuple[str, Any]]:
@@ -112,7 +120,7 @@ def json_items(path: Path) -> Iterator[tuple[str, Any]]:
             text.take("}")
             if rest := text.next():
                 raise ValueError(f"goes on after its end with {rest!r}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         where = "" if key is None else f" at or after the entry {key!r:.60}"
         raise ManifestError(f"{path}: is not JSON{where}: {error}") from error
 
@@ -163,7 +171,7 @@ def whole_number(text: str, where: str, what: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ManifestError(f"{where}: {what} {text!r} is not a whole number") from None
+        raise ManifestError(f"{where}: {what} {text!r:.40} is not a whole number") from None
 
 
 def files_in(annotations: Sequence[Path], pattern: str) -> list[Path]:

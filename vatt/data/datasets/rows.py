@@ -58,7 +58,7 @@ class DatasetRows:
 def split_of(text: str, where: str) -> str:
     """train, val or test. Raises ManifestError for another name; ``where`` begins the message."""
     if (split := SPLITS.get(text.strip().lower())) is None:
-        raise ManifestError(f"{where}: the split {text!r} is not known; known are {', '.join(SPLITS)}")
+        raise ManifestError(f"{where}: the split {text!r:.40} is not known; known are {', '.join(SPLITS)}")
     return split
 
 
@@ -68,14 +68,16 @@ def label_of(text: str, where: str) -> str:
     if not label:
         raise ManifestError(f"{where}: the label is empty")
     if SEPARATOR in label:
-        raise ManifestError(f"{where}: the label {label!r} has a {SEPARATOR!r}, which separates labels in a manifest")
+        raise ManifestError(
+            f"{where}: the label {label!r:.80} has a {SEPARATOR!r}, which separates labels in a manifest"
+        )
     return label
 
 
 def known_label(label: str, names: Mapping[str, Any] | Iterable[str], where: str, path: Path) -> str:
     """The label again. Raises ManifestError if the class list in ``path`` does not have it."""
     if label not in names:
-        raise ManifestError(f"{where}: the label {label!r} is not in {path}")
+        raise ManifestError(f"{where}: the label {label!r:.80} is not in {path}")
     return label
 
 

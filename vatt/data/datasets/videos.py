@@ -157,7 +157,9 @@ def ucf101(annotations: Sequence[Path], videos: Path) -> DatasetRows:
 def _ucf101_entry(line: str, where: str) -> tuple[str, int | None]:
     video, _, number = line.partition(" ")
     if video.count("/") != 1:
-        raise ManifestError(f"{where}: expected CLASS/FILE.avi, and a number where it is for training; got {line!r}")
+        raise ManifestError(
+            f"{where}: expected CLASS/FILE.avi, and a number where it is for training; got {line!r:.80}"
+        )
     return video, whole_number(number.strip(), where, "the class") if number.strip() else None
 
 
@@ -191,7 +193,7 @@ def hmdb51(annotations: Sequence[Path], videos: Path) -> DatasetRows:
         for where, line in lines_of(path):
             video, _, flag = line.rpartition(" ")
             if not video or flag not in _HMDB51_PARTS:
-                raise ManifestError(f"{where}: expected a file and 0 (unused), 1 (train) or 2 (test), got {line!r}")
+                raise ManifestError(f"{where}: expected a file and 0 (unused), 1 (train) or 2 (test), got {line!r:.80}")
             parts[label, video.strip()][f"split{match[2]}"] = _HMDB51_PARTS[flag]
     return _rows_of_splits(parts, videos)
 
