@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 from tests.golden.golden import REFERENCE
-from tests.weights.bundle_writer import BFLOAT16, STRING, field, table, write_bundle
+from tests.weights.bundle_writer import BFLOAT16, STRING, block, field, number, table, write_bundle
 from vatt.weights.tensorflow import Bundle, TensorFlowError
+from vatt.weights.tensorflow.table import MAGIC
 
 FOLDERS = sorted(path.name for path in REFERENCE.glob("tf_ckpt_*"))
 
@@ -189,3 +191,54 @@ def test_headers_that_are_not_supported(tmp_path):
     (tmp_path / "ckpt.index").write_bytes(table({b"": field(1, 1), b"x": field(1, 1) + field(3, 2)}))
     with pytest.raises(TensorFlowError, match=r"ckpt\.index: x lies in a shard beyond the 1"):
         Bundle(tmp_path / "ckpt")
+
+
+def made_of(blocks, index):
+    """A table with these blocks, whose index is made of their handles by ``index``."""
+    data, handles = b"", []
+    for made in blocks:
+        handles.append((len(data), len(made) - 5))
+        data += made
+    footer = b""
+    for made in (block([]), block([(b"%06d" % n, number(at) + number(size)) for n, (at, size) in index(handles)])):
+        footer += number(len(data)) + number(len(made) - 5)
+        data += made
+    return data + footer.ljust(40, b"\0") + MAGIC
+
+
+HEADER = (b"", field(1, 1))
+SOME = block([HEADER, *((b"k%05d" % n, field(1, 1)) for n in range(2000))])
+GROWING = block([HEADER, *((b"a" * n, b"") for n in range(1, 6000))])
+
+
+def of_entry(entry):
+    return table({b"": field(1, 1), b"x": entry})
+
+
+BUNDLES = {
+    "the same block 5000 times": (made_of([SOME], lambda h: [(n, h[0]) for n in range(5000)]), "or comes twice"),
+    "a block in another": (made_of([SOME], lambda h: [(0, h[0]), (1, (0, 4))]), "or comes twice"),
+    "blocks of the same keys": (made_of([SOME, SOME], lambda h: list(enumerate(h))), r"key b'' is not in order"),
+    "a block of 2^63 bytes": (made_of([SOME], lambda h: [(0, (0, 2**63))]), "does not fit into"),
+    "keys that grow": (made_of([GROWING], lambda h: [(0, h[0])]), "a key of 4097"),
+    "2^60 data files": (table({b"": field(1, 2**60)}), "1,152,921,504,606,846,976 data files"),
+    "a shape of 2^60": (of_entry(field(1, 1) + field(2, field(2, field(1, 2**60)))), "an array of the shape"),
+    "a thousand dimensions": (of_entry(field(2, field(2, field(1, 1)) * 1000)), "an array of the shape"),
+    "an offset behind the end": (of_entry(field(1, 1) + field(4, 2**62) + field(5, 8)), "is cut off"),
+    "a number without an end": (of_entry(b"\x08" + b"\xff" * 400), "more than 64 bits"),
+    "a message in itself": (of_entry(field(2, b"\x12" * 300)), "unreadable|the data end|unknown"),
+    "keys that are no text": (table({b"": field(1, 1), b"\xff\xfe": field(1, 1)}), "can't decode"),
+}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_hostile_index_is_refused_at_once(tmp_path, name):
+    content, message = BUNDLES[name]
+    (tmp_path / "ckpt.index").write_bytes(content)
+    (tmp_path / "ckpt.data-00000-of-00001").write_bytes(b"")
+    began = time.monotonic()
+    with pytest.raises(TensorFlowError, match=message) as caught:
+        Bundle(tmp_path / "ckpt")
+    assert time.monotonic() - began < 5
+    assert "ckpt." in str(caught.value)
+    assert len(str(caught.value)) < 400

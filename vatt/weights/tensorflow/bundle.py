@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vatt.config import show
+from vatt.files import read_bounded
 from vatt.weights.tensorflow.crc32c import crc32c, unmask
 from vatt.weights.tensorflow.table import TensorFlowError, fields, read_table
 
@@ -34,6 +36,7 @@ _TYPES: dict[int, tuple[str, str]] = {
     22: ("uint32", "<u4"),
     23: ("uint64", "<u8"),
 }
+MOST_SHARDS, MOST_DIMENSIONS = 10_000, 16
 _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 
 
@@ -127,9 +130,11 @@ class Bundle:
         return self._entries[key]
 
     def _check_shards(self) -> None:
+        ends: dict[int, int] = {}
+        for entry in self._entries.values():
+            ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.size)
         for shard in range(self.shards):
-            path = self.data_file(shard)
-            needed = max((e.offset + e.size for e in self._entries.values() if e.shard == shard), default=0)
+            path, needed = self.data_file(shard), ends.get(shard, 0)
             if not path.is_file():
                 raise TensorFlowError(f"{path}: no such file; the checkpoint has {self.shards} data file(s)")
             found = path.stat().st_size
@@ -156,8 +161,8 @@ def _prefix(path: Path) -> Path:
 def _latest(folder: Path) -> Path:
     state = folder / "checkpoint"
     try:
-        text = state.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(state, 2**20).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise TensorFlowError(f"{state}: cannot be read ({error}); give the prefix of the checkpoint") from error
     found = re.search(r'^model_checkpoint_path:\s*"([^"]+)"', text, re.MULTILINE)
     if not found:
@@ -176,6 +181,8 @@ def _header(data: bytes) -> int:
     shards = _number(values.get(1, 0))
     if shards < 1:
         raise ValueError("has no header; it is not the index of a checkpoint")
+    if shards > MOST_SHARDS:
+        raise ValueError(f"says that there are {shards:,} data files; at most {MOST_SHARDS:,}")
     return shards
 
 
@@ -186,6 +193,8 @@ def _entry(data: bytes) -> Entry:
     for number, value in fields(data):
         if number == 2:
             shape = tuple(_dimensions(fields(_message(value))))
+            if len(shape) > MOST_DIMENSIONS or any(size >= 2**48 for size in shape):
+                raise ValueError(f"an array of the shape {show(shape)}")
         elif number == 7:
             raise ValueError("a variable is stored in slices (partitioned), which is not supported")
         elif number in names:

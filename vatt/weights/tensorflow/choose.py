@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vatt.config import ConfigError, from_dict, load, nearest, override
+from vatt.config import ConfigError, from_dict, load, nearest, override, show
 from vatt.models.config import ClassifierConfig, VATTConfig, saved_values
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.weights.tensorflow.bundle import Bundle
@@ -109,10 +109,13 @@ def _from_checkpoint(config: ClassifierConfig, bundle: Bundle, accounts: Account
         pre_projection="_base/pre_proj/kernel" in accounts.model,
         post_projection="_base/post_proj/kernel" in accounts.model,
     )
-    if section.post_projection:
-        section.d_post_proj = bundle.shape(accounts.model["_base/post_proj/kernel"])[-1]
+    bias_shape = bundle.shape(bias)
+    if len(bias_shape) != 1:
+        raise TensorFlowError(f"{bundle.index}: {show(bias)} has the shape {bias_shape}, not one number for each class")
+    if section.post_projection and (shape := bundle.shape(accounts.model["_base/post_proj/kernel"])):
+        section = replace(section, d_post_proj=shape[-1])
     name = "video" if config.modality == "video" else "waveform"
-    return replace(config, num_classes=bundle.shape(bias)[0], **{name: section})  # type: ignore[arg-type]
+    return replace(config, num_classes=bias_shape[0], **{name: section})  # type: ignore[arg-type]
 
 
 def _same_kind(config: VATTConfig | ClassifierConfig, bundle: Bundle, accounts: Accounts) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from vatt.clip import InputConfig
-from vatt.config import ConfigError, update
+from vatt.config import ConfigError, show, update
 from vatt.models.config import (
     ClassifierConfig,
     SpectrogramConfig,
@@ -64,7 +64,8 @@ def official_config(official: Mapping[str, Any]) -> VATTConfig | ClassifierConfi
     except (TensorFlowError, ConfigError):
         raise
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise TensorFlowError(f"the official configuration lacks a part or has another layout: {error!r}") from error
+        reason = f"{type(error).__name__}({show(str(error))})"
+        raise TensorFlowError(f"the official configuration lacks a part or has another layout: {reason}") from error
 
 
 def vatt_config(official: Mapping[str, Any]) -> VATTConfig:
@@ -87,7 +88,7 @@ def classifier_config(official: Mapping[str, Any]) -> ClassifierConfig:
     model = official["model_config"]
     name = str(model.get("name") or official.get("model_arch", "")).lower()
     if not name.startswith(("vit", "wat")):
-        raise TensorFlowError(f"model_config.name: {name!r} cannot be honoured; classifiers are vit_* or wat_*")
+        raise TensorFlowError(f"model_config.name: {show(name)} cannot be honoured; classifiers are vit_* or wat_*")
     video = name.startswith("vit")
     config = classifier_preset("vit-base" if video else "wat-base")
     if video:
@@ -167,7 +168,7 @@ def text_config(official: Mapping[str, Any], **ours: Any) -> TextConfig:
     name = str(official.get("name", "t5_small"))
     kind = next((kind for kind in ("bert_small", "bert", "t5", "linear") if name.startswith(kind)), None)
     if kind is None:
-        raise TensorFlowError(f"text model {name!r} is none of t5_*, bert_*, linear_lm")
+        raise TensorFlowError(f"text model {show(name)} is none of t5_*, bert_*, linear_lm")
     defaults = {"d_model": 2048} if kind == "linear" else {}  # LinearModel's; it has no size in its name
     return fill(TextConfig, {**defaults, **official}, kind=kind, **ours)
 
@@ -210,7 +211,9 @@ def loss_config(bridge: Mapping[str, Any]) -> dict[str, Any]:
         "loss_config.bridge.name", values.pop("name"), {"asymmetric_nce": "asymmetric", "symmetric_nce": "symmetric"}
     )
     if values.pop("loss_weight", 1.0) != 1:
-        raise TensorFlowError(f"loss_config.bridge.loss_weight={bridge['loss_weight']!r} cannot be honoured; only 1")
+        raise TensorFlowError(
+            f"loss_config.bridge.loss_weight={show(bridge['loss_weight'])} cannot be honoured; only 1"
+        )
     return {"kind": kind, **values}
 
 
@@ -244,7 +247,7 @@ def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConf
 
 def _one_of(what: str, value: Any, known: Mapping[str, str]) -> str:
     if value not in known:
-        raise TensorFlowError(f"{what}={value!r} cannot be honoured; only {', '.join(known)}")
+        raise TensorFlowError(f"{what}={show(value)} cannot be honoured; only {', '.join(known)}")
     return known[value]
 
 
@@ -257,7 +260,7 @@ def _known(what: str, part: Mapping[str, Any], starts: tuple[str, ...]) -> None:
     name = str(part.get("name", starts[0])).lower()
     if not name.startswith(starts):
         raise TensorFlowError(
-            f"{what} {name!r} cannot be honoured; it must be one of {', '.join(s + '_*' for s in starts)}"
+            f"{what} {show(name)} cannot be honoured; it must be one of {', '.join(s + '_*' for s in starts)}"
         )
 
 
@@ -269,4 +272,4 @@ def _size(official: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refused(cls: type, key: str, value: Any, allowed: tuple[Any, ...] | None) -> TensorFlowError:
     can = f"only {', '.join(map(repr, allowed))}" if allowed else "no such field is known"
-    return TensorFlowError(f"{cls.__name__}: {key}={value!r} cannot be honoured; {can}")
+    return TensorFlowError(f"{cls.__name__}: {show(key)[1:-1]}={show(value)} cannot be honoured; {can}")

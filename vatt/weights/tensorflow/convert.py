@@ -95,9 +95,11 @@ def convert(prefix: str | Path, model: str, out: str | Path, overrides: Sequence
     bundle = Bundle(prefix)
     accounts = account(bundle.keys())
     config = choose(model, bundle, accounts, overrides)
+    with torch.device("meta"):  # no memory is taken before the checkpoint is known to have such arrays
+        wanted = variables(_build(config))
+    check_fit(config.name, describe(accounts.model), bundle, accounts.model, wanted)
     network = _build(config)
     wanted = variables(network)
-    check_fit(config.name, describe(accounts.model), bundle, accounts.model, wanted)
     converted = fill(network, bundle, accounts.model, wanted)
     conversion = Conversion(
         model=config.name,

@@ -14,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vatt.config import show
 from vatt.errors import UserError
+from vatt.files import JSONError, read_bounded
 from vatt.weights.tensorflow.crc32c import crc32c, unmask
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER = 48
+MOST_BYTES, LONGEST_KEY = 64 * 2**20, 4096  # of an index: those of the largest model have 200 kB, and keys of 200 bytes
 TRAILER = 5
 _COMPRESSIONS = {1: "snappy", 2: "zlib", 4: "zstd"}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -35,9 +38,11 @@ def read_table(path: Path) -> dict[bytes, bytes]:
         TensorFlowError: no such file, not a table, cut off, damaged, or compressed.
     """
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, MOST_BYTES)
     except OSError as error:
         raise TensorFlowError(f"{path}: cannot be read: {error.strerror}") from error
+    except JSONError as error:
+        raise TensorFlowError(str(error)) from error
     if len(data) < FOOTER or data[-8:] != MAGIC:
         raise TensorFlowError(
             f"{path}: is not the index of a TensorFlow 2 checkpoint (wrong magic number), or is cut off"
@@ -53,8 +58,17 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     meta, at = _handle(footer, 0)
     index, _ = _handle(footer, at)
     list(_block(data, meta))  # TensorFlow leaves it empty; it is only checked
+    end, last = 0, None
     for _, handle in _block(data, index):
-        yield from _block(data, _handle(handle, 0)[0])
+        at, size = place = _handle(handle, 0)[0]
+        if at < end:
+            raise ValueError(f"the block at byte {at} lies in the one before, or comes twice")
+        end = at + size + TRAILER
+        for key, value in _block(data, place):
+            if last is not None and key <= last:
+                raise ValueError(f"key {show(key)} is not in order")
+            last = key
+            yield key, value
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
@@ -91,6 +105,8 @@ def _keys_and_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         size, at = varint(block, at)
         if shared > len(key) or at + new + size > end:
             raise ValueError("an entry that does not fit into its block")
+        if shared + new > LONGEST_KEY:
+            raise ValueError(f"a key of {shared + new} bytes")
         key = key[:shared] + block[at : at + new]
         at += new
         yield key, block[at : at + size]
