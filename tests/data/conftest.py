@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.pools import pool
+
 
 @pytest.fixture
 def make(tmp_path):
@@ -19,3 +21,17 @@ def make(tmp_path):
         return folder
 
     return files
+
+
+@pytest.fixture
+def opened():
+    """Makes pools, and closes them."""
+    made = []
+
+    def make(*arguments, **options):
+        made.append(pool(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

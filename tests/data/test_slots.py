@@ -1,13 +1,19 @@
-"""How many batches fit into memory, what is told of it, and what of control groups is read."""
+"""How many batches fit into memory, what is told of it, and what of control groups is read; memory that is pinned."""
 
 from __future__ import annotations
 
-import pytest
+import gc
+import os
+import weakref
 
+import pytest
+import torch
+
+from tests.data.pools import LAYOUT, pool
 from train.config.pretraining import sample_gpu
 from vatt.data import DataConfig, Source, Tokenizer, TrainLoader, loader
 from vatt.data.clips import Clip
-from vatt.data.slots import NoRoom, fit_prefetch
+from vatt.data.slots import NoRoom, Slots, fit_prefetch
 from vatt.memory import free_memory
 
 GB = 10**9
@@ -105,3 +111,74 @@ def test_a_run_that_does_not_fit_is_refused_or_holds_less(monkeypatch):
     with pytest.raises(NoRoom, match=r"1\.8 GB of memory are free for 3 ranks.*run\.batch_size"):
         made(recipe.data, recipe, node_ranks=3)
     assert made(DataConfig(workers=0), recipe, node_ranks=3).memory == pytest.approx(0.3477e9, rel=1e-3)
+
+
+class Runtime:
+    """Stands in for the CUDA runtime of PyTorch."""
+
+    def __init__(self, code):
+        self.code, self.calls = code, []
+
+    def cudaHostRegister(self, address, size, flags):
+        self.calls.append(("register", address, size))
+        return self.code
+
+    def cudaHostUnregister(self, address):
+        self.calls.append(("unregister", address))
+
+
+def test_memory_is_pinned_until_nobody_holds_it(monkeypatch):
+    runtime = Runtime(0)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    slots = Slots(LAYOUT, 2, 3, 10)
+    slots.pin()
+    (call,) = runtime.calls
+    assert call[2] >= 3 * 2 * (1 << 16)
+    slots.free.popleft()
+    batch = slots.hand_out(0, 2)
+    assert call[1] < batch["large"].data_ptr() < call[1] + call[2]
+    slots.close()
+    assert len(runtime.calls) == 1
+    del batch
+    assert runtime.calls[1:] == [("unregister", call[1])]
+
+
+def test_a_forked_process_asks_no_gpu_to_free_anything(monkeypatch):
+    runtime = Runtime(0)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    slots = Slots(LAYOUT, 2, 3, 10)
+    slots.pin()
+    slots.free.popleft()
+    batch = slots.hand_out(0, 2)
+    slots.close()
+    process = os.fork()
+    if process == 0:
+        del batch
+        os._exit(len(runtime.calls))
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+    del batch
+    assert [call[0] for call in runtime.calls] == ["register", "unregister"]
+
+
+def test_memory_that_is_mapped_anew_keeps_the_old_map():
+    """To unmap it could unmap the new one, where the driver has kept it from forked processes."""
+    slots = Slots(LAYOUT, 2, 3, 10)
+    old = weakref.ref(slots._map)
+    slots.attach()
+    gc.collect()
+    assert old() is not None
+    assert old() is not slots._map
+
+
+def test_memory_that_cannot_be_pinned_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: Runtime(801))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+
+    def reports(*size, device):
+        assert device == "cuda"
+        raise RuntimeError("CUDA error: operation not supported")  # that of the attempt, which is over
+
+    monkeypatch.setattr(torch, "zeros", reports)
+    made = pool()
+    made.close()
+    assert made.note == "the memory of the loader could not be pinned (CUDA error 801); batches are copied once more"

@@ -78,7 +78,10 @@ def one_clip(clips: Sequence[Clip], number: int, name: str) -> Iterator[Clip]:
         file = clip.video
         yield clip
     except Exception as error:
-        raise bad_clip(error, file) from error
+        bad = bad_clip(error, file)
+        if bad is error:
+            raise
+        raise bad from error
 
 
 def check_there(clips: Sequence[Clip], file: Path | str, reason: str, name: str) -> None:
@@ -110,12 +113,13 @@ def vanished(name: str, file: Path | str) -> Vanished:
     )
 
 
-def _system_errors(error: BaseException | None) -> Iterator[int]:
+def _system_errors(error: BaseException | None) -> list[int]:
     """The numbers of the system's errors that have led to an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno:
-            yield error.errno
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__ or error.__context__
+    return [each.errno for each in chain if isinstance(each, OSError) and each.errno]
 
 
 def _place(error: Exception) -> str:

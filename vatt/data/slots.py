@@ -57,15 +57,15 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
 
+LOWER = "lower run.batch_size or data.prefetch, or raise the limit of memory (ulimit -v, docker --memory)"
+
+
 class NoRoom(UserError, RuntimeError):
     """Batches that do not fit into memory. The message names the settings that help."""
 
 
 def _no_room(size: int, error: OSError) -> NoRoom:
-    return NoRoom(
-        f"data: no memory for batches of {_gb(size)}: {error.strerror}; lower run.batch_size or data.prefetch, or "
-        "raise the limits of memory and open files (ulimit -v, ulimit -n)"
-    )
+    return NoRoom(f"data: no memory for batches of {_gb(size)}: {error.strerror}; {LOWER}")
 
 
 def fit_prefetch(

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from vatt.data.samples import Layout
-from vatt.data.slots import Board, NoRoom, Slots, batch_bytes, carve
+from vatt.data.slots import LOWER, Board, NoRoom, Slots, batch_bytes, carve
 from vatt.errors import UserError
 from vatt.limits import check_open_files, end_with_parent, no_more_files, read_strangers
 
@@ -348,7 +348,8 @@ class Pool:
             try:
                 self._slots.attach()
             except OSError as error:
-                send.send((_NOTHING, _Raised(NoRoom, f"data: a reading process has no room: {error.strerror}")))
+                why = f"data: a reading process has no memory for the batches: {error.strerror}; {LOWER}"
+                send.send((_NOTHING, _Raised(NoRoom, why)))
                 os._exit(1)
             self._board = Board(self._slots, self._sizes)
             self._batches = [self._slots.tensors(slot) for slot in range(len(self._board.slot))]
