@@ -204,12 +204,14 @@ def behave(item: str) -> str:
         os._exit(3)
     if item == "raise":
         raise OSError("broken")
+    if item == "greedy":
+        return str(len(bytearray(4 << 30)))
     return item.upper()
 
 
 @pytest.mark.slow
 def test_a_crash_or_a_hang_costs_one_item_alone():
-    items = ["a", "crash", "b", "hang", "leave", "raise", "c", "d"]
+    items = ["a", "crash", "b", "hang", "leave", "raise", "greedy", "c", "d"]
     found = dict(run_isolated(behave, items, workers=2, seconds=3))  # long enough for the others on a loaded machine
     assert {item: getattr(result, "reason", result) for item, result in found.items()} == {
         "a": "A",
@@ -220,6 +222,7 @@ def test_a_crash_or_a_hang_costs_one_item_alone():
         "hang": "took more than 3 s",
         "leave": "the process ended with status 3",
         "raise": "OSError: broken",
+        "greedy": "takes more memory than a process may have",
     }
 
 
