@@ -16,6 +16,11 @@ class UserError(Exception):
     """
 
 
+def in_short(message: str, most: int = 1000) -> str:
+    """A message without its middle where it is longer, as one that quotes a value of a damaged file may be."""
+    return message if len(message) <= most else f"{message[: most * 3 // 4]} ... {message[-most // 5 :]}"
+
+
 def printable(text: object, keep: str = "") -> str:
     r"""What a terminal may print of text that comes from files: a name, a caption, a message with one of them.
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.caption_cases import CASES
-from vatt.data.captions import Caption, CaptionError, captions_in, choose_candidates, read_captions, sidecar_of
+from vatt.data.captions import (
+    Caption,
+    CaptionError,
+    Narration,
+    captions_in,
+    choose_candidates,
+    read_captions,
+    sidecar_of,
+)
 from vatt.data.sidecars import Sidecars
 from vatt.data.subtitles import plain_words
+from vatt.data.tokenizer import Tokenizer
 
 SHARED = Path(__file__).parents[1] / "cases"
 
@@ -209,6 +220,16 @@ def test_sidecar(tmp_path):
     assert sidecar_of(video) == tmp_path / "clip.one.txt"
     (tmp_path / "clip.one.srt").write_text("a")
     assert sidecar_of(video) == tmp_path / "clip.one.srt"
+
+
+def test_half_a_character_is_read_learned_and_packed():
+    (caption,) = read_captions(SHARED / "surrogate.json")[0]
+    tokenizer = Tokenizer.train([caption.text, caption.text], 8)
+    ids = tokenizer.encode([caption.text], 4)
+    assert ids.shape == (1, 4)
+    assert tokenizer.unknown_words(caption.text)[0] == []
+    packed = zlib.compress(json.dumps([[0.0], [3.0], ["nice one \ud83d"]]).encode())  # by an earlier version
+    assert pickle.loads(pickle.dumps(Narration.from_packed(1, packed))).unpack() == (caption,)
 
 
 def test_a_pipe_is_no_caption_file(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from vatt.data.clips import ManifestError
 from vatt.data.datasets import read_dataset
+from vatt.data.manifest import read_clips, write_manifest
 
 PICTURES = Path(__file__).with_name("fixtures") / "imagenet"
 
@@ -44,6 +46,19 @@ def test_folders_that_are_links_are_searched_and_a_loop_ends(make, tmp_path):
     (folder / "cat").symlink_to(real)
     (folder / "dog" / "loop").symlink_to(folder)
     assert values(read_dataset("folder", [], folder).rows, "label") == [("cat",), ("dog",)]
+
+
+def test_folders_whose_names_are_not_utf8_are_two_classes(make, tmp_path):
+    names = [os.fsdecode(b"caf\xe9/a.mp4"), os.fsdecode(b"caf\xea/b.mp4")]
+    found = read_dataset("folder", [], make(*names))
+    assert [row["label"] for row in found.rows] == ["caf\xe9", "caf\xea"]
+    write_manifest(found.rows, tmp_path / "m.jsonl")
+    assert [clip.label for clip in read_clips(tmp_path / "m.jsonl").clips] == ["caf\xe9", "caf\xea"]
+
+
+def test_other_files_of_a_folder_are_told(make):
+    found = read_dataset("folder", [], make("cat/a.mp4", "dog/b.mp4", "dog/b.xyz", "dog/c.xyz", "dog/b.txt"))
+    assert found.notes == ["passed over: 2 .xyz"]
 
 
 def imagenet_folder(tmp_path, *names):

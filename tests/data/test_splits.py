@@ -83,6 +83,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch
     top = folder_of_folders(tmp_path / "clips")
     found = sides(top)
     assert 4 < len(found[1]) < 20
+    assert 4 <= len(hold_out(read_clips(top).clips, 0.25)[1]) <= 16  # about 10
     shutil.move(top, tmp_path / "moved")
     assert sides(tmp_path / "moved") == found
     monkeypatch.chdir(tmp_path / "moved")

@@ -14,7 +14,7 @@ from vatt.cli.progress import listed
 from vatt.data.check import write_skipped
 from vatt.data.datasets import DatasetRows
 from vatt.data.skipped import SkipLog
-from vatt.errors import printable
+from vatt.errors import in_short, printable
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "\x1b]0;title\x07red\x1b[31m\r\u202e\udcff.mp4"
@@ -36,6 +36,14 @@ def test_printable(text, shown):
     assert printable(text) == shown
     shown.encode()
     assert printable("one\ntwo\x1b", keep="\n") == "one\ntwo\\x1b"
+
+
+def test_a_long_message_keeps_its_ends():
+    assert in_short("x" * 1000) == "x" * 1000
+    cut = in_short(f"m.csv, line 2: {'x' * 100_000} is no label")
+    assert len(cut) < 1000
+    assert cut.startswith("m.csv, line 2: xxx")
+    assert cut.endswith("xxx is no label")
 
 
 def test_names_of_bad_files_are_shown_without_codes_and_kept_in_reports(tmp_path, capsys):

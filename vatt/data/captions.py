@@ -17,7 +17,7 @@ import numpy as np
 
 from vatt.data.sidecars import Sidecars
 from vatt.data.subtitles import decode_text, read_cues
-from vatt.errors import UserError
+from vatt.errors import UserError, in_short
 from vatt.files import JSONError, parse_json
 
 _MOST = 64 * 2**20  # bytes of a caption file
@@ -28,6 +28,9 @@ _LISTS = ("segments", "chunks", "transcription", "captions")  # of whisper and i
 
 class CaptionError(UserError, ValueError):
     """A caption file that cannot be read. The message names the file, the line and what is wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(in_short(message))
 
 
 @dataclass(frozen=True)

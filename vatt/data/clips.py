@@ -15,7 +15,7 @@ import numpy as np
 from vatt.clip import InputConfig
 from vatt.data.captions import Caption
 from vatt.data.decode import Packed, Packing
-from vatt.errors import UserError
+from vatt.errors import UserError, in_short
 
 _NEAR = 1e-6  # of seconds and rates that were written as decimals
 
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 class ManifestError(UserError, ValueError):
     """A data set that cannot be used. The message names the file, the line and the column."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(in_short(message))
 
 
 @dataclass(frozen=True)

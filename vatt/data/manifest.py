@@ -67,7 +67,7 @@ def read_clips(
     else:
         raise ManifestError(f"{path}: no such folder or manifest")
     if not found.clips:
-        reasons = "; ".join(f"{r['file']}: {r['reason']}" for r in found.skipped[:3])
+        reasons = "; ".join(f"{r['file']:.200}: {r['reason']:.200}" for r in found.skipped[:3])
         what = f"no video file ({', '.join(VIDEOS[:8])}, ...)" if path.is_dir() else "no row whose video is there"
         if path.is_dir() and next(path.glob("shard-*.tar"), None):
             what = "shards without index.json, which `vatt data pack` writes last: run it again to its end"

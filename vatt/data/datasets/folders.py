@@ -201,7 +201,7 @@ def _class_index(path: Path) -> dict[str, str]:
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f'{path}: expected {{"0": ["n01440764", "tench"], ...}}: {error}') from error
     if odd := [wnid for wnid in found if not WNID.fullmatch(wnid)]:
-        raise ManifestError(f"{path}: {odd[0]!r} is no wnid (n and eight digits)")
+        raise ManifestError(f"{path}: {odd[0]!r:.40} is no wnid (n and eight digits)")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from vatt.errors import printable
 from vatt.files import kind_of
 
 _SHOWN = 5
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as os.fsdecode keeps bytes
 
 # How the published files call their splits, and how a manifest does.
 SPLITS = {
@@ -63,8 +65,9 @@ def split_of(text: str, where: str) -> str:
 
 
 def label_of(text: str, where: str) -> str:
-    """A label without spaces around it. Raises ManifestError if it is empty or has the bar that separates labels."""
-    label = text.strip()
+    """A label without spaces around it; bytes of a folder's name that are not UTF-8 are read as Latin-1, so that two
+    classes stay two. Raises ManifestError if it is empty or has the bar that separates labels."""
+    label = _NOT_UTF8.sub(lambda byte: chr(ord(byte[0]) - 0xDC00), text).strip()
     if not label:
         raise ManifestError(f"{where}: the label is empty")
     if SEPARATOR in label:
