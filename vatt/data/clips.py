@@ -35,7 +35,8 @@ class Clip:
     """One item of a data set: a video, or a range of it (seconds), and the narration of the whole video.
 
     ``video`` is the media file, whatever its ``kind``: a video, a sound file ("audio") or a picture ("image"). ``name``
-    is its path in the data set, which stays when the data set moves; "" if the clip is of none.
+    is its path in the data set, which stays when the data set moves; "" if the clip is of none. ``row`` is its place in
+    the manifest ("line 7"), for messages.
     What a model reads of a clip, `vatt.clip.InputConfig` says.
     """
 
@@ -49,6 +50,7 @@ class Clip:
     kind: str = "video"
     packed: Packed | None = None  # where its media are, if not in the file ``video`` itself
     name: str = field(default="", compare=False)
+    row: str = field(default="", compare=False)
 
     @property
     def media(self) -> Path | Packed:

@@ -209,7 +209,7 @@ def parse_row(path: Path, line: str, row: Row) -> tuple[Clip, Caption | None]:
     if label is not None and _LIST_AS_TEXT.match(label):
         raise ManifestError(f"{path}, {line}, column label: {shown(label)} is a list; several labels are written a|b")
     video = path.parent / name
-    return Clip(video, start, end, (), label, split, extra, kind, name=_name(name, video, path)), caption
+    return Clip(video, start, end, (), label, split, extra, kind, name=_name(name, video, path), row=line), caption
 
 
 def _is_nan(value: Any) -> bool:

@@ -313,7 +313,19 @@ def _spread(count: int) -> list[float]:
 
 
 def _starts_at(clip: Clip, spec: InputConfig, position: float) -> ChooseStart:
-    return lambda duration: window_start(clip, duration, spec, position)
+    def choose(duration: float) -> float:
+        check_start(clip, duration)
+        return window_start(clip, duration, spec, position)
+
+    return choose
+
+
+def check_start(clip: Clip, duration: float) -> None:
+    """Raises MediaError: the clip begins behind the end of its file, of ``duration`` seconds (0: not known)."""
+    if clip.start is not None and 0 < duration <= clip.start:
+        where = f"{clip.row}: " if clip.row else ""
+        reason = f"{where}starts at {clip.start:g} s, behind the end of the file at {duration:.2f} s"
+        raise MediaError(clip.video if clip.packed is None else clip.packed.name, "start", reason)
 
 
 def _expect(clip: Clip, spec: InputConfig, position: float, sound: bool = False) -> None:

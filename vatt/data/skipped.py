@@ -34,7 +34,7 @@ class SkipLog:
     def __init__(self, path: Path | None, max_bad_share: float) -> None:
         self.path, self.max_bad_share = path, max_bad_share
         self.tried = self.skipped = 0
-        self.records: dict[tuple[str, str], Record] = {}
+        self.records: dict[tuple[str, str, str], Record] = {}
 
     def add(self, tried: int, skipped: Iterable[Record]) -> None:
         """Counts ``tried`` clips that were asked for and the records of those that failed.
@@ -52,10 +52,11 @@ class SkipLog:
             )
 
     def note(self, skipped: Iterable[Record]) -> None:
-        """Keeps records, each file and field once, without counting them as tried clips."""
+        """Keeps records, each file and field once (of rows that start behind the end, each), uncounted."""
         new = {}
         for record in skipped:
-            key = (str(record["file"]), str(record["field"]))
+            row = str(record["reason"]) if record["field"] == "start" else ""  # of a row, of which a file may have more
+            key = (str(record["file"]), str(record["field"]), row)
             if key not in self.records:
                 new[key] = record
         self.records.update(new)

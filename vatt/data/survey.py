@@ -32,7 +32,7 @@ from vatt.data.decode import (
     open_media,
 )
 from vatt.data.reading import bad_clip
-from vatt.data.samples import window_start
+from vatt.data.samples import check_start, window_start
 from vatt.data.shards.storage import is_url
 from vatt.isolated import Failed, run_isolated
 
@@ -275,7 +275,11 @@ def look(item: _Item) -> Look:
 
 
 def _at(clip: Clip, spec: InputConfig, position: float) -> Any:
-    return lambda duration: window_start(clip, duration, spec, position)
+    def choose(duration: float) -> float:
+        check_start(clip, duration)
+        return window_start(clip, duration, spec, position)
+
+    return choose
 
 
 def _is_silent(clip: Clip, spec: InputConfig, audio_L: np.ndarray) -> bool:

@@ -14,6 +14,7 @@ from vatt.data.clips import Clip
 from vatt.data.decode import (
     MediaError,
     TimeLimit,
+    check_numbers,
     decode_picture,
     decode_sound,
     decode_window,
@@ -101,6 +102,7 @@ def try_file(file: MediaFile) -> Tried:
                 return Tried(field="audio", reason=window.lost or "the file has no sound")
         with open_media(file.path, file.kind, limit=TimeLimit(file.path, file.seconds)) as container:
             duration = duration_of(container, file.path)
+        check_numbers(file.path, file.seconds)
         sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()
         return Tried(duration, sounds=sounds)
     except Exception as error:

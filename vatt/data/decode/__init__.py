@@ -1,6 +1,6 @@
 """Media files to arrays: windows of videos, sounds, and pictures."""
 
-from vatt.data.decode.audio import decode_sound, decode_sounds, is_silent, sound_digest
+from vatt.data.decode.audio import check_numbers, decode_sound, decode_sounds, is_silent, sound_digest
 from vatt.data.decode.container import ROUNDING, ChooseStart, Media, Packed, Packing
 from vatt.data.decode.image import decode_picture, write_picture
 from vatt.data.decode.opening import MediaError, Piece, TimeLimit, open_media
@@ -33,6 +33,7 @@ __all__ = [
     "Window",
     "Written",
     "check_decoder",
+    "check_numbers",
     "decode_picture",
     "decode_sound",
     "decode_sounds",

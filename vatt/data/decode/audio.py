@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
@@ -30,12 +31,22 @@ from vatt.data.decode.container import (
     breaks_off,
     open_windows,
 )
-from vatt.data.decode.opening import LEAST_RATE, MOST_BYTES, MOST_CHANNELS, MOST_RATE, MOST_SAMPLES, reason_of
-from vatt.data.decode.streams import sound_length
+from vatt.data.decode.opening import (
+    LEAST_RATE,
+    MOST_BYTES,
+    MOST_CHANNELS,
+    MOST_RATE,
+    MOST_SAMPLES,
+    open_media,
+    reason_of,
+)
+from vatt.data.decode.streams import packets_of, sound_length, sound_of
 
 PREROLL = 0.2  # seconds of sound before the window that decoders begin with: MP3 and Opus need some frames
 _TAIL = 0.05  # seconds after it, for the filter of resampling
 _GAP = 0.03  # seconds between two frames from which on it is a gap
+NO_NUMBERS = "holds values that are not numbers (NaN or infinite)"
+_FLOATS = {"pcm_f32le": "<f4", "pcm_f32be": ">f4", "pcm_f64le": "<f8", "pcm_f64be": ">f8"}
 # Sample formats of FFmpeg, packed or planar: the type, the value of silence, and that of full scale.
 _FORMATS: dict[str, tuple[Any, int, float]] = {
     "u8": (np.uint8, 128, 128.0),
@@ -103,6 +114,25 @@ def decode_sounds(
             if why := sound.lost or sound.fault(last, duration if sure else 0.0):
                 raise MediaError(opened.name, "audio", why)
     return starts
+
+
+def check_numbers(path: Path, timeout: float = 30.0) -> None:
+    """Looks through all sound of a file that is stored as floating-point numbers; of other codecs none is.
+
+    Raises:
+        MediaError: it holds values that are not numbers, with the time of the first; the time limit.
+    """
+    with open_media(path, "audio", limit=TimeLimit(path, timeout)) as container:
+        stream: Any = sound_of(container)
+        codec = stream.codec_context if stream is not None else None
+        kind = _FLOATS.get(codec.name) if codec is not None else None
+        if kind is None:
+            return
+        for packet in packets_of(container, [stream]):
+            values = np.frombuffer(bytes(packet), kind, packet.size // np.dtype(kind).itemsize)
+            if not np.isfinite(values).all():
+                at = float((packet.pts or 0) * stream.time_base) - (container.start_time or 0) / av.time_base
+                raise MediaError(path, "audio", f"{NO_NUMBERS}, from {max(0.0, at):.2f} s on")
 
 
 def is_silent(audio_L: np.ndarray) -> bool:
@@ -224,7 +254,7 @@ class Sound:
             if first < last:
                 out_L[first:last] = samples[first - at : last - at]
         if not np.isfinite(out_L).all():
-            raise MediaError(self.opened.name, "audio", "holds values that are not numbers (NaN or infinite)")
+            raise MediaError(self.opened.name, "audio", NO_NUMBERS)
         np.clip(out_L, -1, 1, out=out_L)
         return ends
 
@@ -299,7 +329,8 @@ class _Run:
             total = total - self.silence * self.channels
         if self.channels * self.full != 1:
             total = total * exact(1 / (self.channels * self.full))
-        return total.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # which is looked for afterwards
+            return total.astype(np.float32, copy=False)
 
 
 def _resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -181,7 +181,7 @@ class Pictures:
         if mode != self._mode:
             self.codec.skip_frame = self._mode = mode
         if packet is not None and not self._ordered:
-            stamp = packet.dts if packet.pts is None else packet.pts
+            stamp = packet.pts if packet.dts is None else packet.dts
             if stamp is not None:
                 heappush(self._stamps, stamp)
             if len(self._stamps) > _REORDERED:  # that of a frame which did not come

@@ -264,7 +264,8 @@ class ShardClips(ClipTable):
 def _clip(video: Path, packed: PackedSource, row: RowLine) -> Clip:
     captions = packed.line.captions_of(row)
     kind, name = packed.line.kind, packed.line.source
-    return Clip(video, row.start, row.end, captions, row.label, row.split, row.extra, kind, packed, name)
+    place = f"row {row.number + 1}"
+    return Clip(video, row.start, row.end, captions, row.label, row.split, row.extra, kind, packed, name, place)
 
 
 def _at_start(storage: Storage, file: str, size: int | None = None, sha256: str | None = None) -> bytes:
