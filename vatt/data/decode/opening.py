@@ -42,6 +42,8 @@ _CHUNK = 1 << 20  # bytes that one read gives at most; FFmpeg asks again
 _BUFFER = 1 << 16  # bytes that FFmpeg reads of a file at a time, and of a packed piece, each read of which costs more
 _PIECE_BUFFER = 1 << 18
 _HEAD = 1 << 16  # bytes at the beginning that are looked at before FFmpeg is asked
+# The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
+_SHORT = {"skip_frame": "all", "probesize": "2048"}
 # Of a picture that is cut short or damaged, these decoders give a part otherwise, grey or striped below.
 _STRICT = {"mjpeg": {"err_detect": "explode"}, "png": {"err_detect": "crccheck+explode"}}
 _EXPECTED = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError)
@@ -128,11 +130,13 @@ class Source:
     """The bytes of one open file, as FFmpeg reads them.
 
     Args:
+        label: of the file, for messages. (PyAV would take what is called ``name`` for its address.)
         limit: asked at each read, as each window of a file has a limit of its own.
+        buffer: bytes that FFmpeg reads at a time.
     """
 
-    def __init__(self, file: BinaryIO, name: Path | str, limit: Callable[[], TimeLimit]) -> None:
-        self._file, self._name, self._limit = file, name, limit
+    def __init__(self, file: BinaryIO, label: Path | str, limit: Callable[[], TimeLimit], buffer: int) -> None:
+        self._file, self.label, self.limit, self.buffer = file, label, limit, buffer
         self._refused = False  # once is enough: PyAV raises it when FFmpeg comes back, and FFmpeg is told of an end
 
     def read(self, size: int) -> bytes:
@@ -140,7 +144,7 @@ class Source:
         if self._refused:
             return b""
         try:
-            limit = self._limit()
+            limit = self.limit()
             limit.check()
             self._check_size(size, limit)
         except MediaError:
@@ -152,9 +156,9 @@ class Source:
 
     def _check_size(self, size: int, limit: TimeLimit) -> None:
         if size > MOST_BYTES:
-            raise MediaError(self._name, "container", f"has a part of {size:,} bytes, at most {MOST_BYTES:,} are read")
+            raise MediaError(self.label, "container", f"has a part of {size:,} bytes, at most {MOST_BYTES:,} are read")
         if limit.left < 0:
-            raise MediaError(self._name, "container", f"has nothing to decode in {MOST_BYTES:,} bytes")
+            raise MediaError(self.label, "container", f"has nothing to decode in {MOST_BYTES:,} bytes")
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As that of a file."""
@@ -247,34 +251,34 @@ def _open(
         _check_pixels(name, kind, declared_size(head), most)
     if kind == "image":
         _check_whole(file, name, head, broken)
-    file.seek(0)
-    source = Source(file, name, limit)
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "none", "max_pixels": str(most)}
-    if kind != "image" and (short or head[4:8] == b"ftyp"):
-        # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
-        options |= {"skip_frame": "all", "probesize": "2048"}
-    limit().left = MOST_BYTES
-    buffer = _PIECE_BUFFER if short else _BUFFER
+    told = kind != "image" and (short or head[4:8] == b"ftyp")
+    source = Source(file, name, limit, _PIECE_BUFFER if short else _BUFFER)
     try:
-        container = av.open(source, "r", options=options, metadata_errors="replace", buffer_size=buffer)
-    except (
-        av.error.ArgumentError,
-        av.error.InvalidDataError,
-    ) as error:  # the former of formats not among those allowed
+        container = _ask(source, {"max_pixels": str(most)} | (_SHORT if told else {}))
+        try:
+            _prepare(container, source, kind, most)
+        except BaseException:
+            container.close()
+            raise
+    except (av.error.ArgumentError, av.error.InvalidDataError) as error:  # formats not allowed; damage
         if is_text(head):
             why = "is text, and no container of media (playlists, scripts and subtitles are not opened)"
             raise MediaError(name, broken, f"cannot be decoded: {why}") from error
         raise
-    limit().left = math.inf
-    try:
-        _prepare(container, name, kind, most)
-    except BaseException:
-        container.close()
-        raise
     return container
 
 
-def _prepare(container: InputContainer, name: Path | str, kind: str, most: int) -> None:
+def _ask(source: Source, options: dict[str, str]) -> InputContainer:
+    """Lets FFmpeg find out what a file is."""
+    source.seek(0)
+    source.limit().left = MOST_BYTES
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"} | options
+    container = av.open(source, "r", options=options, metadata_errors="replace", buffer_size=source.buffer)
+    source.limit().left = math.inf
+    return container
+
+
+def _prepare(container: InputContainer, source: Source, kind: str, most: int) -> None:
     """Sets the limits of the decoders. Raises MediaError: a picture is too large."""
     for stream in container.streams:
         codec: Any = stream.codec_context
@@ -285,9 +289,23 @@ def _prepare(container: InputContainer, name: Path | str, kind: str, most: int) 
         if stream.type == "video":
             codec.options = {"max_pixels": str(most)} | (_STRICT.get(codec.name, {}) if kind == "image" else {})
             if kind != "audio" and not stream.disposition & Disposition.attached_pic:
-                _check_pixels(name, kind, (codec.width, codec.height), most)
+                size = codec.width, codec.height
+                _check_pixels(source.label, kind, size if all(size) else _refused_size(source, stream.index), most)
         elif stream.type == "audio":
             _settle_layout(codec)
+
+
+def _refused_size(source: Source, index: int) -> tuple[int, int] | None:
+    """What the header says of a picture that FFmpeg has forgotten, as its decoder refused it: it is asked once more,
+    without decoders."""
+    at = source.tell()
+    try:
+        with suppress(av.error.FFmpegError), _ask(source, {"codec_whitelist": "none"}) as container:
+            codec: Any = container.streams[index].codec_context
+            return codec.width, codec.height
+        return None
+    finally:
+        source.seek(at)  # where the first container reads on
 
 
 def _settle_layout(codec: AudioCodecContext) -> None:

@@ -65,7 +65,7 @@ def read_frames(name: str, opened: Opened, writers: Sequence[FrameWriter], spec:
     from torchcodec.decoders import VideoDecoder
 
     video: Any = opened.video
-    if video is None:
+    if video is None or "%" in str(opened.name):  # which its FFmpeg may take for a pattern of names
         return False
     if isinstance(opened.media, Path):
         source: Any = str(opened.media.absolute())
