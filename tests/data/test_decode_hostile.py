@@ -198,7 +198,7 @@ def test_sizes_that_would_fill_the_memory(tmp_path, film, monkeypatch):
         head = struct.pack(
             "<4sI4s4sIHHIIHH4sI", b"RIFF", 0, b"WAVE", b"fmt ", 16, 1, 1, rate, rate, 1, 8, b"data", 8 * rate
         )
-        path.write_bytes(head + bytes(min(8 * rate, 1 << 20)))
+        path.write_bytes(head + bytes(min(8 * rate, 6 << 20)))
         with pytest.raises(MediaError, match=rf"wav: audio: has {rate:,} samples a second of 1 channels"):
             sound(path)
 
@@ -233,7 +233,7 @@ def test_packets_of_sound_that_do_not_decode(tmp_path, film):
     whole = window(film)
     some = window(damage(film, tmp_path / "some.mp4", 0.1))
     assert some.audio_L is not None
-    assert 0.5 < np.isclose(whole.audio_L, some.audio_L, atol=1e-3).mean() < 1
+    assert 0.7 < np.corrcoef(whole.audio_L, some.audio_L)[0, 1] < 0.999  # each sample where it belongs, but for holes
     path = damage(film, tmp_path / "all.mp4", 1)
     none = window(path)
     assert none.audio_L is None

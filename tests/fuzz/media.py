@@ -157,7 +157,7 @@ def decode(path: Path, kind: str) -> str:
         decode_picture(path, CentreView(), _SPEC, LIMIT)
         return "clip"
     with open_media(path, kind) as container:
-        duration_of(container)
+        duration_of(container, path)
     for place in (0.0, 1.0):
         start = partial(_start, place)
         if kind == "audio":

@@ -268,14 +268,14 @@ class Sound:
         base, origin, codec = self.base, self.opened.origin, self.stream.codec_context
         if codec is None:
             raise MediaError(self.opened.name, "audio", "this FFmpeg has no decoder for it")
-        failed, why, size = 0, "", 0
+        failed, why, hole, size = 0, "", False, 0
         for number, packet in enumerate([*self._packets, None]):
             if not number & 7:
                 self.opened.limit.check()
             try:
                 frames = codec.decode(packet)
             except av.error.FFmpegError as error:  # also one that says "Operation not permitted" of flipped bits
-                failed, why = failed + (packet is not None), reason_of(error)
+                failed, why, hole = failed + (packet is not None), reason_of(error), True
                 continue
             for frame in frames:
                 rate, samples, stamp = frame.sample_rate, frame.samples, frame.pts
@@ -288,8 +288,9 @@ class Sound:
                     self.lost = f"has {words}, {size:,} samples in a window, which are not read"
                     return []
                 begins = last.ends if stamp is None and last is not None else stamp * base - origin
-                if last is None or not -_GAP < begins - last.ends < _GAP or rate != last.rate or kind != last.kind:
-                    last = _Run(begins, begins, rate, kind)
+                follows = last is not None and -_GAP < begins - last.ends < _GAP and not hole
+                if last is None or not follows or rate != last.rate or kind != last.kind:
+                    last, hole = _Run(begins, begins, rate, kind), False
                     runs.append(last)
                 last.add(frame, samples)
                 last.ends = begins + samples / rate

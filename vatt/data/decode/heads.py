@@ -54,6 +54,13 @@ def _jpeg(head: bytes) -> tuple[int, int] | None:
     return None
 
 
+def tells_streams(head: bytes) -> bool:
+    """Whether the header of such a file names all its streams: MP4, Matroska, WAV, FLAC and pictures."""
+    if head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"WEBP")):
+        return True
+    return head.startswith((b"\x1aE\xdf\xa3", b"fLaC", b"II*\0", b"MM\0*")) or declared_size(head) is not None
+
+
 def is_text(head: bytes) -> bool:
     """Whether it is words, as far as can be seen: UTF-8 or UTF-16 without control characters but those of lines."""
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -27,7 +27,7 @@ from av.container.input import InputContainer
 from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
-from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end
+from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end, tells_streams
 from vatt.errors import UserError
 
 SECONDS = 30.0  # that opening and reading may take where the caller has no limit of its own
@@ -42,8 +42,6 @@ _CHUNK = 1 << 20  # bytes that one read gives at most; FFmpeg asks again
 _BUFFER = 1 << 16  # bytes that FFmpeg reads of a file at a time, and of a packed piece, each read of which costs more
 _PIECE_BUFFER = 1 << 18
 _HEAD = 1 << 16  # bytes at the beginning that are looked at before FFmpeg is asked
-# The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
-_SHORT = {"skip_frame": "all", "probesize": "2048"}
 # Of a picture that is cut short or damaged, these decoders give a part otherwise, grey or striped below.
 _STRICT = {"mjpeg": {"err_detect": "explode"}, "png": {"err_detect": "crccheck+explode"}}
 _EXPECTED = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError)
@@ -251,10 +249,15 @@ def _open(
         _check_pixels(name, kind, declared_size(head), most)
     if kind == "image":
         _check_whole(file, name, head, broken)
+    # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
     told = kind != "image" and (short or head[4:8] == b"ftyp")
     source = Source(file, name, limit, _PIECE_BUFFER if short else _BUFFER)
     try:
-        container = _ask(source, {"max_pixels": str(most)} | (_SHORT if told else {}))
+        decoders = {"max_pixels": str(most)} | ({"skip_frame": "all"} if told else {})
+        # Where streams are found later (.ts, .flv), PyAV before 17.1 frees options of theirs that it never had.
+        container = _ask(
+            source, {"probesize": "2048"} if told else {}, decoders if short or tells_streams(head) else {}
+        )
         try:
             _prepare(container, source, kind, most)
         except BaseException:
@@ -268,12 +271,13 @@ def _open(
     return container
 
 
-def _ask(source: Source, options: dict[str, str]) -> InputContainer:
-    """Lets FFmpeg find out what a file is."""
+def _ask(source: Source, options: dict[str, str], decoders: dict[str, str]) -> InputContainer:
+    """Lets FFmpeg find out what a file is; ``decoders``: options of those that it uses for this."""
     source.seek(0)
     source.limit().left = MOST_BYTES
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"} | options
-    container = av.open(source, "r", options=options, metadata_errors="replace", buffer_size=source.buffer)
+    allowed: Any = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+    more: Any = {"container_options": allowed | options, "options": decoders, "metadata_errors": "replace"}
+    container = av.open(source, "r", buffer_size=source.buffer, **more)
     source.limit().left = math.inf
     return container
 
@@ -300,7 +304,7 @@ def _refused_size(source: Source, index: int) -> tuple[int, int] | None:
     without decoders."""
     at = source.tell()
     try:
-        with suppress(av.error.FFmpegError), _ask(source, {"codec_whitelist": "none"}) as container:
+        with suppress(av.error.FFmpegError), _ask(source, {"codec_whitelist": "none"}, {}) as container:
             codec: Any = container.streams[index].codec_context
             return codec.width, codec.height
         return None
@@ -312,13 +316,13 @@ def _settle_layout(codec: AudioCodecContext) -> None:
     """Makes the channels of an unusual layout nameless, of which only the number matters here.
 
     A layout of its own order (a table in memory) is one that PyAV 17.1 to 18.1 free twice, which ends the process: once
-    with each object that stands for it, and once with the stream or the frame. So the one object that stands for that
-    of the stream is never freed, and the decoder is given another layout for its frames.
+    with each object that stands for it, and once with the stream or the frame. So the first object that stands for that
+    of the stream is never freed, and the decoder is given a layout without a table, also for its frames.
     """
     layout = codec.layout
     if layout.name.endswith(")") or layout.name.startswith("ambisonic"):  # "3 channels (FR+FL+LFE)"
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
-        codec.options = {"ch_layout": f"{layout.nb_channels}C"}
+        cast(Any, codec).layout = f"{layout.nb_channels}C"
 
 
 def _check_pixels(name: Path | str, kind: str, size: tuple[int, int] | None, most: int) -> None:
