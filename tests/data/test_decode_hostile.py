@@ -177,7 +177,7 @@ def test_a_bomb_is_refused_by_its_size(tmp_path, ending):
             READ[kind](path)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "d.ts", "i.nut"])
+@pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c.avi", "d.ts", "i.nut"])
 def test_a_film_of_too_many_pixels(originals, monkeypatch, name):
     monkeypatch.setattr(opening, "MOST_PIXELS", 64 * 48 - 1)
     with pytest.raises(MediaError, match=r"video: its picture has 64 x 48 pixels, at most 3,071 are decoded"):

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 
 def declared_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height of a GIF, PNG, BMP, WebP, QOI or JPEG by its beginning; None: another format, or not there."""
+    """Width and height of a GIF, PNG, BMP, WebP, QOI, JPEG or AVI by its beginning; None: another format, or not there."""
     try:
         if head[:6] in (b"GIF87a", b"GIF89a"):
             return struct.unpack_from("<HH", head, 6)
@@ -27,6 +27,9 @@ def declared_size(head: bytes) -> tuple[int, int] | None:
             return _webp(head)
         if head[:3] == b"\xff\xd8\xff":
             return _jpeg(head)
+        if head[:4] == b"RIFF" and head[8:12] == b"AVI " and (at := head.find(b"strf", head.find(b"vids"))) > 0:
+            width, height = struct.unpack_from("<ii", head, at + 12)
+            return abs(width), abs(height)
     except struct.error:  # shorter than its header
         pass
     return None
@@ -56,9 +59,12 @@ def _jpeg(head: bytes) -> tuple[int, int] | None:
 
 def tells_streams(head: bytes) -> bool:
     """Whether the header of such a file names all its streams: MP4, Matroska, WAV, FLAC and pictures."""
-    if head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"WEBP")):
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or (
+        head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"WEBP")
+    ):
         return True
-    return head.startswith((b"\x1aE\xdf\xa3", b"fLaC", b"II*\0", b"MM\0*")) or declared_size(head) is not None
+    picture = head[8:12] != b"AVI " and declared_size(head) is not None
+    return picture or head.startswith((b"\x1aE\xdf\xa3", b"fLaC", b"II*\0", b"MM\0*"))
 
 
 def is_text(head: bytes) -> bool:

@@ -46,6 +46,7 @@ _HEAD = 1 << 16  # bytes at the beginning that are looked at before FFmpeg is as
 _STRICT = {"mjpeg": {"err_detect": "explode"}, "png": {"err_detect": "crccheck+explode"}}
 _EXPECTED = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError)
 _LOG = logging.getLogger(__name__)
+_EARLY = tuple(int(part) for part in av.__version__.split(".")[:2]) >= (17, 1)
 
 with suppress(AttributeError):  # before PyAV 14 it is another kind of class, which has no need of this
     # PyAV 17.1 to 18.1 refuse all side data of a frame that has any without a name there, such as the EXIF data that
@@ -255,9 +256,8 @@ def _open(
     try:
         decoders = {"max_pixels": str(most)} | ({"skip_frame": "all"} if told else {})
         # Where streams are found later (.ts, .flv), PyAV before 17.1 frees options of theirs that it never had.
-        container = _ask(
-            source, {"probesize": "2048"} if told else {}, decoders if short or tells_streams(head) else {}
-        )
+        decoders = decoders if short or _EARLY or tells_streams(head) else {}
+        container = _ask(source, {"probesize": "2048"} if told else {}, decoders)
         try:
             _prepare(container, source, kind, most)
         except BaseException:
