@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 
 def declared_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height of a GIF, PNG, BMP, WebP, QOI, JPEG or AVI by its beginning; None: another format, or not there."""
+    """Width and height by the beginning of a GIF, PNG, BMP, WebP, QOI, JPEG or AVI; None: another, or not told there."""
     try:
         if head[:6] in (b"GIF87a", b"GIF89a"):
             return struct.unpack_from("<HH", head, 6)
@@ -59,12 +59,11 @@ def _jpeg(head: bytes) -> tuple[int, int] | None:
 
 def tells_streams(head: bytes) -> bool:
     """Whether the header of such a file names all its streams: MP4, Matroska, WAV, FLAC and pictures."""
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or (
-        head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"WEBP")
-    ):
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return True
-    picture = head[8:12] != b"AVI " and declared_size(head) is not None
-    return picture or head.startswith((b"\x1aE\xdf\xa3", b"fLaC", b"II*\0", b"MM\0*"))
+    if head[:4] == b"RIFF":
+        return head[8:12] in (b"WAVE", b"WEBP")
+    return declared_size(head) is not None or head.startswith((b"\x1aE\xdf\xa3", b"fLaC", b"II*\0", b"MM\0*"))
 
 
 def is_text(head: bytes) -> bool:

@@ -160,8 +160,11 @@ class Source:
             raise MediaError(self.label, "container", f"has nothing to decode in {MOST_BYTES:,} bytes")
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As that of a file."""
-        return self._file.seek(offset, whence)
+        """As that of a file; FFmpeg is told of a place that does not exist by a negative number, and goes on."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
     def tell(self) -> int:
         """As that of a file."""
