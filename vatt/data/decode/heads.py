@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 
 def declared_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height by the beginning of a GIF, PNG, BMP, WebP, QOI, JPEG or AVI; None: another, or not told there."""
+    """Width and height by the beginning of a GIF, PNG, BMP, WebP, QOI, JPEG or AVI; None: another, or not there."""
     try:
         if head[:6] in (b"GIF87a", b"GIF89a"):
             return struct.unpack_from("<HH", head, 6)
