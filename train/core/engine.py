@@ -354,10 +354,6 @@ class Engine:
                 full = full.clone() if self.zero == 3 else full
         return full.detach().float()
 
-    def model_state(self) -> dict[str, Tensor]:
-        """A copy of `model_tensors` on the CPU, whole. All ranks must call."""
-        return {name: value.to("cpu", copy=True) for name, value in self.model_tensors()}
-
     def optimizer_specs(self) -> dict[str, Spec]:
         """What the tensors of the optimizer are like after the first update."""
         specs = {"step": Spec(torch.int64, torch.Size())}

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from train.core.console import Reporter
 from train.core.engine import Engine
 from vatt.data import Clip
 from vatt.data.skipped import Record
+from vatt.weights.tensors import Tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -25,17 +26,20 @@ class Evaluator(Protocol):
     def __call__(self, step: int) -> object: ...
 
 
-def plain_copy(engine: Engine, state: dict[str, Tensor], make: Callable[[], Model], prefix: str) -> Model:
+def plain_copy(engine: Engine, weights: Tensors, make: Callable[[], Model]) -> Model:
     """The model without ZeRO, on the device and in the type of the run.
 
     Args:
-        state: of the engine's module.
+        weights: of the engine's module, by the names of the model.
         make: a model of the same shapes. What it draws does not change the draws of the run.
-        prefix: of the model's names in ``state``.
     """
     with torch.random.fork_rng(devices=[]):
         model = make()
-    model.load_state_dict({name.removeprefix(prefix): value for name, value in state.items()})
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, value in weights:
+            own.pop(name).copy_(value)
+    assert not own, f"without weights: {sorted(own)}"
     return model.to(engine.device, engine.dtype)
 
 

@@ -43,10 +43,8 @@ class ClassifierEvaluator:
             self.reporter.say("evaluation: left out, no clip is held out (column split; data.eval_split)")
             return None
         options, config = self.config.evaluation, self.config
-        state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has sharded
-        model = plain_copy(
-            self.engine, state, lambda: Classifier.from_config(config.model, config.engine.backend), prefix="model."
-        )
+        weights = self.engine.model_tensors("model.")  # all ranks take part in gathering what ZeRO has sharded
+        model = plain_copy(self.engine, weights, lambda: Classifier.from_config(config.model, config.engine.backend))
         clips = evenly(self.clips, options.max_clips)
         views = Views(options.clips, options.crops)
         scores = score_on_all_ranks(model, clips, views, config.data, self.context, options.batch_size)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
 from train.config.pretraining import PretrainConfig
 from train.core.console import Reporter
 from train.core.engine import Engine
@@ -27,6 +25,7 @@ from vatt.evaluation.retrieval import (
     write_results,
 )
 from vatt.models import VATT
+from vatt.weights.tensors import Tensors
 
 
 @dataclass
@@ -54,16 +53,15 @@ class RetrievalEvaluator:
         if len(self.clips) < MEANINGFUL:
             self.reporter.say(f"evaluation: left out, {len(self.clips)} clips held out, {MEANINGFUL} are needed")
             return None
-        state = self.engine.model_state()  # all ranks take part in gathering what ZeRO has sharded
-        table = self._on_this_rank(step, state) if self.context.first else None
+        weights = self.engine.model_tensors("vatt.")
+        table = self._on_this_rank(step, weights) if self.context.first else None
+        weights.skip()  # all ranks take part in gathering what ZeRO has sharded
         wait_for_all()
         return table
 
-    def _on_this_rank(self, step: int, state: dict[str, Tensor]) -> Table | None:
+    def _on_this_rank(self, step: int, weights: Tensors) -> Table | None:
         options, skipped = self.config.evaluation, list[Record]()
-        model = plain_copy(
-            self.engine, state, lambda: VATT(self.config.model, self.config.engine.backend), prefix="vatt."
-        )
+        model = plain_copy(self.engine, weights, lambda: VATT(self.config.model, self.config.engine.backend))
 
         def batches() -> Iterator[Batch]:
             for batch in eval_batches(
