@@ -337,10 +337,10 @@ def difference(out: Path, of: Path, near: float = 0.0) -> str:
         for path in sorted(other.glob("*.safetensors")):
             if near == 0 and (found / path.name).read_bytes() != path.read_bytes():
                 return f"{found.name}/{path.name}"
-            tensors = load_file(found / path.name)
-            for name, tensor in load_file(path).items() if near else ():
-                if not np.allclose(tensors[name], tensor, near, near * np.abs(tensor).max(initial=0)):
-                    return f"{found.name}/{path.name}: {name}, by {np.abs(tensors[name] - tensor).max()}"
+            one, two = ({n: x.astype(float) for n, x in load_file(p / path.name).items()} for p in (found, other))
+            far = sum(np.square(one[name] - x).sum() for name, x in two.items() if near)
+            if far > near**2 * sum(np.square(x).sum() for x in two.values()):
+                return f"{found.name}/{path.name}: tensors differ by {far**0.5}"
     return ""
 
 

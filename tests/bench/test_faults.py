@@ -67,7 +67,7 @@ def test_runs_are_equal_only_if_every_bit_is(tmp_path):
     assert "losses of step 1" in difference(loss, one)
     assert difference(weight, one) == "model/model.safetensors"
     assert difference(weight, one, near=1e-3) == difference(loss, one, near=1e-3) == ""
-    assert "by 0." in difference(run_folder(tmp_path / "far", weight=0.26), one, near=1e-3)
+    assert "differ by 0.01" in difference(run_folder(tmp_path / "far", weight=0.26), one, near=1e-3)
     (one / "metrics.jsonl").write_text("")
     assert "records of steps [1, 2]" in difference(same, one)
 
