@@ -130,8 +130,8 @@ class Outcome:
 class Lab:
     """Everything lies in ``folder``. This process is the parent of all that it starts, and adopts what that leaves."""
 
-    def __init__(self, folder: Path, base: str = "", quick: bool = False) -> None:
-        self.folder, self.base, self.quick = folder, base, quick
+    def __init__(self, folder: Path, base: str) -> None:
+        self.folder, self.base = folder, base
         self.codes: dict[int, int] = {}
         self.text = ""  # of the last start that went on with a run
         self._count, self._kept = itertools.count(), dict[Any, Path]()

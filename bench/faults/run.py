@@ -60,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"seed {options.seed}", flush=True)
     rows = []
     with tempfile.TemporaryDirectory(prefix="vatt-faults-", ignore_cleanup_errors=True) as folder:
-        lab = Lab(Path(folder).resolve(), options.base, options.quick)
+        lab = Lab(Path(folder).resolve(), options.base)
+        print(f"a run: {lab.cpu:.1f} s of CPU time, {lab.operations} file operations", flush=True)
         for fault in chosen:
             times = options.times or (fault.quick if options.quick else fault.times) or lab.operations
             rows.append(inject(lab, fault, options.seed, range(options.first, options.first + times)))
