@@ -8,7 +8,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
-from train.core.command import leave, run_job  # noqa: E402
+from train.core import supervisor  # noqa: E402
+
+if __name__ == "__main__":
+    supervisor.begin()  # before anything large is imported
+
+from train.core.command import run_job, run_script  # noqa: E402
 from train.core.ranks import RankContext  # noqa: E402
 from train.evaluation.cli import TASKS, parse  # noqa: E402
 from train.evaluation.task import prepare_out, use_sample  # noqa: E402
@@ -28,4 +33,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    run_script(main)

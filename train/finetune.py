@@ -7,8 +7,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
+from train.core import supervisor  # noqa: E402
+
+if __name__ == "__main__":
+    supervisor.begin()  # before anything large is imported
+
 from train.config.finetuning import FinetuneConfig  # noqa: E402
-from train.core.command import Job, leave, run_job  # noqa: E402
+from train.core.command import Job, run_job, run_script  # noqa: E402
 from train.core.finish import train_to_end  # noqa: E402
 from train.core.ranks import RankContext  # noqa: E402
 from train.finetuning.build import build  # noqa: E402
@@ -24,8 +29,7 @@ def run(job: Job[FinetuneConfig], context: RankContext) -> int:
     def export(weights: Tensors) -> None:
         export_model(trainer.folder.model, job.config.model, weights)
 
-    train_to_end(trainer, export, "model.")
-    return 0
+    return train_to_end(trainer, export, "model.")
 
 
 def main(arguments: list[str]) -> int:
@@ -34,4 +38,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    run_script(main)

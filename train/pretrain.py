@@ -8,10 +8,15 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
 
+from train.core import supervisor  # noqa: E402
+
+if __name__ == "__main__":
+    supervisor.begin()  # before anything large is imported
+
 import torch  # noqa: E402
 
 from train.config.pretraining import PretrainConfig  # noqa: E402
-from train.core.command import Job, leave, run_job  # noqa: E402
+from train.core.command import Job, run_job, run_script  # noqa: E402
 from train.core.finish import train_to_end  # noqa: E402
 from train.core.ranks import RankContext  # noqa: E402
 from train.pretraining.build import build  # noqa: E402
@@ -36,8 +41,7 @@ def run(job: Job[PretrainConfig], context: RankContext) -> int:
         write_plots(folder, read_metrics(folder.metrics))
         trainer.reporter.say(f"report: {write_report(folder.path)}")
 
-    train_to_end(trainer, export, "vatt.", report)
-    return 0
+    return train_to_end(trainer, export, "vatt.", report)
 
 
 def main(arguments: list[str]) -> int:
@@ -46,4 +50,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    run_script(main)

@@ -13,6 +13,7 @@ from torch import nn
 
 from train.config.sections import JobConfig
 from train.core import kernels
+from train.core.changes import check_settings_of_run, check_steps, tell_ranks
 from train.core.checkpoint import Checkpoint, CheckpointError, check_fits, load_latest, set_aside, set_random_state
 from train.core.command import Job
 from train.core.console import Reporter
@@ -23,6 +24,7 @@ from train.core.loop import Trainer
 from train.core.nodes import check_folder, check_settings
 from train.core.ranks import RankContext, gather, wait_for_all
 from train.core.run_folder import RunFolder
+from train.core.run_lock import RunLock
 from vatt.analysis.flops import peak_flops
 from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
@@ -44,7 +46,8 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
             node does not see it or has other settings.
     """
     config = job.config
-    check_settings(context, to_dict(config), resume=job.resume, sample=job.sample)
+    flags = {"allow-changes": job.allow_changes, "sample": job.sample}
+    check_settings(context, to_dict(config), resume=job.resume, **flags)
     parts = context.ranks * config.engine.parts
     of_a_loss = config.run.batch_size / context.ranks / config.engine.gradient_accumulation
     if config.run.batch_size % parts or of_a_loss < part_size:
@@ -67,11 +70,26 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
         raise ConfigError(f"engine.cuda_graphs: {'; '.join(reasons)}")
     folder: RunFolder | None = None
     if context.first:
-        folder = RunFolder.reopen(job.out) if job.resume and job.out else RunFolder.create(job.out, name)
+        folder = _folder(job, name, context)
     path, absolute = gather((folder.path, folder.path.resolve()) if folder else None)[0]
     check_folder(context, absolute)
     folder = RunFolder(path if context.first else absolute)  # another node may have begun elsewhere
-    return folder, Reporter(folder, context.first, config.run.steps)
+    reporter = Reporter(folder, context.first, config.run.steps)
+    check_settings_of_run(job, reporter)
+    return folder, reporter
+
+
+def _folder(job: Job, name: str, context: RankContext) -> RunFolder:
+    """The folder of a run, locked.
+
+    Raises:
+        ConfigError: it cannot be used, or another job has it.
+    """
+    if not (job.resume and job.out):
+        return RunFolder.create(job.out, name, job.again, context.say)
+    folder = RunFolder.reopen(job.out)
+    RunLock(folder.path, context.say)
+    return folder
 
 
 def seed_process(config: JobConfig, context: RankContext) -> None:
@@ -132,7 +150,7 @@ def build_trainer(
     chosen, taken = kernels.choose_kernels(config, context, folder, reporter, module, job.resume)
     engine = Engine(module, config.engine, config.optim, rank_batch, context.device)
     torch.manual_seed(config.run.seed + 1 + context.rank)  # dropout differs between ranks
-    checkpoint = _restore(folder, reporter, engine, specs, context) if job.resume else None
+    checkpoint = _restore(job, folder, reporter, engine, specs, context) if job.resume else None
     skips = SkipLog(folder.skipped if context.first else None, config.data.max_bad_share)
     skips.note(skipped)
     peak = peak_flops(context.device_name)
@@ -162,7 +180,9 @@ def build_trainer(
         trainer.step, trainer.counts, trainer.pending = checkpoint.step, checkpoint.counts, checkpoint.pending
         trainer.saved = checkpoint.step
     if context.first:
-        folder.write_json(folder.config, to_dict(config))
+        if job.resume:
+            tell_ranks(context, folder, reporter)
+        folder.write_config(to_dict(config), trainer.step)
         folder.write_json(folder.deepspeed, engine.settings)
         facts = {"ranks": str(context.ranks), "nodes": ", ".join(context.nodes), "type": str(engine.dtype)}
         folder.write_json(folder.environment, environment() | facts | kernels.facts(chosen, taken))
@@ -181,18 +201,26 @@ def build_trainer(
 
 
 def _restore(
-    folder: RunFolder, reporter: Reporter, engine: Engine, model: dict[str, Spec], context: RankContext
-) -> Checkpoint[Stored]:
-    """Puts the newest checkpoint of a run that can be read into the engine.
+    job: Job, folder: RunFolder, reporter: Reporter, engine: Engine, model: dict[str, Spec], context: RankContext
+) -> Checkpoint[Stored] | None:
+    """Puts the newest checkpoint of a run that can be read into the engine. None of a run that was ended before its
+    first one: it begins again.
 
     Raises:
-        CheckpointError: there is none, or it is of another model.
+        CheckpointError: there are some, and none can be read; or it is of another model. ConfigError: it has done more
+            steps than are asked for.
     """
+    if not gather(folder.has_checkpoints())[0]:
+        reporter.say("no checkpoint was written yet; the run begins again")
+        if context.first:
+            folder.forget_metrics_after(0)
+        return None
     checkpoint, complaints = load_latest(folder.checkpoints, gather)
     for complaint in complaints:
         reporter.warn(f"{complaint}; going back to the one before")
     if checkpoint is None:
         raise CheckpointError(f"--resume: {folder.checkpoints} holds no checkpoint that can be read")
+    check_steps(job, checkpoint.step)
     check_fits(checkpoint, model, engine.optimizer_specs(), folder.checkpoints)
     engine.load(checkpoint.model, checkpoint.optimizer)
     if context.rank < len(checkpoint.random):

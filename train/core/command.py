@@ -5,17 +5,26 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from train.config.sections import JobConfig
+from train.core import supervisor
 from train.core.nodes import check_versions
 from train.core.ranks import RankContext, RankLost, rank_lost, start_distributed, stop_distributed, tell
+from train.core.run_folder import RunFolder
+from train.core.run_lock import release_all
+from vatt import signals
 from vatt.config import ConfigError
 from vatt.errors import UserError
+
+CHECKPOINT, AUTO = "checkpoint", "auto"  # the values of --resume
 
 Config = TypeVar("Config", bound=JobConfig)
 Asked = TypeVar("Asked")
@@ -27,6 +36,11 @@ class Job(Generic[Config]):
 
     With ``auto`` the rest of ``config`` is chosen when data and machine are known; ``given`` has the dotted settings
     that were set by hand.
+
+    Attributes:
+        began: the settings that a run which goes on has had so far.
+        again: a run without a checkpoint may be there, and is started again.
+        allow_changes: go on although settings or data differ from what they were.
     """
 
     config: Config
@@ -35,17 +49,29 @@ class Job(Generic[Config]):
     sample: bool  # no data was given: use the built-in sample
     auto: bool = False
     given: dict[str, Any] = field(default_factory=dict)
+    began: dict[str, Any] = field(default_factory=dict)
+    again: bool = False
+    allow_changes: bool = False
 
 
 def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Callable[[Asked, RankContext], int]) -> int:
     """Parses a command line, joins the other ranks, runs the job and leaves them; returns the exit status.
 
-    What a user can mend is told in one line, once for all ranks that meet it, and the status is 1 (130 after an
-    interrupt). Anything else is a fault of ours, and is raised.
+    What a user can mend is told in one line, once for all ranks that meet it, and the status is 1. A signal that ends
+    the job is told alike; the status is 130 after an interrupt, 143 after SIGTERM, 129 after SIGHUP. Anything else is a
+    fault of ours, and is raised.
 
     Args:
         parse: gives what ``run`` takes, with an attribute ``out``.
     """
+    with signals.ending():
+        try:
+            return _run(arguments, parse, run)
+        finally:
+            release_all()
+
+
+def _run(arguments: list[str], parse: Callable[[list[str]], Asked], run: Callable[[Asked, RankContext], int]) -> int:
     asked: Asked | None = None
     try:
         asked = parse(arguments)
@@ -55,7 +81,7 @@ def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Call
         stop_distributed()
         return code
     except RankLost as error:
-        return _failed(f"{error}{_how_to_go_on(asked)}", once=True)
+        return _lost(error, asked)
     except UserError as error:
         return _failed(str(error))
     except OSError as error:  # a full disk names no file
@@ -64,10 +90,19 @@ def run_job(arguments: list[str], parse: Callable[[list[str]], Asked], run: Call
     except RuntimeError as error:
         if (lost := rank_lost(error)) is None:
             raise
-        return _failed(f"{lost}{_how_to_go_on(asked)}", once=True)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        return 130
+        return _lost(lost, asked)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        tell(signals.in_words(number), once=True, kind="")
+        return 128 + number
+
+
+def _lost(error: RankLost, asked: object) -> int:
+    """The status of a rank that another one left; where that was told to end, so was the job."""
+    for number in signals.ENDING:
+        if str(error).endswith(signals.in_words(number)):
+            return 128 + number
+    return _failed(f"{error}{_how_to_go_on(asked)}", once=True)
 
 
 def _how_to_go_on(asked: object) -> str:
@@ -79,14 +114,28 @@ def _failed(message: str, once: bool = False) -> int:
     return 1
 
 
+def run_script(main: Callable[[list[str]], int]) -> NoReturn:
+    """Runs the ``main`` of a script on the arguments of its command line, and ends the process however that ends."""
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as error:  # argparse
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    leave(code)
+
+
 def leave(code: int) -> NoReturn:
-    """Ends the process of a job at once.
+    """Ends the process of a job at once, and tells its supervisor how.
 
     Threads of the communication library may outlive the interpreter's own end and abort it (one run in eight with two
     ranks). All files are closed and all workers ended by now, so nothing is lost.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    supervisor.end(code)
     os._exit(code)
 
 
@@ -115,7 +164,15 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, help="clips of a step, over all ranks")
     add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage")
     add("--out", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    add(
+        "--resume",
+        nargs="?",
+        const=CHECKPOINT,
+        choices=(CHECKPOINT, AUTO),
+        metavar=AUTO,
+        help=f"go on from the newest checkpoint in --out; {AUTO}: or start, where there is no run yet",
+    )
+    add("--allow-changes", action="store_true", help="go on although settings or data differ from those of the run")
     add_local_rank(parser)
     add("overrides", nargs="*", metavar="section.field=value")
 
@@ -143,11 +200,31 @@ def set_training_flags(config: Config, options: argparse.Namespace, **data: Any)
         raise ConfigError(str(error)) from error
 
 
-def folder_to_resume(options: argparse.Namespace) -> Path:
-    """The folder of ``--resume``. Raises ConfigError without ``--out``."""
+def separate_resume(arguments: list[str]) -> list[str]:
+    """``--resume`` with its value, if that follows: any other word that follows is an override."""
+    found: list[str] = []
+    for word in arguments:
+        if found[-1:] == ["--resume"]:
+            found[-1] = f"--resume={AUTO if word == AUTO else CHECKPOINT}"
+            if word == AUTO:
+                continue
+        found.append(word)
+    return found
+
+
+def goes_on(options: argparse.Namespace) -> bool:
+    """Whether a command line goes on with a run, by ``--resume`` and what is in ``--out``.
+
+    Raises:
+        ConfigError: ``--out`` is missing; or with ``--resume auto`` a run can neither go on there nor start.
+    """
+    if options.resume is None:
+        if options.allow_changes:
+            raise ConfigError("--allow-changes is for a run that goes on: add --resume")
+        return False
     if options.out is None:
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
-    return options.out
+    return options.resume == CHECKPOINT or RunFolder.goes_on(options.out)
 
 
 def positive(text: str) -> int:

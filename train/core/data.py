@@ -112,8 +112,8 @@ def read_corpus(
             raise ManifestError(f"{name}, column {bad.kind}: {bad.video}: {unusable[bad.kind]}")
         check_packing(found.clips, spec, sound_only)
         splits = splits_of(found.clips, config.eval_share)
-        if not (training := splits.of(TRAIN)):
-            raise ManifestError(f"{name}: no clip to train on; column split holds {splits}, wanted: train")
+        refuse_without_training(name, splits)
+        training = splits.of(TRAIN)
         corpus.sources.append(Source(name, training, weight))
         if name in corpus.held_out:  # named twice: each clip is evaluated once, or it would be as similar as its copy
             continue
@@ -128,6 +128,12 @@ def read_corpus(
     if absent and len(absent) == len(corpus.held_out) and split_name(config.eval_split) != VAL:
         raise ManifestError(f"data.eval_split={config.eval_split}: {absent[0]}")
     return corpus
+
+
+def refuse_without_training(name: str, splits: Splits) -> None:
+    """Raises ManifestError: a data set has no clip to train on."""
+    if not splits.counts[TRAIN]:
+        raise ManifestError(f"{name}: no clip to train on; column split holds {splits}, wanted: train")
 
 
 def evaluation_split(splits: Splits, wanted: str) -> tuple[str, str]:

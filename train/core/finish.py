@@ -7,14 +7,18 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from train.core.loop import Trainer
-from train.core.ranks import wait_for_all
+from train.core.ranks import gather
+from vatt import signals
 from vatt.weights.tensors import Tensors
 
 
 def train_to_end(
     trainer: Trainer, export: Callable[[Tensors], None], prefix: str, report: Callable[[], None] | None = None
-) -> None:
+) -> int:
     """Trains, and finishes a run that reached its last step; one that was stopped only says how to go on.
+
+    Returns:
+        The exit status, the same on all ranks: 0; of a run that a signal stopped, 128 and its number.
 
     Args:
         export: writes the model, given its weights in fp32; on rank 0.
@@ -28,8 +32,9 @@ def train_to_end(
         else:
             path = trainer.folder.path
             trainer.reporter.say(f"stopped after step {trainer.step}; go on with: --out {path} --resume")
-        wait_for_all()
+        status = next((status for status in gather(signals.status()) if status), 0)
         trainer.close()
+        return status
     finally:
         # The decoding processes end also when something was raised; DeepSpeed's part of ``close`` is left out then,
         # for other ranks may have gone.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +17,7 @@ from train.core.engine import Engine, StepResult
 from train.core.pace import Eta, Pace, Waits
 from train.core.ranks import RankContext, agree, gather
 from train.core.run_folder import RunFolder
+from vatt import signals
 from vatt.config import to_dict
 from vatt.data import Batch, ClipLoader, SkipLog
 from vatt.data.skipped import Record
@@ -27,7 +26,6 @@ from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 from vatt.weights.tensors import NotFiniteTensor, Tensors
 
-_SAME_SIGNAL = 3.0  # seconds within which signals count as one
 _ENOUGH = 1000  # clips without a pair to compare: there are few of them, if there are any
 
 
@@ -70,7 +68,6 @@ class Trainer:
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
     evaluation_samples: int = 0
-    _stopped_at: float | None = None  # when the first signal came
     _skipped_in_a_row: int = 0
     _unread: tuple[int, StepResult] | None = None  # the newest step, and what came of it
     _waited_device: float = 0.0
@@ -84,14 +81,16 @@ class Trainer:
     def run(self) -> bool:
         """Trains to the last step. False if a signal stopped it before; a checkpoint is there in either case.
 
+        An interrupt, a termination or a hang-up ends the run after its step; a second Ctrl-C ends it at once.
+
         Raises:
             NotFinite, NothingToLearn, TooManySkipped, CheckpointError, UnequalRanks: on all ranks; the message says
                 what happened.
         """
         run = self.config.run
         began, pace = self.step, Pace(run, self.step, run.batch_size // self.context.ranks, self.evaluation_samples)
-        with self._signals(), self.reporter.progress(self.step):
-            self.loader.interrupted = lambda: self._stopped_at is not None
+        with signals.put_off(), self.reporter.progress(self.step):
+            self.loader.interrupted = lambda: signals.told() is not None
             batches = iter(self.loader)
             for note in (*self.loader.notes, *self.advisor.at_start()):
                 self.reporter.warn(note)
@@ -115,30 +114,8 @@ class Trainer:
                 if self._due(run.eval_every) and self.step < run.steps:
                     self._read()
                     self._aside("evaluation", lambda: self.evaluate(self.step), pace)
-        self.save()
+            self.save()
         return self.step >= run.steps
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """An interrupt or a termination ends the run after its step, with a checkpoint.
-
-        A second Ctrl-C ends it at once, if some seconds lie between: launchers pass on the Ctrl-C that the terminal has
-        already sent to every process, as a termination (deepspeed) or as another interrupt (torchrun).
-        """
-
-        def stop(number: int, frame: Any) -> None:
-            now = time.monotonic()
-            if self._stopped_at is None:
-                self._stopped_at = now  # no output here: a signal may come in the middle of a line
-            elif number == signal.SIGINT and now - self._stopped_at > _SAME_SIGNAL:
-                raise KeyboardInterrupt
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _parts(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The parts of the batch of the next step. Once all are there, the ranks agree on what comes.
@@ -164,7 +141,7 @@ class Trainer:
         """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up
         together when there are too many."""
         before = time.monotonic()
-        stop, skipped = agree([self._stopped_at is not None, bool(unread)], clips)
+        stop, skipped = agree([signals.told() is not None, bool(unread)], clips)
         self._waited_ranks += time.monotonic() - before
         records = [record for part in gather(unread) for record in part] if skipped else []
         self.skips.add(self.config.run.batch_size // self.config.data.windows_per_open, records)

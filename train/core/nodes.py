@@ -71,17 +71,17 @@ def sources() -> str:
 def check_settings(context: RankContext, config: Mapping[str, Any], **flags: object) -> None:
     """Refuses ranks that were started with another configuration. Raises ConfigError: as `same_everywhere`."""
     if context.ranks > 1:
-        facts = dict(_flat(config)) | {f"--{name}": str(value) for name, value in flags.items()}
+        facts = flat(config) | {f"--{name}": str(value) for name, value in flags.items()}
         advice = "start the same command on every node, and name what follows from a machine, such as data.workers"
         same_everywhere(context, facts, advice)
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """The settings of all sections by their dotted names, as text."""
+    found: dict[str, str] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", repr(value)
+        found |= flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": repr(value)}
+    return found
 
 
 def check_folder(context: RankContext, folder: Path) -> None:

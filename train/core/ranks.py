@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -249,29 +250,31 @@ def rank_lost(error: RuntimeError) -> RankLost | None:
 _GONE = ("closed by peer", "reset by peer", "broken pipe", "connection timed out", "no route to host", "pair closure")
 
 
-def tell(message: str, once: bool = False) -> None:
+def tell(message: str, once: bool = False, kind: str = "error: ") -> None:
     """Prints an error, once for all ranks that fail alike: rank 0 speaks for those with the same message.
 
     Args:
         once: whether one of all ranks is enough, whatever they have to tell.
+        kind: what the line begins with; "" where it is no error.
     """
     global _store
     rank, ranks = launched_rank(), int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
     from_whom = f"{socket.gethostname()}, rank {rank}: " if rank else ""
 
     def speak() -> None:
-        print("error:", printable(from_whom + message, keep="\n"), file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal has gone
+            print(kind + printable(from_whom + message, keep="\n"), file=sys.stderr, flush=True)
 
     if rank == 0:
         speak()
-    if ranks == 1:
+    if ranks == 1 or not (kind or _store):  # one that is told to end does not wait for others first
         return
     key = "told once" if once else "told " + hashlib.sha256(printable(message).encode()).hexdigest()[:16]
     try:
         # Wrong arguments are found before the ranks have met. A store that has gone is not sought again.
         store = _store = _store or meet(find_launch(), 5 * _SOON)
         if rank == 0:
-            _note(store, message, once)
+            _note(store, message, once and bool(kind))
             store.set(key, "")
             until = time.monotonic() + _SOON.total_seconds()
             while store.add("ended", 0) < ranks - 1 and time.monotonic() < until:  # this process may hold the store
@@ -279,7 +282,7 @@ def tell(message: str, once: bool = False) -> None:
             return
         if not _comes(store, key) and store.add(f"{key}, others", 1) == 1:
             speak()
-        _note(store, from_whom + message, once)
+        _note(store, from_whom + message, once and bool(kind))
         store.add("ended", 1)
     except (RuntimeError, UserError):
         if rank:

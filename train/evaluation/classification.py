@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from train.core.ranks import RankContext, gather, wait_for_all
 from train.evaluation.task import clips_of, exit_status, tell_missing, tell_skipped, write
-from vatt import models
+from vatt import models, signals
 from vatt.config import ConfigError
 from vatt.data import Classes, Clip, DataConfig, LabelError, Views, read_classes
 from vatt.evaluation.classification import Scores, Table, classification_table, per_class, score_clips
@@ -91,17 +91,30 @@ def score_on_all_ranks(
     context: RankContext,
     batch_size: int,
 ) -> Scores:
-    """The scores of all clips, each scored on one rank. All ranks must call, and all get the whole."""
-    own = score_clips(
-        model,
-        clips,
-        views,
-        data,
-        device=context.device,
-        batch_size=batch_size,
-        numbers=context.shard(len(clips)),
-    )
-    scores = Scores.join(gather(own))
+    """The scores of all clips, each scored on one rank. All ranks must call, and all get the whole.
+
+    Raises:
+        Stopped: on all ranks, a signal told one of them to end.
+    """
+    own: Scores | int
+    try:
+        with signals.may_interrupt():
+            own = score_clips(
+                model,
+                clips,
+                views,
+                data,
+                device=context.device,
+                batch_size=batch_size,
+                numbers=context.shard(len(clips)),
+            )
+    except signals.Stopped as stopped:  # the others will wait for this rank
+        own = stopped.number
+    parts: list[Scores | int] = gather(own)
+    for part in parts:
+        if isinstance(part, int):
+            raise signals.Stopped(part)
+    scores = Scores.join([part for part in parts if not isinstance(part, int)])
     if len(scores.numbers) + len(scores.skipped) != len(clips):
         raise RuntimeError(f"{len(clips)} clips were asked for, {len(scores.numbers)} scored")
     return scores

@@ -7,11 +7,12 @@ from functools import partial
 
 from train.config.finetuning import FinetuneConfig
 from train.core.build import augment_on, build_trainer, open_run, seed_process
+from train.core.changes import check_data_of_run
 from train.core.command import Job
 from train.core.data import Corpus, read_corpus, sample_manifest
 from train.core.loop import Trainer
 from train.core.nodes import check_clips
-from train.core.ranks import RankContext
+from train.core.ranks import RankContext, gather
 from train.finetuning.evaluate import ClassifierEvaluator
 from vatt.analysis.flops import classifier_flops
 from vatt.clip import InputConfig
@@ -43,12 +44,13 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     for line in corpus.splits:
         reporter.say(line)
     check_clips(context, "data.sources", corpus.training_clips())
+    check_data_of_run(job, context, folder, reporter, corpus)
     held_out, names = corpus.evaluation_clips(), list(classes.names)
     if job.resume and config.model.classes not in ([], names):
         raise ConfigError(f"--resume: {_changed(config, names)}")
     config.model = replace(config.model, num_classes=len(names), classes=names)
     seed_process(config, context)
-    model, origin = _model(config, job.resume)
+    model, origin = _model(config, job.resume and gather(folder.has_checkpoints())[0])
     module = _module(model, config)
     where = augment_on(config, context) if config.model.modality == "video" else "cpu"
     module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
@@ -130,7 +132,7 @@ def _changed(config: FinetuneConfig, names: list[str]) -> str:
     return f"the classes of {where}, column {config.label}, are not those that the run began with ({how}); begin anew"
 
 
-def _model(config: FinetuneConfig, resume: bool) -> tuple[Classifier, str]:
+def _model(config: FinetuneConfig, restored: bool) -> tuple[Classifier, str]:
     """The classifier, and in words where its weights come from."""
     try:
         model = Classifier.from_config(config.model, config.engine.backend)
@@ -138,7 +140,7 @@ def _model(config: FinetuneConfig, resume: bool) -> tuple[Classifier, str]:
         raise ConfigError(f"model: {error}") from error
     if config.init is None:
         return model, "from scratch"
-    if resume:
+    if restored:
         return model, f"begun from {config.init}"
     resampled = restore_backbone(model, load_pretrained(config.init, config.engine.backend), config.model.modality)
     tables = f" ({len(resampled)} position tables resampled)" if resampled else ""

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
-from train.core.command import Job, Parser, add_training_flags, folder_to_resume, set_training_flags
+from train.core.command import AUTO, Job, Parser, add_training_flags, goes_on, separate_resume, set_training_flags
 from train.core.run_folder import RunFolder, load_config
-from vatt.config import ConfigError, nearest, override, update
+from vatt.config import ConfigError, nearest, override, to_dict, update
 from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.weights.folder import model_folder, read_config
@@ -28,7 +28,7 @@ _ELSEWHERE = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """At most twelve flags; a test holds it."""
+    """At most thirteen flags; a test holds it."""
     made = Parser(
         prog="deepspeed train/finetune.py",
         allow_abbrev=False,
@@ -62,14 +62,13 @@ def parse(arguments: list[str]) -> Job[FinetuneConfig]:
     Raises:
         ConfigError: a key, name or value that is not valid. PretrainedError: --init holds no model that fits.
     """
-    options = parser().parse_intermixed_args(arguments)  # overrides may come anywhere
+    options = parser().parse_intermixed_args(separate_resume(arguments))  # overrides may come anywhere
     for text in options.overrides:
         if (key := text.partition("=")[0].strip()) in _ELSEWHERE:
             raise ConfigError(f"{key}: {_ELSEWHERE[key]}")
-    if options.resume:
-        config = _resumed(options)
-    else:
-        config = _with_backbone(_base(options), options)
+    resume = goes_on(options)
+    config = _resumed(options) if resume else _with_backbone(_base(options), options)
+    began = to_dict(config) if resume else {}
     data = {} if options.data is None else {"sources": [options.data], "weights": []}
     config = set_training_flags(config, options, **data)
     named = {name: value for name in ("label", "classes") if (value := getattr(options, name)) is not None}
@@ -78,15 +77,34 @@ def parse(arguments: list[str]) -> Job[FinetuneConfig]:
         fit_positions(config.model.backbone, config.model.input)
     except ValueError as error:
         raise ConfigError(f"model.{error}") from error
-    return Job(config, options.out, options.resume, sample=not config.data.sources)
+    return Job(
+        config,
+        options.out,
+        resume,
+        sample=not config.data.sources,
+        began=began,
+        again=options.resume == AUTO and not resume,
+        allow_changes=options.allow_changes,
+    )
 
 
 def _resumed(options: argparse.Namespace) -> FinetuneConfig:
-    folder = folder_to_resume(options)
-    for name in ("config", "model", "init", "task", "classes", "label"):
-        if getattr(options, name) is not None:
-            raise ConfigError(f"--resume goes on with the configuration of the run; leave --{name} out")
-    return update(FinetuneConfig(), load_config(RunFolder.reopen(folder).config))
+    """The configuration of the run to go on with. With ``--resume auto`` the command line is that of the start."""
+    assert options.out is not None
+    given = {
+        name: value
+        for name in ("config", "model", "init", "task", "classes", "label")
+        if (value := getattr(options, name)) is not None
+    }
+    if given and options.resume != AUTO:
+        raise ConfigError(f"--resume goes on with the configuration of the run; leave --{next(iter(given))} out")
+    config = update(FinetuneConfig(), load_config(RunFolder.reopen(options.out).config))
+    own = {name: getattr(config, name, None) for name in given}
+    own |= {"config": given.get("config"), "model": config.model.name.removesuffix(f"-{config.task}")}
+    for name, value in given.items():
+        if str(own[name]) != str(value):
+            raise ConfigError(f"--resume auto: the run has --{name} {own[name]}, not {value}")
+    return config
 
 
 def _base(options: argparse.Namespace) -> FinetuneConfig:

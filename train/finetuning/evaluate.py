@@ -13,8 +13,10 @@ from train.core.evaluate import count_evenly, evenly, plain_copy, warn_skipped
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
 from train.evaluation.classification import describe_table, score_on_all_ranks
+from vatt import signals
 from vatt.data import Classes, Clip, Views
 from vatt.evaluation.classification import ScoreError, Scores, Table, classification_table
+from vatt.files import write_text
 from vatt.models import Classifier
 
 
@@ -47,7 +49,11 @@ class ClassifierEvaluator:
         model = plain_copy(self.engine, weights, lambda: Classifier.from_config(config.model, config.engine.backend))
         clips = evenly(self.clips, options.max_clips)
         views = Views(options.clips, options.crops)
-        scores = score_on_all_ranks(model, clips, views, config.data, self.context, options.batch_size)
+        try:
+            scores = score_on_all_ranks(model, clips, views, config.data, self.context, options.batch_size)
+        except signals.Stopped:  # on all ranks; a checkpoint is worth more
+            self.reporter.say("evaluation: left out, as the run was told to end")
+            return None
         try:
             table = classification_table(scores, clips, self.classes)
         except ScoreError as error:  # of the held-out clips, and alike on all ranks; the training goes on
@@ -64,4 +70,4 @@ class ClassifierEvaluator:
         views = f"{self.config.evaluation.clips} x {self.config.evaluation.crops}"
         content: dict[str, Any] = {"step": step, "task": self.config.task, "label": self.config.label, "views": views}
         content |= {"init": self.config.init, "table": table}
-        self.folder.evaluation.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(self.folder.evaluation, json.dumps(content, indent=1, ensure_ascii=False))

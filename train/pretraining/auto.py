@@ -14,6 +14,7 @@ from typing import Any
 
 from train.config.pretraining import PretrainConfig
 from train.config.sections import sample_augment
+from train.core.advice import warmup_of
 from train.pretraining.choices import BY_HAND, Choice, Choosing
 from train.pretraining.expected import computing_rate, held_out, in_words
 from train.pretraining.facts import Facts
@@ -270,7 +271,11 @@ def _rate(picks: Choosing) -> None:
         reason = "half of a run that is this short"
     elif warmup == 10:
         reason = "the least; a ninth of the run would be fewer"
-    picks.set("optim.warmup_steps", warmup, reason)
+    by_hand, steps = picks.config.optim.warmup_steps, config.run.steps
+    if picks.is_given("optim.warmup_steps") and (cut := warmup_of(by_hand, steps)) < by_hand:
+        picks.tell("optim.warmup_steps", str(cut), f"half of the run, which is the most; {BY_HAND}: {by_hand}")
+    else:
+        picks.set("optim.warmup_steps", warmup, reason)
     if size != "tiny" and not picks.is_given("optim.clip_backbone"):
         picks.set("optim.clip_norm", 1.0, "a safeguard for short runs; the paper does not clip")
 

@@ -10,6 +10,7 @@ import torch
 
 from train.config.pretraining import PretrainConfig
 from train.core.build import augment_on, build_trainer, open_run, seed_process
+from train.core.changes import check_data_of_run
 from train.core.command import Job
 from train.core.data import SAMPLE, Corpus, read_corpus
 from train.core.loop import Trainer
@@ -37,7 +38,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         ConfigError, ManifestError, TextError, SampleError, CheckpointError: with the file and the field.
     """
     if job.auto and context.first:  # looking at clips takes a while
-        RunFolder.check_new(job.out)
+        RunFolder.check_new(job.out, job.again)
     start = prepare(job, context) if job.auto else None
     config = job.config
     _check(config)
@@ -57,6 +58,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         _tokenizer(config.data, corpus).save(folder.path)
         start.keep(folder)
     wait_for_all()
+    check_data_of_run(job, context, folder, reporter, corpus, config.data.vocabulary)
     tokenizer = Tokenizer.load(folder.path)
     config.model.text.vocab_size = config.model.unified.txt_vocab_size = tokenizer.vocab_size
     seed_process(config, context)

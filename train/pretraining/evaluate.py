@@ -12,6 +12,7 @@ from train.core.engine import Engine
 from train.core.evaluate import count_evenly, evenly, plain_copy, warn_skipped
 from train.core.ranks import RankContext, wait_for_all
 from train.core.run_folder import RunFolder
+from vatt import signals
 from vatt.data import Batch, Clip, Tokenizer, eval_batches
 from vatt.data.skipped import Record
 from vatt.evaluation.retrieval import (
@@ -54,7 +55,11 @@ class RetrievalEvaluator:
             self.reporter.say(f"evaluation: left out, {len(self.clips)} clips held out, {MEANINGFUL} are needed")
             return None
         weights = self.engine.model_tensors("vatt.")
-        table = self._on_this_rank(step, weights) if self.context.first else None
+        table = None
+        try:
+            table = self._on_this_rank(step, weights) if self.context.first else None
+        except signals.Stopped:  # a checkpoint is worth more
+            self.reporter.say("evaluation: left out, as the run was told to end")
         weights.skip()  # all ranks take part in gathering what ZeRO has sharded
         wait_for_all()
         return table
@@ -76,8 +81,9 @@ class RetrievalEvaluator:
                 yield batch
 
         try:
-            found = embed(model, batches(), self.engine.device)
-            table = retrieval_table(found)
+            with signals.may_interrupt():  # the weights, which other ranks hand over, are there
+                found = embed(model, batches(), self.engine.device)
+                table = retrieval_table(found)
         except EvaluationError as error:  # the training goes on
             self.reporter.warn(f"evaluation: {error}")
             return None

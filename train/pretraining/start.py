@@ -9,16 +9,18 @@ from dataclasses import asdict, dataclass, field
 from train.config.pretraining import PretrainConfig, recipe
 from train.core.command import Job
 from train.core.console import Reporter
-from train.core.data import read_data, sample_manifest
+from train.core.data import read_data, refuse_without_training, sample_manifest
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
-from train.pretraining.auto import TELLING, choose, refuse_unbuildable, refuse_without_pairs, training_clips
+from train.pretraining.auto import CLIPS, TELLING, choose, refuse_unbuildable, refuse_without_pairs, training_clips
 from train.pretraining.choices import Choice, table
 from train.pretraining.expected import HOPELESS, Expected, expected, in_words
 from train.pretraining.facts import Facts, gather_facts
 from train.pretraining.memory import in_parts, local_batch
 from vatt.data.clips import Clips
+from vatt.data.splits import splits_of
 
+FEWEST = 16  # clips below which nothing but they themselves is learned (a guess)
 _BROKEN = 0.1  # share of the clips looked at from which broken ones are named
 
 
@@ -78,6 +80,8 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
     if job.resume and not find_parts:
         return Start(data)
     clips = {name: found.clips for name, found in data.items()}
+    for name, found in clips.items():  # before a look at clips, which takes a while
+        refuse_without_training(name, splits_of(found, job.config.data.eval_share))
     if not job.auto:
         refuse_unbuildable(job.config.model)
     timed = (job.auto or not job.sample) and not job.resume  # of the sample's own recipe the time is known
@@ -119,7 +123,8 @@ def _told_before(folder: RunFolder) -> Iterator[str]:
 def expected_row(found: Expected) -> Choice:
     """The last row of the table."""
     parts = f"{in_words(found.evaluations)} of it for evaluation, " if found.evaluations >= 1 else ""
-    return Choice("expected time", in_words(found.seconds), f"an estimate: {parts}{found.basis}")
+    busy = "; longer while other work keeps this machine busy"
+    return Choice("expected time", in_words(found.seconds), f"an estimate: {parts}{found.basis}{busy}")
 
 
 def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
@@ -131,6 +136,11 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
             f"run.batch_size: {batch:,} clips of a step, but there are about {clips:,} to train on: a step would hold "
             "the same clips several times, each the negative of itself; try a --batch-size of at most half of them, "
             "or more clips"
+        )
+    elif clips < FEWEST:
+        yield (
+            f"{clips} {'clip' if clips == 1 else 'clips'} to train on: a step of {batch} compares the same few again and "
+            f"again, and the model learns them by heart; it takes hundreds to learn anything else (the sample has {CLIPS})"
         )
     if (parts := config.engine.gradient_accumulation) > 1:
         yield (

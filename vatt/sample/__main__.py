@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from vatt import signals
 from vatt.errors import printable
 from vatt.sample import EncoderError, SampleError, build, levels, table
 from vatt.sample.writing import TRAIN, VAL
@@ -23,10 +24,14 @@ def main() -> int:
     start = time.monotonic()
     try:
         sizes = {"train": options.train, "val": options.val}
-        manifest = build(options.out, seed=options.seed, **sizes, workers=options.workers, say=print)
+        with signals.ending():
+            manifest = build(options.out, seed=options.seed, **sizes, workers=options.workers, say=print)
     except (SampleError, EncoderError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
+    except signals.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.number
     print(f"{manifest}: {options.train} training and {options.val} held-out clips ({time.monotonic() - start:.1f} s)")
     if options.val:
         print(table(levels(manifest)))

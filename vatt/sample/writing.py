@@ -6,8 +6,10 @@ import csv
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import av
 import av.error
 
+from vatt import signals
 from vatt.errors import UserError
 from vatt.files import appearing, appearing_folder
 from vatt.sample.draw import frames_TSS3
@@ -126,19 +129,29 @@ def _write_shares(folder: Path, seed: int, train: int, val: int, workers: int | 
     command += map(str, (folder, seed, train, val))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     children = [
-        subprocess.Popen([*command, str(i), str(count)], stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            [*command, str(i), str(count)],
+            stdin=subprocess.PIPE,  # whose end tells a child that this process has gone, however that went
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         for i in range(count)
     ]
     try:
         for child in children:
-            _, message = child.communicate()
-            if child.returncode:
+            assert child.stderr is not None
+            message = child.stderr.read()
+            if child.wait():
                 lines = message.strip().splitlines()
                 raise OSError(lines[-1] if lines else f"a writing process ended with status {child.returncode}")
     finally:
         for child in children:  # after an error or Ctrl-C the others have nothing left to do
             child.kill()
             child.wait()
+            for pipe in (child.stdin, child.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 def _write_share(folder: Path, chosen: list[Scene]) -> None:
@@ -150,7 +163,13 @@ def _write_share(folder: Path, chosen: list[Scene]) -> None:
 
 
 def child_main(folder: str, *numbers: str) -> int:
-    """A child of `_write_shares`: writes share ``index`` of ``count``. The exit status; the reason on stderr."""
+    """A child of `_write_shares`: writes share ``index`` of ``count``. The exit status; the reason on stderr.
+
+    It ends with the process that has started it. What a terminal sends to both is left to that one.
+    """
+    for ending in signals.ENDING:
+        signal.signal(ending, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     seed, train, val, index, count = map(int, numbers)
     try:
         _write_share(Path(folder), scenes(train, val, seed)[index::count])
@@ -158,6 +177,11 @@ def child_main(folder: str, *numbers: str) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()  # nothing is written to it
+    os._exit(1)
 
 
 def build_pictures(sample: str | Path) -> Path:

@@ -1,0 +1,220 @@
+"""Signals that end a command: it finishes what must not be cut off, ends what it has started, and says which it was.
+
+SIGINT (Ctrl-C), SIGTERM (schedulers, launchers) and SIGHUP (a terminal that closes) are taken alike. By default the
+first one raises `Stopped` in the main thread, so that ``finally`` and ``with`` do their work. In `put_off` it is only
+noted. A second Ctrl-C ends the command at once in either case; so does the first signal where the main thread does not
+come back from a library within seconds, as it may hang there.
+
+Exit statuses are those of a shell: 128 and the number of the signal (130, 143, 129).
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NoReturn
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAME = 0.5  # seconds within which two Ctrl-C are one: of the terminal, and of a launcher that hands it on
+_AGAIN = 2.0  # seconds that a second Ctrl-C leaves the main thread to end by itself
+_STUCK = 20.0  # seconds that the main thread has to come back from a library, where nothing needs to be finished
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal told the command to end. ``number``: of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(in_words(number))
+        self.number = number
+
+
+@dataclass
+class _Signals:
+    """What is known of the signals of this process."""
+
+    active: bool = False  # whether handlers are installed
+    raising: bool = True  # whether the first signal raises; else it is noted
+    told: int | None = None  # the first signal
+    again: bool = False  # a second Ctrl-C came
+    handed_on: list[int] = field(default_factory=list)  # signals that `hand_on` is about to send to this process
+    tell: int = -1  # the end of a pipe that wakes the listener
+    callbacks: list[Callable[[], object]] = field(default_factory=list)  # of `when_told`
+
+
+_state = _Signals()
+
+
+def told() -> int | None:
+    """The first signal that told this command to end, or None."""
+    return _state.told
+
+
+def when_told(callback: Callable[[], object], forget: bool = False) -> None:
+    """Calls ``callback`` in a thread of its own when the first signal comes; or not any more."""
+    if forget:
+        _state.callbacks.remove(callback)
+    else:
+        _state.callbacks.append(callback)
+
+
+def status() -> int:
+    """The exit status of a command that was stopped by a signal; 0 if none came."""
+    return 0 if _state.told is None else 128 + _state.told
+
+
+def in_words(number: int) -> str:
+    """What is told of a command that a signal ended."""
+    return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+
+
+def early() -> None:
+    """For the first lines of a script: until `ending`, a signal ends it with one line, and not in the traceback of an
+    import."""
+    for number in _to_handle():
+        signal.signal(number, _end_early)
+
+
+def _end_early(number: int, frame: FrameType | None) -> NoReturn:
+    _end(number)
+
+
+def _end(number: int) -> NoReturn:
+    with suppress(OSError):
+        os.write(2, f"{in_words(number)}\n".encode())
+    os._exit(128 + number)
+
+
+def _to_handle() -> Iterator[int]:
+    """Not SIGHUP under nohup, which asks for it to be ignored."""
+    return (number for number in ENDING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Inside, the first signal raises `Stopped` in the main thread. Nothing changes in another thread, or where it is
+    inside another one."""
+    if _state.active or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _reset()
+    heard, tell = os.pipe()
+    for end in (heard, tell):
+        os.set_blocking(end, end == heard)
+    before: dict[int, Any] = {number: signal.signal(number, _note) for number in _to_handle()}
+    wakeup = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    _state.active, _state.tell = True, tell
+    listener = threading.Thread(target=_listen, args=(heard, os.getpid()), name="signals", daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        _state.active = False
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(tell)  # ends the listener
+        listener.join(1)
+
+
+def _reset() -> None:
+    _state.raising, _state.told, _state.again, _state.handed_on = True, None, False, []
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Inside, a signal is only noted: look at `told`. A second Ctrl-C raises `Stopped`."""
+    with ending():
+        before, _state.raising = _state.raising, False
+        try:
+            yield
+        finally:
+            _state.raising = before
+
+
+@contextmanager
+def may_interrupt() -> Iterator[None]:
+    """Inside, also in `put_off`, a signal raises `Stopped`, one that came before too. For what can be left out."""
+    before, _state.raising = _state.raising, True
+    try:
+        if _state.active and _state.told is not None:
+            raise Stopped(_state.told)
+        yield
+    finally:
+        _state.raising = before
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """The handler, in the main thread. No output here: it may come in the middle of a line."""
+    first = _state.told is None
+    if first:
+        _state.told = number
+    if _state.again:
+        _state.again = False  # `_listen` interrupts as well
+        raise Stopped(signal.SIGINT)
+    if first and _state.raising:
+        raise Stopped(number)
+
+
+def _listen(heard: int, owner: int) -> None:
+    """Hears of signals also while the main thread is in a library, and sees to it that the process ends."""
+    first: float | None = None
+    with open(heard, "rb", buffering=0) as pipe:
+        while numbers := pipe.read(1):
+            number, now = numbers[0], time.monotonic()
+            if number not in ENDING:
+                continue
+            by_us = number in _state.handed_on
+            if by_us:
+                _state.handed_on.remove(number)
+            if first is None:
+                first = now
+                _later(_STUCK, owner, number, lambda: _state.told is None and _state.raising)
+                for callback in list(_state.callbacks):
+                    callback()
+            elif number == signal.SIGINT and not by_us and now - first > _SAME:
+                _state.again = True
+                _later(_AGAIN, owner, number, lambda: True)
+                _thread.interrupt_main(signal.SIGINT)  # the handler may have looked before
+
+
+def _later(seconds: float, owner: int, number: int, wanted: Callable[[], bool]) -> None:
+    """Ends the process, if in ``seconds`` it is still there, inside `ending`, and ``wanted()``."""
+
+    def end() -> None:
+        if _state.active and os.getpid() == owner and wanted():
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+            _end(number)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def hand_on(number: int) -> None:
+    """A signal that somebody else got for this process: it counts as the first one, and never as a second Ctrl-C. May
+    be called from any thread."""
+    if _state.told is None:
+        _state.handed_on.append(number)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _forget() -> None:
+    """In a forked process, which takes signals as any other does: they are not told to the one that forked it."""
+    if _state.active:
+        _state.active = False
+        signal.set_wakeup_fd(-1)
+        os.close(_state.tell)
+        for number in _to_handle():
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget)
