@@ -10,7 +10,6 @@ Exit statuses are those of a shell: 128 and the number of the signal (130, 143, 
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -182,7 +181,7 @@ def _listen(heard: int, owner: int) -> None:
             elif number == signal.SIGINT and not by_us and now - first > _SAME:
                 _state.again = True
                 _later(_AGAIN, owner, number, lambda: True)
-                _thread.interrupt_main(signal.SIGINT)  # the handler may have looked before
+                _send(signal.SIGINT)  # the handler may have looked before
 
 
 def _later(seconds: float, owner: int, number: int, wanted: Callable[[], bool]) -> None:
@@ -203,8 +202,24 @@ def hand_on(number: int) -> None:
     """A signal that somebody else got for this process: it counts as the first one, and never as a second Ctrl-C. May
     be called from any thread."""
     if _state.told is None:
-        _state.handed_on.append(number)
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
+        _send(number)
+
+
+def _send(number: int) -> None:
+    """A signal of our own to the main thread, which it wakes from a call of the system, too."""
+    _state.handed_on.append(number)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _hold() -> None:
+    """Before a fork: a signal that the new process gets must not come before it has forgotten ours."""
+    if _state.active:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
+def _go_on() -> None:
+    if _state.active:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _forget() -> None:
@@ -215,6 +230,7 @@ def _forget() -> None:
         os.close(_state.tell)
         for number in _to_handle():
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_forget)

@@ -223,9 +223,7 @@ def said_by(script, folder, *words, **variables):
 def test_a_job_that_is_submitted_again_goes_on(tmp_path):
     run = tmp_path / "run"
     start = "srun --kill-on-bad-exit=1 python -u train/pretrain.py --out"
-    assert said_by("pretrain.slurm", tmp_path, run, "--data", "x") == f"{start} {run} --data x"
-    (run / "checkpoints" / "step-00000003").mkdir(parents=True)
-    assert said_by("pretrain.slurm", tmp_path, run, "--data", "x") == f"{start} {run} --resume"
+    assert said_by("pretrain.slurm", tmp_path, run, "--data", "x") == f"{start} {run} --resume auto --data x"
 
 
 def test_jobs_of_an_array_name_their_share(tmp_path):

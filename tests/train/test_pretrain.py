@@ -99,6 +99,7 @@ def alone(sample, tmp_path_factory):
         "accumulated": train("accumulated", "--steps", 1, "engine.gradient_accumulation=2"),
         "bad media": train("bad media", "--steps", 3, "data.max_bad_share=0.9", data=bad),
         "diverged": train("diverged", "--steps", 20, "optim.lr=1e30", "run.max_skipped_steps=3"),
+        "diverged too": train("diverged too", "--steps", 2, "optim.lr=1e30", "run.max_skipped_steps=2"),
         "deepspeed": train("deepspeed", "--deepspeed-config", folder / "own.json"),
         "kernels": train("kernels", "engine.kernels=cuda"),
         "wrong": train("wrong", data=folder / "wrong.csv"),
@@ -112,6 +113,12 @@ def alone(sample, tmp_path_factory):
         "vocabulary": train("vocabulary", "data.vocabulary=absent.txt"),
         "auto": ["--data", folder / "bare", "--out", folder / "auto", *SMALL, "--steps", 3],
         "auto again": ["--out", folder / "auto", "--resume", "--steps", 4],
+        "fewer steps": ["--out", folder / "auto", "--resume", "--steps", 2],
+        "another batch": ["--out", folder / "auto", "--resume", "--batch-size", 4, "optim.lr=1", "data.workers=0"],
+        "other clips": ["--out", folder / "auto", "--resume", "--data", folder / "mute"],
+        "auto, auto": ["--data", folder / "bare", "--out", folder / "auto", *SMALL, "--steps", 4, "--resume", "auto"],
+        "diverged again": train("diverged", "--steps", 1, "--resume", "auto"),
+        "diverged, resumed": ["--out", folder / "diverged too", "--resume", "optim.lr=1e-3", "--allow-changes"],
         "mute": ["--data", folder / "mute", "--out", folder / "mute run", *SMALL[:-1], "--steps", 2],
         "no pair": ["--data", folder / "nothing", "--out", folder / "no pair"],
         "no pair, paper": train("no pair 2", data=folder / "nothing"),
@@ -124,6 +131,9 @@ REFUSED = {
     "deepspeed": ["{folder}/own.json", "stag"],
     "kernels": ["engine.kernels: 'cuda' is not one of auto, measured, unmeasured, torch, triton"],
     "diverged": ["3 steps in a row gave a loss or gradient", "optim.lr"],
+    "fewer steps": ["run.steps: 2, but the newest checkpoint is of step 4"],
+    "another batch": ["run.batch_size: 8 then, 4 now; optim.lr: 0.001 then, 1.0 now", "--allow-changes"],
+    "other clips": ["{folder}/mute: 28 clips to train on then (digest ", "), 8 now ("],
     "wrong": ["{folder}/wrong.csv", "vidoe", "did you mean 'video'"],
     "empty": ["{folder}/empty", "no video file"],
     "below a file": ["--out {folder}/file/run", "cannot be written"],
@@ -138,6 +148,28 @@ REFUSED = {
     "no pair": ["{folder}/nothing: no clip has captions, and none of the 1 that were looked at has sound"],
     "no pair, paper": ["{folder}/nothing: no clip has captions"],
 }
+
+
+@pytest.mark.slow
+def test_one_command_starts_goes_on_and_starts_a_run_without_a_checkpoint_again(alone):
+    folder, found = alone
+    text, code = found["auto, auto"]
+    assert (code, "resumed from step 4" in text) == (0, True)
+    text, code = found["diverged again"]
+    assert (code, "training from step 1 on" in text) == (0, True)
+    assert list(losses(folder / "diverged")) == [1]
+    text, code = found["diverged, resumed"]
+    assert (code, "no checkpoint was written yet; the run begins again" in text) == (0, True)
+    assert "warning: goes on with optim.lr: 1e+30 then, 0.001 now" in text
+    assert json.loads((folder / "diverged too" / "config.json").read_text())["optim"]["lr"] == 1e-3
+    assert not list(folder.glob("*/run.lock"))
+
+
+@pytest.mark.slow
+def test_settings_are_written_once_and_those_of_before_stay_beside_later_ones(alone):
+    folder, _ = alone
+    before = json.loads((folder / "auto" / "config-until-00000003.json").read_text())
+    assert (before["run"]["steps"], json.loads((folder / "auto" / "config.json").read_text())["run"]["steps"]) == (3, 4)
 
 
 @pytest.mark.slow
@@ -354,7 +386,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(sample, tmp_path):
         text = process.communicate(timeout=HANG)[0]
     finally:
         process.kill()
-    assert process.returncode == 0, text
+    assert process.returncode == 143, text
     assert "stopped after step" in text
     assert len(readers) == 1
     assert not any(Path(f"/proc/{reader}").exists() for reader in readers)

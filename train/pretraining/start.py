@@ -139,8 +139,9 @@ def advice(config: PretrainConfig, facts: Facts) -> Iterator[str]:
         )
     elif clips < FEWEST:
         yield (
-            f"{clips} {'clip' if clips == 1 else 'clips'} to train on: a step of {batch} compares the same few again and "
-            f"again, and the model learns them by heart; it takes hundreds to learn anything else (the sample has {CLIPS})"
+            f"{clips} {'clip' if clips == 1 else 'clips'} to train on: the steps of {batch} compare the same few again "
+            "and again, and the model learns them by heart; it takes hundreds to learn anything else (the sample has "
+            f"{CLIPS})"
         )
     if (parts := config.engine.gradient_accumulation) > 1:
         yield (

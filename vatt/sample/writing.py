@@ -180,7 +180,7 @@ def child_main(folder: str, *numbers: str) -> int:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # nothing is written to it
+    os.read(0, 1)  # nothing is written to its standard input
     os._exit(1)
 
 
