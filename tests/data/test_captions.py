@@ -137,6 +137,7 @@ JSON_OF_TOOLS = [
     ({"caption": float("nan"), "key": "0"}, []),
     ({"start": 0, "end": 2, "text": "hello there"}, HELLO),
     ([{"text": "hello there", "start": "0", "end": "2.0"}], HELLO),
+    ([{"text": "hello there", "start": "00:00:00,000", "end": "00:02.0"}], HELLO),
     (
         [{"text": "half \ud83d", "start": 0, "end": 2}, "\ude00 half"],
         [Caption("half \ufffd", 0.0, 2.0), Caption("\ufffd half")],

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "source",
         metavar="SOURCE",
-        help="folder, manifest (.csv, .jsonl), shards or their URL, or .txt with one sentence per line",
+        help="folder, manifest (.csv, .tsv, .jsonl, .parquet), shards or their URL, or .txt with one sentence per line",
     )
     add("--model", type=Path, required=True, metavar="DIR", help="folder of a model or of a run")
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.npy, with FILE.json beside it, or FILE.parquet")

@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from vatt.data.sidecars import Sidecars
-from vatt.data.subtitles import decode_text, read_cues
+from vatt.data.subtitles import clock_seconds, decode_text, read_cues
 from vatt.errors import UserError, in_short
 from vatt.files import JSONError, parse_json
 
@@ -282,7 +282,13 @@ def _times_of(item: dict[str, Any]) -> tuple[Any, Any]:
     elif end is None and (length := seconds_in(item.get("duration"))) is not None:
         first = seconds_in(start)
         end = None if first is None else first + length
-    return start, end
+    return _of_clock(start), _of_clock(end)
+
+
+def _of_clock(value: Any) -> Any:
+    """Seconds of a text such as 00:01:02.500; any other value as it is."""
+    seconds = clock_seconds(value) if isinstance(value, str) else None
+    return value if seconds is None else seconds
 
 
 def timed_caption(text: str, start: Any, end: Any) -> Caption:

@@ -1,6 +1,6 @@
 """Manifests: from a folder of videos, or a table of them, to the list of clips to train on; and writing such a table.
 
-A manifest (.csv or .jsonl) has one row per clip. The column video (or audio, or image) names its file.
+A manifest (.csv, .tsv, .jsonl or .parquet) has one row per clip. The column video (or audio, or image) names its file.
 """
 
 from __future__ import annotations

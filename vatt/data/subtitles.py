@@ -159,7 +159,7 @@ def _times(line: str, number: int) -> _Block | None:
         if not arrow or not (_LIKE_TIME.search(before[-100:]) and _LIKE_TIME.search(after[:100])):
             return None  # words with an arrow
         return _Block(number, fault=f"line {number}: cannot read the times {line.strip()[:80]!r}")
-    start, end = seconds_of(found.groups()[:5]), seconds_of(found.groups()[5:])
+    start, end = _seconds(found.groups()[:5]), _seconds(found.groups()[5:])
     fault = ""
     if found[1] or found[6]:
         fault = f"line {number}: has a negative time"
@@ -170,7 +170,13 @@ def _times(line: str, number: int) -> _Block | None:
     return _Block(number, start, end, fault)
 
 
-def seconds_of(parts: tuple[str | None, ...]) -> float:
+def clock_seconds(text: str) -> float | None:
+    """Seconds of a time as subtitles have it, 00:01:02,500; None for any other text, and for negative ones."""
+    found = _ONE_TIME.fullmatch(text)
+    return None if found is None or found[1] else _seconds(found.groups())
+
+
+def _seconds(parts: tuple[str | None, ...]) -> float:
     """Of a sign, hours, minutes, seconds and decimals, as they stand in the file."""
     _, hours, minutes, seconds, fraction = parts
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + float(f"0.{fraction or 0}")
@@ -268,15 +274,15 @@ def _from_ass(lines: list[str]) -> tuple[list[Cue], list[str]]:
             columns = [name.strip().lower() for name in content.split(",")]
         elif kind == "Dialogue":
             row = dict(zip(columns, content.split(",", len(columns) - 1), strict=False))
-            start, end = (_ONE_TIME.fullmatch(row.get(name, "")) for name in ("start", "end"))
-            if start is None or end is None or start[1] or end[1]:
+            start, end = (clock_seconds(row.get(name, "")) for name in ("start", "end"))
+            if start is None or end is None:
                 faults.append(f"line {number}: cannot read the times {line.strip()[:80]!r}")
                 continue
             text = row.get("text", "")
             if "\\p" in text and re.search(r"\{[^{}]*\\p[1-9]", text):  # a drawing
                 continue
             text = re.sub(r"\\[Nnh]", " ", re.sub(r"\{[^{}]*\}", "", text))
-            cue = Cue(seconds_of(start.groups()), seconds_of(end.groups()), " ".join(_CONTROL.sub(" ", text).split()))
+            cue = Cue(start, end, " ".join(_CONTROL.sub(" ", text).split()))
             if cue.end <= cue.start:
                 faults.append(f"line {number}: ends at {cue.end:g} s, not after its start at {cue.start:g} s")
             elif cue.text:

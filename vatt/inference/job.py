@@ -265,7 +265,7 @@ class ItemList:
 
 
 def read_items(source: str | Path, modality: Modality, split: str | None = None, share: float = SHARE) -> ItemList:
-    """The items of a folder (searched through), a manifest (.csv, .jsonl), shards (a folder or a URL), or, for text, a
+    """The items of a folder (searched through), a manifest, shards (a folder or a URL), or, for text, a
     .txt (its lines).
 
     For video and audio each row of a manifest is an item; audio takes the sound of videos, too. For text it is each
