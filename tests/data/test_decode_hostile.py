@@ -203,6 +203,27 @@ def test_sizes_that_would_fill_the_memory(tmp_path, film, monkeypatch):
             sound(path)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "g.mov"])
+def test_an_index_that_is_only_claimed(tmp_path, originals, name):
+    """A hundred million samples of two bytes, or in a chunk, in a file of 50 kB: FFmpeg would take 2 to 6 GB."""
+    content, place = bytearray((originals / name).read_bytes()), -1
+    while (place := content.find(b"stsz", place + 1)) > 0:
+        struct.pack_into(">II", content, place + 8, 2, 10**8)
+    while (place := content.find(b"stsc", place + 1)) > 0:
+        struct.pack_into(">I", content, place + 16, 10**8)
+    (tmp_path / name).write_bytes(content)
+    for kind in ("video", "audio"):
+        with pytest.raises(MediaError, match="container: claims to have 100,000,000 samples in a track"):
+            READ[kind](tmp_path / name)
+    if name == "g.mov":  # of which only the sound, PCM
+        content = bytearray((originals / name).read_bytes())
+        place = content.index(b"stsc", content.index(b"sowt"))
+        struct.pack_into(">I", content, place + 16, 10**9)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MediaError, match=r"container: claims to have [\d,]+,000,000 samples in a track"):
+            sound(tmp_path / name)
+
+
 def test_a_layout_of_channels_of_its_own_does_not_end_the_process():
     """In a process of its own, since PyAV 17.1 to 18.1 abort."""
     for _, found in run_isolated(_loudest, [CASES / "abort_custom_layout.mov"], workers=1, seconds=HANG, fork=True):

@@ -199,7 +199,8 @@ def run(folder: Path, count: int, seed: int, workers: int = 1) -> int:
     names = sorted(path.name for path in folder.iterdir())
     print(f"media: {count} files of {len(names)} kinds, seeds {seed} to {seed + count - 1}, PyAV {av.__version__}")
     found, grown, longest, outcomes = 0, 0.0, 0.0, Counter[str]()
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    base = pages * resource.getpagesize() / (1 << 20)  # what processes begin with
     trying = partial(one, folder, names)
     for number, result in run_isolated(trying, range(seed, seed + count), workers=workers, seconds=HANG, fork=True):
         if isinstance(result, Failed):

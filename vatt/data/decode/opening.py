@@ -27,6 +27,7 @@ from av.container.input import InputContainer
 from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
+from vatt.data.decode.boxes import excessive_samples
 from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end, tells_streams
 from vatt.errors import UserError
 
@@ -251,6 +252,8 @@ def _open(
     most = MOST_PICTURE_PIXELS if kind == "image" else MOST_PIXELS
     if kind != "audio":
         _check_pixels(name, kind, declared_size(head), most)
+    if samples := excessive_samples(file, head, file.seek(0, io.SEEK_END)):
+        raise MediaError(name, broken, f"claims to have {samples:,} samples in a track, more than can be")
     if kind == "image":
         _check_whole(file, name, head, broken)
     # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
