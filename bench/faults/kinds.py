@@ -88,7 +88,7 @@ def kill_at_operation(lab: Lab, random: Random, number: int) -> Outcome:
 
 
 def kill_within_file(lab: Lab, random: Random, number: int) -> Outcome:
-    out, operation, size = lab.new(), random.randrange(lab.operations), random.randrange(1, 400_000)
+    out, operation, size = lab.new(), random.randrange(1, lab.operations), random.randrange(1, 400_000)
     lab.start(out, before=lambda: at_file_operation(out, operation, partial(kill_in_file, size))).wait()
     return lab.go_on(out)
 

@@ -44,12 +44,16 @@ def main(argv: Sequence[str]) -> int:
     add("--first", type=int, default=0, metavar="N", help="number of the first one (default: %(default)s)")
     add("--seed", type=int, default=int(time.time()), help="default: from the clock")
     add("--base", default=BASE, metavar="COMMIT", help="an earlier commit that begins a run (default: %(default)s)")
-    add("--write", action="store_true", help=f"add rows to {RESULTS.name}, and write the table into {PAGE.name}")
+    add("--write", action="store_true", help=f"add rows to {RESULTS.relative_to(TREE)}")
+    add("--page", action="store_true", help=f"only write the table of {PAGE.relative_to(TREE)}, from those rows")
     add("--fuzz", choices=("media", "text"), help="in place of all this: damaged files, by tests/fuzz/")
     add("--count", type=int, default=200, help="of --fuzz: files (default: %(default)s)")
     options = parser.parse_args(argv)
     if options.fuzz:
         return int(importlib.import_module(f"tests.fuzz.{options.fuzz}").main(options.count, options.seed))
+    if options.page:
+        write_text(PAGE, filled(PAGE.read_text(encoding="utf-8"), results.read(RESULTS, FIELDS)))
+        return 0
     chosen = [fault for fault in FAULTS if all(words in fault.name for words in options.only)]
     chosen = [fault for fault in chosen if fault.quick or not options.quick]
     if not chosen:
@@ -71,8 +75,6 @@ def main(argv: Sequence[str]) -> int:
         where["command"] = shlex.join(["python", "-m", "bench", "faults", *argv])
         where = {name: where[name] for name in FIELDS if name in where} | {"seed": options.seed}
         results.append(RESULTS, [where | row for row in rows], FIELDS)
-        page = PAGE.read_text(encoding="utf-8")
-        write_text(PAGE, filled(page, results.read(RESULTS, FIELDS)))
     return int(any(row["below"] for row in rows))
 
 
