@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import struct
 import time
 from pathlib import Path
 
@@ -258,3 +259,17 @@ class Unreadable:
 def test_processes_that_cannot_start_end_the_job():
     with pytest.raises(RuntimeError, match="could not start: the process ended with status 4"):
         list(run_isolated(Unreadable(), ["a"], workers=1, seconds=HANG))
+
+
+def test_rows_behind_the_end_and_bad_numbers_far_from_the_middle_are_named(media, tmp_path):
+    sound = np.zeros(12 * 8000, "<f4")
+    sound[100] = np.inf
+    body = b"WAVEfmt \x10\0\0\0" + struct.pack("<HHIIHH", 3, 1, 8000, 32000, 4, 32)
+    body += b"data" + struct.pack("<I", sound.nbytes) + sound.tobytes()
+    (tmp_path / "bad.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    rows = [{"video": str(media / "good.mp4"), "start": start} for start in (0, 5, 7)] + [{"audio": "bad.wav"}]
+    found = check(manifest(tmp_path, *rows), workers=1)
+    assert len(found.rows) == 1
+    reasons = sorted(f"{record['field']}: {record['reason']}" for record in found.skipped)
+    assert reasons[0].startswith("audio: holds values that are not numbers (NaN or infinite), from 0.0")
+    assert [reason[:20] for reason in reasons[1:]] == ["start: line 2: 5 s l", "start: line 3: 7 s l"]

@@ -159,7 +159,7 @@ def two_of_each(path: Path, default: int, cover: bool = False) -> Path:
                 marked = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
                 if cover and number != default and stream in films:
                     marked = av.stream.Disposition.attached_pic
-                stream.disposition = marked
+                stream.disposition = marked.value
         packets = []
         for film, (_, shade) in zip(films, kinds, strict=True):
             for number in range(20):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.media import click_at, rotate, write
+from tests.data.numbered import CASES
 from tests.limits import HANG
 from train.core.data import read_corpus
 from vatt.clip import InputConfig
@@ -100,3 +101,10 @@ def test_a_broken_film_is_a_named_fault(runs, tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(MediaError, match=r"half\.mkv: video: "):
         read(path, 4.0, "torchcodec")
+
+
+def test_cases_of_other_times_and_orientations(runs):
+    """Mirrored films, which it turns; and what it shows as PyAV does: behind the only keyframe, a last frame held."""
+    for name in ("hflip_matrix.mp4", "seek_gop250.ts", "last_frame_held.mp4"):
+        found, expected = (read(CASES / name, 3.0, decoder)[0].astype(int) for decoder in ("torchcodec", "pyav"))
+        assert np.abs(found - expected).mean() < 4, name

@@ -286,3 +286,12 @@ def test_a_file_name_that_is_not_utf8(videos, folder, tmp_path):
         assert embed_dataset(job(clips, folder, out)).rows == 1
     (row,) = json.loads((tmp_path / "n.json").read_text())["rows"]
     assert row["file"].endswith(name)
+
+
+def test_a_row_that_starts_behind_the_end_is_a_fault_with_its_line(videos, folder, tmp_path):
+    manifest, out = tmp_path / "m.csv", tmp_path / "v.npy"
+    manifest.write_text("video,start,end\n" + "".join(f"{videos / '0.mp4'},{at},{at + 1}\n" for at in (0, 90, 95)))
+    embed_dataset(job(manifest, folder, out))
+    assert len(np.load(out)) == 1
+    faults = [(fault["field"], fault["reason"][:41]) for fault in lines(out.with_suffix(".faults.jsonl"))]
+    assert faults == [("start", f"line {n}: starts at {at} s, behind the end of") for n, at in ((3, 90), (4, 95))]

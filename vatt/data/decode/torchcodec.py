@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
 from vatt.data.decode.container import MAY_END_EARLY, ROUNDING, Opened
-from vatt.data.decode.view import FrameWriter
+from vatt.data.decode.view import FrameWriter, is_mirrored
 from vatt.errors import UserError
 
 DECODERS = ("pyav", "torchcodec", "torchcodec-cuda")
@@ -64,8 +64,10 @@ def read_frames(name: str, opened: Opened, writers: Sequence[FrameWriter], spec:
     check_decoder(name)
     from torchcodec.decoders import VideoDecoder
 
+    if opened.video is None or opened.container.format.name == "mpeg" or _is_mirrored(opened):
+        return False  # it turns what is mirrored, and in MPEG-PS it leaves out frames without times
     video: Any = opened.video
-    if video is None or "%" in str(opened.name):  # which its FFmpeg may take for a pattern of names
+    if "%" in str(opened.name):  # which its FFmpeg may take for a pattern of names
         return False
     if isinstance(opened.media, Path):
         source: Any = str(opened.media.absolute())
@@ -91,6 +93,15 @@ def read_frames(name: str, opened: Opened, writers: Sequence[FrameWriter], spec:
     for writer in writers:
         writer.finish()
     return True
+
+
+def _is_mirrored(opened: Opened) -> bool:
+    """Whether the film of an .mp4 or .mov is shown mirrored."""
+    if "mov" not in opened.container.format.name.split(","):
+        return False
+    frame: Any = next((f for packet in opened.packets(opened.video) for f in packet.decode()), None)
+    opened.seek(None, opened.video)
+    return frame is not None and is_mirrored(frame)
 
 
 def _pictures(decoder: Any, moments_T: np.ndarray, opened: Opened) -> Iterator[np.ndarray]:

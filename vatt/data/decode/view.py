@@ -192,6 +192,15 @@ def upright(frame: VideoFrame) -> tuple[list[Filter], int, int]:
     return filters, height, width
 
 
+def is_mirrored(frame: VideoFrame) -> bool:
+    """Whether its display matrix mirrors the picture, turned or not."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False
+    a, b, _, c, d = (float(x) for x in np.frombuffer(bytes(data), np.int32)[:5])
+    return a * d - b * c < 0
+
+
 def chain(frame: VideoFrame, filters: list[Filter]) -> Graph:
     """A graph of filters, one after another, for frames like ``frame``."""
     graph = Graph()
