@@ -71,7 +71,7 @@ class RunFolder:
         Raises:
             ConfigError: ``out`` holds files, or cannot be written. InUse: another job has it.
         """
-        if out is not None:
+        if out is not None and not (out / LOCK).is_file():  # else the job that has it is named, whatever it has written
             cls.check_new(out, again)
         try:
             path = out or _next_free(name)
