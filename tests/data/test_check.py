@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import struct
@@ -20,7 +21,7 @@ from vatt.__main__ import main as vatt
 from vatt.data.check import check
 from vatt.data.clips import ManifestError
 from vatt.data.manifest import read_clips
-from vatt.isolated import run_isolated
+from vatt.isolated import StartError, run_isolated
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +274,16 @@ def test_rows_behind_the_end_and_bad_numbers_far_from_the_middle_are_named(media
     reasons = sorted(f"{record['field']}: {record['reason']}" for record in found.skipped)
     assert reasons[0].startswith("audio: holds values that are not numbers (NaN or infinite), from 0.0")
     assert [reason[:20] for reason in reasons[1:]] == ["start: line 2: 5 s l", "start: line 3: 7 s l"]
+
+
+def test_a_machine_that_starts_no_process_is_told(monkeypatch):
+    """As the server of processes does that has itself found no room: its pipe ends."""
+
+    def ended(self):
+        raise EOFError
+
+    monkeypatch.setattr(multiprocessing.context.ForkServerProcess, "start", ended)
+    with pytest.raises(
+        StartError, match=r"^no process can be started: the server of processes has ended; see .*ulim"
+    ):
+        list(run_isolated(behave, ["a"], workers=1, seconds=HANG))
