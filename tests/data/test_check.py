@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import os
-import signal
 import struct
-import time
 from pathlib import Path
 
 import av
@@ -21,7 +17,6 @@ from vatt.__main__ import main as vatt
 from vatt.data.check import check
 from vatt.data.clips import ManifestError
 from vatt.data.manifest import read_clips
-from vatt.isolated import StartError, run_isolated
 
 
 @pytest.fixture(scope="module")
@@ -196,72 +191,6 @@ def test_nothing_left_and_other_errors(media, tmp_path, capsys):
         check(tmp_path / "empty")
 
 
-def behave(item: str) -> str:
-    """What a decoder may do to its process."""
-    if item == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if item == "hang":
-        time.sleep(HANG)
-    if item == "leave":
-        os._exit(3)
-    if item == "raise":
-        raise OSError("broken")
-    if item == "greedy":
-        return str(len(bytearray(4 << 30)))
-    return item.upper()
-
-
-@pytest.mark.slow
-def test_a_crash_or_a_hang_costs_one_item_alone():
-    items = ["a", "crash", "b", "hang", "leave", "raise", "greedy", "c", "d"]
-    found = dict(run_isolated(behave, items, workers=2, seconds=3))  # long enough for the others on a loaded machine
-    assert {item: getattr(result, "reason", result) for item, result in found.items()} == {
-        "a": "A",
-        "b": "B",
-        "c": "C",
-        "d": "D",
-        "crash": "the process ended with signal SIGSEGV",
-        "hang": "took more than 3 s",
-        "leave": "the process ended with status 3",
-        "raise": "OSError: broken",
-        "greedy": "takes more memory than a process may have",
-    }
-
-
-def test_items_may_follow_from_results():
-    waiting, running, found = ["a"], 0, []
-
-    def items():
-        nonlocal running
-        while waiting or running:
-            if not waiting:
-                yield None
-                continue
-            running += 1
-            yield waiting.pop()
-
-    for item, result in run_isolated(behave, items(), workers=2, seconds=HANG):
-        running -= 1
-        found.append(result)
-        waiting += [item + "b", item + "c"] if len(item) < 3 else []
-    assert sorted(found) == ["A", "AB", "ABB", "ABC", "AC", "ACB", "ACC"]
-
-
-class Unreadable:
-    """Cannot be made again in another process, so that none can start its work."""
-
-    def __call__(self, item: str) -> str:
-        return item
-
-    def __reduce__(self):
-        return (os._exit, (4,))
-
-
-def test_processes_that_cannot_start_end_the_job():
-    with pytest.raises(RuntimeError, match="could not start: the process ended with status 4"):
-        list(run_isolated(Unreadable(), ["a"], workers=1, seconds=HANG))
-
-
 def test_rows_behind_the_end_and_bad_numbers_far_from_the_middle_are_named(media, tmp_path):
     sound = np.zeros(12 * 8000, "<f4")
     sound[100] = np.inf
@@ -274,16 +203,3 @@ def test_rows_behind_the_end_and_bad_numbers_far_from_the_middle_are_named(media
     reasons = sorted(f"{record['field']}: {record['reason']}" for record in found.skipped)
     assert reasons[0].startswith("audio: holds values that are not numbers (NaN or infinite), from 0.0")
     assert [reason[:20] for reason in reasons[1:]] == ["start: line 2: 5 s l", "start: line 3: 7 s l"]
-
-
-def test_a_machine_that_starts_no_process_is_told(monkeypatch):
-    """As the server of processes does that has itself found no room: its pipe ends."""
-
-    def ended(self):
-        raise EOFError
-
-    monkeypatch.setattr(multiprocessing.context.ForkServerProcess, "start", ended)
-    with pytest.raises(
-        StartError, match=r"^no process can be started: the server of processes has ended; see .*ulim"
-    ):
-        list(run_isolated(behave, ["a"], workers=1, seconds=HANG))

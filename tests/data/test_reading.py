@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -183,3 +184,19 @@ def test_a_soft_limit_of_open_files_is_raised_and_a_hard_one_told_before_process
     monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))  # only root gets a hard limit back
     with pytest.raises(TooFewFiles, match=r"^64 processes that read files need \d+ open files, and 64 are allowed"):
         check_open_files(64, "data.workers")
+
+
+def test_a_resumed_run_writes_no_record_twice(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    one, two = (
+        {"dataset": "films", "file": name, "field": "video", "reason": "is none"} for name in ("1\udcff.mp4", "2.mp4")
+    )
+    SkipLog(path, 1.0).note([one])
+    with path.open("a") as file:
+        file.write('{"dataset": "films", "file": "3.m')  # where it was killed
+    again = SkipLog(path, 1.0)
+    again.note([one, two])
+    assert list(again.records.values()) == [one, two]
+    lines = path.read_text().splitlines()
+    assert [json.loads(line) for line in (lines[0], lines[2])] == [one, two]
+    assert len(lines) == 3

@@ -32,8 +32,9 @@ def test_who_waits_can_be_interrupted(opened):
         next(read_here(stuck, Plan(LAYOUT, 1, 4), lambda: True))
 
 
-def test_close_ends_processes_that_are_stuck(opened):
-    each = opened(Numbers({1: lambda: time.sleep(HANG)}))
+@pytest.mark.parametrize("stuck", [lambda: time.sleep(HANG), lambda: os.kill(os.getpid(), signal.SIGSTOP)])
+def test_close_ends_processes_that_are_stuck(opened, stuck):
+    each = opened(Numbers({1: stuck}))
     pids = [process.pid for process in each._processes]
     next(opened())  # another one, whose processes hold copies of the pipes of this one
     time.sleep(0.1)
@@ -69,12 +70,15 @@ SCRIPT = """
     from vatt.data.workers import Plan, Pool
 
     class Sleeper:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
         def read(self, task, rows, lost, begin):
-            time.sleep({sleep})
+            time.sleep(self.seconds)
 
     def work():
         plan = Plan({{"x": ((2,), torch.uint8)}}, 1, 2)
-        pools = [Pool(Sleeper(), plan, ready=1, workers=2, alive=1e6) for _ in range(2)]
+        pools = [Pool(Sleeper(each), plan, ready=1, workers=2, alive=1e6) for each in {sleep}]
         print(*(process.pid for pool in pools for process in pool._processes), flush=True)
         {wait}
 
@@ -83,9 +87,8 @@ SCRIPT = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sleep", [0, HANG])
-def test_processes_end_with_their_parent_even_if_it_is_killed(sleep):
-    script = SCRIPT.format(sleep=sleep, wait="time.sleep(1e6)", run="work()")
+def test_processes_end_with_their_parent_even_if_it_is_killed():
+    script = SCRIPT.format(sleep=[0, HANG], wait="time.sleep(1e6)", run="work()")
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
     pids = [int(word) for word in process.stdout.readline().split()]
     assert len(pids) == 4
@@ -100,7 +103,7 @@ def test_processes_end_with_their_parent_even_if_it_is_killed(sleep):
 def test_a_job_that_does_not_close_ends_all_the_same(end):
     """Also from a thread that ends before, and while a process is stuck."""
     run = "thread = threading.Thread(target=work); thread.start(); thread.join(); " + end
-    script = SCRIPT.format(sleep=HANG if "raise" in end else 0, wait="globals()['kept'] = pools", run=run)
+    script = SCRIPT.format(sleep=2 * [HANG if "raise" in end else 0], wait="globals()['kept'] = pools", run=run)
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.returncode in (1, 3)

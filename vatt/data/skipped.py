@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from vatt.errors import UserError, printable
 from vatt.files import json_line
 
 Record = dict[str, Any]  # {"file", "field", "reason", ...}
+_Key = tuple[str, str, str]
 ENOUGH = 20  # clips tried before the share of skipped ones means anything
 
 
@@ -27,14 +30,16 @@ class SkipLog:
     """Collects the files that gave no clip, each once, in a .jsonl file.
 
     Args:
-        path: the file that records are appended to; None keeps them in memory alone.
+        path: the file that records are appended to, but for those that an earlier part of the run has written there;
+            None keeps them in memory alone.
         max_bad_share: of the clips that were tried.
     """
 
     def __init__(self, path: Path | None, max_bad_share: float) -> None:
         self.path, self.max_bad_share = path, max_bad_share
         self.tried = self.skipped = 0
-        self.records: dict[tuple[str, str, str], Record] = {}
+        self.records: dict[_Key, Record] = {}
+        self._written = _read(path)
 
     def add(self, tried: int, skipped: Iterable[Record]) -> None:
         """Counts ``tried`` clips that were asked for and the records of those that failed.
@@ -55,14 +60,15 @@ class SkipLog:
         """Keeps records, each file and field once (of rows that start behind the end, each), uncounted."""
         new = {}
         for record in skipped:
-            row = str(record["reason"]) if record["field"] == "start" else ""  # of a row, of which a file may have more
-            key = (str(record["file"]), str(record["field"]), row)
-            if key not in self.records:
+            if (key := _key(record)) not in self.records:
                 new[key] = record
         self.records.update(new)
-        if new and self.path is not None:
+        if (
+            lines := [json_line(record) + "\n" for key, record in new.items() if key not in self._written]
+        ) and self.path:
+            self._written |= new.keys()
             with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json_line(record) + "\n" for record in new.values())
+                file.writelines(lines)
 
     def summary(self) -> str:
         """One line for people: how many files, and the first three with their reasons."""
@@ -71,3 +77,23 @@ class SkipLog:
         first = [printable(f"{r['file']} ({r['field']}: {r['reason']})") for r in list(self.records.values())[:3]]
         more = f" and {len(self.records) - 3} more" if len(self.records) > 3 else ""
         return f"{len(self.records)} skipped: {'; '.join(first)}{more}"
+
+
+def _key(record: Record) -> _Key:
+    row = str(record["reason"]) if record["field"] == "start" else ""  # of a row, of which a file may have more
+    return str(record["file"]), str(record["field"]), row
+
+
+def _read(path: Path | None) -> set[_Key]:
+    """The keys of the records of a file. A line that a kill has cut short is ended, so that the next one is read."""
+    found: set[_Key] = set()
+    if path is None or not path.is_file():
+        return found
+    lines = path.read_bytes().split(b"\n")
+    if lines[-1]:
+        with path.open("ab") as file:
+            file.write(b"\n")
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            found.add(_key(json.loads(line)))
+    return found
