@@ -8,11 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from tests.limits import HANG
 from vatt.data import read_clips
 from vatt.sample import EncoderError, SampleError, build, build_pictures
 
@@ -155,3 +158,25 @@ def test_pictures_are_the_middle_frames(tmp_path):
 def test_a_folder_without_a_sample_is_refused(tmp_path):
     with pytest.raises(SampleError, match="cannot write the pictures"):
         build_pictures(tmp_path)
+
+
+def test_processes_of_a_build_that_is_killed_end(tmp_path):
+    command = [sys.executable, "-m", "vatt.sample", "--out", str(tmp_path / "set"), "--train", "400", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as build:
+        children = Path(f"/proc/{build.pid}/task/{build.pid}/children")
+        while len(found := children.read_text().split()) < 2:
+            assert build.poll() is None
+            time.sleep(0.02)
+        build.kill()
+    until = time.monotonic() + HANG
+    while any(process_is_there(child) for child in found):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert not (tmp_path / "set").exists()
+
+
+def process_is_there(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

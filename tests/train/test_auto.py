@@ -23,6 +23,7 @@ from train.pretraining.memory import SHARE, in_parts, needed
 from train.pretraining.start import _find_parts, advice, beside_the_paper, expected_row, hopeless, prepare
 from vatt.analysis.plan.zero import state_bytes
 from vatt.config import ConfigError, from_dict, to_dict
+from vatt.data import ManifestError
 from vatt.data.survey import Survey
 from vatt.precision import type_of
 
@@ -193,6 +194,29 @@ def test_the_warm_up_tells_what_it_rests_on(steps, value, reason):
     config, choices = choose(facts(480), {"run.steps": steps})
     assert config.optim.warmup_steps == value
     assert rows(choices)["optim.warmup_steps"].reason.startswith(reason)
+
+
+def test_a_warm_up_by_hand_is_shown_as_it_will_be():
+    _, choices = choose(facts(768), {"optim.warmup_steps": 700, "run.steps": 1000})
+    row = rows(choices)["optim.warmup_steps"]
+    assert (row.value, row.reason) == ("500", f"half of the run, which is the most; {BY_HAND}: 700")
+
+
+def test_few_clips_are_warned_of():
+    config, _ = choose(facts(3), {})
+    lines = list(advice(config, facts(3)))
+    assert any(line.startswith("3 clips to train on: the steps of 2 compare the same few again") for line in lines)
+
+
+def test_data_without_a_clip_to_train_on_are_refused_before_they_are_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("video,split\n" + "".join(f"{n}.mp4,val\n" for n in range(3)))
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").write_bytes(b"x")
+    monkeypatch.setattr(start, "gather_facts", None)
+    config = PretrainConfig()
+    config.data.sources = [str(tmp_path / "a.csv")]
+    with pytest.raises(ManifestError, match="no clip to train on; column split holds train 0, val 3"):
+        prepare(Job(config, None, resume=False, sample=False, auto=True), RankContext(0, 1, torch.device("cpu")))
 
 
 def test_the_batch_of_three_clips_is_not_called_half_of_them():

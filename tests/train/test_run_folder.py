@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from train.core.run_folder import RunFolder
+from train.core.run_lock import release_all
 from train.finetuning.cli import parse as parse_finetuning
 from train.pretraining.cli import parse as parse_pretraining
 from vatt.config import ConfigError
@@ -16,6 +17,12 @@ def holding(folder, *names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_lock_stays():
+    yield
+    release_all()
 
 
 @pytest.mark.parametrize(
@@ -47,3 +54,49 @@ def test_a_start_that_came_to_nothing_cannot_be_gone_on_with(tmp_path, parse):
     holding(tmp_path, "recipe.json", "tokenizer.json")
     with pytest.raises(ConfigError, match=r"^--resume: .* holds no run that has begun"):
         parse(["--out", str(tmp_path), "--resume"])
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ((), False),
+        (("recipe.json", "tokenizer.json", "run.lock"), False),
+        (
+            ("config.json", "tokenizer.json", "metrics.jsonl", "tensorboard/events", "checkpoints/.step-3.partly/x"),
+            False,
+        ),
+        (("config.json", "metrics.jsonl", "checkpoints/step-00000003/state.json"), True),
+        (("thesis.txt",), "holds files"),
+        (("config.json",), "holds files"),
+        (("config.json", "metrics.jsonl", "thesis.txt"), "holds files"),
+        (("checkpoints/step-00000003/state.json",), "holds checkpoints, but no config.json"),
+    ],
+)
+def test_one_command_goes_on_or_starts_or_says_why_not(tmp_path, names, found):
+    holding(tmp_path, *names)
+    if isinstance(found, bool):
+        assert RunFolder.goes_on(tmp_path) == found
+        return
+    with pytest.raises(ConfigError, match=found):
+        RunFolder.goes_on(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_started_again_where_that_was_asked_for(tmp_path):
+    holding(tmp_path, "config.json", "metrics.jsonl", "skipped.jsonl", "tensorboard/events", "tokenizer.json")
+    with pytest.raises(ConfigError, match="holds files of a run without a checkpoint; --resume begins it again"):
+        RunFolder.create(tmp_path, "mine")
+    RunFolder.create(tmp_path, "mine", again=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.json", "run.lock"}
+
+
+def test_settings_are_replaced_only_by_others(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_config({"a": 1}, 0)
+    first = folder.config.stat().st_ino
+    folder.write_config({"a": 1}, 5)
+    assert folder.config.stat().st_ino == first
+    folder.write_config({"a": 2}, 5)
+    assert (folder.config.read_text(), (tmp_path / "config-until-00000005.json").read_text()) == (
+        '{\n "a": 2\n}',
+        '{\n "a": 1\n}',
+    )
