@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from tests.data.media import RATE as SOUND_RATE
 from tests.data.media import click_at, write
@@ -16,7 +17,18 @@ from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data.clips import Clip
 from vatt.data.config import AugmentConfig, DataConfig
-from vatt.data.decode import MediaError, decode_sound, decode_window, duration_of, open_media
+from vatt.data.decode import (
+    MediaError,
+    PlaneFrames,
+    Wanted,
+    decode_picture,
+    decode_sound,
+    decode_window,
+    decode_windows,
+    duration_of,
+    open_media,
+    planes_capacity,
+)
 from vatt.data.decode.streams import is_cut_off, sound_length
 from vatt.data.samples import PretrainReader, Views
 from vatt.data.tokenizer import Tokenizer
@@ -229,6 +241,30 @@ def test_all_orientations(corner, tmp_path, matrix, shift):
     path.write_bytes(corner[:track] + turned + corner[track + len(plain) :])
     found = decode_window(path, lambda _: 0.0, Whole(), SPEC, HANG).frames_TSS3[0]
     np.testing.assert_allclose(found.astype(int), ORIENTATIONS[matrix](upright).astype(int), atol=30)
+    names = {
+        "planes": ((SPEC.frames, planes_capacity(48)), np.uint8),
+        "sizes": ((2,), np.int32),
+        "flip": ((), np.uint8),
+    }
+    names |= {"crop": ((4,), np.float32), "colour": ((3, 4), np.float32)}
+    out = {name: np.empty(shape, kind) for name, (shape, kind) in names.items()}
+    decode_windows(path, [Wanted(lambda _: 0.0, [PlaneFrames(Whole(), 48, out)])], SPEC, HANG)
+    luma = out["planes"][0, : 48 * 48].reshape(48, 48)
+    np.testing.assert_allclose(luma, ORIENTATIONS[matrix](upright).mean(-1) * 219 / 255 + 16, atol=30)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff"])
+def test_pictures_lie_as_their_exif_says(tmp_path, ending):
+    base = np.full((48, 64, 3), 30, np.uint8)
+    base[:12, :32], base[12:24, :16] = 220, 130
+    for orientation in range(1, 9):
+        picture, path = Image.fromarray(base), tmp_path / f"{orientation}.{ending}"
+        exif = picture.getexif()
+        exif[0x112] = orientation
+        picture.save(path, exif=exif, **({"quality": 95} if ending in ("jpg", "webp") else {}))
+        expected = ImageOps.exif_transpose(Image.open(path)).convert("RGB").resize((48, 48))
+        found = decode_picture(path, Whole(), InputConfig(frames=1, size=48))[0]
+        assert np.abs(np.asarray(expected).astype(int) - found).mean() < 12, orientation
 
 
 def test_a_mirrored_film_is_not_turned():

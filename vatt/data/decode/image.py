@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
 from vatt.data.decode.container import Media
+from vatt.data.decode.exif import as_exif_says
 from vatt.data.decode.opening import MediaError, TimeLimit, open_media
 from vatt.data.decode.rgb import RgbFrames
 from vatt.data.decode.view import FrameWriter, View
@@ -52,4 +53,4 @@ def first_frame(container: InputContainer, name: Path | str) -> VideoFrame:
     frame = next(container.decode(video=0), None)
     if frame is None or frame.is_corrupt:
         raise MediaError(name, "image", "no picture could be decoded")
-    return frame
+    return as_exif_says(frame, name) if isinstance(name, Path) else frame

@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 
 TIME_BASE = Fraction(1, 1000)  # of graphs, which must have one; no filter here looks at times
 Filter = tuple[str, str]  # name and arguments of an FFmpeg filter
+UPSIDE_DOWN: list[Filter] = [("vflip", ""), ("copy", "")]  # alone, it would leave rows that go backwards in memory
 
 # By FFmpeg's number of a colour space: its name there, and what U adds to blue and V to red at full range. Numbers
 # that are not here, and frames that do not say, count as BT.601, as in FFmpeg.
@@ -184,7 +185,7 @@ def upright(frame: VideoFrame) -> tuple[list[Filter], int, int]:
     if data is not None:
         a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
         if abs(a) + abs(d) >= abs(b) + abs(c):
-            filters = [("hflip", "")] * (a < 0) + [("vflip", "")] * (d < 0)
+            filters = [("hflip", "")] * (a < 0) + UPSIDE_DOWN * (d < 0)
         else:
             names = {(True, False): "clock", (False, True): "cclock", (True, True): "cclock_flip"}
             filters = [("transpose", names.get((b > 0, c > 0), "clock_flip"))]
