@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.data.media import write
 from tests.limits import HANG
@@ -342,6 +342,21 @@ def test_two_ranks_choose_alike_and_survey_once(alone, tmp_path):
     assert config["run"]["batch_size"] == 8  # nearest to 32 x sqrt(28 / 768) clips, in twos
 
 
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def without_checksums(checkpoint):
+    """Makes it one of the time before there were any."""
+    for file in checkpoint.glob("*.safetensors"):
+        save_file(load_file(file), file)
+    state = json.loads((checkpoint / "state.json").read_text())
+    state = {name: value for name, value in state.items() if name not in ("sha256", "files")}
+    (checkpoint / "state.json").write_text(json.dumps({**state, "format": 1}))
+
+
 @pytest.mark.slow
 def test_a_run_leaves_everything_behind_and_resumes_bit_equal(sample, tmp_path):
     out = tmp_path / "run"
@@ -355,10 +370,15 @@ def test_a_run_leaves_everything_behind_and_resumes_bit_equal(sample, tmp_path):
     assert sorted(losses(out)) == [1, 2, 4, 6]
     assert records(out, "eval")[-1]["text_to_video"]["n"] == 12
     whole, weights = losses(out), load_file(out / "model" / "model.safetensors")
-    shutil.rmtree(out / "checkpoints" / "step-00000006")
+    newest, before = (out / "checkpoints" / f"step-0000000{step}" for step in (6, 3))
+    flip_a_bit(newest / "optimizer.safetensors")
+    without_checksums(before)
     shutil.rmtree(out / "model")
     text = run("--out", out, "--resume")
+    assert f"{newest / 'optimizer.safetensors'}: is damaged: its content differs from its checksum; going back" in text
+    assert "step 3 was saved by an earlier version, without checksums" in text
     assert "resumed from step 3" in text
+    assert {path.name for path in newest.parent.iterdir()} == {before.name, newest.name, f"damaged-{newest.name}"}
     assert losses(out) == whole
     assert "(chance 2.77)" in text  # log(2 x 8)
     again = load_file(out / "model" / "model.safetensors")
