@@ -231,6 +231,11 @@ def test_a_layout_of_channels_of_its_own_does_not_end_the_process():
 
 
 def _loudest(path):
+    with av.open(str(path)) as container:  # as if the decoder itself had made it
+        codec = container.streams.audio[0].codec_context
+        for packet in container.demux(audio=0):
+            assert opening.channels_of(codec.layout) == 8
+            assert all(opening.channels_of(frame.layout) == 8 for frame in codec.decode(packet))
     for _ in range(5):  # memory that is freed twice may be found later
         found = float(np.abs(window(path).audio_L).max()), float(np.abs(sound(path)).max())
     return found

@@ -37,6 +37,7 @@ from vatt.data.decode.opening import (
     MOST_CHANNELS,
     MOST_RATE,
     MOST_SAMPLES,
+    channels_of,
     open_media,
     reason_of,
 )
@@ -281,7 +282,7 @@ class Sound:
                 rate, samples, stamp = frame.sample_rate, frame.samples, frame.pts
                 if not rate or not samples or (stamp is None and last is None):
                     continue
-                kind = frame.format.name, frame.layout.nb_channels
+                kind = frame.format.name, channels_of(frame.layout)
                 size += samples * kind[1]
                 if not LEAST_RATE <= rate <= MOST_RATE or kind[1] > MOST_CHANNELS or size > MOST_SAMPLES:
                     words = f"{rate:,} samples a second of {kind[1]} channels"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 MOST_SAMPLES = 1 << 24  # of a track that has an entry for each: 77 hours at 60 frames a second, 400 MB
 _BOXES = 10_000  # that are looked at; a long film in fragments has more, and is one
@@ -17,7 +17,15 @@ _TABLE = 1 << 20  # bytes of a table that are looked at
 _ISO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"styp")
 
 
-def excessive_samples(file: BinaryIO, head: bytes, size: int) -> int:
+class Bytes(Protocol):
+    """What is read of a file."""
+
+    def read(self, size: int) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = 0) -> int: ...
+
+
+def excessive_samples(file: Bytes, head: bytes, size: int) -> int:
     """The number of samples of a track that cannot be, in a file of ``size`` bytes which begins with ``head``: they
     would have less than their bytes, or their index would fill the memory. 0 if there is none, or in another format."""
     if head[4:8] not in _ISO:
@@ -52,7 +60,7 @@ def excessive_samples(file: BinaryIO, head: bytes, size: int) -> int:
     return 0
 
 
-def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, bytes]]:
+def _boxes(file: Bytes, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Names of the boxes in their order, those inside others behind them; and the content of the tables of samples."""
     places, seen = [(0, size)], 0
     while places and seen < _BOXES:

@@ -57,15 +57,6 @@ def _jpeg(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def tells_streams(head: bytes) -> bool:
-    """Whether the header of such a file names all its streams: MP4, Matroska, WAV, FLAC and pictures."""
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
-        return True
-    if head[:4] == b"RIFF":
-        return head[8:12] in (b"WAVE", b"WEBP")
-    return declared_size(head) is not None or head.startswith((b"\x1aE\xdf\xa3", b"fLaC", b"II*\0", b"MM\0*"))
-
-
 def is_text(head: bytes) -> bool:
     """Whether it is words, as far as can be seen: UTF-8 or UTF-16 without control characters but those of lines."""
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -23,12 +23,13 @@ from typing import Any, BinaryIO, Protocol, cast
 import av
 import av.error
 from av.audio.codeccontext import AudioCodecContext
+from av.audio.layout import AudioLayout
 from av.container.input import InputContainer
 from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from vatt.data.decode.boxes import excessive_samples
-from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end, tells_streams
+from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end
 from vatt.errors import UserError
 
 SECONDS = 30.0  # that opening and reading may take where the caller has no limit of its own
@@ -47,12 +48,10 @@ _HEAD = 1 << 16  # bytes at the beginning that are looked at before FFmpeg is as
 _STRICT = {"mjpeg": {"err_detect": "explode"}, "png": {"err_detect": "crccheck+explode"}}
 _EXPECTED = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError)
 _LOG = logging.getLogger(__name__)
-_EARLY = tuple(int(part) for part in av.__version__.split(".")[:2]) >= (17, 1)
 
-with suppress(AttributeError):  # before PyAV 14 it is another kind of class, which has no need of this
-    # PyAV 17.1 to 18.1 refuse all side data of a frame that has any without a name there, such as the EXIF data that
-    # their FFmpeg gives with each photograph: what has no name gets one that nothing here asks for.
-    cast(Any, Type)._missing_ = classmethod(lambda cls, value: cls.SEI_UNREGISTERED)
+# PyAV 17.1 to 18.1 refuse all side data of a frame that has any without a name there, such as the EXIF data that their
+# FFmpeg gives with each photograph: what has no name gets one that nothing here asks for.
+cast(Any, Type)._missing_ = classmethod(lambda cls, value: cls.SEI_UNREGISTERED)
 
 # What FFmpeg may take a file for: formats that hold the media themselves. Left out are lists of other files, addresses
 # and streams (concat, hls, sdp, rtsp, vobsub, image2), devices, scripts, drawings (svg) and subtitles.
@@ -252,17 +251,15 @@ def _open(
     most = MOST_PICTURE_PIXELS if kind == "image" else MOST_PIXELS
     if kind != "audio":
         _check_pixels(name, kind, declared_size(head), most)
-    if samples := excessive_samples(file, head, file.seek(0, io.SEEK_END)):
+    source = Source(file, name, limit, _PIECE_BUFFER if short else _BUFFER)
+    if samples := 0 if short else excessive_samples(source, head, file.seek(0, io.SEEK_END)):
         raise MediaError(name, broken, f"claims to have {samples:,} samples in a track, more than can be")
     if kind == "image":
         _check_whole(file, name, head, broken)
     # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
     told = kind != "image" and (short or head[4:8] == b"ftyp")
-    source = Source(file, name, limit, _PIECE_BUFFER if short else _BUFFER)
     try:
         decoders = {"max_pixels": str(most)} | ({"skip_frame": "all"} if told else {})
-        # Where streams are found later (.ts, .flv), PyAV before 17.1 frees options of theirs that it never had.
-        decoders = decoders if short or _EARLY or tells_streams(head) else {}
         container = _ask(source, {"probesize": "2048"} if told else {}, decoders)
         try:
             _prepare(container, source, kind, most)
@@ -319,16 +316,26 @@ def _refused_size(source: Source, index: int) -> tuple[int, int] | None:
 
 
 def _settle_layout(codec: AudioCodecContext) -> None:
-    """Makes the channels of an unusual layout nameless, of which only the number matters here.
-
-    A layout of its own order (a table in memory) is one that PyAV 17.1 to 18.1 free twice, which ends the process: once
-    with each object that stands for it, and once with the stream or the frame. So the first object that stands for that
-    of the stream is never freed, and the decoder is given a layout without a table, also for its frames.
-    """
+    """Makes the channels of an unusual layout nameless, of which only the number matters here, also for the frames."""
     layout = codec.layout
-    if layout.name.endswith(")") or layout.name.startswith("ambisonic"):  # "3 channels (FR+FL+LFE)"
+    count = channels_of(layout)
+    if _is_unusual(layout):
+        cast(Any, codec).layout = f"{count}C"
+
+
+def channels_of(layout: AudioLayout) -> int:
+    """Number of channels. To be asked at once of each layout of a stream or a frame, before it is let go.
+
+    A layout of its own order is a table in memory, which PyAV 17.1 to 18.1 free twice, and so end the process: once
+    with the object that stands for it, and once with the stream or the frame. Such an object is never freed.
+    """
+    if _is_unusual(layout):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
-        cast(Any, codec).layout = f"{layout.nb_channels}C"
+    return layout.nb_channels
+
+
+def _is_unusual(layout: AudioLayout) -> bool:
+    return layout.name.endswith(")") or layout.name.startswith("ambisonic")  # "3 channels (FR+FL+LFE)"
 
 
 def _check_pixels(name: Path | str, kind: str, size: tuple[int, int] | None, most: int) -> None:

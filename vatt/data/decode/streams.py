@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from vatt.data.decode.opening import TimeLimit, open_media
+from vatt.data.decode.opening import TimeLimit, channels_of, open_media
 
 _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _FOR_SOME = Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.comment
@@ -71,7 +71,7 @@ def _picture_rank(stream: Any) -> tuple[int, ...]:
 
 def _sound_rank(stream: Any) -> tuple[int, ...]:
     codec, marks = stream.codec_context, stream.disposition
-    return codec is not None, _marked(marks), codec.layout.nb_channels if codec is not None and codec.layout else 0
+    return codec is not None, _marked(marks), 0 if codec is None else channels_of(codec.layout)
 
 
 def _marked(marks: Disposition) -> int:
