@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
+
+from vatt.errors import UserError
+
 
 def available_gib(share: float = 1.0) -> float | None:
     """``share`` of the main memory that is free for this process, in GiB; None where the system does not tell."""
     free = free_memory()
     return None if free is None else share * free / 2**30
+
+
+def check_room(module: nn.Module, what: str) -> None:
+    """Raises UserError: the weights of ``module``, which may be on the device "meta", need more main memory in float32
+    than is free; ``what`` is what the message begins with."""
+    count, free = sum(value.numel() for value in module.parameters()), free_memory()
+    if free is not None and 4 * count > free:
+        raise UserError(
+            f"{what}: {count:,} parameters need {4 * count / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free"
+        )
 
 
 def free_memory(root: Path = Path("/")) -> int | None:

@@ -18,8 +18,12 @@ def test_classes_are_in_the_order_of_their_numbers_or_names():
     assert find_classes([clip(x) for x in ("b", "a|c")], "m", multi=True).names == ("a", "b", "c")
     by_column = find_classes([clip("x", motion=m) for m in ("spin", "slide")], "m", column="motion")
     assert by_column.names == ("slide", "spin")
-    with pytest.raises(LabelError, match=r"m, column motion: 0 classes among 1 clips.*columns: label, shape"):
+    with pytest.raises(LabelError, match=r"m: no clip has a label in the column motion; .* by --label: label, shape$"):
         find_classes([clip("x", shape="s")], "m", column="motion")
+    with pytest.raises(LabelError, match=r"m: no clip has a label in the column label; take a manifest .* by --label$"):
+        find_classes([clip(None)], "m")
+    with pytest.raises(LabelError, match="m, column label: 1 classes among 2 clips"):
+        find_classes([clip("x"), clip("x")], "m")
 
 
 def test_targets_and_labels_that_cannot_be_used():

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.inference.library_models import media, save_model
 from tests.numerics import assert_as_exact_as_eager
 from vatt import VATT, Clip
 from vatt.__main__ import main
-from vatt.inference.job import EmbedJob, embed_dataset
+from vatt.inference.job import EmbedJob, embed_dataset, read_items
 from vatt.inference.output import EmbedError
 
 
@@ -188,6 +189,17 @@ def test_parquet_of_a_manifest(videos, folder, model, exact, tmp_path):
     assert "no such file" in lines(out.with_suffix(".faults.jsonl"))[0]["reason"]
     assert "rows" not in json.loads(out.with_suffix(".json").read_text())
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".json", ".jsonl", ".parquet"]
+
+
+def test_missing_files_of_other_splits_are_no_faults(videos, tmp_path):
+    path = tmp_path / "m.csv"
+    rows = [f"{videos / '0.mp4'},val", "gone.mp4,train", "lost.mp4,val", "away.mp4,"]
+    path.write_text("video,split\n" + "\n".join(rows) + "\n")
+    of_val = ["lost", "away"]
+    for split, names in ((None, ["gone", *of_val]), ("val", of_val), ("all", ["gone", *of_val])):
+        found = read_items(path, "video", split)
+        assert [Path(record["file"]).stem for record in found.skipped] == names
+        assert all(record.keys() == {"file", "field", "reason"} for record in found.skipped)
 
 
 def test_sentences_of_files_manifests_and_folders(videos, folder, model, exact, tmp_path):

@@ -85,6 +85,25 @@ def test_a_finished_set_is_used_again_and_another_one_is_kept(sample):
     assert before == {p: p.stat().st_mtime_ns for p in sample.rglob("*")}
 
 
+def test_a_changed_set_is_noticed(tmp_path):
+    out = tmp_path / "s"
+    build(out, train=3, val=1, workers=1)
+    videos = sorted(out.glob("*/*.mp4"))
+    whole = videos[0].read_bytes()
+    videos[0].write_bytes(videos[1].read_bytes())
+    with pytest.raises(
+        SampleError, match=rf"{videos[0].relative_to(out)}: changed since it was written; remove"
+    ):
+        build(out, train=3, val=1, workers=1)
+    videos[0].write_bytes(whole)
+    build(out, train=3, val=1, workers=1)
+    videos[1].unlink()
+    with pytest.raises(SampleError, match="changed since"):
+        build(out, train=3, val=1, workers=1)
+    (out / "sums.json").unlink()  # as one that was written before there were sums
+    assert build(out, train=3, val=1, workers=1) == out / "manifest.csv"
+
+
 def test_an_interrupted_build_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
     monkeypatch.setattr("vatt.sample.writing.write_mp4", interrupt)
     with pytest.raises(KeyboardInterrupt):

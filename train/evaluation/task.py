@@ -15,7 +15,7 @@ from train.core.nodes import check_clips
 from train.core.ranks import RankContext
 from vatt.data import Clip, ManifestError, choose_split, other_splits, read_clips, splits_of
 from vatt.data.skipped import ENOUGH, Record, SkipLog
-from vatt.data.splits import VAL, nothing_in, split_name
+from vatt.data.splits import VAL, nothing_in, records_of, split_name
 from vatt.environment import environment
 from vatt.weights.folder import held_out_share
 
@@ -65,7 +65,7 @@ def clips_of(context: RankContext, options: argparse.Namespace) -> tuple[Sequenc
         split = split_name(options.split)
         chosen = choose_split(found.clips, split, path, share)
     check_clips(context, f"{path}: {split}", chosen)
-    return chosen, split, found.skipped
+    return chosen, split, records_of(found.skipped, split)
 
 
 def share_of(options: argparse.Namespace) -> float:

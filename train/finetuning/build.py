@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from train.config.finetuning import FinetuneConfig
 from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.changes import check_data_of_run
@@ -21,6 +23,7 @@ from vatt.data import Classes, ClipLoader, LabelError, LabelledReader, find_clas
 from vatt.data.decode import planes_capacity
 from vatt.data.labels import labels_of
 from vatt.data.survey import survey
+from vatt.memory import check_room
 from vatt.models import Classifier
 from vatt.objectives.finetuning import Finetuning
 from vatt.weights.folder import load_pretrained
@@ -135,6 +138,8 @@ def _changed(config: FinetuneConfig, names: list[str]) -> str:
 def _model(config: FinetuneConfig, restored: bool) -> tuple[Classifier, str]:
     """The classifier, and in words where its weights come from."""
     try:
+        with torch.device("meta"):
+            check_room(Classifier.from_config(config.model, config.engine.backend), "model")
         model = Classifier.from_config(config.model, config.engine.backend)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
@@ -153,6 +158,10 @@ def _module(model: Classifier, config: FinetuneConfig) -> Finetuning:
         module = Finetuning(model, config.targets)
     except ValueError as error:
         raise ConfigError(f"targets.{error}") from error
+    try:
+        module.check_input()
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
     if config.freeze_backbone:
         model.backbone.requires_grad_(False)
     model.backbone.encoder.activation_checkpointing = config.engine.activation_checkpointing

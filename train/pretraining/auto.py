@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from train.config.pretraining import PretrainConfig
 from train.config.sections import sample_augment
 from train.core.advice import warmup_of
@@ -25,6 +27,7 @@ from vatt.config import ConfigError
 from vatt.data.config import AugmentConfig
 from vatt.evaluation.retrieval import MEANINGFUL
 from vatt.models.config import VATTConfig
+from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
 
 GIB = 2**30
@@ -89,6 +92,9 @@ def refuse_unbuildable(config: VATTConfig) -> None:
     """Raises ConfigError: no model has these settings. All that predicts memory and time would fail of it."""
     try:
         weights(config)
+        with torch.device("meta"):
+            module = Pretraining(config)
+        module.check_input()
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
 

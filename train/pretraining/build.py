@@ -24,6 +24,7 @@ from vatt.config import ConfigError
 from vatt.data import DataConfig, Tokenizer, TrainLoader, load_word_embeddings
 from vatt.data.clips import count_captioned
 from vatt.data.decode import planes_capacity
+from vatt.memory import check_room
 from vatt.models.text import WordEmbedding
 from vatt.objectives.pretraining import Pretraining
 from vatt.sample import levels
@@ -106,9 +107,11 @@ def _check(config: PretrainConfig) -> None:
     """Raises ConfigError: sections of the model do not fit together. Before a folder is made, and memory counted."""
     try:
         with torch.device("meta"):
-            Pretraining(config.model, config.engine.backend)
+            module = Pretraining(config.model, config.engine.backend)
+        module.check_input()
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+    check_room(module, "model")
 
 
 def _module(config: PretrainConfig) -> Pretraining:

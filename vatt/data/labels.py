@@ -106,6 +106,14 @@ def find_classes(clips: Sequence[Clip], where: str, column: str = "label", multi
         LabelError: there is no such column, or fewer than two classes.
     """
     names = {label for clip in clips for label in labels_of(clip, column)}
+    if not names:
+        filled = {name for clip in clips[:1000] for name, value in clip.extra.items() if value}
+        others = sorted(filled | {"label" for clip in clips if clip.label})
+        there = f": {', '.join(others)}" if others else ""
+        raise LabelError(
+            f"{where}: no clip has a label in the column {column}; take a manifest (.csv, .jsonl) with labels, and "
+            f"name their column by --label{there}"
+        )
     if len(names) < 2:
         known = sorted({key for clip in clips[:1000] for key in clip.extra} | {"label"})
         raise LabelError(

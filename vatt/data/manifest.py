@@ -134,7 +134,8 @@ def _from_manifest(path: Path) -> Clips:
             clips.append(_with_captions(path, line, clip, row.get("captions"), found))
         else:
             reason = f"no such file; {path}, {line}"
-            found.skipped.append({"file": str(clip.video), "field": clip.kind, "reason": reason})
+            of_split = {"split": clip.split} if clip.split else {}
+            found.skipped.append({"file": str(clip.video), "field": clip.kind, "reason": reason, **of_split})
     of_video: dict[Path, Sequence[Caption]] = {}  # one tuple per video, shared by its clips
     for clip in clips:
         if clip.captions:  # in the row itself

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from vatt.data.clips import Clip, ClipTable, ManifestError
 from vatt.data.config import DataConfig
+from vatt.data.skipped import Record
 
 TRAIN, VAL, TEST, ALL = "train", "val", "test", "all"
 KNOWN = (TRAIN, VAL, TEST)
@@ -113,6 +114,16 @@ def choose_split(clips: Sequence[Clip], split: str | None, where: str, share: fl
     if chosen := found.of(split):
         return chosen
     raise ManifestError(nothing_in(found, split, where))
+
+
+def records_of(records: Iterable[Record], split: str | None) -> list[Record]:
+    """Of what a data set names and does not hold, what may be of a split: the rows of other splits are left out."""
+    wanted = ALL if split is None else split_name(split)
+    return [
+        {name: value for name, value in record.items() if name != "split"}
+        for record in records
+        if wanted == ALL or "split" not in record or split_name(record["split"]) == wanted
+    ]
 
 
 def nothing_in(found: Splits, split: str, where: str) -> str:

@@ -24,7 +24,7 @@ from vatt.data.config import DataConfig
 from vatt.data.manifest import MEDIA, media_files, passed_over, read_clips
 from vatt.data.reading import check_there
 from vatt.data.shards.dataset import is_shards
-from vatt.data.splits import SHARE, choose_split
+from vatt.data.splits import SHARE, choose_split, records_of
 from vatt.errors import printable
 from vatt.inference.api import VATT
 from vatt.inference.embed import Embedded, clip_of, embed_clips, embed_sentences, tell_unknown
@@ -295,7 +295,8 @@ def read_items(source: str | Path, modality: Modality, split: str | None = None,
         read = read_clips(source)
         _tell(source, read.notes)
         clips = choose_split(read.clips, split, str(source), share)
-        found = ItemList([_item(clip) for clip in clips], clips, [r for r in read.skipped if r["field"] in MEDIA])
+        missing = [record for record in read.skipped if record["field"] in MEDIA]
+        found = ItemList([_item(clip) for clip in clips], clips, records_of(missing, split))
     if not found.items:
         what = {"video": "no video", "audio": "no sound file and no video", "text": "no sentence"}[modality]
         raise ManifestError(f"{source}: holds {what}")

@@ -56,6 +56,12 @@ class Finetuning(nn.Module):
         x = empty_frames(count, spec, "x", self.planes) if video else sound
         return {**x, "target": torch.empty(count, config.num_classes, device="meta")}
 
+    def check_input(self) -> None:
+        """Raises ValueError: a window of ``config.input`` is smaller than a patch, or has fewer than a step keeps."""
+        windows = self.empty_batch(1)
+        self.model.backbone.tokens.grid(windows["x"])
+        self.draw(windows, seed=0)
+
     def draw(self, batch: Mapping[str, Any], seed: int, first: int | None = None) -> dict[str, Tensor]:
         """What a training step draws on the host; see `Pretraining.draw`. Mixup differs between ranks and parts.
 

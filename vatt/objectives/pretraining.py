@@ -62,6 +62,14 @@ class Pretraining(nn.Module):
         features = {name: torch.empty(rows[name], D, dtype=dtype, device="meta") for name, D in widths.items()}
         return features | {name: torch.empty(count, device="meta") for name in MASKS}
 
+    def check_input(self) -> None:
+        """Raises ValueError: a window of ``config.input`` is smaller than a patch, or has fewer than a step keeps."""
+        windows = self.empty_batch(1)
+        for modality in ("video", "audio"):
+            if len(self.vatt.patches(modality).patch) != 2:  # spectrograms were checked when the model was built
+                self.vatt.patches(modality).grid(windows[modality])
+        self.draw(windows, seed=0)
+
     def draw(self, batch: Mapping[str, Any], seed: int, first: int | None = None) -> dict[str, Tensor]:
         """What a training step draws on the host, to be put into the batch before it goes to the device.
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,14 +20,14 @@ import av.error
 
 from vatt import signals
 from vatt.errors import UserError
-from vatt.files import appearing, appearing_folder
+from vatt.files import appearing, appearing_folder, read_json
 from vatt.sample.draw import frames_TSS3
 from vatt.sample.encode import EncoderError, h264_encoder, write_mp4
 from vatt.sample.scene import Scene, scenes
 from vatt.sample.sound import waveform
 from vatt.sample.words import captions, srt
 
-MANIFEST, PICTURES, STAMP = "manifest.csv", "pictures.csv", "sample.json"
+MANIFEST, PICTURES, STAMP, SUMS = "manifest.csv", "pictures.csv", "sample.json", "sums.json"
 FORMAT = 8  # goes up whenever the same parameters would give other files
 TRAIN, VAL = 768, 96
 SECONDS, FPS, SIDE, RATE, GOP = 4.0, 15, 112, 48000, 15
@@ -70,6 +71,7 @@ def build(
     if min(train, val) < 0 or train + val == 0:
         raise SampleError(f"{out}: cannot build {train} training and {val} validation clips")
     if is_built(out, stamp):
+        _check_unchanged(out)
         say(f"sample set: {out} is there already, and is used as it is")
         return out / MANIFEST
     h264_encoder()
@@ -86,6 +88,7 @@ def build(
                 (partly / split).mkdir()
             _write_shares(partly, seed, train, val, workers)
             _write_manifest(partly, scenes(train, val, seed))
+            (partly / SUMS).write_text(json.dumps(_sums(partly)), encoding="utf-8")
             (partly / STAMP).write_text(json.dumps(stamp))
     except OSError as error:
         if is_built(out, stamp):  # another process was faster
@@ -100,6 +103,26 @@ def is_built(out: Path, stamp: dict[str, int]) -> bool:
         return json.loads((out / STAMP).read_text()) == stamp and (out / MANIFEST).is_file()
     except (OSError, ValueError):
         return False
+
+
+def _sums(folder: Path) -> dict[str, int]:
+    """The checksum of each clip, of its captions and of the manifest, by name."""
+    files = [folder / MANIFEST, *sorted(folder.glob("*/*.mp4")), *sorted(folder.glob("*/*.srt"))]
+    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
+
+
+def _check_unchanged(out: Path) -> None:
+    """Raises SampleError: a file is not what was written, so results on it mean other things. A set of the time before
+    there were sums is taken as it is."""
+    try:
+        written = read_json(out / SUMS, dict)
+    except FileNotFoundError:
+        return
+    found = _sums(out)
+    changed = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
+    if changed:
+        some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        raise SampleError(f"{out}: {some}: changed since it was written; remove the folder, and it is written anew")
 
 
 def _write_manifest(folder: Path, chosen: list[Scene]) -> None:
