@@ -91,9 +91,7 @@ def test_a_changed_set_is_noticed(tmp_path):
     videos = sorted(out.glob("*/*.mp4"))
     whole = videos[0].read_bytes()
     videos[0].write_bytes(videos[1].read_bytes())
-    with pytest.raises(
-        SampleError, match=rf"{videos[0].relative_to(out)}: changed since it was written; remove"
-    ):
+    with pytest.raises(SampleError, match=rf"{videos[0].relative_to(out)}: changed since it was written; remove"):
         build(out, train=3, val=1, workers=1)
     videos[0].write_bytes(whole)
     build(out, train=3, val=1, workers=1)

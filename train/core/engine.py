@@ -11,12 +11,10 @@ each one, and pyproject.toml bounds the version.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -45,6 +43,7 @@ from train.core.transfer import Later, Uploader
 from vatt.config import ConfigError
 from vatt.data import Batch
 from vatt.distributed import sum_over_ranks
+from vatt.files import JSONError, read_json
 from vatt.models.tokens import send
 from vatt.objectives import parts
 from vatt.precision import type_of
@@ -122,10 +121,10 @@ def _users_json(config: EngineConfig, bf16: bool) -> dict[str, Any]:
     """The user's own file, which may not contradict our configuration."""
     assert config.deepspeed is not None
     try:
-        own = json.loads(Path(config.deepspeed).read_text())
-        if not isinstance(own, dict):
-            raise ValueError("expected an object")
-    except (OSError, ValueError) as error:
+        own = read_json(config.deepspeed, dict)
+    except JSONError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
         raise ConfigError(f"{config.deepspeed}: cannot read the DeepSpeed configuration: {error}") from error
     for key in _OURS:
         if key in own:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -19,6 +18,7 @@ from train.pretraining.facts import Facts, gather_facts
 from train.pretraining.memory import in_parts, local_batch
 from vatt.data.clips import Clips
 from vatt.data.splits import splits_of
+from vatt.files import read_json
 
 FEWEST = 16  # clips below which nothing but they themselves is learned (a guess)
 _BROKEN = 0.1  # share of the clips looked at from which broken ones are named
@@ -115,7 +115,7 @@ def _find_parts(config: PretrainConfig, facts: Facts) -> str:
 def _told_before(folder: RunFolder) -> Iterator[str]:
     """Of a run that goes on: what its data were like when it began."""
     try:
-        yield f"data: {json.loads(folder.recipe.read_text(encoding='utf-8'))['data']} (when the run began)"
+        yield f"data: {read_json(folder.recipe, dict, surrogates=True)['data']} (when the run began)"
     except (OSError, ValueError, KeyError, TypeError):  # begun by an earlier version, or lost
         return
 

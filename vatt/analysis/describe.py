@@ -179,7 +179,7 @@ def _run(folder: Path) -> dict[str, Any]:
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         steps = [record for line in lines if (record := json.loads(line)).get("kind") == "train"]
-    except (OSError, ValueError, AttributeError):  # no run, or a record that was cut off
+    except (OSError, ValueError, AttributeError, RecursionError):  # no run, or a record that was cut off
         steps = []
     if steps:
         found["run"] = {name: steps[-1][name] for name in ("step", "loss") if name in steps[-1]}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from vatt.errors import UserError
-from vatt.files import appearing, json_line, write_text
+from vatt.files import appearing, json_line, parse_json, write_text
 from vatt.inference.embed import Embedded
 from vatt.weights.tensors import Stored, Tensors, write_tensors
 
@@ -106,7 +106,9 @@ def _items(batch: Embedded) -> list[int]:
 
 def _read(path: Path) -> Embedded:
     stored = Stored(path)
-    return Embedded(stored["numbers"].tolist(), stored["x"], json.loads(stored.metadata["skipped"]))
+    return Embedded(
+        stored["numbers"].tolist(), stored["x"], parse_json(stored.metadata["skipped"], path, list, surrogates=True)
+    )
 
 
 @contextmanager
@@ -153,7 +155,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises EmbedError: it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EmbedError(f"{path}: cannot be read: {error}; remove it, or name another --out") from error
 
 

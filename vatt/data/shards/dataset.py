@@ -37,11 +37,12 @@ from vatt.data.shards.format import (
 )
 from vatt.data.shards.piece_file import PieceFile
 from vatt.data.shards.storage import LocalFolder, Storage, Unavailable, is_url, open_storage
-from vatt.files import write_bytes
+from vatt.files import read_json, write_bytes
 
 CACHE_GB = 20.0  # most gigabytes of remote pieces that are kept on the local disk
 _GIGABYTE = 10**9
 _AT_START = 120.0  # seconds for one file of the index
+MOST_INDEX = 256 * 2**20  # bytes of an index; a shard has 300
 _REQUESTS = 8  # of them at a time
 
 
@@ -50,7 +51,7 @@ def is_shards(place: str | Path) -> bool:
     if is_url(str(place)):
         return True
     try:
-        content = json.loads((Path(place) / INDEX).read_bytes())
+        content = read_json(Path(place) / INDEX, most=MOST_INDEX, surrogates=True)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "shards" in content

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vatt.config import show
 from vatt.data.captions import Caption, Narration
 from vatt.errors import UserError
-from vatt.files import json_line
+from vatt.files import JSONError, json_line, parse_json
 
 FORMAT, VERSION = "vatt shards", 1
 INDEX, FAULTS = "index.json", "faults.jsonl"
@@ -283,13 +284,13 @@ def read_index(text: str | bytes, where: str | Path) -> Index:
         ShardError: it is not one, of another version, or a field is missing or wrong.
     """
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ShardError(f"{where}: is not JSON: {error}") from None
+        content = parse_json(text, where, surrogates=True)
+    except JSONError as error:
+        raise ShardError(str(error)) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ShardError(f"{where}: format: is not an index of shards that `vatt data pack` wrote")
     if content.get("version") != VERSION:
-        raise ShardError(f"{where}: version: {content.get('version')!r}, but this program reads {VERSION}")
+        raise ShardError(f"{where}: version: {show(content.get('version'))}, but this program reads {VERSION}")
     settings = _made(Settings, content.get("settings"), where, "settings")
     rows = content.get("shards")
     if not isinstance(rows, list):
@@ -306,15 +307,16 @@ def read_index(text: str | bytes, where: str | Path) -> Index:
                 raise ShardError(f"{where}: shards[{number}].{name}: is not a SHA-256 in hexadecimal digits")
     for name, kind in (("data", str), ("faults", int)):
         if not isinstance(content.get(name), kind):
-            raise ShardError(f"{where}: {name}: must be of type {kind.__name__}, got {content.get(name)!r}")
+            raise ShardError(f"{where}: {name}: must be of type {kind.__name__}, got {show(content.get(name))}")
     index = Index(settings, content["data"], shards, content["faults"])
     names = [shard.file for shard in shards]
     if len(set(names)) < len(names):
         raise ShardError(f"{where}: shards: a file is named twice")
     for name in ("sources", "clips", "pieces", "bytes"):
-        total = (content.get("totals") or {}).get(name)
+        totals = content.get("totals")
+        total = totals.get(name) if isinstance(totals, dict) else None
         if total != getattr(index, name):
-            raise ShardError(f"{where}: totals.{name}: {total!r}, but the shards sum up to {getattr(index, name)}")
+            raise ShardError(f"{where}: totals.{name}: {show(total)}, but the shards sum up to {getattr(index, name)}")
     return index
 
 
@@ -331,7 +333,7 @@ def _made(kind: type[Made], values: Any, where: str | Path, name: str) -> Made:
     for key, value in values.items():
         fits = isinstance(value, _TYPES[known[key]]) and not isinstance(value, bool)
         if not fits or (isinstance(value, _NUMBER) and not 0 <= value < math.inf):
-            raise ShardError(f"{where}: {name}.{key}: {value!r} is not a valid {known[key]}")
+            raise ShardError(f"{where}: {name}.{key}: {show(value)} is not a valid {known[key]}")
     return kind(**values)
 
 
@@ -344,7 +346,7 @@ def read_sources(lines: Iterable[str | bytes], where: str | Path) -> Iterator[So
     for number, line in enumerate(lines, start=1):
         try:
             yield _source(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ShardError(f"{where}, line {number}: is not JSON: {error}") from None
         except _FieldError as error:
             raise ShardError(f"{where}, line {number}: {error}") from None

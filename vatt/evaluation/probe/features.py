@@ -21,7 +21,7 @@ from vatt.data.evaluation_loader import view_batches
 from vatt.data.samples import Modality, Views
 from vatt.evaluation import evaluating
 from vatt.evaluation.probe.protocol import ProbeError
-from vatt.files import appearing
+from vatt.files import appearing, parse_json
 from vatt.models.classifier import Classifier
 from vatt.models.vatt import VATT
 from vatt.weights.tensors import Stored, Tensors, write_tensors
@@ -62,7 +62,11 @@ class Features:
         """What `save` wrote, or None if it is not there or cannot be read."""
         try:
             stored = Stored(path)
-            return cls(stored["numbers"].tolist(), stored["x"], json.loads(stored.metadata["skipped"]))
+            return cls(
+                stored["numbers"].tolist(),
+                stored["x"],
+                parse_json(stored.metadata["skipped"], path, list, surrogates=True),
+            )
         except (KeyError, ValueError, TypeError):
             return None
 
