@@ -7,14 +7,26 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from bench.__main__ import main as benchmark
-from bench.faults.kinds import Fault
+from bench.faults.kinds import FAULTS, Fault
 from bench.faults.lab import Below, NotInjected, Outcome, difference
-from bench.faults.run import inject, table
+from bench.faults.run import FIELDS, PAGE, RESULTS, filled, inject, table
 from tests.limits import HANG
 from vatt.files import TREE
+from vatt.results import read
+
+
+@pytest.mark.slow
+def test_a_few_faults_are_survived():
+    command = [sys.executable, "-m", "bench", "faults", "--quick", "--seed", "15"]
+    done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for fault in FAULTS:
+        if fault.quick:
+            assert f"| {fault.name} | {fault.quick} | {fault.quick} |" in done.stdout
 
 
 class NoLab:
@@ -67,7 +79,7 @@ def test_runs_are_equal_only_if_every_bit_is(tmp_path):
     assert "losses of step 1" in difference(loss, one)
     assert difference(weight, one) == "model/model.safetensors"
     assert difference(weight, one, near=1e-3) == difference(loss, one, near=1e-3) == ""
-    assert "differ by 0.01" in difference(run_folder(tmp_path / "far", weight=0.26), one, near=1e-3)
+    assert "tensors differ by" in difference(run_folder(tmp_path / "far", weight=0.26), one, near=1e-3)
     (one / "metrics.jsonl").write_text("")
     assert "records of steps [1, 2]" in difference(same, one)
 
@@ -98,3 +110,8 @@ with (out / "run" / "b").open() as file:
 
 def test_an_unknown_fault_is_told():
     assert benchmark(["faults", "--only", "nothing of the kind"]) == 2
+
+
+def test_the_page_has_the_table_of_the_rows():
+    page = PAGE.read_text(encoding="utf-8")
+    assert filled(page, read(RESULTS, FIELDS)) == page
