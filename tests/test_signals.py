@@ -51,6 +51,24 @@ def test_a_signal_raises_what_unwinds_and_has_the_status_of_a_shell(number, stat
     assert told(code, number) == (f"cleaned\n{words}\n", status)
 
 
+def test_a_finalizer_does_not_swallow_it():
+    code = """
+        class Slow:
+            def __del__(self):
+                print("ready")
+                time.sleep(9)
+        try:
+            with signals.ending():
+                Slow()
+                time.sleep(9)
+                print("swallowed")
+        except signals.Stopped as stopped:
+            print(stopped)
+            sys.exit(signals.status())
+    """
+    assert told(code, HANG_UP) == ("ended by SIGHUP\n", 129)
+
+
 PUT_OFF = """
     with signals.put_off():
         print("ready")

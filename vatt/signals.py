@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 0.5  # seconds within which two Ctrl-C are one: of the terminal, and of a launcher that hands it on
 _AGAIN = 2.0  # seconds that a second Ctrl-C leaves the main thread to end by itself
+_ELSEWHERE = 0.05  # seconds after which a finalizer that swallowed `Stopped` has ended
 _STUCK = 20.0  # seconds that the main thread has to come back from a library, where nothing needs to be finished
 
 
@@ -112,10 +113,13 @@ def ending() -> Iterator[None]:
     _state.active, _state.tell = True, tell
     listener = threading.Thread(target=_listen, args=(heard, os.getpid()), name="signals", daemon=True)
     listener.start()
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda found: _raise_elsewhere(found, hook)
     try:
         yield
     finally:
         _state.active = False
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -160,6 +164,22 @@ def _note(number: int, frame: FrameType | None) -> None:
         raise Stopped(signal.SIGINT)
     if first and _state.raising:
         raise Stopped(number)
+
+
+def _raise_elsewhere(found: sys.UnraisableHookArgs, otherwise: Callable[[Any], object]) -> None:
+    """Where `Stopped` came up inside a finalizer or a callback, which Python lets no error leave: it comes again."""
+    if not isinstance(found.exc_value, Stopped):
+        otherwise(found)
+        return
+    number = found.exc_value.number
+
+    def again() -> None:
+        _state.told = None
+        _send(number)
+
+    timer = threading.Timer(_ELSEWHERE, again)
+    timer.daemon = True
+    timer.start()
 
 
 def _listen(heard: int, owner: int) -> None:
