@@ -167,6 +167,16 @@ CASES = {
         _srt("1\n00:00:01,000 --> 00:00:02,000\nTom &amp; Jerry&#39;s R&D &nope;\n"),
         [(1.0, 2.0, "Tom & Jerry's R&D &nope;")],
     ),
+    "a break of .ass": Case(
+        "a.srt",
+        _srt("1\n00:00:01,000 --> 00:00:02,000\n{\\an8}one\\Ntwo, C:\\New\n"),
+        [(1.0, 2.0, r"one two, C:\New")],
+    ),
+    "marks of direction": Case(
+        "a.srt",
+        "1\n00:00:01,000 --> 00:00:02,000\n\u202bمرحبا\u202c\n\u2067می\u200cخواهم\u2069\n".encode(),
+        [(1.0, 2.0, "مرحبا می\u200cخواهم")],
+    ),
     # encodings
     "BOM": Case("a.srt", "\ufeff1\n00:00:01,000 --> 00:00:02,000\ngrün 🎬\n".encode(), [(1.0, 2.0, "grün 🎬")]),
     "UTF-16": Case("a.srt", "1\n00:00:01,000 --> 00:00:02,000\ngrün 🎬\n".encode("utf-16"), [(1.0, 2.0, "grün 🎬")]),
@@ -226,6 +236,18 @@ CASES = {
         b"00:03.000 --> 00:04.000\none\ntwo\nthree\n\n"
         b"00:04.000 --> 00:05.000\ntwo\nthree\nfour\n",
         [(1.0, 2.0, "one"), (2.0, 3.0, "two"), (3.0, 4.0, "three"), (4.0, 5.0, "four")],
+    ),
+    "rolling, with silences": Case(
+        "a.vtt",
+        b"WEBVTT\n\n00:00.160 --> 00:03.429\n \nguten<00:00:00.960><c> tag</c>\n\n"
+        b"00:03.429 --> 00:03.439\nguten tag\n \n\n00:10.439 --> 00:12.749\nguten tag\nwie geht\n\n"
+        b"00:12.749 --> 00:12.759\nwie geht\n \n\n00:20.759 --> 00:22.000\nwie geht\nes dir\n",
+        [(0.16, 3.429, "guten tag"), (10.439, 12.749, "wie geht"), (20.759, 22.0, "es dir")],
+    ),
+    "rolling, one sentence": Case(
+        "a.vtt",
+        b"WEBVTT\n\n00:00.160 --> 00:03.429\n \nhi<00:00:00.960><c> you</c>\n\n00:03.429 --> 00:03.439\nhi you\n \n",
+        [(0.16, 3.429, "hi you")],
     ),
     "said twice": Case(
         "a.vtt",

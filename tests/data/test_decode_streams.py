@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 
 from tests.data.media import RATE as SOUND_RATE
 from tests.data.media import click_at, write
-from tests.data.numbered import CASES, FPS, RATE, SPEC, Whole, bursts, frame_number, moments, write_numbered
+from tests.data.numbered import CASES, FPS, RATE, SPEC, Whole, bursts, frame_number, moments, picture, write_numbered
 from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data.clips import Clip
@@ -117,6 +118,23 @@ def test_films_show_the_time_that_was_asked_for(films, name):
             assert len(places) >= 4
             assert max(abs(start + at - k / 4) for at, k in places) < 0.11
     assert max(shift) - min(shift) <= 1  # all windows alike
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mov"])
+def test_a_palette_that_comes_once_holds_for_all_frames(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("rawvideo", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 48, 48, "pal8"
+        for number in range(3 * FPS):
+            frame = av.VideoFrame(48, 48, "pal8")
+            frame.planes[0].update((picture(number)[:, :, 0] > 100).astype(np.uint8))
+            frame.planes[1].update(np.array([0, 0xFFFFFFFF] * 128, np.uint32))
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            out.mux(stream.encode(frame))
+    for start in (0.0, 1.2):
+        found, _, start = numbers(path, start)
+        assert np.abs(np.array(found) - due(start, SPEC.frames, 74)).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mov", "ts", "flv"])

@@ -343,3 +343,17 @@ def test_nan_as_pandas_writes_it(tmp_path):
     (tmp_path / "one_fps.mp4").write_bytes(b"x")
     (clip,) = read_clips(tmp_path / "nan.jsonl").clips
     assert (clip.label, clip.captions) == (None, ())
+
+
+def test_nan_in_a_table_is_no_value(folder):
+    (folder / "a.csv").write_text("video,caption,label,note\nb.mp4,NaN,nan,NaN\na.MKV,Nan and dad,NaNs,x\n")
+    one, two = read_clips(folder / "a.csv").clips
+    assert (one.captions, one.label, one.extra) == ((), None, {})
+    assert [caption.text for caption in two.captions] == ["Nan and dad"]
+    assert (two.label, two.extra) == ("NaNs", {"note": "x"})
+
+
+def test_rows_that_a_quotation_mark_swallows_are_seen_in_any_column_of_files(folder):
+    (folder / "a.csv").write_text('video,audio,caption\nb.mp4,,"5 disk\n,b.wav,yo\nb.mp4,,x"\n')
+    with pytest.raises(ManifestError, match=r"line 2, column caption: .* is not closed"):
+        read_clips(folder / "a.csv")

@@ -11,6 +11,7 @@ counters. Neither knows captions that roll, or a file that is not UTF-8.
 from __future__ import annotations
 
 import html
+import math
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -52,12 +53,14 @@ _TAG = re.compile(
 )
 _BREAK = re.compile(r"/?(?:br|p|div)(?:\s.*)?/?", re.IGNORECASE)
 _OVERRIDE = re.compile(r"\{\\[^{}]*\}")  # {\an8}
+_BREAK_OF_ASS = re.compile(r"(?<!:)\\N")  # a line break, to FFmpeg, too; C:\New is a path
 _LONG_ENTITY = re.compile(r"&#(?:\d{8,}|[xX][\da-fA-F]{8,});?")  # no character; html.unescape fails for 4,301 digits
-_INVISIBLE = re.compile("[\u200b\u200e\u200f\u2060\ufeff\u00ad]")
+_INVISIBLE = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\u00ad]")  # joiners have a meaning
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BINARY = re.compile("[\x00-\x08\x0e-\x19\x1c-\x1f]")
 _MOST = 8  # lines that roll
 _GAP = 0.25  # seconds between a caption and the next one into which it rolls
+_FLASH = 0.05  # seconds: no caption for a reader, but the step of captions that roll (YouTube: 10 ms)
 
 _BOMS = (
     *((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be")),
@@ -136,7 +139,7 @@ def read_cues(text: str) -> tuple[list[Cue], list[str]]:
 
 def plain_words(line: str) -> str:
     """The words of a line: without tags and styling, entities as the characters they mean, single spaces."""
-    line = _ANGLES.sub(_without_tag, _OVERRIDE.sub("", line))
+    line = _ANGLES.sub(_without_tag, _BREAK_OF_ASS.sub(" ", _OVERRIDE.sub("", line)))
     if "&" in line:
         line = html.unescape(_LONG_ENTITY.sub("\ufffd", line))
     return " ".join(_CONTROL.sub(" ", _INVISIBLE.sub("", line)).split())
@@ -248,12 +251,14 @@ def _webvtt(lines: list[str]) -> tuple[list[_Block], list[str]]:
 def _unrolled(cues: list[tuple[_Block, list[str]]]) -> list[tuple[_Block, list[str]]]:
     """Cues without the lines that were in the cue right before already, if this is how the file shows its captions."""
     carried: list[int] = [0]  # lines at the start of each cue that the one before ends with
+    flashes = [number for number, (block, _) in enumerate(cues) if block.end - block.start <= _FLASH]
+    rolls = any(number and cues[number][1] == cues[number - 1][1][-len(cues[number][1]) :] for number in flashes)
     for (above, old), (block, new) in pairwise(cues):
-        near = above.start <= block.start <= above.end + _GAP
+        near = above.start <= block.start <= (math.inf if rolls else above.end + _GAP)  # over a silence, too
         most = min(len(old), len(new), _MOST) if near else 0
         carried.append(next((count for count in range(most, 0, -1) if old[-count:] == new[:count]), 0))
     grown = any(0 < count < len(said) for count, (_, said) in zip(carried, cues, strict=False))
-    if not grown or 2 * sum(map(bool, carried)) < len(cues) - 1:  # a "no" that is said twice stays
+    if not (rolls or grown) or 2 * sum(map(bool, carried)) < len(cues) - 1:  # a "no" that is said twice stays
         return cues
     return [(block, said[count:]) for count, (block, said) in zip(carried, cues, strict=True)]
 

@@ -26,6 +26,8 @@ COLUMNS = (*MEDIA, "start", "end", "caption", "captions", "label", "split")
 Row = dict[str, Any]  # column -> value
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_NAN = ("nan", "NaN")  # as pandas and NumPy write that there is no value
+_EXACT = (*MEDIA, "start", "end")  # columns in which text that says so is refused
 _LINES = (".jsonl", ".ndjson")
 _LONGEST = 2**28  # bytes of a line of JSON, or characters of a value: the captions of a film in one
 _LOOKED_AT = 50  # rows at the start, that tell what a column is
@@ -35,7 +37,7 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that os.fsdecode kept
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """(line, row) of a manifest, with values as they are in the file; ``line`` is "line N" (.parquet: "row N").
 
-    Rows without any value are left out. NaN is no value.
+    Rows without any value are left out. NaN is no value, nor is the word in a table, but for names and times.
 
     Raises:
         ManifestError: it cannot be read, a line does not parse, or a column is missing, misspelt, there twice, or holds
@@ -84,7 +86,10 @@ def _table_rows(path: Path, separator: str) -> Iterator[tuple[str, Row]]:
                 continue
             if len(values) > len(columns):
                 raise ManifestError(f"{path}, line {line}: more values than columns")
-            row: Row = dict(zip(columns, values, strict=False))
+            row: Row = {
+                name: None if value in _NAN and name not in _EXACT else value
+                for name, value in zip(columns, values, strict=False)
+            }
             _check_text(path, line, row)
             if reader.line_num > line:
                 _check_quotes(path, line, row, columns, separator)
@@ -96,11 +101,12 @@ def _table_rows(path: Path, separator: str) -> Iterator[tuple[str, Row]]:
 def _check_quotes(path: Path, line: int, row: Row, columns: list[str], separator: str) -> None:
     """A value of several lines must not hold whole rows: then a quotation mark is not closed, and one further below is
     taken for its end."""
-    at = next((number for number, name in enumerate(columns) if name in MEDIA), 0)
+    places = [number for number, name in enumerate(columns) if name in MEDIA]
     for name, value in row.items():
-        for inner in value.split("\n")[1:]:
+        for inner in (value or "").split("\n")[1:]:
             parts = inner.split(separator)
-            if len(parts) > at and len(parts) >= len(columns) - 1 > 0 and kind_of(Path(parts[at].strip())):
+            files = [parts[at].strip() for at in places if at < len(parts)]
+            if len(parts) >= len(columns) - 1 > 0 and any(kind_of(Path(one)) for one in files):
                 raise ManifestError(
                     f"{path}, line {line}, column {name}: goes on over the next rows; a quotation mark is not closed"
                 )

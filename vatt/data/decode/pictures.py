@@ -18,7 +18,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from vatt.data.decode.opening import reason_of
-from vatt.data.decode.skipping import may_skip, tells_order
+from vatt.data.decode.skipping import may_skip, needs_all, tells_order
 from vatt.data.decode.streams import frame_seconds
 from vatt.data.decode.view import FrameWriter
 
@@ -68,10 +68,11 @@ class Pictures:
     ) -> None:
         self.codec, self.base = stream.codec_context, float(stream.time_base or 0)
         self.origin, self.moments, self.writers = origin, list(moments), writers
-        self.from_start, self.cut = from_start, cut
+        all_of_it = needs_all(stream)
+        self.from_start, self.cut = from_start, cut and not all_of_it
         self.first = (stream.start_time or 0) * self.base - origin
         self._ordered = tells_order(container)
-        self.skips = self._ordered and may_skip(stream)
+        self.skips = self._ordered and not all_of_it and may_skip(stream)
         self.done, self.failure = False, ""
         self.front = self.reached = self.last = _NEVER
         self._waiting: deque[tuple[Packet, float]] = deque()

@@ -15,6 +15,12 @@ def tells_order(container: Any) -> bool:
     return not set(container.format.name.split(",")) & set(_UNORDERED)
 
 
+def needs_all(stream: Any) -> bool:
+    """Whether a frame needs all packets before it, keyframe or not: of pictures with a palette (screen recordings in
+    .avi and .mov), which comes with the first packet and those where it changes."""
+    return bool(stream.codec_context is not None and stream.codec_context.pix_fmt == "pal8")
+
+
 def may_skip(stream: Any) -> bool:
     """Whether ``skip_frame = "NONREF"`` may be set for packets whose frame is not shown.
 

@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
 from vatt.data.decode.container import MAY_END_EARLY, ROUNDING, Opened
+from vatt.data.decode.skipping import needs_all
 from vatt.data.decode.view import FrameWriter, is_mirrored
 from vatt.errors import UserError
 
@@ -64,8 +65,13 @@ def read_frames(name: str, opened: Opened, writers: Sequence[FrameWriter], spec:
     check_decoder(name)
     from torchcodec.decoders import VideoDecoder
 
-    if opened.video is None or opened.container.format.name == "mpeg" or _is_mirrored(opened):
-        return False  # it turns what is mirrored, and in MPEG-PS it leaves out frames without times
+    if (
+        opened.video is None
+        or opened.container.format.name == "mpeg"
+        or needs_all(opened.video)
+        or _is_mirrored(opened)
+    ):
+        return False  # it turns what is mirrored, loses palettes, and in MPEG-PS leaves out frames without times
     video: Any = opened.video
     if "%" in str(opened.name):  # which its FFmpeg may take for a pattern of names
         return False

@@ -26,6 +26,7 @@ from vatt.data.decode.container import (
 )
 from vatt.data.decode.pictures import Behind, Pictures
 from vatt.data.decode.rgb import RgbFrames
+from vatt.data.decode.skipping import needs_all
 from vatt.data.decode.torchcodec import read_frames
 from vatt.data.decode.view import FrameWriter, View
 
@@ -163,7 +164,7 @@ def read_window(opened: Opened, writers: Sequence[FrameWriter], spec: InputConfi
             raise MediaError(opened.name, "video", "the file has no video stream")
         if opened.video.codec_context is None:
             raise MediaError(opened.name, "video", "this FFmpeg has no decoder for it")
-        begin = None if back is None else opened.at - back - (PREROLL if sound else 0.0)
+        begin = None if back is None or needs_all(opened.video) else opened.at - back - (PREROLL if sound else 0.0)
         from_start = opened.seek(begin, opened.video)
         pictures = _pictures(opened, writers, spec, from_start, cut=attempt == 0)
         if sound is not None:
