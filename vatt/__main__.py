@@ -6,8 +6,8 @@ import argparse
 import sys
 from importlib import import_module
 
+from vatt import signals
 from vatt.errors import UserError, printable
-from vatt.process import status_of, stopping
 
 # sub-command -> what it does. Its module, vatt.cli.<name>, has add_arguments(parser) and run(options) -> exit status.
 COMMANDS = {
@@ -33,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
             import_module(f"vatt.cli.{name}").add_arguments(made)
     options = parser.parse_args(arguments)
     try:
-        with stopping():
+        with signals.ending():
             return import_module(f"vatt.cli.{options.command}").run(options)
     except UserError as error:
         print("error:", printable(error, keep="\n"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return status_of(error)
+        return signals.status_of(error)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
         return 0

@@ -28,23 +28,8 @@ VIDEOS = (
 )
 SOUNDS = (
     *(".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff"),
-    *(
-        ".aifc",
-        ".caf",
-        ".ac3",
-        ".eac3",
-        ".ec3",
-        ".amr",
-        ".awb",
-        ".3ga",
-        ".mka",
-        ".m4b",
-        ".m4r",
-        ".mp2",
-        ".mpa",
-        ".weba",
-    ),
-    *(".spx", ".w64", ".rf64", ".au", ".snd", ".dts", ".ape", ".wv", ".tta", ".tak", ".mpc", ".voc", ".dsf"),
+    *(".aifc", ".caf", ".ac3", ".eac3", ".ec3", ".amr", ".awb", ".3ga", ".mka", ".m4b", ".m4r", ".mp2", ".mpa"),
+    *(".weba", ".spx", ".w64", ".rf64", ".au", ".snd", ".dts", ".ape", ".wv", ".tta", ".tak", ".mpc", ".voc", ".dsf"),
 )
 PICTURES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"),

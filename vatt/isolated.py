@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from vatt.errors import UserError
 from vatt.limits import TooFewFiles, check_open_files, end_with_parent, read_strangers
+from vatt.signals import ENDING
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,7 +73,8 @@ class _Process(Generic[Item]):
 
 def _serve(pipe: Connection, function: Callable[[Any], Any], by_main_thread: bool) -> None:
     gc.freeze()  # what a forked process inherits may be of a GPU, which must not be asked to free it here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends this process
+    for number in ENDING:  # a terminal or a launcher sends them to all; the parent ends this process
+        signal.signal(number, signal.SIG_IGN)
     _let_server_end()
     end_with_parent(os.getppid(), by_main_thread)  # or the server of processes, which ends when the parent does
     read_strangers()

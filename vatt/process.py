@@ -1,5 +1,4 @@
-"""Processes of experiments and benchmarks: each may have a time limit, and whatever ends one is a reason to tell. What
-ends this one, if it is a signal, is an exception.
+"""Processes of experiments and benchmarks: each may have a time limit, and whatever ends one is a reason to tell.
 
 A worker is a process that runs one function of this project (`worker`): it gets ``settings``, sends messages, and may
 be asked for more. A message is a JSON object on a line of its own. What libraries print in a worker goes to its
@@ -34,44 +33,6 @@ class ProcessFailed(UserError, RuntimeError):
     def __init__(self, message: str, process: Process | None = None) -> None:
         super().__init__(f"{process.name}: {message}" if process is not None and process.name else message)
         self.process = process
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal, other than that of Ctrl-C, that asks this process to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-def status_of(interrupt: KeyboardInterrupt) -> int:
-    """The exit status of a process that was asked to end, which says by which signal."""
-    return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """Inside, SIGTERM (of a queue) and SIGHUP (of a terminal that is closed) are as Ctrl-C: what is done is kept.
-
-    Raises:
-        Stopped: wherever the program is when such a signal comes. A second one does not disturb what is being kept.
-    """
-
-    def stop(number: int, frame: Any) -> None:
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        raise Stopped(number)
-
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # which alone gets signals
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def worker(function: str, settings: Mapping[str, Any]) -> list[str]:

@@ -70,6 +70,11 @@ def status() -> int:
     return 0 if _state.told is None else 128 + _state.told
 
 
+def status_of(interrupt: KeyboardInterrupt) -> int:
+    """The exit status of a command that an interrupt ended: `Stopped`, or that of Python's own handler of Ctrl-C."""
+    return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
+
+
 def in_words(number: int) -> str:
     """What is told of a command that a signal ended."""
     return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"

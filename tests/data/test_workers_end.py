@@ -59,8 +59,8 @@ def test_signals_of_the_terminal_are_ignored(opened):
     pids = [process.pid for process in each._processes]
     next(each)
     for pid in pids:
-        os.kill(pid, signal.SIGINT)
-        os.kill(pid, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
     assert numbers(list(islice(each, 5))[-1])[0] == 20
     assert pids == [process.pid for process in each._processes]
 

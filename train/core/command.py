@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -92,9 +91,9 @@ def _run(arguments: list[str], parse: Callable[[list[str]], Asked], run: Callabl
             raise
         return _lost(lost, asked)
     except KeyboardInterrupt as error:
-        number = getattr(error, "number", signal.SIGINT)
-        tell(signals.in_words(number), once=True, kind="")
-        return 128 + number
+        status = signals.status_of(error)
+        tell(signals.in_words(status - 128), once=True, kind="")
+        return status
 
 
 def _lost(error: RankLost, asked: object) -> int:

@@ -69,7 +69,7 @@ class RunLock:
                 if free and not _same_file(file, self.path):  # the one before has just removed it
                     os.close(file)
                     continue
-                if (free and not owner) or (free and _is_over(owner, locks)):
+                if free and (not owner or _is_over(owner, locks)):
                     return file, locks, owner
                 if not owner.get("ending") or time.monotonic() > until:
                     raise InUse(self._refusal(owner))

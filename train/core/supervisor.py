@@ -113,15 +113,11 @@ def _obey(link: socket.socket, supervisor: int) -> None:
             told = b""
         if not told:
             break
-        _take(told[0])
-    _take(signal.SIGTERM)
+        signals.hand_on(told[0])
+    signals.hand_on(signal.SIGTERM)
     time.sleep(ENOUGH)
     _tell(f"error: the launcher has gone, and this rank did not end in {ENOUGH:.0f} s")
     os._exit(128 + signal.SIGTERM)
-
-
-def _take(number: int) -> None:
-    signals.hand_on(number)
 
 
 def _watch(link: socket.socket, above: list[Process]) -> NoReturn:

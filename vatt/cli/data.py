@@ -19,7 +19,7 @@ from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.manifest import write_lines, write_manifest
 from vatt.errors import printable
-from vatt.process import status_of
+from vatt.signals import status_of
 
 _MOST_CLASSES = 40  # that are printed with a line each
 

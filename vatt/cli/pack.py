@@ -13,7 +13,7 @@ from vatt.cli.progress import listed, progress
 from vatt.data.pack import QUALITY, SOUNDS, PackError, PackJob, PackResult, pack
 from vatt.data.shards.format import FAULTS, Settings
 from vatt.errors import printable
-from vatt.process import status_of
+from vatt.signals import status_of
 
 _RATE = 48000
 

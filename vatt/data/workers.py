@@ -34,6 +34,7 @@ from vatt.data.samples import Layout
 from vatt.data.slots import LOWER, Board, NoRoom, Slots, batch_bytes, carve
 from vatt.errors import UserError
 from vatt.limits import check_open_files, end_with_parent, no_more_files, read_strangers
+from vatt.signals import ENDING
 
 Rows = dict[str, Tensor]
 Filled = tuple[Rows, list[Any]]  # a batch, and what reading each of its tasks returned
@@ -422,7 +423,7 @@ def _settle(parent: int, by_main_thread: bool) -> None:
     """
     sys.stdout, sys.stderr = sys.__stdout__ or sys.stdout, sys.__stderr__ or sys.stderr
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(parent, by_main_thread)
     read_strangers()

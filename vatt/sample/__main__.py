@@ -31,7 +31,7 @@ def main() -> int:
         return 1
     except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
-        return 128 + stopped.number
+        return signals.status_of(stopped)
     print(f"{manifest}: {options.train} training and {options.val} held-out clips ({time.monotonic() - start:.1f} s)")
     if options.val:
         print(table(levels(manifest)))

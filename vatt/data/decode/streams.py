@@ -27,24 +27,9 @@ _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition
 _FOR_SOME = Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.comment
 # Formats (by FFmpeg's names) that are nothing but frames of one codec: lengths are guessed from the bit rate.
 _BARE = {
-    *("aac", "ac3", "adx", "amr", "amrnb", "amrwb", "av1", "cavsvideo", "dirac", "dts", "dtshd", "eac3", "evc", "g722"),
-    *(
-        "g723_1",
-        "g729",
-        "gsm",
-        "h261",
-        "h263",
-        "h264",
-        "hevc",
-        "ipu",
-        "loas",
-        "m4v",
-        "mjpeg",
-        "mlp",
-        "mpegvideo",
-        "obu",
-    ),
-    *("sbc", "truehd", "vc1", "vvc"),
+    *("aac", "ac3", "adx", "amr", "amrnb", "amrwb", "av1", "cavsvideo", "dirac", "dts", "dtshd", "eac3", "evc"),
+    *("g722", "g723_1", "g729", "gsm", "h261", "h263", "h264", "hevc", "ipu", "loas", "m4v", "mjpeg", "mlp"),
+    *("mpegvideo", "obu", "sbc", "truehd", "vc1", "vvc"),
 }
 _KEPT = 4096  # files whose ends are kept
 _ENDS: dict[tuple[Path, int, int], dict[int, float]] = {}  # by path, size and change

@@ -23,7 +23,6 @@ from vatt.data.pack.transcode import Probed, ending_of, probe, transcode
 from vatt.data.reading import bad_clip
 from vatt.data.shards.format import PieceLine, Settings, Shard, SourceLine, member_text, shard_names
 
-_COPY = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ESTALE}
 
 

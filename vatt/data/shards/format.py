@@ -220,7 +220,6 @@ class SourceLine:
 
 
 _PIECE = tuple(f.name for f in fields(PieceLine))
-_ROW = tuple(f.name for f in fields(RowLine))
 _SOURCE_PLAIN = ("source", "number", "kind", "bytes", "sha256", "duration", "sound")
 
 
