@@ -24,7 +24,6 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,15 +120,6 @@ def _number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10**12 else f"{value:.2g}"
     return f"{value:g}"
-
-
-@contextmanager
-def in_file(path: str | Path) -> Iterator[None]:
-    """Names the file in what is refused of its values."""
-    try:
-        yield
-    except ConfigError as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
