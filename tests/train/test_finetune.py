@@ -233,8 +233,8 @@ def test_resume_and_ranks_give_the_same(sample, models, tmp_path):
     (refused, code), (switched, code2), (text, status), (_, status2) = run_commands(
         tmp_path,
         [
-            ("finetune", [*again, f"classes={other}"]),
-            ("finetune", [*again, "optim.kind=adam"]),
+            ("finetune", [*again, "--allow-changes", f"classes={other}"]),
+            ("finetune", [*again, "--allow-changes", "optim.kind=adam"]),
             ("finetune", again),
             ("finetune", ["--resume", "--out", tmp_path / "wet-half"]),
         ],

@@ -253,11 +253,6 @@ def test_every_run_tells_what_its_data_are_like(alone):
 
 
 @pytest.mark.slow
-def test_a_run_that_never_recovers_recorded_what_it_skipped(alone):
-    assert records(alone[0] / "diverged")[-1]["skipped_steps"] == 2
-
-
-@pytest.mark.slow
 def test_bad_media_are_skipped_listed_and_shown(alone):
     folder, found = alone
     text, code = found["bad media"]
