@@ -381,7 +381,10 @@ FAULTS = (
     Fault("kill -9 of a reading process", kill_worker, 12, lose=0, kills=True),
     Fault("kill -9 of the launcher", kill_launcher, 4, kills=True),
     Fault("SIGTERM or SIGINT to the launcher", stop_launcher, 4, lose=0),
-    *(Fault(f"{which.name} in each phase", partial(stop, which), 15, which == signal.SIGTERM, 0) for which in SIGNALS),
+    *(
+        Fault(f"{which.name} in each phase", partial(stop, which), 15, int(which == signal.SIGTERM), 0)
+        for which in SIGNALS
+    ),
     Fault("a full disk", full_disk, 12),
     Fault("/dev/shm too small", tiny_shared_memory, 3, lose=0),
     Fault("the data folder vanishes", vanished_data, 4),

@@ -315,7 +315,7 @@ def test_the_users_own_words_to_deepspeed_hold(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot read"),
+        ("{", "is not JSON"),
         ("[]", "expected an object"),
         ('{"optimizer": {}}', "optimizer is set by"),
         ('{"zero_optimization": {"stage": 3}}', "stage is 3, but --zero is 1"),
