@@ -65,7 +65,7 @@ def levels_table(rows: Sequence[Row]) -> str:
     """Sounds as they are beside sounds at one level: the same short run, video and sound alone."""
     lines = []
     for level in ("as_is", "rms"):
-        found = _where(rows, study="levels", level=level)
+        found = _where(rows, study="levels", level=level, method="model")
         figures = [_where(found, what=what) for what in ("loss", "audio -> video", "sound")]
         if found:
             loss = [float(row["value"]) for row in figures[0]]

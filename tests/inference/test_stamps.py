@@ -189,6 +189,9 @@ def test_tables():
     assert results.filled(page, []).splitlines()[2] == results.NONE
     again = rows[0] | {"value": "0.9"}
     assert "80.0 ± 14.1%" in results.filled(page, [*rows, again])
+    levels = [{**found, "study": "levels", "level": "rms", "what": "sound"} for found in rows]
+    levels += [{**rows[0], "study": "levels", "level": "rms", "what": what} for what in ("loss", "audio -> video")]
+    assert "| `rms` | 1 | 0.50 | 50.0% | 60.0 ± 14.1% |" in results.levels_table(levels)  # of the model alone
 
 
 def test_the_minutes_of_a_seed_are_added_up():
