@@ -413,6 +413,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(sample, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 143, text
+    assert "told to stop: this step is finished first" in text
     assert "stopped after step" in text
     assert len(readers) == 1
     assert not any(Path(f"/proc/{reader}").exists() for reader in readers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,12 +90,15 @@ class Trainer:
         """
         run = self.config.run
         began, pace = self.step, Pace(run, self.step, run.batch_size // self.context.ranks, self.evaluation_samples)
-        with signals.put_off(), self.reporter.progress(self.step):
+        with signals.put_off(), self._answered(), self.reporter.progress(self.step):
             self.loader.interrupted = lambda: signals.told() is not None
             batches = iter(self.loader)
             for note in (*self.loader.notes, *self.advisor.at_start()):
                 self.reporter.warn(note)
-            self.reporter.say(f"training from step {self.step + 1} on; the first step takes longest")
+            if self.step < run.steps:
+                self.reporter.say(f"training from step {self.step + 1} on; the first step takes longest")
+            else:
+                self.reporter.say(f"all {run.steps} steps are done; run.steps=N goes on to more")
             while self.step < run.steps:
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 try:
@@ -116,6 +120,20 @@ class Trainer:
                     self._aside("evaluation", lambda: self.evaluate(self.step), pace)
             self.save()
         return self.step >= run.steps
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """A signal is answered at once, in a thread of its own, as the step that is finished first may take long."""
+
+        def answer() -> None:
+            with suppress(OSError):  # the terminal may be gone
+                self.reporter.say("told to stop: this step is finished first; a second Ctrl-C ends at once")
+
+        signals.when_told(answer)
+        try:
+            yield
+        finally:
+            signals.when_told(answer, forget=True)
 
     def _parts(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The parts of the batch of the next step. Once all are there, the ranks agree on what comes.
