@@ -126,3 +126,6 @@ def test_an_unknown_flag_names_the_nearest(capsys):
     with pytest.raises(SystemExit):
         parse(["--batchsize", "3"], on_gpu=False)
     assert "did you mean --batch-size?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(["--steps", "3.5"], on_gpu=False)
+    assert "did you mean" not in capsys.readouterr().err

@@ -143,10 +143,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         for word in message.split():
-            if word.startswith("--"):
-                known = [option for action in self._actions for option in action.option_strings]
-                if near := difflib.get_close_matches(word.partition("=")[0], known, n=1):
+            flag = word.partition("=")[0].rstrip(":,")
+            known = [option for action in self._actions for option in action.option_strings]
+            if flag.startswith("--") and flag not in known:
+                if near := difflib.get_close_matches(flag, known, n=1):
                     message += f"; did you mean {near[0]}?"
+                message += "; settings have no dashes: section.name=value (docs/settings.md)"
         tell(f"{message}\n{self.format_usage().rstrip()}")
         sys.exit(2)
 
