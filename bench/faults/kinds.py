@@ -1,7 +1,7 @@
 """The faults: how each is injected, what is promised of it, and how often.
 
 A function injects one: it gets the `Lab`, a random generator of its own, and which time this is, and returns the
-`Outcome`. It raises Below where the promise is not kept, and NotInjected where this machine does not allow it.
+`Outcome`. It raises PromiseBroken where the promise is not kept, and NotInjected where this machine does not allow it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from bench.faults.lab import (
     EVERY,
     NEAR,
     STEPS,
-    Below,
     Job,
     Lab,
     NotInjected,
     Outcome,
+    PromiseBroken,
     checkpoints,
     children,
     free_port,
@@ -129,7 +129,7 @@ def kill_worker(lab: Lab, random: Random, number: int) -> Outcome:
     lost = _skipped(out)
     for record in lost:
         if ".mov" not in str(record.get("file")) or not record.get("field"):
-            raise Below(f"skipped.jsonl does not name file and field: {record}")
+            raise PromiseBroken(f"skipped.jsonl does not name file and field: {record}")
     return Outcome(0) if lost else lab.go_on(out)
 
 
@@ -155,7 +155,7 @@ def kill_launcher(lab: Lab, random: Random, number: int) -> Outcome:
     job.wait()
     lab.check_orphans()
     if len(victims) > 1 and max(read_losses(job.out)) == 60:
-        raise Below("the ranks went on without their launcher")
+        raise PromiseBroken("the ranks went on without their launcher")
     return lab.go_on(job.out, *LONG, ranks=2, of=lab.reference(*LONG, ranks=2))
 
 
@@ -163,7 +163,7 @@ def stop_launcher(lab: Lab, random: Random, number: int) -> Outcome:
     job = _launched(lab, random.randrange(2, 9))
     job.signal([signal.SIGTERM, signal.SIGINT][number % 2])
     if job.wait() == [0]:
-        raise Below("a run that was stopped has exit status 0")
+        raise PromiseBroken("a run that was stopped has exit status 0")
     return lab.go_on(job.out, *LONG, ranks=2, of=lab.reference(*LONG, ranks=2))
 
 
@@ -179,9 +179,9 @@ def stop(which: signal.Signals, lab: Lab, random: Random, number: int) -> Outcom
     if job.wait() not in ([0], [SIGNALS[which]], [-which]) or "Traceback" in job.text:
         job.expect(SIGNALS[which])
     if job.wait() == [-which] and read_losses(out):  # before it was there to heed it
-        raise Below("ended at once, in training")
+        raise PromiseBroken("ended at once, in training")
     if job.wait() == [0] and max(read_losses(out)) < STEPS:
-        raise Below("a run that was stopped has exit status 0")
+        raise PromiseBroken("a run that was stopped has exit status 0")
     return lab.go_on(out)
 
 
@@ -194,7 +194,7 @@ def full_disk(lab: Lab, random: Random, number: int) -> Outcome:
     if job.wait() != [0]:
         job.expect(1, "^error: .*(no space|disk)", str(out))
     if any("partly" in path.name for path in (out / "checkpoints").glob(".*")):
-        raise Below("a checkpoint that was not written to its end is left")
+        raise PromiseBroken("a checkpoint that was not written to its end is left")
     mount_memory(out, size + (1 << 26), again=True)
     return lab.go_on(out)
 
@@ -208,7 +208,7 @@ def tiny_shared_memory(lab: Lab, random: Random, number: int) -> Outcome:
         if job.wait() != [0]:
             job.expect(1, "^error: .*(/dev/shm|shared memory)")
         if time.monotonic() - began > 120:
-            raise Below("told after two minutes only")
+            raise PromiseBroken("told after two minutes only")
     finally:
         mount_memory("/dev/shm", 1 << 29, again=True)
     return lab.go_on(out)
@@ -284,7 +284,7 @@ def damaged(lab: Lab, random: Random, number: int) -> Outcome:
     DAMAGES[name](new, old)
     outcome = lab.go_on(out)
     if new.name not in lab.text:
-        raise Below(f"{name}: nobody tells that {new.name} is damaged")
+        raise PromiseBroken(f"{name}: nobody tells that {new.name} is damaged")
     return outcome
 
 
@@ -312,7 +312,7 @@ def two_jobs(lab: Lab, random: Random, number: int) -> Outcome:
     second = lab.start(out)
     codes = sorted([*first.wait(), *second.wait()])
     if codes != [0, 1]:
-        raise Below(f"exit statuses {codes}: {second.text.splitlines()[-1:]}")
+        raise PromiseBroken(f"exit statuses {codes}: {second.text.splitlines()[-1:]}")
     winner, loser = sorted((first, second), key=lambda job: job.wait())
     loser.expect(1, "^error: ", str(winner.pids[0]))
     return lab.go_on(out)
@@ -329,9 +329,9 @@ def nan_weights(lab: Lab, random: Random, number: int) -> Outcome:
     job.expect(1, "^error: .*finite")
     for path in out.rglob("*.safetensors"):
         if not all(np.isfinite(tensor).all() for tensor in load_file(path).values()):
-            raise Below(f"{path.relative_to(out)} is not finite")
+            raise PromiseBroken(f"{path.relative_to(out)} is not finite")
     if (out / "model").exists():
-        raise Below("a model was exported")
+        raise PromiseBroken("a model was exported")
     return lab.go_on(out)
 
 
@@ -342,9 +342,9 @@ def nan_sound(lab: Lab, random: Random, number: int) -> Outcome:
     job.expect(0)
     found = _skipped(out)
     if {(Path(record["file"]).name, record["field"]) for record in found} != {(f"{spoilt}.mov", "audio")}:
-        raise Below(f"skipped.jsonl does not name the clip: {found[:2]}")
+        raise PromiseBroken(f"skipped.jsonl does not name the clip: {found[:2]}")
     if any(not np.isfinite(values).all() for values in read_losses(out).values()):
-        raise Below("a loss is not finite")
+        raise PromiseBroken("a loss is not finite")
     return Outcome(0)
 
 
@@ -352,7 +352,7 @@ def wrong_rate(lab: Lab, random: Random, number: int) -> Outcome:
     out, value = lab.new(), ["nan", "inf", "-inf", "NaN", "1e400"][number % 5]
     lab.start(out, f"optim.{['lr', 'final_lr'][number // 5 % 2]}={value}").expect(1, "^error: .*lr")
     if out.exists():
-        raise Below("a folder was made")
+        raise PromiseBroken("a folder was made")
     return Outcome(0)
 
 

@@ -53,7 +53,7 @@ WORDS = [
 ]
 
 
-class Below(UserError, RuntimeError):
+class PromiseBroken(UserError, RuntimeError):
     """What came of a fault is below its promise; the message says what it was."""
 
 
@@ -83,13 +83,13 @@ class Job:
         return [pid for pid in self.pids if pid not in self.codes]
 
     def until(self, happened: Callable[[], object]) -> None:
-        """Waits until this is so, or all have ended. Raises Below for a job that hangs."""
+        """Waits until this is so, or all have ended. Raises PromiseBroken for a job that hangs."""
         until = time.monotonic() + LIMIT
         while self.running and not happened():
             with suppress(OSError):  # the clock of another process, see clock_getcpuclockid(3)
                 self.cpu = time.clock_gettime(~self.pids[0] << 3 | 2)
             if time.monotonic() > until:
-                raise Below(f"hangs: {LIMIT:.0f} s, and has not ended")
+                raise PromiseBroken(f"hangs: {LIMIT:.0f} s, and has not ended")
             time.sleep(0.003)
 
     def wait(self) -> list[int]:
@@ -103,13 +103,13 @@ class Job:
             os.kill(self.pids[place], number)
 
     def expect(self, code: int, *words: str) -> None:
-        """Raises Below where any has another exit status, or the output lacks one of the words or has a traceback."""
+        """Raises PromiseBroken: another exit status, or output that lacks one of the words or has a traceback."""
         codes = self.wait()
         if codes != [code] * len(codes) or "Traceback" in self.text:
-            raise Below(f"exit status {codes} in place of {code}: {_last_line(self.text)}")
+            raise PromiseBroken(f"exit status {codes} in place of {code}: {_last_line(self.text)}")
         for word in words:
             if not re.search(word, self.text, re.I | re.M):
-                raise Below(f"the message does not name {word}: {_last_line(self.text)}")
+                raise PromiseBroken(f"the message does not name {word}: {_last_line(self.text)}")
 
 
 def _last_line(text: str) -> str:
@@ -244,7 +244,7 @@ class Lab:
         """Waits for the rest of what was disturbed to end, starts the command again, and compares with the run ``of``.
 
         Raises:
-            Below: processes or temporary files are left, or it does not come to its end.
+            PromiseBroken: processes or temporary files are left, or it does not come to its end.
         """
         self.check_orphans()
         done = max(read_losses(out), default=0)
@@ -259,7 +259,7 @@ class Lab:
         return Outcome(max(0, done - begun), not why, why)
 
     def check_orphans(self) -> None:
-        """Ends what still runs. Raises Below if something does after PATIENCE."""
+        """Ends what still runs. Raises PromiseBroken if something does after PATIENCE."""
         until = time.monotonic() + PATIENCE
         while (left := children(os.getpid())) and time.monotonic() < until:
             self.codes.update(_ended())
@@ -270,17 +270,17 @@ class Lab:
                 for pid in left:
                     os.kill(pid, signal.SIGKILL)
                 self.codes.update(_ended())
-            raise Below(f"processes are left after {PATIENCE:.0f} s: {', '.join(names)}")
+            raise PromiseBroken(f"processes are left after {PATIENCE:.0f} s: {', '.join(names)}")
 
     def check_left(self, out: Path) -> None:
-        """Raises Below if there are temporary files."""
+        """Raises PromiseBroken if there are temporary files."""
         found = [path for path in out.rglob("*") if path.name.startswith(".") or path.name.endswith(".partly")]
         found += [*(self.folder / "tmp").iterdir(), *(Path("/dev/shm").iterdir() if self.mounts else ())]
         if found:
             names = ", ".join(path.name for path in found[:5])
             for path in found:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            raise Below(f"temporary files are left: {names}")
+            raise PromiseBroken(f"temporary files are left: {names}")
 
 
 def _ended() -> Iterator[tuple[int, int]]:

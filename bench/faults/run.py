@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from bench.faults.kinds import FAULTS, Fault
-from bench.faults.lab import Below, Lab, NotInjected
+from bench.faults.lab import Lab, NotInjected, PromiseBroken
 from vatt import results
 from vatt.errors import UserError
 from vatt.files import TREE, write_text
@@ -91,7 +91,7 @@ def inject(lab: Lab, fault: Fault, seed: int, numbers: range) -> Row:
             row["compared"] += outcome.equal is not None
             row["equal"] += outcome.equal is True
             why = outcome.why if outcome.lost <= fault.lose else f"{outcome.lost} steps were lost"
-        except Below as error:
+        except PromiseBroken as error:
             why = str(error)
         except NotInjected as error:
             print(f"{fault.name}: not injected: {error}", flush=True)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from bench.__main__ import main as benchmark
 from bench.faults.kinds import FAULTS, Fault
-from bench.faults.lab import Below, NotInjected, Outcome, difference
+from bench.faults.lab import NotInjected, Outcome, PromiseBroken, difference
 from bench.faults.run import FIELDS, PAGE, RESULTS, filled, inject, table
 from tests.limits import HANG
 from vatt.files import TREE
@@ -45,7 +45,7 @@ def outcomes(*found):
 
 def test_what_is_below_the_promise_is_counted_and_told(capsys):
     equal, worse, unequal = Outcome(3, True), Outcome(4, True), Outcome(0, False, "losses of step 7")
-    fault = outcomes(equal, worse, unequal, Below("hangs"), Outcome(1))
+    fault = outcomes(equal, worse, unequal, PromiseBroken("hangs"), Outcome(1))
     row = inject(NoLab(), fault, 5, range(5))
     assert {name: row[name] for name in ("injected", "survived", "compared", "equal", "lost", "below")} == {
         **{"injected": 5, "survived": 4, "compared": 3, "equal": 2, "lost": 4, "below": 3},

@@ -18,6 +18,7 @@ from vatt.data.clips import check_packing, count_captioned, kinds_of
 from vatt.data.decode import Packing
 from vatt.data.shards import storage
 from vatt.data.shards.format import RowLine
+from vatt.errors import UserError
 
 CAPTIONS = (Caption("a dog runs", 0.0, 2.0), Caption("it rests", 2.0, 4.5))
 
@@ -127,6 +128,9 @@ def test_what_could_not_be_packed_is_among_the_skipped(shards):
     index = json.loads((shards / "index.json").read_text())
     (shards / "index.json").write_text(json.dumps(index | {"faults": 1}))
     assert read_clips(shards).skipped == [fault]
+    (shards / "faults.jsonl").write_text(json.dumps(fault) + '\n{"file": ' + "[" * 9999)
+    with pytest.raises(UserError, match=r"faults\.jsonl, line 2: "):
+        read_clips(shards)
 
 
 def cut(path, size):

@@ -7,7 +7,6 @@ afterwards that its steps had two batch sizes, or its clips two manifests.
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -170,7 +169,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[
 def tell_ranks(context: RankContext, folder: RunFolder, reporter: Reporter) -> None:
     """Says where a run goes on with another number of ranks; on rank 0, before that number is written."""
     try:
-        before = str(json.loads(folder.environment.read_text(encoding="utf-8"))["ranks"])
+        before = str(read_json(folder.environment)["ranks"])
     except (OSError, ValueError, KeyError, TypeError):
         return
     if before != str(context.ranks):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +36,7 @@ from vatt.data.shards.format import (
 )
 from vatt.data.shards.piece_file import PieceFile
 from vatt.data.shards.storage import LocalFolder, Storage, Unavailable, is_url, open_storage
-from vatt.files import read_json, write_bytes
+from vatt.files import parse_json, read_json, write_bytes
 
 CACHE_GB = 20.0  # most gigabytes of remote pieces that are kept on the local disk
 _GIGABYTE = 10**9
@@ -79,7 +78,7 @@ def read_shards(
         kept = PieceCache(Path(cache).expanduser() if cache else default_folder(), limit)
         text = _at_start(storage, INDEX)
         index = read_index(text, f"{name}/{INDEX}")
-        skipped = _faults(storage, index)
+        skipped = _faults(storage, index, name)
         if isinstance(storage, LocalFolder):
             lines = storage
         else:
@@ -280,11 +279,12 @@ def _at_start(storage: Storage, file: str, size: int | None = None, sha256: str 
     return found
 
 
-def _faults(storage: Storage, index: Index) -> list[dict[str, Any]]:
+def _faults(storage: Storage, index: Index, name: str) -> list[dict[str, Any]]:
     """The records of what could not be packed."""
     if not index.faults:
         return []
-    found = [json.loads(line) for line in _at_start(storage, FAULTS).splitlines() if line.strip()]
+    lines = enumerate(_at_start(storage, FAULTS).splitlines(), start=1)
+    found = [parse_json(line, f"{name}/{FAULTS}, line {n}", surrogates=True) for n, line in lines if line.strip()]
     return [record for record in found if isinstance(record, dict) and {"file", "field", "reason"} <= record.keys()]
 
 
