@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vatt.errors import UserError
-from vatt.files import JSONError, parse_json, read_bounded
+from vatt.json_files import JSONError, parse_json, read_bounded
 
 Config = TypeVar("Config")
 MOST_BYTES = 4 * 2**20  # of a configuration file; the names of 22,000 classes take a tenth

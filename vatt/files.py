@@ -1,22 +1,15 @@
-"""Files: the kinds of media and a walk to find them, files and folders that appear whole or not at all, JSON lines."""
+"""Files: the kinds of media and a walk to find them, files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import ctypes
-import json
-import math
 import os
-import re
 import secrets
 import shutil
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from vatt.errors import UserError
 
 TREE = Path(__file__).resolve().parents[1]  # of the clone, where this is one
 VIDEOS = (
@@ -76,23 +69,31 @@ def _fail(error: OSError) -> None:  # by itself, os.walk skips unreadable folder
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def appearing(path: Path, *, sync: bool = False, several: bool = False) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to: renamed to ``path`` when the block ends, removed if it fails.
 
-    Readers see the old file or the whole new one, never a part. The name is the same each time, so that what a killed
-    process left is overwritten; only one process at a time may write a path. A device or a pipe (such as /dev/null)
-    is written to, never replaced.
+    Readers see the old file or the whole new one, never a part. A device or a pipe (such as /dev/null) is written to,
+    never replaced.
+
+    Args:
+        sync: whether the content is on the disk before the rename, and the rename before this returns.
+        several: whether several processes may write the path at once. If not, the temporary name is the same each time,
+            so that what a killed process left is overwritten.
     """
     if path.is_char_device() or path.is_fifo():
         yield path
         return
-    partly = path.with_name(f".{path.name}.partly")
+    partly = path.with_name(f".{path.name}.{os.getpid()}.partly" if several else f".{path.name}.partly")
     try:
         yield partly
+        if sync:
+            _sync(partly)
         os.replace(partly, path)
     except BaseException:
         partly.unlink(missing_ok=True)
         raise
+    if sync:
+        _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -100,9 +101,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    with appearing(path) as partly:
+def write_bytes(path: Path, content: bytes, *, sync: bool = False, several: bool = False) -> None:
+    """Writes a file, whole or not at all; ``sync`` and ``several`` as in `appearing`."""
+    with appearing(path, sync=sync, several=several) as partly:
         partly.write_bytes(content)
 
 
@@ -191,177 +192,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """A value as JSON in one line: letters as they are, but everything escaped if a name of a file is not UTF-8.
-
-    Such names come as lone surrogates (`os.fsdecode`), which no UTF-8 file can hold; escaped they come back the same.
-    """
-    text = json.dumps(value, ensure_ascii=False, default=default)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value, default=default)
-    return text
-
-
-MOST_JSON = 16 * 2**20  # bytes of a JSON file, where its reader does not say otherwise; objects take ten times as many
-_DEEPEST, _MOST_DIGITS, _MOST_CONTAINERS = 64, 40, 2_000_000
-_BESIDE_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-
-
-class JSONError(UserError, ValueError):
-    """JSON that cannot be used. The message names the file and the place in it: line and column, or the key."""
-
-
-def read_json(
-    path: str | Path, expected: type | None = None, *, most: int = MOST_JSON, surrogates: bool = False
-) -> Any:
-    """The content of a JSON file that may come from anybody: bounded in size, depth and digits, and strict.
-
-    NaN, infinities (also 1e999) and an object with the same key twice are refused, which Python lets pass.
-
-    Args:
-        expected: dict or list, if it must be an object or an array.
-        most: bytes that the file may have.
-        surrogates: whether strings may hold lone surrogates, as names of files that are not UTF-8 do (`json_line`).
-
-    Raises:
-        JSONError: not JSON within these bounds; it is a ValueError, too.
-        OSError: the file is not there or cannot be read.
-    """
-    return parse_json(read_bounded(path, most), path, expected, surrogates=surrogates)
-
-
-def read_bounded(path: str | Path, most: int) -> bytes:
-    """The content of a file of at most ``most`` bytes. Raises OSError, or JSONError: it has more, or is a pipe."""
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise JSONError(f"{path}: is not a regular file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise JSONError(f"{path}: has more than {most:,} bytes, too many for such a file")
-    return content
-
-
-def parse_json(
-    text: str | bytes,
-    where: str | Path,
-    expected: type | None = None,
-    *,
-    surrogates: bool = False,
-    constant: Callable[[str], Any] | None = None,
-) -> Any:
-    """As `read_json`, of a text that was read already: a line, an entry of another file.
-
-    Args:
-        where: what an error names: the file, and the line or the entry.
-        constant: the value of NaN, Infinity and -Infinity, where they are not refused.
-    """
-    try:
-        content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise JSONError(f"{where}: is not UTF-8 from byte {error.start} on") from error
-    _check_nesting(content, where)
-    refused: list[_Refused] = []
-
-    def refuse(why: str) -> _Refused:
-        refused.append(_Refused(why))
-        return refused[-1]
-
-    def integer(digits: str) -> Any:
-        if len(digits) > _MOST_DIGITS:
-            return refuse(f"a number of {len(digits)} digits")
-        return int(digits)
-
-    def real(digits: str) -> Any:
-        value = float(digits)
-        return value if math.isfinite(value) else refuse(f"{digits[:20]} is too large for a number")
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) < len(items):
-            twice, _ = Counter(key for key, _ in items).most_common(1)[0]
-            found[twice] = refuse("stands there twice")
-        return found
-
-    try:
-        value = json.loads(
-            decoded,
-            parse_int=integer,
-            parse_float=real,
-            parse_constant=constant or (lambda name: refuse(f"{name} is no number")),
-            object_pairs_hook=pairs,
-        )
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise JSONError(f"{where}: is not JSON: {error}") from error
-    if refused or (not surrogates and _may_hold_surrogates(content)):
-        for place, found in _walk_json(value, ""):
-            if isinstance(found, _Refused):
-                raise JSONError(f"{where}: {place or 'the value'}: {found.why}")
-            if not surrogates and isinstance(found, str) and _has_surrogate(found):
-                raise JSONError(f"{where}: {place or 'the value'}: holds half a character (a lone surrogate)")
-    if expected is not None and type(value) is not expected:
-        wanted = "an object {...}" if expected is dict else "an array [...]"
-        raise JSONError(f"{where}: expected {wanted}, found {_shown(value)}")
-    return value
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe, too, at once: without this, until somebody writes to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-class _Refused:
-    """Stands in a parsed value for what was refused, so that a walk can tell where that is."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-
-
-def _check_nesting(content: bytes, where: str | Path) -> None:
-    """Before the parser, which fills memory with empty lists, and calls itself for each bracket."""
-    if content.count(b"[") + content.count(b"{") <= _DEEPEST:
-        return
-    outside = re.sub(rb'"[^"]*"?', b"", re.sub(rb"\\.", b"", content, flags=re.DOTALL))  # of strings
-    brackets = outside.translate(None, _BESIDE_BRACKETS)
-    if len(brackets) > 2 * _MOST_CONTAINERS:
-        raise JSONError(f"{where}: has more than {_MOST_CONTAINERS:,} objects and arrays")
-    depth = 0
-    for bracket in brackets:
-        depth += 1 if bracket in b"[{" else -1
-        if depth > _DEEPEST:
-            raise JSONError(f"{where}: is nested deeper than {_DEEPEST} levels")
-
-
-def _may_hold_surrogates(content: bytes) -> bool:
-    return b"\\ud" in content or b"\\uD" in content or b"\xed" in content
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _walk_json(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Keys and values with their places, such as ``model.classes[3]``. As deep as `_check_nesting` lets pass."""
-    yield place, value
-    if isinstance(value, dict):
-        for key, item in value.items():
-            name = key if len(key) <= 80 else f"{key[:80]}..."
-            inner = f"{place}.{name}" if place else name
-            yield f"a key of {place or 'the object'}", key
-            yield from _walk_json(item, inner)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _walk_json(item, f"{place}[{number}]")
-
-
-def _shown(value: Any) -> str:
-    names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
-    return "null" if value is None else names.get(type(value), "a number")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vatt import files
-from vatt.files import appearing, appearing_folder, json_line, kind_of, walk, write_bytes, write_lines, write_text
+from vatt.files import appearing, appearing_folder, kind_of, walk, write_bytes, write_lines, write_text
+from vatt.json_files import json_line
 
 
 def make(folder, *names):

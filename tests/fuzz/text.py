@@ -28,7 +28,7 @@ from vatt.data.labels import find_classes, read_classes
 from vatt.data.manifest import read_clips, write_manifest
 from vatt.data.splits import splits_of
 from vatt.errors import UserError, printable
-from vatt.files import read_json
+from vatt.json_files import read_json
 
 SECONDS, GROWTH = 3.0, 2**30  # of processor time for a file; bytes for all
 _LIMIT = 20  # seconds after which a file is a hang

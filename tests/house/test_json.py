@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from vatt.errors import UserError
-from vatt.files import JSONError, json_line, parse_json, read_json
+from vatt.json_files import JSONError, json_line, parse_json, read_json
 
 BAD = {
     "empty": (b"", "is not JSON: Expecting value: line 1 column 1"),

@@ -23,7 +23,7 @@ from vatt.data import Clip
 from vatt.data.captions import Caption, Narration
 from vatt.data.clips import ClipTable
 from vatt.data.tokenizer import FILE as TOKENIZER
-from vatt.files import JSONError, read_json
+from vatt.json_files import JSONError, read_json
 
 # Where and how fast a run goes, how often it is looked at, and how long: the steps so far are as they would have been.
 HARMLESS = {

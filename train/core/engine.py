@@ -43,7 +43,7 @@ from train.core.transfer import Later, Uploader
 from vatt.config import ConfigError
 from vatt.data import Batch
 from vatt.distributed import sum_over_ranks
-from vatt.files import JSONError, read_json
+from vatt.json_files import JSONError, read_json
 from vatt.models.tokens import send
 from vatt.objectives import parts
 from vatt.precision import type_of

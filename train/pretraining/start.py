@@ -18,7 +18,7 @@ from train.pretraining.facts import Facts, gather_facts
 from train.pretraining.memory import in_parts, local_batch
 from vatt.data.clips import Clips
 from vatt.data.splits import splits_of
-from vatt.files import read_json
+from vatt.json_files import read_json
 
 FEWEST = 16  # clips below which nothing but they themselves is learned (a guess)
 _BROKEN = 0.1  # share of the clips looked at from which broken ones are named

@@ -18,7 +18,7 @@ import numpy as np
 from vatt.data.sidecars import Sidecars
 from vatt.data.subtitles import clock_seconds, decode_text, read_cues
 from vatt.errors import UserError, in_short
-from vatt.files import JSONError, parse_json
+from vatt.json_files import JSONError, parse_json
 
 _MOST = 64 * 2**20  # bytes of a caption file
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -31,7 +31,8 @@ from vatt.data.clips import Clip, Clips, ManifestError
 from vatt.data.shards.dataset import CACHE_GB, is_shards, read_shards
 from vatt.data.sidecars import SIDECARS, Sidecars
 from vatt.data.tables import COLUMNS, MEDIA, Row, is_empty, read_rows, shown
-from vatt.files import VIDEOS, json_line, kind_of, parse_json, walk
+from vatt.files import VIDEOS, kind_of, walk
+from vatt.json_files import json_line, parse_json
 
 _LIST_AS_TEXT = re.compile(r"\s*[\[{]\s*['\"]")  # as pandas writes a list into a table
 _LONGEST = 1e9  # seconds: 30 years

@@ -10,7 +10,7 @@ from typing import Any
 
 from vatt.data.decode import MediaError
 from vatt.errors import UserError, printable
-from vatt.files import json_line
+from vatt.json_files import json_line
 
 Record = dict[str, Any]  # {"file", "field", "reason", ...}
 _Key = tuple[str, str, str]

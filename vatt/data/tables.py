@@ -18,7 +18,8 @@ from typing import Any
 
 from vatt.data.captions import json_constant
 from vatt.data.clips import ManifestError
-from vatt.files import KINDS, JSONError, kind_of, parse_json
+from vatt.files import KINDS, kind_of
+from vatt.json_files import JSONError, parse_json
 
 MEDIA = tuple(KINDS)  # the columns that name a file; a row fills one of them
 COLUMNS = (*MEDIA, "start", "end", "caption", "captions", "label", "split")

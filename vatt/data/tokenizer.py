@@ -19,7 +19,8 @@ from tokenizers.trainers import WordLevelTrainer
 
 from vatt.config import show
 from vatt.errors import UserError
-from vatt.files import JSONError, read_bounded, read_json, write_text
+from vatt.files import write_text
+from vatt.json_files import JSONError, read_bounded, read_json
 
 FILE = "tokenizer.json"
 MOST_BYTES, MOST_WORDS = 64 * 2**20, 10_000_000  # of a vocabulary or a tokenizer

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from vatt.errors import UserError
-from vatt.files import appearing, json_line, parse_json, write_text
+from vatt.files import appearing, write_text
 from vatt.inference.embed import Embedded
+from vatt.json_files import json_line, parse_json
 from vatt.weights.tensors import Stored, Tensors, write_tensors
 
 SETTINGS = "settings.json"

@@ -20,7 +20,8 @@ import av.error
 
 from vatt import signals
 from vatt.errors import UserError
-from vatt.files import appearing, appearing_folder, read_json
+from vatt.files import appearing, appearing_folder
+from vatt.json_files import read_json
 from vatt.sample.draw import frames_TSS3
 from vatt.sample.encode import EncoderError, h264_encoder, write_mp4
 from vatt.sample.scene import Scene, scenes

@@ -22,7 +22,8 @@ from vatt.data.splits import SHARE
 from vatt.data.tokenizer import FILE as TOKENIZER
 from vatt.data.tokenizer import Tokenizer
 from vatt.errors import UserError
-from vatt.files import JSONError, appearing, appearing_folder, parse_json, remove_partly, write_text
+from vatt.files import appearing, appearing_folder, remove_partly, write_text
+from vatt.json_files import JSONError, parse_json
 from vatt.memory import free_memory
 from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig, saved_values

@@ -29,8 +29,8 @@ from vatt.data.reading import is_lost, vanished
 from vatt.data.sidecars import Sidecars
 from vatt.data.skipped import Record
 from vatt.data.splits import nothing_in, splits_of
-from vatt.files import json_line
 from vatt.isolated import Failed, run_isolated
+from vatt.json_files import json_line
 
 __all__ = [
     "CheckError",

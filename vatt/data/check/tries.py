@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from vatt.files import json_line
+from vatt.json_files import json_line
 
 _FORMAT = 1  # of the lines; a file of another one is not read
 

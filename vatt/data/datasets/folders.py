@@ -13,7 +13,8 @@ from vatt.data.clips import ManifestError
 from vatt.data.datasets.reading import files_in, header_of, lines_of, read_text, table, whole_number
 from vatt.data.datasets.rows import SPLITS, DatasetRows, label_of
 from vatt.data.manifest import media_files, media_row, passed_over
-from vatt.files import KINDS, parse_json
+from vatt.files import KINDS
+from vatt.json_files import parse_json
 
 WNID = re.compile(r"n\d{8}")
 _ID_LINE = re.compile(r"(n\d{8})\s+(\d+)(?:\s+(.+))?")  # map_clsloc.txt

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from vatt.data.captions import json_constant
 from vatt.data.clips import ManifestError
-from vatt.files import JSONError, parse_json
+from vatt.json_files import JSONError, parse_json
 
 CHUNK = 2**24  # characters read at a time
 _DECODER = json.JSONDecoder()

@@ -32,7 +32,7 @@ from vatt.data.pack.tasks import (
     probed_path,
     run_task,
     short_path,
-    whole_file,
+    write_durably,
 )
 from vatt.data.pack.transcode import Probed
 from vatt.data.reading import is_lost, vanished
@@ -253,8 +253,7 @@ class Groups:
             record for source in group.sources.values() for record in source.rows_and_faults(self.job.settings)[1]
         ]
         record = {"shards": [asdict(shard) for shard in shards], "faults": faults, "seen": seen}
-        with whole_file(self.record(group.number)) as file:
-            file.write(json.dumps(record).encode())
+        write_durably(self.record(group.number), json.dumps(record))
         shutil.rmtree(group.folder, ignore_errors=True)
         group.lock.close()
         del self.open[group.number]

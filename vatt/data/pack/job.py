@@ -16,12 +16,12 @@ from vatt.data.manifest import read_clips
 from vatt.data.pack.groups import KEPT, WORK, Groups, Say, Tell, locked
 from vatt.data.pack.plan import PackError, PackJob, Plan, PlannedSource, data_digest, make_plan, plan_sources, read_plan
 from vatt.data.pack.sources import seconds_a_byte
-from vatt.data.pack.tasks import whole_file
+from vatt.data.pack.tasks import write_durably
 from vatt.data.shards.dataset import is_shards
 from vatt.data.shards.format import FAULTS, INDEX, Index, Shard, read_index
 from vatt.data.skipped import Record
 from vatt.data.splits import choose_split
-from vatt.files import json_line
+from vatt.json_files import json_line
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def _plan(job: PackJob, sources: Sequence[PlannedSource], digest: str) -> Plan:
     if path.exists():
         return plan
     plan = make_plan(sources, settings, seconds_a_byte(sources, job.workers), digest)
-    with whole_file(path) as file:
-        file.write(plan.text().encode())
+    write_durably(path, plan.text())
     return plan
 
 
@@ -134,10 +133,8 @@ def _finish(job: PackJob, groups: Groups, skipped: list[Record]) -> Index:
             )
         path = job.out / INDEX
         if not path.exists() or path.read_text(encoding="utf-8") != index.text():
-            with whole_file(job.out / FAULTS) as file:
-                file.write("".join(json_line(fault) + "\n" for fault in faults).encode())
-            with whole_file(path) as file:
-                file.write(index.text().encode())
+            write_durably(job.out / FAULTS, "".join(json_line(fault) + "\n" for fault in faults))
+            write_durably(path, index.text())
         for lock in groups.folder.glob("group-*.lock"):
             lock.unlink(missing_ok=True)
     return index

@@ -22,6 +22,7 @@ from vatt.data.decode import MediaError
 from vatt.data.pack.transcode import Probed, ending_of, probe, transcode
 from vatt.data.reading import bad_clip
 from vatt.data.shards.format import PieceLine, Settings, Shard, SourceLine, member_text, shard_names
+from vatt.files import appearing, write_bytes
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ESTALE}
 
@@ -119,10 +120,16 @@ def piece_path(folder: Path, number: int, piece: int, kind: str, settings: Setti
     return folder / f"{key_of(number, piece)}.{ending_of(kind, settings)}"
 
 
+def write_durably(path: Path, content: str | bytes) -> None:
+    """A file that has its name only when it is whole and on the disk. A process that a killed job has left behind may
+    still write the same one."""
+    write_bytes(path, content.encode() if isinstance(content, str) else content, sync=True, several=True)
+
+
 def _probe(task: ProbeTask) -> Probed:
     found = probe(task.path, task.kind)
-    with whole_file(probed_path(task.folder, task.number), sync=False) as file:  # what a crash spoils is read again
-        file.write(json.dumps(asdict(found)).encode())
+    path = probed_path(task.folder, task.number)
+    write_bytes(path, json.dumps(asdict(found)).encode(), several=True)  # not sync: what a crash spoils is read again
     return found
 
 
@@ -141,10 +148,8 @@ def _piece(task: PieceTask) -> Short | None:
         raise MediaError(task.path, task.kind, "changed while it was packed")
     short = None if made.why is None else Short(made.frames, made.why)
     if short is not None:  # first: where the piece is, this is
-        with whole_file(short_path(task.folder, task.number, task.piece)) as file:
-            file.write(json.dumps(asdict(short)).encode())
-    with whole_file(piece_path(task.folder, task.number, task.piece, task.kind, task.settings)) as file:
-        file.write(made.content)
+        write_durably(short_path(task.folder, task.number, task.piece), json.dumps(asdict(short)))
+    write_durably(piece_path(task.folder, task.number, task.piece, task.kind, task.settings), made.content)
     return short
 
 
@@ -167,28 +172,9 @@ class _Hashed(io.RawIOBase):
 
 
 @contextmanager
-def whole_file(path: Path, sync: bool = True) -> Iterator[_Hashed]:
-    """A file that has its name only when it is whole and on the disk. Its temporary name is of this process: one that
-    was left behind by a killed job may still write the same."""
-    partly = path.with_name(f".{path.name}.{os.getpid()}.partly")
-    try:
-        with partly.open("wb") as file:
-            made = _Hashed(file)
-            yield made
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(partly, path)
-    except BaseException:
-        partly.unlink(missing_ok=True)
-        raise
-    if not sync:
-        return
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _whole_file(path: Path) -> Iterator[_Hashed]:
+    with appearing(path, sync=True, several=True) as partly, partly.open("wb") as file:
+        yield _Hashed(file)
 
 
 def write_shards(task: ShardTask) -> list[Shard]:
@@ -212,7 +198,7 @@ def _room(task: ShardTask, source: SourceLine, piece: PieceLine) -> int:
 
 
 def _write_shard(task: ShardTask, sources: Sequence[SourceLine], names: tuple[str, str]) -> Shard:
-    with whole_file(task.out / names[0]) as tar:
+    with _whole_file(task.out / names[0]) as tar:
         archive = tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload] # noqa: SIM115
         for source in sources:
             for piece in source.pieces:
@@ -227,7 +213,7 @@ def _write_shard(task: ShardTask, sources: Sequence[SourceLine], names: tuple[st
                 name = f"{piece.name.partition('.')[0]}.json"
                 archive.addfile(_member(name, len(text)), io.BytesIO(text))
         archive.close()
-    with whole_file(task.out / names[1]) as lines:
+    with _whole_file(task.out / names[1]) as lines:
         for source in sources:
             lines.write(source.text().encode() + b"\n")
     counts = (len(sources), sum(len(s.pieces) for s in sources), sum(len(s.rows) for s in sources))

@@ -36,7 +36,8 @@ from vatt.data.shards.format import (
 )
 from vatt.data.shards.piece_file import PieceFile
 from vatt.data.shards.storage import LocalFolder, Storage, Unavailable, is_url, open_storage
-from vatt.files import parse_json, read_json, write_bytes
+from vatt.files import write_bytes
+from vatt.json_files import parse_json, read_json
 
 CACHE_GB = 20.0  # most gigabytes of remote pieces that are kept on the local disk
 _GIGABYTE = 10**9

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from vatt.config import show
 from vatt.data.captions import Caption, Narration
 from vatt.errors import UserError
-from vatt.files import JSONError, json_line, parse_json
+from vatt.json_files import JSONError, json_line, parse_json
 
 FORMAT, VERSION = "vatt shards", 1
 INDEX, FAULTS = "index.json", "faults.jsonl"

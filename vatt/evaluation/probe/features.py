@@ -21,7 +21,8 @@ from vatt.data.evaluation_loader import view_batches
 from vatt.data.samples import Modality, Views
 from vatt.evaluation import evaluating
 from vatt.evaluation.probe.protocol import ProbeError
-from vatt.files import appearing, parse_json
+from vatt.files import appearing
+from vatt.json_files import parse_json
 from vatt.models.classifier import Classifier
 from vatt.models.vatt import VATT
 from vatt.weights.tensors import Stored, Tensors, write_tensors

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vatt.config import show
-from vatt.files import read_bounded
+from vatt.json_files import read_bounded
 from vatt.weights.tensorflow.crc32c import crc32c, unmask
 from vatt.weights.tensorflow.table import TensorFlowError, fields, read_table
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vatt.config import show
 from vatt.errors import UserError
-from vatt.files import JSONError, read_bounded
+from vatt.json_files import JSONError, read_bounded
 from vatt.weights.tensorflow.crc32c import crc32c, unmask
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
