@@ -37,11 +37,11 @@ from vatt.data.decode.opening import (
     MOST_CHANNELS,
     MOST_RATE,
     MOST_SAMPLES,
-    channels_of,
     open_media,
     reason_of,
 )
-from vatt.data.decode.streams import packets_of, sound_length, sound_of
+from vatt.data.decode.pyav_faults import channels_of, packets_of
+from vatt.data.decode.streams import sound_length, sound_of
 
 PREROLL = 0.2  # seconds of sound before the window that decoders begin with: MP3 and Opus need some frames
 _TAIL = 0.05  # seconds after it, for the filter of resampling

@@ -19,7 +19,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vatt.data.decode.opening import MOST_BYTES, MediaError, Piece, TimeLimit, open_media
-from vatt.data.decode.streams import duration_of, film_of, is_cut_off, packets_of, sound_of
+from vatt.data.decode.pyav_faults import packets_of
+from vatt.data.decode.streams import duration_of, film_of, is_cut_off, sound_of
 
 SHORTEST = 0.5  # seconds; a file that is shorter than the window but not than this is padded at its end
 ROUNDING = 0.0005  # seconds: a frame whose rounded stamp is so little after a moment is shown at it (.mkv: whole ms)

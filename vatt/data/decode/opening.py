@@ -7,7 +7,6 @@ an address or a pattern of pictures (``dog%d.jpg``) is only a name, and a playli
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import logging
@@ -18,18 +17,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol
 
 import av
 import av.error
-from av.audio.codeccontext import AudioCodecContext
-from av.audio.layout import AudioLayout
 from av.container.input import InputContainer
-from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
 from vatt.data.decode.boxes import excessive_samples
 from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end
+from vatt.data.decode.pyav_faults import settle_layout
 from vatt.errors import UserError
 
 SECONDS = 30.0  # that opening and reading may take where the caller has no limit of its own
@@ -48,10 +45,6 @@ _HEAD = 1 << 16  # bytes at the beginning that are looked at before FFmpeg is as
 _STRICT = {"mjpeg": {"err_detect": "explode"}, "png": {"err_detect": "crccheck+explode"}}
 _EXPECTED = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, MemoryError)
 _LOG = logging.getLogger(__name__)
-
-# PyAV 17.1 to 18.1 refuse all side data of a frame that has any without a name there, such as the EXIF data that their
-# FFmpeg gives with each photograph: what has no name gets one that nothing here asks for.
-cast(Any, Type)._missing_ = classmethod(lambda cls, value: cls.SEI_UNREGISTERED)
 
 # What FFmpeg may take a file for: formats that hold the media themselves. Left out are lists of other files, addresses
 # and streams (concat, hls, sdp, rtsp, vobsub, image2), devices, scripts, drawings (svg) and subtitles.
@@ -299,7 +292,7 @@ def _prepare(container: InputContainer, source: Source, kind: str, most: int) ->
                 size = codec.width, codec.height
                 _check_pixels(source.label, kind, size if all(size) else _refused_size(source, stream.index), most)
         elif stream.type == "audio":
-            _settle_layout(codec)
+            settle_layout(codec)
 
 
 def _refused_size(source: Source, index: int) -> tuple[int, int] | None:
@@ -313,29 +306,6 @@ def _refused_size(source: Source, index: int) -> tuple[int, int] | None:
         return None
     finally:
         source.seek(at)  # where the first container reads on
-
-
-def _settle_layout(codec: AudioCodecContext) -> None:
-    """Makes the channels of an unusual layout nameless, of which only the number matters here, also for the frames."""
-    layout = codec.layout
-    count = channels_of(layout)
-    if _is_unusual(layout):
-        cast(Any, codec).layout = f"{count}C"
-
-
-def channels_of(layout: AudioLayout) -> int:
-    """Number of channels. To be asked at once of each layout of a stream or a frame, before it is let go.
-
-    A layout of its own order is a table in memory, which PyAV 17.1 to 18.1 free twice, and so end the process: once
-    with the object that stands for it, and once with the stream or the frame. Such an object is never freed.
-    """
-    if _is_unusual(layout):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
-    return layout.nb_channels
-
-
-def _is_unusual(layout: AudioLayout) -> bool:
-    return layout.name.endswith(")") or layout.name.startswith("ambisonic")  # "3 channels (FR+FL+LFE)"
 
 
 def _check_pixels(name: Path | str, kind: str, size: tuple[int, int] | None, most: int) -> None:

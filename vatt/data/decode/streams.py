@@ -9,7 +9,6 @@ Times are seconds from the start of the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +16,11 @@ import av
 import av.error
 from av.audio.stream import AudioStream
 from av.container.input import InputContainer
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from vatt.data.decode.opening import TimeLimit, channels_of, open_media
+from vatt.data.decode.opening import TimeLimit, open_media
+from vatt.data.decode.pyav_faults import channels_of, packets_of
 
 _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _FOR_SOME = Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.comment
@@ -149,21 +148,6 @@ def _read_ends(container: InputContainer) -> dict[int, float]:
         else:  # as in raw H.264: one follows the other
             ends[stream.index] += lasts or frame_seconds(stream)
     return ends
-
-
-def packets_of(container: InputContainer, streams: Sequence[Any]) -> Iterator[Packet]:
-    """The packets of streams in the order of the file, from where it is to its end."""
-    count, before = 0, -1
-    while count > before:
-        before = count
-        try:
-            for packet in container.demux(*streams):
-                if packet.size:  # an empty one marks the end
-                    count += 1
-                    yield packet
-            return
-        except IndexError:  # PyAV, of a file in which another stream begins meanwhile
-            continue
 
 
 def frame_seconds(stream: Any) -> float:
