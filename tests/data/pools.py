@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from tests.limits import HANG
-from vatt.data.workers import Plan, Pool
+from vatt.data.batches import Plan
+from vatt.data.workers import Pool
 
 LAYOUT = {"x": ((3, 5), torch.uint8), "y": ((), torch.float32), "large": ((1 << 15,), torch.int16)}
 

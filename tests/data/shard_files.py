@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from vatt.data.shards.format import Index, PieceLine, RowLine, Settings, Shard, SourceLine, shard_names
+from vatt.data.shards.format import Index, Settings, Shard, shard_names
+from vatt.data.shards.lines import PieceLine, RowLine, SourceLine
 
 SETTINGS = Settings(256, 10.0, 3.2, 60.0, 10**9, 48000, "by hand", "by hand", "by hand")
 

@@ -25,7 +25,8 @@ from vatt.data.clips import Clip
 from vatt.data.manifest import read_clips
 from vatt.data.pack import PackError, PackJob, pack, tasks
 from vatt.data.pack.groups import WORK
-from vatt.data.shards.format import FAULTS, INDEX, Settings, member_text, read_index, read_sources
+from vatt.data.shards.format import FAULTS, INDEX, Settings, read_index
+from vatt.data.shards.lines import member_text, read_sources
 
 pytestmark = pytest.mark.slow  # processes start, and films are written
 

@@ -19,7 +19,8 @@ from vatt.data.check.shards import ShardFile as File
 from vatt.data.check.shards import check_shard, check_shards
 from vatt.data.pack.tasks import ShardTask, write_shards
 from vatt.data.pack.transcode import transcode
-from vatt.data.shards.format import INDEX, Index, PieceLine, RowLine, Shard, ShardError, SourceLine, read_index
+from vatt.data.shards.format import INDEX, Index, Shard, ShardError, read_index
+from vatt.data.shards.lines import PieceLine, RowLine, SourceLine
 
 FIRST, SECOND = "shard-000000.tar", "shard-000001.tar"
 PIECE = "00000001-00000.mkv"  # the second of the first shard

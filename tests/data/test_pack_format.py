@@ -8,18 +8,8 @@ from dataclasses import replace
 import pytest
 
 from vatt.data.captions import Caption
-from vatt.data.shards.format import (
-    Index,
-    PieceLine,
-    RowLine,
-    Settings,
-    Shard,
-    ShardError,
-    SourceLine,
-    read_index,
-    read_sources,
-    shard_names,
-)
+from vatt.data.shards.format import Index, Settings, Shard, ShardError, read_index, shard_names
+from vatt.data.shards.lines import PieceLine, RowLine, SourceLine, read_sources
 
 SHA = "0123456789abcdef" * 4
 SETTINGS = Settings(256, 10, 3.2, 60.0, 10**8, 48000, "mpeg4 q=3", "pcm_s16le", "mjpeg q=2")

@@ -20,8 +20,9 @@ from vatt.data.pack.plan import (
     plan_sources,
     read_plan,
 )
-from vatt.data.samples import window_start
-from vatt.data.shards.format import PieceLine, Settings, SourceLine
+from vatt.data.shards.format import Settings
+from vatt.data.shards.lines import PieceLine, SourceLine
+from vatt.data.windows import window_start
 
 SETTINGS = Settings(64, 10.0, 3.2, 60.0, 10**9, 48000, "mpeg4 q=3", "pcm", "mjpeg q=2")
 

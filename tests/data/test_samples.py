@@ -32,7 +32,8 @@ from vatt.data import (
 from vatt.data.augment import CentreView, SquareView
 from vatt.data.clips import Clip
 from vatt.data.decode import decode_picture, decode_sound, decode_views, decode_window
-from vatt.data.samples import PretrainReader, evaluation_windows, window_start
+from vatt.data.samples import PretrainReader, evaluation_windows
+from vatt.data.windows import window_start
 
 SPEC = InputConfig(frames=4, fps=4, size=16, sample_rate=8000)
 

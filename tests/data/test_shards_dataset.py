@@ -17,7 +17,7 @@ from vatt.data.captions import Caption
 from vatt.data.clips import check_packing, count_captioned, kinds_of
 from vatt.data.decode import Packing
 from vatt.data.shards import storage
-from vatt.data.shards.format import RowLine
+from vatt.data.shards.lines import RowLine
 from vatt.errors import UserError
 
 CAPTIONS = (Caption("a dog runs", 0.0, 2.0), Caption("it rests", 2.0, 4.5))

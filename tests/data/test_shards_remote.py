@@ -16,7 +16,7 @@ from tests.limits import HANG
 from vatt.data import ManifestError, MediaError, read_clips
 from vatt.data.shards import fetch as fetching
 from vatt.data.shards import storage
-from vatt.data.shards.format import RowLine
+from vatt.data.shards.lines import RowLine
 
 SHARD = "shard-000000.tar"
 

@@ -17,8 +17,9 @@ from vatt.data.config import AugmentConfig
 from vatt.data.decode import decode_sound
 from vatt.data.labels import Classes
 from vatt.data.pack import PackJob, pack
-from vatt.data.samples import PretrainReader, Views, evaluation_windows, window_start
+from vatt.data.samples import PretrainReader, Views, evaluation_windows
 from vatt.data.shards.format import Settings
+from vatt.data.windows import window_start
 
 pytestmark = pytest.mark.slow
 

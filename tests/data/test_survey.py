@@ -15,7 +15,7 @@ from tests.data.shard_files import Made, write_shards
 from vatt.clip import InputConfig
 from vatt.data import Clip, read_clips, survey
 from vatt.data.captions import Caption
-from vatt.data.shards.format import RowLine
+from vatt.data.shards.lines import RowLine
 
 SPEC = InputConfig(size=16, sample_rate=16000)
 

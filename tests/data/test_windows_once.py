@@ -17,7 +17,8 @@ from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data import Clip, DataConfig, Tokenizer, Views, eval_batches, view_batches
 from vatt.data.decode import audio, video
-from vatt.data.samples import evaluation_windows, window_start
+from vatt.data.samples import evaluation_windows
+from vatt.data.windows import window_start
 from vatt.evaluation.retrieval import embed
 from vatt.inference import embed_clips
 from vatt.models import VATT

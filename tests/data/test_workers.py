@@ -21,8 +21,8 @@ import pytest
 from tests.data.pools import LAYOUT, Numbers, numbers, pool
 from tests.limits import HANG
 from vatt.data import workers as module
+from vatt.data.batches import Plan, WorkerFault, read_here
 from vatt.data.slots import NoRoom
-from vatt.data.workers import Plan, WorkerFault, read_here
 from vatt.errors import UserError
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.data.pools import LAYOUT, Numbers, alive, gone, numbers, pool
 from tests.limits import HANG
-from vatt.data.workers import Interrupted, Plan, read_here
+from vatt.data.batches import Interrupted, Plan, read_here
 
 
 def test_who_waits_can_be_interrupted(opened):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +75,18 @@ def refused(text, *words):
     assert "Traceback" not in text
     for word in words:
         assert word in text
+
+
+def copy_with_bad_files(sample, folder, bad):
+    """The sample with ``bad`` training videos spoilt, each in another way."""
+    shutil.copytree(sample.parent, folder)
+    videos = [row["video"] for row in csv.DictReader(sample.open()) if row["split"] == "train"]
+    spoil = [
+        lambda p: p.write_bytes(b""),
+        lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+        lambda p: p.unlink(),
+        lambda p: p.write_text("no video"),
+    ]
+    for number, name in enumerate(videos[:bad]):
+        spoil[number % len(spoil)](folder / name)
+    return folder / "manifest.csv"

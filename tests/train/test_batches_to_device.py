@@ -11,7 +11,8 @@ import torch
 
 from tests.limits import HANG
 from train.core.transfer import Uploader
-from vatt.data.workers import Plan, Pool
+from vatt.data.batches import Plan
+from vatt.data.workers import Pool
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 LAYOUT = {"x": ((1 << 19,), torch.int32), "y": ((), torch.int64)}

@@ -22,7 +22,7 @@ from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
 from vatt.config import to_dict
 from vatt.data import SkipLog
-from vatt.data.workers import Interrupted
+from vatt.data.batches import Interrupted
 from vatt.weights.tensors import Tensors
 
 

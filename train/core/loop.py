@@ -21,8 +21,8 @@ from train.core.run_folder import RunFolder
 from vatt import signals
 from vatt.config import to_dict
 from vatt.data import Batch, ClipLoader, SkipLog
+from vatt.data.batches import Interrupted
 from vatt.data.skipped import Record
-from vatt.data.workers import Interrupted
 from vatt.errors import UserError
 from vatt.optim import cosine, quarter_cosine, step_cosine
 from vatt.weights.tensors import NotFiniteTensor, Tensors

@@ -28,7 +28,7 @@ from vatt.clip import InputConfig
 from vatt.data import Clip
 from vatt.data.augment import CentreView
 from vatt.data.decode import MediaError, decode_window
-from vatt.data.samples import window_start
+from vatt.data.windows import window_start
 from vatt.errors import printable
 from vatt.evaluation.retrieval import EQUAL, NAMES
 from vatt.files import write_text

@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 
 from vatt.clip import InputConfig
+from vatt.data.batches import Filled, Plan, Rows, Work, patience, read_here
 from vatt.data.clips import Clip, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError, sound_digest
 from vatt.data.loader import AHEAD, Batch
 from vatt.data.reading import check_there, one_clip
-from vatt.data.samples import Layout, Modality, PretrainReader, Sample, Views, evaluation_windows, expect_windows
+from vatt.data.samples import Layout, Modality, PretrainReader, Sample, Views, evaluation_windows
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import NoRoom, fit_prefetch
 from vatt.data.tokenizer import Tokenizer
-from vatt.data.workers import Filled, Plan, Pool, Rows, Work, patience, read_here
+from vatt.data.windows import expect_windows
+from vatt.data.workers import Pool
 from vatt.distributed import ranks_here
 from vatt.memory import free_memory
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vatt.clip import InputConfig
+from vatt.data.batches import Filled, Plan, Rows, patience, read_here
 from vatt.data.clips import Clip, ClipTable, check_packing
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
@@ -29,7 +30,7 @@ from vatt.data.samples import AugmentOn, Layout, PretrainReader, Sample
 from vatt.data.skipped import Record, skipped_clip
 from vatt.data.slots import PROCESS, fit_prefetch
 from vatt.data.tokenizer import Tokenizer
-from vatt.data.workers import Filled, Plan, Pool, Rows, patience, read_here
+from vatt.data.workers import Pool
 from vatt.errors import UserError
 from vatt.memory import free_memory
 

@@ -9,9 +9,7 @@ Shapes: T frames, S side, L samples, C candidate sentences, W words, V views, K 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,7 +23,6 @@ from vatt.data.captions import choose_candidates
 from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import (
-    ChooseStart,
     FrameWriter,
     MediaError,
     PlaneFrames,
@@ -41,12 +38,12 @@ from vatt.data.decode import (
 )
 from vatt.data.labels import Classes
 from vatt.data.tokenizer import Tokenizer
+from vatt.data.windows import expect_window, spread, starts_at
 
 Sample = dict[str, Tensor]
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of each tensor of a sample
 Modality = Literal["video", "audio"]
 AugmentOn = Literal["cpu", "gpu"]  # where crop, scale, flip and colours are made of the frames
-_ROUNDED = 1e-6  # of an interval: what a time that is meant to lie on the grid may lie beside it
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class PretrainReader:
 
     def expect(self, clip: Clip, rng: np.random.Generator) -> None:
         """A call with these arguments is to come: begins to fetch what it will open, and returns at once."""
-        _expect(clip, self.spec, rng.random())
+        expect_window(clip, self.spec, rng.random())
 
     def windows(
         self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
@@ -105,7 +102,7 @@ class PretrainReader:
         samples = _samples(self.layout(), len(rngs), outs)
         wanted = []
         for rng, sample in zip(rngs, samples, strict=True):
-            start = _starts_at(clip, spec, rng.random())
+            start = starts_at(clip, spec, rng.random())
             view = RandomView(augment, rng) if augment.enabled else CentreView()
             wanted.append(Wanted(start, [_writer(view, spec, sample, self.augment_on)], sample["audio"].numpy()))
         written = decode_windows(clip.media, wanted, spec, self.config.decode_timeout, self.config.decoder)
@@ -142,8 +139,8 @@ def evaluation_windows(
     layout = PretrainReader(tokenizer, replace(spec, candidates=1), config).layout()
     samples = _samples(layout, windows, outs)
     wanted = [
-        Wanted(_starts_at(clip, spec, position), [_writer(CentreView(), spec, sample)], sample["audio"].numpy())
-        for position, sample in zip(_spread(windows), samples, strict=True)
+        Wanted(starts_at(clip, spec, position), [_writer(CentreView(), spec, sample)], sample["audio"].numpy())
+        for position, sample in zip(spread(windows), samples, strict=True)
     ]
     written = decode_windows(clip.media, wanted, spec, config.decode_timeout, config.decoder, once=True)
     firsts = _firsts([window.start for window in written])
@@ -184,7 +181,7 @@ class LabelledReader:
 
     def expect(self, clip: Clip, rng: np.random.Generator) -> None:
         """A call with these arguments is to come: begins to fetch what it will open, and returns at once."""
-        _expect(clip, self.spec, rng.random(), sound=self.modality == "audio")
+        expect_window(clip, self.spec, rng.random(), sound=self.modality == "audio")
 
     def windows(
         self, clip: Clip, rngs: Sequence[np.random.Generator], outs: Sequence[Sample | None] | None = None
@@ -247,11 +244,11 @@ class Views:
         Raises:
             MediaError: the clip cannot be decoded.
         """
-        positions = _spread(self.clips)
+        positions = spread(self.clips)
         if modality == "audio":
             return _read_sounds(clip, positions, list(x_V.numpy()), spec, timeout, once=True)
         windows = x_V.numpy().reshape(self.clips, self.crops, *x_V.shape[1:])
-        squares = [SquareView(position) for position in _spread(self.crops)]
+        squares = [SquareView(position) for position in spread(self.crops)]
         writers: list[list[FrameWriter]] = [list(map(RgbFrames, squares, window)) for window in windows]
         firsts = _read_pictures(clip, positions, writers, spec, timeout, once=True)
         return [window * self.crops + crop for window in firsts for crop in range(self.crops)]
@@ -281,7 +278,7 @@ def _read_sounds(
     same time, which with ``once`` is alone written."""
     if clip.kind == "image":
         raise MediaError(clip.video, "audio", "is a picture, which has no sound")
-    chosen = [_starts_at(clip, spec, position) for position in positions]
+    chosen = [starts_at(clip, spec, position) for position in positions]
     return _firsts(decode_sounds(clip.media, chosen, outs, spec, timeout, once=once))
 
 
@@ -303,65 +300,8 @@ def _read_pictures(
         write_picture(clip.media, pictures, spec, timeout)
         return [0] * len(writers)
     pairs = zip(positions, writers, strict=True)
-    wanted = [Wanted(_starts_at(clip, spec, position), window) for position, window in pairs]
+    wanted = [Wanted(starts_at(clip, spec, position), window) for position, window in pairs]
     return _firsts([window.start for window in decode_windows(clip.media, wanted, spec, timeout, decoder, once=once)])
-
-
-def _spread(count: int) -> list[float]:
-    """``count`` positions from 0 to 1, evenly; one lies in the middle."""
-    return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]
-
-
-def _starts_at(clip: Clip, spec: InputConfig, position: float) -> ChooseStart:
-    def choose(duration: float) -> float:
-        check_start(clip, duration)
-        return window_start(clip, duration, spec, position)
-
-    return choose
-
-
-def check_start(clip: Clip, duration: float) -> None:
-    """Raises MediaError: the clip begins behind the end of its file, of ``duration`` seconds (0: not known)."""
-    if clip.start is not None and 0 < duration <= clip.start:
-        where = f"{clip.row}: " if clip.row else ""
-        reason = f"{where}starts at {clip.start:g} s, behind the end of the file at {duration:.2f} s"
-        raise MediaError(clip.video if clip.packed is None else clip.packed.name, "start", reason)
-
-
-def _expect(clip: Clip, spec: InputConfig, position: float, sound: bool = False) -> None:
-    """Begins to fetch the piece of a packed clip that the window at ``position`` lies in."""
-    packed = clip.packed
-    if packed is None:
-        return
-    with suppress(MediaError):  # told when it is read
-        if clip.kind == "image":
-            packed.piece(0.0, 0.0).expect()
-        else:
-            duration = (packed.sound or packed.duration) if sound else packed.duration
-            packed.piece(window_start(clip, duration, spec, position), spec.seconds).expect()
-
-
-def expect_windows(clip: Clip, spec: InputConfig, windows: int, sound: bool = False) -> None:
-    """Begins to fetch the pieces of ``windows`` windows, evenly spread over a packed clip."""
-    for position in _spread(windows):
-        _expect(clip, spec, position, sound)
-
-
-def window_start(clip: Clip, duration: float, spec: InputConfig, position: float) -> float:
-    """Where the window begins, for ``position`` from 0 (as early as possible) to 1 (as late as possible), in seconds.
-
-    It lies within the range of the clip where that is long enough, else it covers the range; always within the video.
-    It is a multiple of 1 / ``spec.fps``, so that a file shows the same frames as its packed copy, whose frames lie on
-    this grid. Where none lies between the earliest and the latest start, the window leaves the range, or the video, by
-    less than half an interval.
-    """
-    last = max(0.0, duration - spec.seconds)
-    begin = clip.start or 0.0
-    end = min(clip.end, duration) if clip.end is not None and duration else clip.end or duration
-    low, high = (min(max(time, 0.0), last) for time in sorted((begin, end - spec.seconds)))
-    first, final = math.ceil(low * spec.fps - _ROUNDED), math.floor(high * spec.fps + _ROUNDED)
-    interval = round((low + position * (high - low)) * spec.fps)
-    return (min(max(interval, first), final) if first <= final else interval) / spec.fps
 
 
 def frames_layout(spec: InputConfig, augment_on: AugmentOn, name: str) -> Layout:

@@ -32,8 +32,8 @@ from vatt.data.decode import (
     open_media,
 )
 from vatt.data.reading import bad_clip
-from vatt.data.samples import check_start, window_start
 from vatt.data.shards.storage import is_url
+from vatt.data.windows import check_start, window_start
 from vatt.isolated import Failed, run_isolated
 
 MOST = 48  # clips that are opened

@@ -20,109 +20,26 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
-from vatt.data.samples import Layout
-from vatt.data.slots import LOWER, Board, NoRoom, Slots, batch_bytes, carve
+from vatt.data.batches import Filled, Interrupted, Plan, Work, WorkerFault
+from vatt.data.slots import LOWER, Board, NoRoom, Slots
 from vatt.errors import UserError
 from vatt.limits import check_open_files, end_with_parent, no_more_files, read_strangers
 from vatt.signals import ENDING
 
-Rows = dict[str, Tensor]
-Filled = tuple[Rows, list[Any]]  # a batch, and what reading each of its tasks returned
-_ALIVE = 120.0  # seconds without an answer after which a process counts as hung, at least
 _GRACE = 0.2  # seconds that a process has to end by itself
 _GONE = 5.0  # seconds until a killed process has gone; one that waits for a dead disk may never go
 _LOOK = 1.0  # seconds between two looks at whether a process hangs, or the one who waits was told to stop
 _LIMIT = 20  # processes that die one after the other before anything was read
 _NOTHING = -1  # in place of a task: the process could not even begin
-
-
-class Work(Protocol):
-    """What is read."""
-
-    def read(self, task: int, rows: Rows, lost: Mapping[int, str], begin: Callable[[int], None]) -> Any:
-        """Reads a task into its rows.
-
-        Args:
-            rows: tensors with the rows of the task as first axis.
-            lost: attempts at this task that have ended the process, with the way how.
-            begin: to be called with the number of each attempt when it begins.
-
-        Returns:
-            What there is to tell besides, small; mostly None.
-        """
-        ...
-
-
-class Interrupted(Exception):
-    """Waiting for a batch was given up, because the one who waits was told to stop."""
-
-
-class WorkerFault(RuntimeError):
-    """A fault of this project in a reading process, with its traceback."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The batches of a pool.
-
-    Attributes:
-        layout: of a row.
-        rows: of a task.
-        tasks: of a batch; the last one may have fewer.
-        total: tasks in all; None: without end.
-    """
-
-    layout: Layout
-    rows: int
-    tasks: int
-    total: int | None = None
-
-    def tasks_of(self, batch: int) -> range:
-        """The tasks of a batch; none after the last."""
-        end = (batch + 1) * self.tasks
-        return range(batch * self.tasks, end if self.total is None else min(end, self.total))
-
-    @property
-    def batch_bytes(self) -> int:
-        """What a batch takes of memory."""
-        return batch_bytes(self.layout, self.rows * self.tasks)
-
-    def part(self, batch: Rows, task: int) -> Rows:
-        """The rows of a task in its batch."""
-        at = task % self.tasks * self.rows
-        return {name: x[at : at + self.rows] for name, x in batch.items()}
-
-
-def patience(decode_timeout: float, windows: int) -> float:
-    """Seconds after which a process that reads so many windows counts as hung: longer than its own limits allow, which
-    are three of each: to wait for another process that fetches the same piece, to fetch it, and to decode."""
-    return max(_ALIVE, 4 * decode_timeout * windows)
-
-
-def read_here(work: Work, plan: Plan, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Filled]:
-    """The batches, read by this process itself. Raises Interrupted, between two tasks."""
-    number = 0
-    while tasks := plan.tasks_of(number):
-        rows = len(tasks) * plan.rows
-        batch = carve(torch.empty(batch_bytes(plan.layout, rows), dtype=torch.uint8), plan.layout, rows)
-        answers = []
-        for task in tasks:
-            if interrupted():
-                raise Interrupted
-            answers.append(work.read(task, plan.part(batch, task), {}, lambda attempt: None))
-        yield batch, answers
-        del batch
-        number += 1
 
 
 @dataclass

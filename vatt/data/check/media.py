@@ -24,7 +24,7 @@ from vatt.data.decode import (
     sound_digest,
 )
 from vatt.data.reading import bad_clip
-from vatt.data.samples import window_start
+from vatt.data.windows import window_start
 from vatt.errors import UserError
 
 Range = tuple[float | None, float | None]  # start and end of a clip in its file, seconds

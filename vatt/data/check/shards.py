@@ -10,17 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from vatt.data.check.tries import Tries, key_of
 from vatt.data.decode import MediaError, TimeLimit, open_media
-from vatt.data.shards.format import (
-    INDEX,
-    Index,
-    Settings,
-    Shard,
-    ShardError,
-    SourceLine,
-    member_text,
-    read_index,
-    read_sources,
-)
+from vatt.data.shards.format import INDEX, Index, Settings, Shard, ShardError, read_index
+from vatt.data.shards.lines import SourceLine, member_text, read_sources
 from vatt.data.skipped import Record
 from vatt.isolated import Failed, run_isolated
 

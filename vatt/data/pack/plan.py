@@ -17,7 +17,8 @@ from typing import Any
 
 from vatt.data.captions import Caption, Narration
 from vatt.data.clips import Clip
-from vatt.data.shards.format import RowLine, Settings
+from vatt.data.shards.format import Settings
+from vatt.data.shards.lines import RowLine
 from vatt.errors import UserError
 
 _FILL = 0.75  # of a shard that the estimate may fill: a group that needs more goes on in a second shard
@@ -117,7 +118,7 @@ def data_digest(sources: Sequence[PlannedSource]) -> str:
 
 
 def row_range(row: RowLine, kind: str, duration: float, settings: Settings) -> tuple[int, int]:
-    """All frames that a window of a row can reach, see `vatt.data.samples.window_start`: [first, last)."""
+    """All frames that a window of a row can reach, see `vatt.data.windows.window_start`: [first, last)."""
     if kind == "image":
         return 0, 0
     window = settings.window

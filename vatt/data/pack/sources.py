@@ -12,7 +12,8 @@ from vatt.data.decode import duration_of, open_media
 from vatt.data.pack.plan import PiecePlan, PlannedSource, needed, row_range, whole
 from vatt.data.pack.tasks import Fault, Short, key_of
 from vatt.data.pack.transcode import Probed, ending_of
-from vatt.data.shards.format import PieceLine, RowLine, Settings, SourceLine
+from vatt.data.shards.format import Settings
+from vatt.data.shards.lines import PieceLine, RowLine, SourceLine
 from vatt.data.skipped import Record
 from vatt.isolated import run_isolated
 

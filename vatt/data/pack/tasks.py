@@ -21,7 +21,8 @@ from typing import Any
 from vatt.data.decode import MediaError
 from vatt.data.pack.transcode import Probed, ending_of, probe, transcode
 from vatt.data.reading import bad_clip
-from vatt.data.shards.format import PieceLine, Settings, Shard, SourceLine, member_text, shard_names
+from vatt.data.shards.format import Settings, Shard, shard_names
+from vatt.data.shards.lines import PieceLine, SourceLine, member_text
 from vatt.files import appearing, write_bytes
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ESTALE}

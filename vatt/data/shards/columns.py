@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vatt.data.shards.format import INDEX, Index, PieceLine, Shard, ShardError, SourceLine, read_sources
+from vatt.data.shards.format import INDEX, Index, Shard, ShardError
+from vatt.data.shards.lines import PieceLine, SourceLine, read_sources
 from vatt.data.shards.storage import LocalFolder, Unavailable
 from vatt.data.splits import name_digest
 

@@ -22,18 +22,8 @@ from vatt.data.decode import MediaError, Packing
 from vatt.data.shards.cache import CacheError, PieceCache, default_folder
 from vatt.data.shards.columns import KINDS, Columns, read_columns
 from vatt.data.shards.fetch import Fetcher, Part, fetch
-from vatt.data.shards.format import (
-    FAULTS,
-    INDEX,
-    Index,
-    PieceLine,
-    RowLine,
-    Shard,
-    ShardError,
-    SourceLine,
-    read_index,
-    read_sources,
-)
+from vatt.data.shards.format import FAULTS, INDEX, Index, Shard, ShardError, read_index
+from vatt.data.shards.lines import PieceLine, RowLine, SourceLine, read_sources
 from vatt.data.shards.piece_file import PieceFile
 from vatt.data.shards.storage import LocalFolder, Storage, Unavailable, is_url, open_storage
 from vatt.files import write_bytes
