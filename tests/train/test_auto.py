@@ -10,15 +10,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from train.auto.choices import BY_HAND, flat, table
+from train.auto.facts import Facts
+from train.auto.rates import in_words
 from train.config.pretraining import PretrainConfig, paper
 from train.core.command import Job
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
 from train.pretraining import start
 from train.pretraining.auto import LEAST_STEPS, choose, refuse_without_pairs, training_clips, training_windows
-from train.pretraining.choices import BY_HAND, flat, table
-from train.pretraining.expected import evaluations, expected, in_words
-from train.pretraining.facts import Facts
+from train.pretraining.expected import evaluations, expected
 from train.pretraining.memory import SHARE, in_parts, needed
 from train.pretraining.start import _find_parts, advice, beside_the_paper, expected_row, hopeless, prepare
 from vatt.analysis.plan.zero import state_bytes

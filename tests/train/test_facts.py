@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.data.media import flash_at, write
+from train.auto.facts import gather_facts, named_splits, product_rate
 from train.core import ranks
-from train.pretraining.facts import gather_facts, named_splits, product_rate
 from vatt.clip import InputConfig
 from vatt.data import Clip
 
@@ -34,7 +34,7 @@ def test_the_speed_of_the_cores_is_measured_and_their_number_kept():
 
 @pytest.mark.parametrize("timed", [True, False])
 def test_facts_of_this_machine(tmp_path, monkeypatch, timed):
-    monkeypatch.setattr("train.pretraining.facts.gather", lambda own: [own])
+    monkeypatch.setattr("train.auto.facts.gather", lambda own: [own])
     write(tmp_path / "a.mp4", flash_at(0, 2, 10))
     context = ranks.RankContext(0, 1, torch.device("cpu"))
     data = {"films": [Clip(tmp_path / "a.mp4")]}

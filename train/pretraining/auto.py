@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 
+from train.auto.choices import BY_HAND, Choice, Choosing
+from train.auto.facts import Facts
+from train.auto.rates import computing_rate, in_words
+from train.auto.rules import PATIENCE, TELLING, augmentation, pace, power_of_two, warm_up, workers
 from train.config.pretraining import PretrainConfig
-from train.config.sections import sample_augment
-from train.core.advice import warmup_of
-from train.pretraining.choices import BY_HAND, Choice, Choosing
-from train.pretraining.expected import computing_rate, held_out, in_words
-from train.pretraining.facts import Facts
+from train.pretraining.expected import held_out
 from train.pretraining.memory import fit, host_batch
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.analysis.plan.zero import weights
 from vatt.config import ConfigError
-from vatt.data.config import AugmentConfig
 from vatt.evaluation.retrieval import MEANINGFUL
 from vatt.models.config import VATTConfig
 from vatt.objectives.pretraining import Pretraining
@@ -40,10 +38,7 @@ LEAST_STEPS = 200
 # And what the paper has: 500,000 steps of 2,048 clips over the 136 million windows of HowTo100M.
 PAPER_WINDOWS, PAPER_BATCH, PAPER_STEPS, PAPER_PASSES = 136e6, 2048, 500_000, 7.5
 CPU_BATCH = 256  # most clips of a step on a CPU: more would leave it few steps
-PATIENCE = {"cpu": 12 * 3600.0, "cuda": 7 * 86_400.0}  # seconds of a run that nobody asked to be longer
-TELLING = 0.01  # share of captions with left, right or a colour from which augmentation heeds them
 OFTEN = 0.1  # share of captions with a colour from which hues stay as they are
-_MILD, _PAPER = 10_000, 1_000_000  # windows up to which augmentation is mild, and from which on it is the paper's
 _RATES = {"tiny": (3e-3, 1e-3), "small": (1e-3, 3e-4), "base": (2e-4, 1e-4)}  # of short and of long runs
 _LARGE_RATES = (1e-4, 1e-4)
 _SHORT, _LONG = 1000, 100_000  # steps
@@ -182,16 +177,12 @@ def _held_out(picks: Choosing, facts: Facts) -> None:
             reason = f"{videos} files are too few to hold {MEANINGFUL} out, which an evaluation needs; so there is none"
         else:
             reason = "by a hash of their names; 100 to 1,000 are wanted, and at most a fifth"
-        picks.set("data.eval_share", float(f"{share:.3g}"), reason, f"{share:.3g}, about {share * clips:,.0f} clips")
+        shown = f"{share:.3g}, about {share * clips:,.0f} clips" if share else "0"
+        picks.set("data.eval_share", float(f"{share:.3g}"), reason, shown)
     seconds, window = facts.survey.typical, picks.config.model.input.seconds
     count = 1 if 0 < seconds < 2 * window else min(4, int(seconds / window)) if seconds else 4
     reason = f"of {window:g} s each, from clips of {seconds:.3g} s" if seconds else "as in the paper"
     picks.set("evaluation.windows", count, reason)
-
-
-def _power_of_two(value: float) -> int:
-    """The largest one that is not above a value; 1 at least."""
-    return 1 << max(0, int(math.log2(max(1.0, value)) + 1e-9))
 
 
 def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
@@ -203,11 +194,11 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
         [share for share in (facts.survey.captioned / facts.survey.clips, facts.survey.sound) if share] or [1.0]
     )
     wanted = BATCH * math.sqrt(windows / CLIPS) * min(2.0, 1 / scarce)
-    size = min(most, _power_of_two(math.sqrt(2) * wanted), _power_of_two(clips / 2))
+    size = min(most, power_of_two(math.sqrt(2) * wanted), power_of_two(clips / 2))
     data, accumulated = picks.config.data, picks.config.engine.gradient_accumulation
     parts = max(accumulated, picks.config.engine.contrastive_parts)
     unit = math.lcm(data.windows_per_open, 2 * parts if parts > 1 else 1)
-    local = min(_power_of_two(size / facts.ranks), _power_of_two(host_batch(picks.config, facts)))
+    local = min(power_of_two(size / facts.ranks), power_of_two(host_batch(picks.config, facts)))
     local = max(2, unit, local // unit * unit)
     batch = local * facts.ranks
     reason = "measured: 32 for the 768 clips of the sample; it grows with the root of the windows"
@@ -268,42 +259,15 @@ def _rate(picks: Choosing) -> None:
     picks.set("optim.lr", rate, reason)
     if not picks.is_given("optim.final_lr"):
         picks.put({"optim.final_lr": picks.config.optim.lr / 100})
-    warmup = min(5000, max(10, round(0.115 * config.run.steps)))
-    warmup = min(warmup, config.run.steps // 2)
-    reason = "a ninth of the run, as on the sample"
-    if warmup == 5000:
-        reason = "the paper's; a ninth of the run would be more"
-    elif warmup == config.run.steps // 2:
-        reason = "half of a run that is this short"
-    elif warmup == 10:
-        reason = "the least; a ninth of the run would be fewer"
-    by_hand, steps = picks.config.optim.warmup_steps, config.run.steps
-    if picks.is_given("optim.warmup_steps") and (cut := warmup_of(by_hand, steps)) < by_hand:
-        picks.tell("optim.warmup_steps", str(cut), f"half of the run, which is the most; {BY_HAND}: {by_hand}")
-    else:
-        picks.set("optim.warmup_steps", warmup, reason)
+    warm_up(picks, 0.115, 5000, "a ninth of the run")
     if size != "tiny" and not picks.is_given("optim.clip_backbone"):
         picks.set("optim.clip_norm", 1.0, "a safeguard for short runs; the paper does not clip")
 
 
 def _augmentation(picks: Choosing, facts: Facts) -> None:
     windows, survey = training_windows(picks.config, facts), facts.survey
-    if windows < _MILD:
-        values, name, reason = sample_augment(), "mild", f"{windows:,} windows: that of the sample (measured there)"
-        values = replace(values, hue=0.05)
-    elif windows < _PAPER:
-        values = AugmentConfig(area_min=0.3, aspect_min=0.75, aspect_max=4 / 3, hue=0.1, saturation=0.3, contrast=0.3)
-        name, reason = "medium", f"{windows:,} windows: between the sample's and the paper's (a guess)"
-    else:
-        values, name, reason = AugmentConfig(), "the paper's", f"{windows:,} windows"
-    names = ("area_min", "aspect_min", "aspect_max", "brightness", "saturation", "contrast")
-    by_hand = picks.put({f"data.augment.{name}": getattr(values, name) for name in names})
-    if not picks.config.data.augment.enabled:
-        picks.tell("data.augment", "off", BY_HAND)
+    if (values := augmentation(picks, windows)) is None:
         return
-    if by_hand:
-        reason += f"; set by you: {', '.join(key.rpartition('.')[2] for key in by_hand)}"
-    picks.tell("data.augment", name, reason)
     flip = survey.left_right < TELLING
     told = f"{survey.left_right:.1%} of the captions tell left from right"
     told = told if survey.captioned else "no captions that a mirror would belie"
@@ -318,31 +282,9 @@ def _augmentation(picks: Choosing, facts: Facts) -> None:
 
 
 def _pace(picks: Choosing, facts: Facts) -> None:
-    steps = picks.config.run.steps
     clips = held_out(picks.config, facts)
-    often = -(-steps // 4) if steps >= 1000 else -(-steps // 2) if steps >= 100 else 0
-    reason = "and at the end; four times in a run, and every 10,000 steps"
-    reason = "at the end alone" if not often else "and at the end; twice in a short run" if steps < 1000 else reason
+    reason = ""
     if clips < MEANINGFUL:
         reason = f"{clips} clips are held out, and an evaluation needs {MEANINGFUL}" if clips else "nothing is held out"
-    picks.set("run.eval_every", 0 if clips < MEANINGFUL else min(10_000, often), reason)
-    picks.set("run.save_every", min(5000, often), "at the end alone" if not often else "so that --resume can go on")
-    picks.set("run.log_every", max(1, min(50, steps // 13)), "at least a dozen records")
-    large = facts.survey.height * facts.survey.width > 320 * 240 or not facts.survey.height
-    cores = f"{facts.cores} {'core' if facts.cores == 1 else 'cores'}"
-    if facts.on_gpu:
-        workers = max(1, min(16, facts.cores - 2))
-        reason = f"of {cores}; decoding is what a GPU waits for"
-    elif large:
-        workers, reason = max(1, min(16, facts.cores)), f"on {cores}; pictures are large, decoding is slow"
-    else:
-        workers, reason = (
-            max(1, min(16, facts.cores // 2)),
-            f"on {cores}; pictures are small, decoding is fast",
-        )
-    picks.set("data.workers", workers, reason)
-
-
-def summary(choices: list[Choice]) -> list[dict[str, str]]:
-    """For the folder of the run."""
-    return [vars(choice) for choice in choices]
+    pace(picks, reason)
+    workers(picks, facts)

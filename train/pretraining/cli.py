@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from train.auto.choices import flat
 from train.config.pretraining import AUTO, RECIPES, PretrainConfig, recipe
 from train.core.command import AUTO as RESUME_AUTO
 from train.core.command import Job, Parser, add_training_flags, goes_on, separate_resume, set_training_flags
 from train.core.run_folder import RunFolder, load_config
-from train.pretraining.choices import flat
 from vatt.config import ConfigError, from_dict, override, parse_override, to_dict, update
 from vatt.presets import PRESETS, preset
 

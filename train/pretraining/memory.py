@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
-
+from train.auto.facts import Facts
+from train.auto.rules import OF_PROCESS, RESERVE, SHARE, training_type
 from train.config.pretraining import PretrainConfig
-from train.pretraining.facts import Facts
 from vatt.analysis.memory import activation_bytes
 from vatt.analysis.plan.predict import sample_bytes
 from vatt.analysis.plan.zero import States, state_bytes
 from vatt.data.slots import PROCESS
 
-SHARE = 0.8  # of the memory that is free, which a run may fill
-_RESERVE = 2 << 30  # bytes: CUDA context, gaps, temporaries (as `vatt plan` assumes)
-_PROCESS = 1 << 30  # bytes of main memory: the process itself
 _LEAST = 8  # clips of a part below which layers are computed twice, so that more fit
 
 
@@ -69,7 +65,7 @@ def in_parts(config: PretrainConfig, facts: Facts, zero: int, checkpointing: boo
     local, windows = local_batch(config, facts), config.data.windows_per_open
     possible = [n for n in range(1, local + 1) if local % n == 0 and local // n % windows == 0] or [1]
     states = {
-        several: state_bytes(config.model, zero, facts.ranks, _dtype(config, facts), parts=1 + several)
+        several: state_bytes(config.model, zero, facts.ranks, training_type(config, facts), parts=1 + several)
         for several in (False, True)
     }
     size = 0
@@ -80,10 +76,6 @@ def in_parts(config: PretrainConfig, facts: Facts, zero: int, checkpointing: boo
     return Fit(zero, checkpointing, 0, possible[-1], size)
 
 
-def _dtype(config: PretrainConfig, facts: Facts) -> torch.dtype:
-    return torch.bfloat16 if facts.on_gpu and config.engine.precision != "fp32" else torch.float32
-
-
 def needed(config: PretrainConfig, facts: Facts, states: States, checkpointing: bool, parts: int) -> int:
     """Bytes of a rank at the peak of a step whose batch comes in so many parts. On a CPU the whole batch lies in the
     same memory, beside the parts that are read ahead and the reading processes."""
@@ -91,7 +83,7 @@ def needed(config: PretrainConfig, facts: Facts, states: States, checkpointing: 
     local = local_batch(config, facts)
     kept = activation_bytes(
         config.model,
-        _dtype(config, facts),
+        training_type(config, facts),
         local,
         checkpointing=checkpointing,
         backend="auto" if facts.on_gpu else "torch",
@@ -99,16 +91,16 @@ def needed(config: PretrainConfig, facts: Facts, states: States, checkpointing: 
         device="cuda" if facts.on_gpu else "cpu",
         parts=parts,
     )
-    part, others = local // parts, _RESERVE
+    part, others = local // parts, RESERVE
     clips = 2 * part
     if not facts.on_gpu:
         clips = local + config.data.prefetch * part
-        others = _PROCESS + config.data.workers * PROCESS
+        others = OF_PROCESS + config.data.workers * PROCESS
     passes = sum(own) + states.buckets + states.copies + kept.total + clips * sample_bytes(config.model)
     return max(passes, states.updating) + others
 
 
 def host_batch(config: PretrainConfig, facts: Facts) -> int:
     """Clips of a rank whose batch fits into its main memory, of which a batch takes at most a third."""
-    room = SHARE * facts.host - _PROCESS
+    room = SHARE * facts.host - OF_PROCESS
     return max(2, int(room / 3 / sample_bytes(config.model)))

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
+from train.auto.choices import Choice, table
+from train.auto.facts import Facts, gather_facts
+from train.auto.rates import HOPELESS, Expected, in_words
+from train.auto.rules import TELLING
 from train.config.pretraining import PretrainConfig, recipe
 from train.core.command import Job
 from train.core.console import Reporter
 from train.core.data import read_data, refuse_without_training, sample_manifest
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
-from train.pretraining.auto import CLIPS, TELLING, choose, refuse_unbuildable, refuse_without_pairs, training_clips
-from train.pretraining.choices import Choice, table
-from train.pretraining.expected import HOPELESS, Expected, expected, in_words
-from train.pretraining.facts import Facts, gather_facts
+from train.pretraining.auto import CLIPS, choose, refuse_unbuildable, refuse_without_pairs, training_clips
+from train.pretraining.expected import expected
 from train.pretraining.memory import in_parts, local_batch
 from vatt.data.clips import Clips
 from vatt.data.splits import splits_of

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from train.config.pretraining import PretrainConfig
-from vatt.config import update
+from vatt.config import Section, update
+
+Config = TypeVar("Config", bound=Section)
 
 BY_HAND = "set by you"
 _WHOLE, _MOST = 100, 34  # columns of the table, and of its first two at most
@@ -23,13 +24,13 @@ class Choice:
     reason: str
 
 
-class Choosing:
+class Choosing(Generic[Config]):
     """Args:
     config: to begin with; what was set by hand is put over it.
     given: dotted settings that were set by hand, with their values.
     """
 
-    def __init__(self, config: PretrainConfig, given: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, given: Mapping[str, Any]) -> None:
         self.given = dict(given)
         self.config = update(config, nested(given))
         self.choices: list[Choice] = []
