@@ -21,7 +21,16 @@ from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.check.media import MediaFile, try_file
-from vatt.data.decode import MediaError, decode_picture, decode_sound, decode_window, open_media, opening, pictures
+from vatt.data.decode import (
+    MediaError,
+    decode_picture,
+    decode_sound,
+    decode_window,
+    open_media,
+    opening,
+    pictures,
+    pyav_faults,
+)
 from vatt.isolated import run_isolated
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -234,8 +243,8 @@ def _loudest(path):
     with av.open(str(path)) as container:  # as if the decoder itself had made it
         codec = container.streams.audio[0].codec_context
         for packet in container.demux(audio=0):
-            assert opening.channels_of(codec.layout) == 8
-            assert all(opening.channels_of(frame.layout) == 8 for frame in codec.decode(packet))
+            assert pyav_faults.channels_of(codec.layout) == 8
+            assert all(pyav_faults.channels_of(frame.layout) == 8 for frame in codec.decode(packet))
     for _ in range(5):  # memory that is freed twice may be found later
         found = float(np.abs(window(path).audio_L).max()), float(np.abs(sound(path)).max())
     return found
