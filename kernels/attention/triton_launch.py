@@ -33,8 +33,8 @@ class LaunchConfig(NamedTuple):
     registers: int = 0
 
 
-# Sentences: one program per sequence and head. Not 16 tokens a step: in half precision Triton 3.6 and 3.7 sum products of
-# 16 terms wrongly where an 8-bit mask is among what they depend on (`wide_operands` of bench/checks/compiled.py).
+# Sentences: one program per sequence and head. Not 16 tokens a step: in half precision Triton 3.6 and 3.7 sum products
+# of 16 terms wrongly where an 8-bit mask is among what they depend on (`bench compiled` looks for it).
 SHORT_CONFIGS = dict.fromkeys(("forward", "bias", "queries", "keys"), LaunchConfig(32, 32, 4, 1))
 
 # (kernel, arch, head dim up to), not yet swept on a GPU: for sm90 by a model of it (bench/LOG.md), for sm80 by what
