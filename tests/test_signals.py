@@ -43,7 +43,7 @@ def test_a_signal_raises_what_unwinds_and_has_the_status_of_a_shell(number, stat
                     time.sleep(60)
                 finally:
                     print("cleaned")
-        except signals.Stopped as stopped:
+        except signals.SignalInterrupt as stopped:
             print(stopped)
             sys.exit(signals.status())
     """
@@ -62,7 +62,7 @@ def test_a_finalizer_does_not_swallow_it():
                 Slow()
                 time.sleep(9)
                 print("swallowed")
-        except signals.Stopped as stopped:
+        except signals.SignalInterrupt as stopped:
             print(stopped)
             sys.exit(signals.status())
     """
@@ -72,7 +72,7 @@ def test_a_finalizer_does_not_swallow_it():
 PUT_OFF = """
     with signals.put_off():
         print("ready")
-        while signals.told() is None:
+        while signals.received() is None:
             time.sleep(0.01)
         print("noted")
         {rest}
@@ -85,7 +85,7 @@ def test_what_must_be_finished_is_finished_and_what_can_be_left_out_is_left_out(
         try:
             with signals.may_interrupt():
                 print("evaluated")
-        except signals.Stopped:
+        except signals.SignalInterrupt:
             print("left out")
         print("saved")
     """
@@ -144,8 +144,8 @@ def test_a_forked_process_keeps_its_signals_to_itself():
                 time.sleep(60)
                 os._exit(0)
             os.kill(child, signal.SIGTERM)
-            print(os.waitpid(child, 0)[1], signals.told())
+            print(os.waitpid(child, 0)[1], signals.received())
             time.sleep(0.2)
-            print(signals.told())
+            print(signals.received())
     """
     assert told(code) == (f"{int(TERMINATE)} None\nNone\n", 0)

@@ -71,8 +71,8 @@ def check_equal(what: str, sizes: Sequence[int], group: Group = None) -> None:
     dist.all_gather(parts, own, group=group)
     by_rank = torch.stack(parts).tolist()
     if any(other != by_rank[0] for other in by_rank):
-        told = ", ".join(f"{_readable(other)} on rank {number}" for number, other in enumerate(by_rank))
-        raise UnequalRanks(f"{what}: must be equal on all ranks, but is {told}")
+        values = ", ".join(f"{_readable(other)} on rank {number}" for number, other in enumerate(by_rank))
+        raise UnequalRanks(f"{what}: must be equal on all ranks, but is {values}")
 
 
 def _readable(sizes: list[int]) -> str:

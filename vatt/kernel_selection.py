@@ -134,8 +134,8 @@ class Workers:
                 return process.ask(request, max(left, 0.1))
             except ProcessFailed as failure:
                 if process.expired is None:
-                    told = str(failure)
-                    raise (torch.OutOfMemoryError if "OutOfMemoryError" in told else RuntimeError)(told) from failure
+                    kind = torch.OutOfMemoryError if "OutOfMemoryError" in str(failure) else RuntimeError
+                    raise kind(str(failure)) from failure
                 if left < 0.9 * limit:  # the rest went into its start
                     raise NotExamined("no time after the start of its process") from failure
                 raise TooLong(f"took longer than {limit:.0f} s") from failure

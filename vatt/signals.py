@@ -1,9 +1,9 @@
 """Signals that end a command: it finishes what must not be cut off, ends what it has started, and says which it was.
 
 SIGINT (Ctrl-C), SIGTERM (schedulers, launchers) and SIGHUP (a terminal that closes) are taken alike. By default the
-first one raises `Stopped` in the main thread, so that ``finally`` and ``with`` do their work. In `put_off` it is only
-noted. A second Ctrl-C ends the command at once in either case; so does the first signal where the main thread does not
-come back from a library within seconds, as it may hang there.
+first one raises `SignalInterrupt` in the main thread, so that ``finally`` and ``with`` do their work. In `put_off` it
+is only noted. A second Ctrl-C ends the command at once in either case; so does the first signal where the main thread
+does not come back from a library within seconds, as it may hang there.
 
 Exit statuses are those of a shell: 128 and the number of the signal (130, 143, 129).
 """
@@ -24,11 +24,11 @@ from typing import Any, NoReturn
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 0.5  # seconds within which two Ctrl-C are one: of the terminal, and of a launcher that hands it on
 _AGAIN = 2.0  # seconds that a second Ctrl-C leaves the main thread to end by itself
-_ELSEWHERE = 0.05  # seconds after which a finalizer that swallowed `Stopped` has ended
+_ELSEWHERE = 0.05  # seconds after which a finalizer that swallowed `SignalInterrupt` has ended
 _STUCK = 20.0  # seconds that the main thread has to come back from a library, where nothing needs to be finished
 
 
-class Stopped(KeyboardInterrupt):
+class SignalInterrupt(KeyboardInterrupt):
     """A signal told the command to end. ``number``: of the signal."""
 
     def __init__(self, number: int) -> None:
@@ -42,22 +42,22 @@ class _Signals:
 
     active: bool = False  # whether handlers are installed
     raising: bool = True  # whether the first signal raises; else it is noted
-    told: int | None = None  # the first signal
-    again: bool = False  # a second Ctrl-C came
-    handed_on: list[int] = field(default_factory=list)  # signals that `hand_on` is about to send to this process
+    received: int | None = None  # the first signal
+    second_interrupt: bool = False  # a second Ctrl-C came
+    forwarded: list[int] = field(default_factory=list)  # signals that `forward` is about to send to this process
     tell: int = -1  # the end of a pipe that wakes the listener
-    callbacks: list[Callable[[], object]] = field(default_factory=list)  # of `when_told`
+    callbacks: list[Callable[[], object]] = field(default_factory=list)  # of `on_signal`
 
 
 _state = _Signals()
 
 
-def told() -> int | None:
+def received() -> int | None:
     """The first signal that told this command to end, or None."""
-    return _state.told
+    return _state.received
 
 
-def when_told(callback: Callable[[], object], forget: bool = False) -> None:
+def on_signal(callback: Callable[[], object], forget: bool = False) -> None:
     """Calls ``callback`` in a thread of its own when the first signal comes; or not any more."""
     if forget:
         _state.callbacks.remove(callback)
@@ -67,12 +67,12 @@ def when_told(callback: Callable[[], object], forget: bool = False) -> None:
 
 def status() -> int:
     """The exit status of a command that was stopped by a signal; 0 if none came."""
-    return 0 if _state.told is None else 128 + _state.told
+    return 0 if _state.received is None else 128 + _state.received
 
 
 def status_of(interrupt: KeyboardInterrupt) -> int:
-    """The exit status of a command that an interrupt ended: `Stopped`, or that of Python's own handler of Ctrl-C."""
-    return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
+    """The exit status of a command that an interrupt ended: ours, or that of Python's own handler of Ctrl-C."""
+    return 128 + (interrupt.number if isinstance(interrupt, SignalInterrupt) else signal.SIGINT)
 
 
 def in_words(number: int) -> str:
@@ -104,8 +104,8 @@ def _to_handle() -> Iterator[int]:
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Inside, the first signal raises `Stopped` in the main thread. Nothing changes in another thread, or where it is
-    inside another one."""
+    """Inside, the first signal raises `SignalInterrupt` in the main thread. Nothing changes in another thread, or where
+    it is inside another one."""
     if _state.active or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,12 +133,12 @@ def ending() -> Iterator[None]:
 
 
 def _reset() -> None:
-    _state.raising, _state.told, _state.again, _state.handed_on = True, None, False, []
+    _state.raising, _state.received, _state.second_interrupt, _state.forwarded = True, None, False, []
 
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Inside, a signal is only noted: look at `told`. A second Ctrl-C raises `Stopped`."""
+    """Inside, a signal is only noted: look at `received`. A second Ctrl-C raises `SignalInterrupt`."""
     with ending():
         before, _state.raising = _state.raising, False
         try:
@@ -149,11 +149,11 @@ def put_off() -> Iterator[None]:
 
 @contextmanager
 def may_interrupt() -> Iterator[None]:
-    """Inside, also in `put_off`, a signal raises `Stopped`, one that came before too. For what can be left out."""
+    """Inside, also in `put_off`, a signal raises, one that came before too. For what can be left out."""
     before, _state.raising = _state.raising, True
     try:
-        if _state.active and _state.told is not None:
-            raise Stopped(_state.told)
+        if _state.active and _state.received is not None:
+            raise SignalInterrupt(_state.received)
         yield
     finally:
         _state.raising = before
@@ -161,28 +161,28 @@ def may_interrupt() -> Iterator[None]:
 
 def _note(number: int, frame: FrameType | None) -> None:
     """The handler, in the main thread. No output here: it may come in the middle of a line."""
-    first = _state.told is None
+    first = _state.received is None
     if first:
-        _state.told = number
-    if _state.again:
-        _state.again = False  # `_listen` interrupts as well
-        raise Stopped(signal.SIGINT)
+        _state.received = number
+    if _state.second_interrupt:
+        _state.second_interrupt = False  # `_listen` interrupts as well
+        raise SignalInterrupt(signal.SIGINT)
     if first and _state.raising:
-        raise Stopped(number)
+        raise SignalInterrupt(number)
 
 
 def _raise_elsewhere(found: sys.UnraisableHookArgs, otherwise: Callable[[Any], object]) -> None:
-    """Where `Stopped` came up inside a finalizer or a callback, which Python lets no error leave: it comes again."""
-    if not isinstance(found.exc_value, Stopped):
+    """Where an interrupt came up inside a finalizer or a callback, which Python lets no error leave: it comes again."""
+    if not isinstance(found.exc_value, SignalInterrupt):
         otherwise(found)
         return
     number = found.exc_value.number
 
-    def again() -> None:
-        _state.told = None
+    def raise_it() -> None:
+        _state.received = None
         _send(number)
 
-    timer = threading.Timer(_ELSEWHERE, again)
+    timer = threading.Timer(_ELSEWHERE, raise_it)
     timer.daemon = True
     timer.start()
 
@@ -195,16 +195,16 @@ def _listen(heard: int, owner: int) -> None:
             number, now = numbers[0], time.monotonic()
             if number not in ENDING:
                 continue
-            by_us = number in _state.handed_on
+            by_us = number in _state.forwarded
             if by_us:
-                _state.handed_on.remove(number)
+                _state.forwarded.remove(number)
             if first is None:
                 first = now
-                _later(_STUCK, owner, number, lambda: _state.told is None and _state.raising)
+                _later(_STUCK, owner, number, lambda: _state.received is None and _state.raising)
                 for callback in list(_state.callbacks):
                     callback()
             elif number == signal.SIGINT and not by_us and now - first > _SAME:
-                _state.again = True
+                _state.second_interrupt = True
                 _later(_AGAIN, owner, number, lambda: True)
                 _send(signal.SIGINT)  # the handler may have looked before
 
@@ -223,16 +223,16 @@ def _later(seconds: float, owner: int, number: int, wanted: Callable[[], bool]) 
     timer.start()
 
 
-def hand_on(number: int) -> None:
+def forward(number: int) -> None:
     """A signal that somebody else got for this process: it counts as the first one, and never as a second Ctrl-C. May
     be called from any thread."""
-    if _state.told is None:
+    if _state.received is None:
         _send(number)
 
 
 def _send(number: int) -> None:
     """A signal of our own to the main thread, which it wakes from a call of the system, too."""
-    _state.handed_on.append(number)
+    _state.forwarded.append(number)
     signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 

@@ -80,10 +80,10 @@ def private_mounts() -> bool:
     return not libc.unshare(_NEWNS) and not libc.mount(b"none", b"/", None, _REC_PRIVATE, None)
 
 
-def mount_memory(path: str | Path, size: int, again: bool = False) -> None:
+def mount_memory(path: str | Path, size: int, remount: bool = False) -> None:
     """A file system of ``size`` bytes in memory at ``path``, or another size of the one that is there."""
     libc = ctypes.CDLL(None, use_errno=True)
     options = f"size={size},mode=1777".encode()
-    if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", _REMOUNT if again else 0, options):
+    if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", _REMOUNT if remount else 0, options):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), str(path))

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from bench.faults.harness import Harness, NotInjected, PromiseBroken
 from bench.faults.kinds import FAULTS, Fault
-from bench.faults.lab import Lab, NotInjected, PromiseBroken
 from vatt import results
 from vatt.errors import UserError
 from vatt.files import TREE, write_text
@@ -64,11 +64,11 @@ def main(argv: Sequence[str]) -> int:
     print(f"seed {options.seed}", flush=True)
     rows = []
     with tempfile.TemporaryDirectory(prefix="vatt-faults-", ignore_cleanup_errors=True) as folder:
-        lab = Lab(Path(folder).resolve(), options.base)
-        print(f"a run: {lab.cpu:.1f} s of CPU time, {lab.operations} file operations", flush=True)
+        harness = Harness(Path(folder).resolve(), options.base)
+        print(f"a run: {harness.cpu:.1f} s of CPU time, {harness.operations} file operations", flush=True)
         for fault in chosen:
-            times = options.times or (fault.quick if options.quick else fault.times) or lab.operations
-            rows.append(inject(lab, fault, options.seed, range(options.first, options.first + times)))
+            times = options.times or (fault.quick if options.quick else fault.times) or harness.operations
+            rows.append(inject(harness, fault, options.seed, range(options.first, options.first + times)))
     print(table(rows))
     if options.write:
         where: Row = {**results.origin(torch.device("cpu"), aside=RESULTS), "deepspeed": version("deepspeed")}
@@ -78,14 +78,14 @@ def main(argv: Sequence[str]) -> int:
     return int(any(row["below"] for row in rows))
 
 
-def inject(lab: Lab, fault: Fault, seed: int, numbers: range) -> Row:
+def inject(harness: Harness, fault: Fault, seed: int, numbers: range) -> Row:
     """Injects a fault so often, and counts. What is below its promise is printed with what does it again."""
     row: Row = {"fault": fault.name, "may_lose": fault.lose, "equality": fault.equal, "kills": fault.kills}
     row |= dict.fromkeys(("injected", "survived", "lost", "compared", "equal", "below"), 0)
     began = time.monotonic()
     for number in numbers:
         try:
-            outcome = fault.inject(lab, Random(f"{seed} {fault.name} {number}"), number)
+            outcome = fault.inject(harness, Random(f"{seed} {fault.name} {number}"), number)
             row["survived"] += 1
             row["lost"] = max(row["lost"], outcome.lost)
             row["compared"] += outcome.equal is not None
@@ -101,7 +101,7 @@ def inject(lab: Lab, fault: Fault, seed: int, numbers: range) -> Row:
         if why:
             again = f"--only {shlex.quote(fault.name)} --seed {seed} --first {number} --times 1"
             print(f"BELOW {fault.name}: {why}\n    python -m bench faults {again}", flush=True)
-        lab.clear()
+        harness.clear()
     seconds = time.monotonic() - began
     print(f"{fault.name}: {row['injected']} times, {row['below']} below, {seconds:.0f} s", flush=True)
     return row

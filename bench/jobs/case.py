@@ -57,8 +57,8 @@ def attempt(
     except Exception as failure:  # refused, not installed, out of memory: a row says so
         size = resource.getrlimit(resource.RLIMIT_DATA)[0]
         limit = "" if size == resource.RLIM_INFINITY else f" (this process may hold {size / GIB:.1f} GiB)"
-        told = isinstance(failure, torch.OutOfMemoryError | MemoryError)
-        memory = f"out of memory{limit}: " if told or any(words in str(failure) for words in NO_MEMORY) else ""
+        named = isinstance(failure, torch.OutOfMemoryError | MemoryError)
+        memory = f"out of memory{limit}: " if named or any(words in str(failure) for words in NO_MEMORY) else ""
         found, done = {"note": memory + reason(failure)}, False
     torch.set_num_threads(threads)
     yield {"done": {**about, **found}}

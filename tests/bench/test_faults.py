@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench.__main__ import main as benchmark
+from bench.faults.harness import NotInjected, Outcome, PromiseBroken, difference
 from bench.faults.kinds import FAULTS, Fault
-from bench.faults.lab import NotInjected, Outcome, PromiseBroken, difference
 from bench.faults.run import FIELDS, PAGE, RESULTS, filled, inject, table
 from tests.limits import HANG
 from vatt.files import TREE
@@ -35,7 +35,7 @@ class NoLab:
 
 
 def outcomes(*found):
-    def one(lab, random, number):
+    def one(harness, random, number):
         if isinstance(found[number], Exception):
             raise found[number]
         return found[number]

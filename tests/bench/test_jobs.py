@@ -155,7 +155,7 @@ def test_an_end_of_memory_is_a_row_and_ends_the_sweep(monkeypatch):
         def step(self, batch):
             tried.append(len(batch["video"]))
             if tried[-1] > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more")
+                raise torch.OutOfMemoryError("CUDA out of memory. FileResult to allocate more")
             super().step(batch)
 
     monkeypatch.setattr(bench.jobs.pretraining, "Training", Limited)

@@ -20,7 +20,7 @@ from tests.fuzz import media as fuzz
 from tests.limits import HANG
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
-from vatt.data.check.media import MediaFile, try_file
+from vatt.data.check.media import MediaFile, check_file
 from vatt.data.decode import (
     MediaError,
     decode_picture,
@@ -140,7 +140,7 @@ def test_the_time_limit_holds_inside_ffmpeg(tmp_path):
         with pytest.raises(MediaError, match=r"a\.avi: decode: took more than 0\.2 s \(data\.decode_timeout\)"):
             read(path, timeout=0.2)
         assert time.monotonic() - began < HANG
-    assert try_file(MediaFile(path, "video", seconds=0.2)).field == "decode"
+    assert check_file(MediaFile(path, "video", seconds=0.2)).field == "decode"
     with pytest.raises(MediaError, match=r"a\.jpg: image: has 1,099,511,627,776 bytes, at most"):
         picture(giant(tmp_path / "a.jpg", (CASES / "dog0.jpg").read_bytes()))
     raw = giant(tmp_path / "b.mp4", (CASES / "dog0.jpg").read_bytes()[:300])  # a picture without an end, as a film
@@ -276,7 +276,7 @@ def test_packets_of_sound_that_do_not_decode(tmp_path, film):
     words = r"\d+ of \d+ packets of a window do not decode \("
     with pytest.raises(MediaError, match=rf"all\.mp4: audio: {words}"):
         sound(path)
-    tried = try_file(MediaFile(path, "video", sound=True, seconds=HANG))
+    tried = check_file(MediaFile(path, "video", sound=True, seconds=HANG))
     assert tried.field == "audio"
     assert "do not decode" in tried.reason
     assert "Operation not permitted" not in none.lost

@@ -137,7 +137,7 @@ def test_other_numbers_of_processes_and_jobs_give_the_same_bytes(films, packed, 
 def test_a_finished_folder(films, packed, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in packed.iterdir() if path.is_file()}
     (left := packed / WORK / "000000").mkdir()  # the pieces, where a start was killed in its last moment
-    assert pack(job(films, packed, shard_size=1_600_000)).again
+    assert pack(job(films, packed, shard_size=1_600_000)).nothing_to_do
     assert not left.exists()
     assert before == {path: path.stat().st_mtime_ns for path in packed.iterdir() if path.is_file()}
     with pytest.raises(PackError, match=r"was begun with fps 10.0, not 5.0; choose another --out"):
@@ -159,7 +159,7 @@ def test_changed_sources_are_noticed(tmp_path):
     path = write(folder / "a.mp4", counting(20), fps=10)
     pack(job(folder, out, workers=1))
     os.utime(path)  # another date alone is no change
-    assert pack(job(folder, out, workers=1)).again
+    assert pack(job(folder, out, workers=1)).nothing_to_do
     path.write_bytes(path.read_bytes() + b"1")
     with pytest.raises(PackError, match=r"a\.mp4: has changed since it was packed"):
         pack(job(folder, out, workers=1))
@@ -181,7 +181,7 @@ def full(task):
     """A disk without room after two pieces."""
     done = len(list(task.folder.parent.glob("*/*.mkv")))
     if isinstance(task, tasks.PieceTask) and done >= 2:
-        return tasks.Stopped(str(OSError(errno.ENOSPC, "No space left on device")))
+        return tasks.CannotWrite(str(OSError(errno.ENOSPC, "No space left on device")))
     return tasks.run_task(task)
 
 
@@ -198,13 +198,16 @@ def test_a_full_disk_is_one_line_and_loses_nothing(films, packed, tmp_path, monk
 
 
 def test_a_write_that_fails_stops_the_job(tmp_path, monkeypatch):
-    def no_room(content):
+    source = write(tmp_path / "a.mp4", counting(20), fps=10)
+    half = Path.write_bytes
+
+    def no_room(path, content):
+        half(path, content[: len(content) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tasks._Hashed, "write", lambda self, content: no_room(content))
-    source = write(tmp_path / "a.mp4", counting(20), fps=10)
+    monkeypatch.setattr(Path, "write_bytes", no_room)
     result = tasks.run_task(tasks.ProbeTask(source, "video", 0, tmp_path))
-    assert result == tasks.Stopped(f"{tmp_path}: No space left on device")
+    assert result == tasks.CannotWrite(f"{tmp_path}: No space left on device")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]  # no half-written file
 
 

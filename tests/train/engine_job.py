@@ -32,7 +32,7 @@ from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
 from vatt.objectives.finetuning import Finetuning, TargetConfig
 from vatt.objectives.pretraining import Pretraining
 from vatt.presets import preset
-from vatt.weights.tensors import Stored, write_tensors
+from vatt.weights.tensors import TensorFile, write_tensors
 
 SMALL = {
     "video": ["d_model=16", "d_kv=8", "d_ff=32", "num_layers=1", "num_heads=2", "max_temporal_buckets=2"],
@@ -227,7 +227,7 @@ def run(job: dict, context: RankContext) -> None:
     reads = on_gpu.enter_context(as_on_a_gpu()) if job.get("as_on_gpu") else None
     engine = Engine(module, from_dict(EngineConfig, job["engine"]), optim, BATCH // context.ranks, context.device)
     if job.get("load"):
-        engine.load(*(Stored(Path(f"{job['load']}.{name}")) for name in ("model", "optimizer")))
+        engine.load(*(TensorFile(Path(f"{job['load']}.{name}")) for name in ("model", "optimizer")))
     log = []
     for step in range(job.get("first", 0), job.get("last", 4)):
         last = context.rank == context.ranks - 1

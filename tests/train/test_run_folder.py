@@ -75,17 +75,17 @@ def test_a_start_that_came_to_nothing_cannot_be_gone_on_with(tmp_path, parse):
 def test_one_command_goes_on_or_starts_or_says_why_not(tmp_path, names, found):
     holding(tmp_path, *names)
     if isinstance(found, bool):
-        assert RunFolder.goes_on(tmp_path) == found
+        assert RunFolder.can_resume(tmp_path) == found
         return
     with pytest.raises(ConfigError, match=found):
-        RunFolder.goes_on(tmp_path)
+        RunFolder.can_resume(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_is_started_again_where_that_was_asked_for(tmp_path):
     holding(tmp_path, "config.json", "metrics.jsonl", "skipped.jsonl", "tensorboard/events", "tokenizer.json")
     with pytest.raises(ConfigError, match="holds files of a run without a checkpoint; --resume begins it again"):
         RunFolder.create(tmp_path, "mine")
-    RunFolder.create(tmp_path, "mine", again=True)
+    RunFolder.create(tmp_path, "mine", restart=True)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.json", "run.lock"}
 
 

@@ -24,10 +24,10 @@ from vatt import signals
 folder = sys.argv[2]
 with signals.put_off():
     open(folder + "/rank", "w").write(str(os.getpid()))
-    while signals.told() is None:
+    while signals.received() is None:
         time.sleep(0.01)
     time.sleep(float(sys.argv[3]))
-    open(folder + "/saved", "w").write(str(signals.told()))
+    open(folder + "/saved", "w").write(str(signals.received()))
 supervisor.end(signals.status())
 os._exit(signals.status())
 """

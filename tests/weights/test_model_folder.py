@@ -18,7 +18,7 @@ from vatt.models import ClassifierConfig
 from vatt.presets import CLASSIFIERS, classifier_preset, preset
 from vatt.weights.folder import PretrainedError, export_model, read_config
 from vatt.weights.restore import backbone_config, fit_positions, restore_backbone
-from vatt.weights.tensors import Stored, Tensors
+from vatt.weights.tensors import TensorFile, Tensors
 
 
 def small(name="vatt-tiny"):
@@ -176,7 +176,7 @@ def test_a_kill_or_a_full_disk_at_any_file_operation_leaves_a_whole_model(tmp_pa
 
     def found(folder):
         """The name of the model and the value in its tensors."""
-        weights = Stored(folder / "model.safetensors")
+        weights = TensorFile(folder / "model.safetensors")
         values = {value for tensor in weights.values() for value in tensor.unique().tolist()}
         assert weights.keys() == state.keys()
         assert len(values) == 1

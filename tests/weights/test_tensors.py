@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from vatt.files import TREE
-from vatt.weights.tensors import NotFiniteTensor, Spec, Stored, TensorFileError, Tensors, check_finite, write_tensors
+from vatt.weights.tensors import (
+    NotFiniteTensor,
+    Spec,
+    TensorFile,
+    TensorFileError,
+    Tensors,
+    check_finite,
+    write_tensors,
+)
 
 MIXED = {
     "b": torch.tensor([True, False, True]),
@@ -25,7 +33,7 @@ def test_safetensors_reads_what_was_written(tmp_path):
     """Wider types come first, so that each tensor is aligned in the file."""
     checksum = write_tensors(tmp_path / "x", Tensors.of(MIXED), {"step": "3"})
     found = load_file(tmp_path / "x")
-    stored = Stored(tmp_path / "x")
+    stored = TensorFile(tmp_path / "x")
     assert (stored.checksum, stored.metadata["step"]) == (checksum, "3")
     assert list(Tensors.of(MIXED).specs) == ["n", "a", "empty", "turned", "h", "b"]
     for name, value in MIXED.items():
@@ -63,7 +71,7 @@ def test_what_is_no_file_of_tensors_is_named(tmp_path):
     for content in (b"", b"\0" * 8, b"\xff" * 8, b'"sha256":"0"' * 9, bytes(1000)):
         file.write_bytes(content)
         with pytest.raises(TensorFileError, match=rf"^{file}: "):
-            Stored(file)
+            TensorFile(file)
 
 
 def test_nothing_else_writes_tensors():

@@ -105,12 +105,12 @@ def summary(records: Sequence[Record], config: Record) -> list[str]:
     if not records:
         return []
     found = findings(records, config, ended=records[-1]["step"] >= setting(config, "run.steps", 0))
-    told = [
+    learned = [
         f"{SHORT[name]} {records[-1][name]:.2f} (chance {chance:.2f})"
         for name, chance in _chances(records[-1])
         if not {name, "all"} & found.keys() and _stretch(records, config)[1] >= _SOON
     ]
-    return [*([f"learned: {', '.join(told)}"] if told else []), *found.values()]
+    return [*([f"learned: {', '.join(learned)}"] if learned else []), *found.values()]
 
 
 def findings(records: Sequence[Record], config: Record, ended: bool = False) -> dict[str, str]:
@@ -130,9 +130,9 @@ def findings(records: Sequence[Record], config: Record, ended: bool = False) -> 
     behind = [name for name in pairs if not collapsed[name] and judged and _gain(part, name) < _MARGIN]
     for name, sides in collapsed.items():
         if sides:
-            told = " and ".join(f"{side} (mean cosine {cosine:.3f})" for side, cosine in sides)
+            spread = " and ".join(f"{side} (mean cosine {cosine:.3f})" for side, cosine in sides)
             found[name] = (
-                f"{SHORT[name]}: embeddings of different clips are the same: {told}; try {_apart(sides, config)}"
+                f"{SHORT[name]}: embeddings of different clips are the same: {spread}; try {_apart(sides, config)}"
             )
     if len(behind) == len(pairs) > 1:
         found["all"] = f"no pair is below its chance {_since(part)}: {_figures(part, behind)}; try {_restless(config)}"

@@ -29,11 +29,11 @@ def in_words(shares: Mapping[str, float], on_gpu: bool) -> str:
     device, host = ("the GPU", "the host") if on_gpu else ("computation", "computation")
     names = {"data": "data", "host": host, "device": device}
     bound = max(names, key=lambda name: shares[name])
-    told = f"{names[bound]}: {_percent(shares['data'])} of the time waiting for the loader"
-    told += f", {_percent(shares['host'])} {'host' if on_gpu else 'computation'}"
+    text = f"{names[bound]}: {_percent(shares['data'])} of the time waiting for the loader"
+    text += f", {_percent(shares['host'])} {'host' if on_gpu else 'computation'}"
     if on_gpu:
-        told += f", {_percent(shares['device'])} waiting for the GPU"
-    return told + (f", {_percent(shares['ranks'])} waiting for other ranks" if shares["ranks"] >= 0.005 else "")
+        text += f", {_percent(shares['device'])} waiting for the GPU"
+    return text + (f", {_percent(shares['ranks'])} waiting for other ranks" if shares["ranks"] >= 0.005 else "")
 
 
 def what_helps(shares: Mapping[str, float], on_gpu: bool, workers: int, cores: int, augment_on: str) -> str:

@@ -31,7 +31,7 @@ from vatt.data import ClipLoader, SkipLog
 from vatt.data.samples import AugmentOn
 from vatt.data.skipped import Record
 from vatt.environment import environment
-from vatt.weights.tensors import Spec, Stored
+from vatt.weights.tensors import Spec, TensorFile
 
 
 def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> tuple[RunFolder, Reporter]:
@@ -86,7 +86,7 @@ def _folder(job: Job, name: str, context: RankContext) -> RunFolder:
         ConfigError: it cannot be used, or another job has it.
     """
     if not (job.resume and job.out):
-        return RunFolder.create(job.out, name, job.again, context.say)
+        return RunFolder.create(job.out, name, job.restart, context.say)
     folder = RunFolder.reopen(job.out)
     RunLock(folder.path, context.say)
     return folder
@@ -202,7 +202,7 @@ def build_trainer(
 
 def _restore(
     job: Job, folder: RunFolder, reporter: Reporter, engine: Engine, model: dict[str, Spec], context: RankContext
-) -> Checkpoint[Stored] | None:
+) -> Checkpoint[TensorFile] | None:
     """Puts the newest checkpoint of a run that can be read into the engine. None of a run that was ended before its
     first one: it begins again.
 

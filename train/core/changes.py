@@ -80,14 +80,14 @@ def check_data_of_run(
     Raises:
         ConfigError: they are others, and may not be. On all ranks.
     """
-    told: list[str] = []
+    changed: list[str] = []
     if context.first:
         facts = data_facts(corpus, folder.path / TOKENIZER, vocabulary)
         before = _before(folder) if job.resume else {}
-        told = list(_differences(before, facts)) if before else []
-        if not told or job.allow_changes:
+        changed = list(_differences(before, facts)) if before else []
+        if not changed or job.allow_changes:
             folder.write_json(folder.data, facts)
-    _refuse_or_tell(job, reporter, gather(told)[0], "--resume: the run has other data")
+    _refuse_or_tell(job, reporter, gather(changed)[0], "--resume: the run has other data")
 
 
 def data_facts(corpus: Corpus, tokenizer: Path, vocabulary: str | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch
 
 from vatt.errors import UserError
 from vatt.files import appearing_folder, remove_folder, remove_partly
-from vatt.weights.tensors import Spec, Stored, TensorFileError, Tensors, write_tensors
+from vatt.weights.tensors import Spec, TensorFile, TensorFileError, Tensors, write_tensors
 
 PREFIX = "step-"
 DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
@@ -31,7 +31,7 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 _CHECKSUM = "sha256"
 _LARGEST_STATE = 1 << 28  # bytes; each rank has 10,000 of them
 
-Held = TypeVar("Held", Tensors, Stored)
+Held = TypeVar("Held", Tensors, TensorFile)
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -56,7 +56,7 @@ class Checkpoint(Generic[Held]):
     @property
     def unchecked(self) -> bool:
         """Whether it was written before there were checksums, so that damage to it may go unnoticed."""
-        return isinstance(self.model, Stored) and self.model.checksum is None
+        return isinstance(self.model, TensorFile) and self.model.checksum is None
 
 
 def save(folder: Path, checkpoint: Checkpoint[Tensors], keep: int) -> Path:
@@ -115,7 +115,7 @@ def _number(path: Path) -> int:
 
 def load_latest(
     folder: Path, everywhere: Callable[[Any], list[Any]] = lambda item: [item]
-) -> tuple[Checkpoint[Stored] | None, list[str]]:
+) -> tuple[Checkpoint[TensorFile] | None, list[str]]:
     """The newest checkpoint that can be read, or None; and a complaint about each newer one that cannot.
 
     Args:
@@ -133,10 +133,10 @@ def load_latest(
             raise
         except CheckpointError as error:
             complaint = str(error)
-        told = [text for text in everywhere(complaint) if text is not None]
-        if not told:
+        damage = [text for text in everywhere(complaint) if text is not None]
+        if not damage:
             return found, complaints
-        complaints.append(told[0])
+        complaints.append(damage[0])
     return None, complaints
 
 
@@ -156,7 +156,7 @@ def set_aside(folder: Path, step: int) -> list[str]:
     return names
 
 
-def load(path: Path) -> Checkpoint[Stored]:
+def load(path: Path) -> Checkpoint[TensorFile]:
     """Reads one checkpoint folder. Its tensors are checked here, and read when they are asked for.
 
     Raises:
@@ -223,10 +223,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
-def _tensors(file: Path, state: dict[str, Any]) -> Stored:
+def _tensors(file: Path, state: dict[str, Any]) -> TensorFile:
     """The tensors of one file of a checkpoint. Raises CheckpointError."""
     try:
-        stored = Stored(file)
+        stored = TensorFile(file)
     except TensorFileError as error:
         raise CheckpointError(str(error)) from error
     if state["format"] == 1:
@@ -239,7 +239,7 @@ def _tensors(file: Path, state: dict[str, Any]) -> Stored:
     return stored
 
 
-def _check_count(optimizer: Stored, step: int) -> None:
+def _check_count(optimizer: TensorFile, step: int) -> None:
     """Raises CheckpointError: the number of updates makes no sense."""
     spec = optimizer.specs.get("step")
     if spec is None or spec.dtype.is_floating_point or math.prod(spec.shape) != 1:
@@ -249,7 +249,7 @@ def _check_count(optimizer: Stored, step: int) -> None:
 
 
 def check_fits(
-    checkpoint: Checkpoint[Stored], model: Mapping[str, Spec], optimizer: Mapping[str, Spec], where: Path
+    checkpoint: Checkpoint[TensorFile], model: Mapping[str, Spec], optimizer: Mapping[str, Spec], where: Path
 ) -> None:
     """Compares the tensors of a checkpoint with what a model and its optimizer need.
 

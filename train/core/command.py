@@ -38,7 +38,7 @@ class Job(Generic[Config]):
 
     Attributes:
         began: the settings that a run which goes on has had so far.
-        again: a run without a checkpoint may be there, and is started again.
+        restart: a run without a checkpoint may be there, and is started again.
         allow_changes: go on although settings or data differ from what they were.
     """
 
@@ -49,7 +49,7 @@ class Job(Generic[Config]):
     auto: bool = False
     given: dict[str, Any] = field(default_factory=dict)
     began: dict[str, Any] = field(default_factory=dict)
-    again: bool = False
+    restart: bool = False
     allow_changes: bool = False
 
 
@@ -213,7 +213,7 @@ def separate_resume(arguments: list[str]) -> list[str]:
     return found
 
 
-def goes_on(options: argparse.Namespace) -> bool:
+def resumes(options: argparse.Namespace) -> bool:
     """Whether a command line goes on with a run, by ``--resume`` and what is in ``--out``.
 
     Raises:
@@ -225,7 +225,7 @@ def goes_on(options: argparse.Namespace) -> bool:
         return False
     if options.out is None:
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
-    return options.resume == CHECKPOINT or RunFolder.goes_on(options.out)
+    return options.resume == CHECKPOINT or RunFolder.can_resume(options.out)
 
 
 def positive(text: str) -> int:

@@ -30,7 +30,7 @@ from vatt.weights.tensors import NotFiniteTensor, Tensors
 _ENOUGH = 1000  # clips without a pair to compare: there are few of them, if there are any
 
 
-class _Stopped(Exception):
+class _StopRequested(Exception):
     """The run ends before a step."""
 
 
@@ -91,7 +91,7 @@ class Trainer:
         run = self.config.run
         began, pace = self.step, Pace(run, self.step, run.batch_size // self.context.ranks, self.evaluation_samples)
         with signals.put_off(), self._answered(), self.reporter.progress(self.step):
-            self.loader.interrupted = lambda: signals.told() is not None
+            self.loader.interrupted = lambda: signals.received() is not None
             batches = iter(self.loader)
             for note in (*self.loader.notes, *self.advisor.at_start()):
                 self.reporter.warn(note)
@@ -103,7 +103,7 @@ class Trainer:
                 rate = learning_rate(self.config.optim, run.steps, self.step)
                 try:
                     result = self.engine.train_step(self._parts(batches), rate, run.seed * 1_000_003 + self.step)
-                except _Stopped:
+                except _StopRequested:
                     break
                 self.step += 1
                 self._read()  # of the step before: the device is still at work on this one
@@ -129,17 +129,17 @@ class Trainer:
             with suppress(OSError):  # the terminal may be gone
                 self.reporter.say("told to stop: this step is finished first; a second Ctrl-C ends at once")
 
-        signals.when_told(answer)
+        signals.on_signal(answer)
         try:
             yield
         finally:
-            signals.when_told(answer, forget=True)
+            signals.on_signal(answer, forget=True)
 
     def _parts(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The parts of the batch of the next step. Once all are there, the ranks agree on what comes.
 
         Raises:
-            _Stopped: on all ranks, any of them was told to stop. TooManySkipped, UnequalRanks.
+            _StopRequested: on all ranks, any of them was told to stop. TooManySkipped, UnequalRanks.
         """
         records: list[Record] = []
         clips = 0
@@ -153,13 +153,13 @@ class Trainer:
         except Interrupted:  # told to stop while waiting: the others, who may have theirs, expect as many clips
             clips = self.config.run.batch_size // self.context.ranks
         if self._must_stop(clips, records):
-            raise _Stopped
+            raise _StopRequested
 
     def _must_stop(self, clips: int, unread: list[Record]) -> bool:
         """Whether any rank was told to stop. Clips that any rank could not read are counted on all, so that all give up
         together when there are too many."""
         before = time.monotonic()
-        stop, skipped = agree([signals.told() is not None, bool(unread)], clips)
+        stop, skipped = agree([signals.received() is not None, bool(unread)], clips)
         self._waited_ranks += time.monotonic() - before
         records = [record for part in gather(unread) for record in part] if skipped else []
         self.skips.add(self.config.run.batch_size // self.config.data.windows_per_open, records)

@@ -59,20 +59,20 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, out: Path | None, name: str, again: bool = False, say: Callable[[str], object] = lambda text: None
+        cls, out: Path | None, name: str, restart: bool = False, say: Callable[[str], object] = lambda text: None
     ) -> RunFolder:
         """A new folder, locked: ``out``, or the next free runs/<name>, runs/<name>-2, ... ``out`` must be empty or
         absent, or hold nothing but what a start has left that did not come to its first record.
 
         Args:
-            again: it may also hold a run without a checkpoint, which is started again: its records are removed.
+            restart: it may also hold a run without a checkpoint, which is started again: its records are removed.
             say: see `RunLock`.
 
         Raises:
             ConfigError: ``out`` holds files, or cannot be written. InUse: another job has it.
         """
         if out is not None and not (out / LOCK).is_file():  # else the job that has it is named, whatever it has written
-            cls.check_new(out, again)
+            cls.check_new(out, restart)
         try:
             path = out or _next_free(name)
             path.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ class RunFolder:
         folder = cls(path)
         try:
             if out is not None:  # the job that has just ended may have left something
-                cls.check_new(out, again)
-            if again:
+                cls.check_new(out, restart)
+            if restart:
                 folder.remove_records()
         except BaseException:
             lock.release()
@@ -91,8 +91,8 @@ class RunFolder:
         return folder
 
     @classmethod
-    def check_new(cls, out: Path | None, again: bool = False) -> None:
-        """Raises ConfigError: ``out`` holds files, so that no new run can go there. ``again``: as in `create`."""
+    def check_new(cls, out: Path | None, restart: bool = False) -> None:
+        """Raises ConfigError: ``out`` holds files, so that no new run can go there. ``restart``: as in `create`."""
         found = {path.name for path in out.iterdir()} if out is not None and out.is_dir() else set()
         names = {name for name in found if not name.startswith(".")}  # of writing that was killed
         if not names - _OF_A_START and names - {LOCK} != {"config.json"}:  # which somebody may have written by hand
@@ -102,7 +102,7 @@ class RunFolder:
             raise ConfigError(f"--out {out}: holds files; choose an empty folder, or add --resume to go on with it")
         if cls(out).has_checkpoints():
             raise ConfigError(f"--out {out}: holds files of a run; choose an empty folder, or add --resume to go on")
-        if not again:
+        if not restart:
             raise ConfigError(f"--out {out}: holds files of a run without a checkpoint; --resume begins it again")
 
     @classmethod
@@ -114,7 +114,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def goes_on(cls, out: Path) -> bool:
+    def can_resume(cls, out: Path) -> bool:
         """For ``--resume auto``: whether ``out`` has a run to go on with; else one can be started there.
 
         Raises:
@@ -125,7 +125,7 @@ class RunFolder:
             if not folder.config.is_file():
                 raise ConfigError(f"--resume auto: {out} holds checkpoints, but no config.json that says of what run")
             return True
-        cls.check_new(out, again=True)
+        cls.check_new(out, restart=True)
         return False
 
     def has_checkpoints(self) -> bool:

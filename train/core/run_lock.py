@@ -54,13 +54,13 @@ class RunLock:
         self.owner = _myself(self._locks)
         self._write()
         _held.append(self)
-        signals.when_told(self._note_ending)
+        signals.on_signal(self._note_ending)
 
     def _take(self, say: Callable[[str], object]) -> tuple[int, bool, Owner]:
         """The open file, whether it is locked, and the owner that it has outlived, if any."""
         if any(lock.path.resolve() == self.path.resolve() for lock in _held):
             raise InUse(self._refusal(_myself(True)))
-        until, told = time.monotonic() + PATIENCE, False
+        until, announced = time.monotonic() + PATIENCE, False
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -78,9 +78,9 @@ class RunLock:
                     os.close(file)
                 raise
             os.close(file)
-            if not told:
+            if not announced:
                 say(f"{self.path}: process {owner.get('pid')} was told to end, and saves; waiting for it")
-                told = True
+                announced = True
             time.sleep(_LOOK)
 
     def _refusal(self, owner: Owner) -> str:
@@ -108,7 +108,7 @@ class RunLock:
         """Removes the file while it is locked, so that nobody waits at one that is gone."""
         if self in _held:
             _held.remove(self)
-            signals.when_told(self._note_ending, forget=True)
+            signals.on_signal(self._note_ending, forget=True)
             with suppress(OSError):
                 if _same_file(self._file, self.path):
                     self.path.unlink()

@@ -108,13 +108,13 @@ def _obey(link: socket.socket, supervisor: int) -> None:
     status: it is to save and to end, in bounded time."""
     while True:
         try:
-            told = link.recv(1)
+            number = link.recv(1)
         except OSError:
-            told = b""
-        if not told:
+            number = b""
+        if not number:
             break
-        signals.hand_on(told[0])
-    signals.hand_on(signal.SIGTERM)
+        signals.forward(number[0])
+    signals.forward(signal.SIGTERM)
     time.sleep(ENOUGH)
     _tell(f"error: the launcher has gone, and this rank did not end in {ENOUGH:.0f} s")
     os._exit(128 + signal.SIGTERM)

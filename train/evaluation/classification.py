@@ -94,7 +94,7 @@ def score_on_all_ranks(
     """The scores of all clips, each scored on one rank. All ranks must call, and all get the whole.
 
     Raises:
-        Stopped: on all ranks, a signal told one of them to end.
+        SignalInterrupt: on all ranks, a signal told one of them to end.
     """
     own: Scores | int
     try:
@@ -108,12 +108,12 @@ def score_on_all_ranks(
                 batch_size=batch_size,
                 numbers=context.shard(len(clips)),
             )
-    except signals.Stopped as stopped:  # the others will wait for this rank
+    except signals.SignalInterrupt as stopped:  # the others will wait for this rank
         own = stopped.number
     parts: list[Scores | int] = gather(own)
     for part in parts:
         if isinstance(part, int):
-            raise signals.Stopped(part)
+            raise signals.SignalInterrupt(part)
     scores = Scores.join([part for part in parts if not isinstance(part, int)])
     if len(scores.numbers) + len(scores.skipped) != len(clips):
         raise RuntimeError(f"{len(clips)} clips were asked for, {len(scores.numbers)} scored")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
-from train.core.command import AUTO, Job, Parser, add_training_flags, goes_on, separate_resume, set_training_flags
+from train.core.command import AUTO, Job, Parser, add_training_flags, resumes, separate_resume, set_training_flags
 from train.core.run_folder import RunFolder, load_config
 from vatt.config import ConfigError, nearest, override, to_dict, update
 from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
@@ -66,7 +66,7 @@ def parse(arguments: list[str]) -> Job[FinetuneConfig]:
     for text in options.overrides:
         if (key := text.partition("=")[0].strip()) in _ELSEWHERE:
             raise ConfigError(f"{key}: {_ELSEWHERE[key]}")
-    resume = goes_on(options)
+    resume = resumes(options)
     config = _resumed(options) if resume else _with_backbone(_base(options), options)
     began = to_dict(config) if resume else {}
     data = {} if options.data is None else {"sources": [options.data], "weights": []}
@@ -83,7 +83,7 @@ def parse(arguments: list[str]) -> Job[FinetuneConfig]:
         resume,
         sample=not config.data.sources,
         began=began,
-        again=options.resume == AUTO and not resume,
+        restart=options.resume == AUTO and not resume,
         allow_changes=options.allow_changes,
     )
 

@@ -51,7 +51,7 @@ class ClassifierEvaluator:
         views = Views(options.clips, options.crops)
         try:
             scores = score_on_all_ranks(model, clips, views, config.data, self.context, options.batch_size)
-        except signals.Stopped:  # on all ranks; a checkpoint is worth more
+        except signals.SignalInterrupt:  # on all ranks; a checkpoint is worth more
             self.reporter.say("evaluation: left out, as the run was told to end")
             return None
         try:

@@ -269,9 +269,9 @@ def _augmentation(picks: Choosing, facts: Facts) -> None:
     if (values := augmentation(picks, windows)) is None:
         return
     flip = survey.left_right < TELLING
-    told = f"{survey.left_right:.1%} of the captions tell left from right"
-    told = told if survey.captioned else "no captions that a mirror would belie"
-    picks.set("data.augment.flip", flip, f"{told}, which a mirror would belie" if not flip else told)
+    reason = f"{survey.left_right:.1%} of the captions tell left from right"
+    reason = reason if survey.captioned else "no captions that a mirror would belie"
+    picks.set("data.augment.flip", flip, f"{reason}, which a mirror would belie" if not flip else reason)
     hue, why = values.hue, f"{survey.hues:.1%} of the captions name a colour"
     why = why if survey.captioned else "no captions that name a colour"
     if survey.hues >= OFTEN:

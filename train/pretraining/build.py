@@ -39,7 +39,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
         ConfigError, ManifestError, TextError, SampleError, CheckpointError: with the file and the field.
     """
     if job.auto and context.first:  # looking at clips takes a while
-        RunFolder.check_new(job.out, job.again)
+        RunFolder.check_new(job.out, job.restart)
     start = prepare(job, context) if job.auto else None
     config = job.config
     _check(config)

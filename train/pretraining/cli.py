@@ -10,7 +10,7 @@ from typing import Any
 from train.auto.choices import flat
 from train.config.pretraining import AUTO, RECIPES, PretrainConfig, recipe
 from train.core.command import AUTO as RESUME_AUTO
-from train.core.command import Job, Parser, add_training_flags, goes_on, separate_resume, set_training_flags
+from train.core.command import Job, Parser, add_training_flags, resumes, separate_resume, set_training_flags
 from train.core.run_folder import RunFolder, load_config
 from vatt.config import ConfigError, from_dict, override, parse_override, to_dict, update
 from vatt.presets import PRESETS, preset
@@ -55,7 +55,7 @@ def parse(arguments: list[str], on_gpu: bool) -> Job[PretrainConfig]:
         ConfigError: a key, name or value that is not valid; the message holds the nearest valid one.
     """
     options = parser().parse_intermixed_args(separate_resume(arguments))  # overrides may come anywhere
-    resume = goes_on(options)
+    resume = resumes(options)
     auto = not resume and (options.config == AUTO or (options.config is None and options.data is not None))
     began: dict[str, Any] = {}
     if resume:
@@ -81,7 +81,7 @@ def parse(arguments: list[str], on_gpu: bool) -> Job[PretrainConfig]:
         auto=auto,
         given=by_hand(options, data) if auto else {},
         began=began,
-        again=options.resume == RESUME_AUTO and not resume,
+        restart=options.resume == RESUME_AUTO and not resume,
         allow_changes=options.allow_changes,
     )
 

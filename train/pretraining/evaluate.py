@@ -58,7 +58,7 @@ class RetrievalEvaluator:
         table = None
         try:
             table = self._on_this_rank(step, weights) if self.context.first else None
-        except signals.Stopped:  # a checkpoint is worth more
+        except signals.SignalInterrupt:  # a checkpoint is worth more
             self.reporter.say("evaluation: left out, as the run was told to end")
         weights.skip()  # all ranks take part in gathering what ZeRO has sharded
         wait_for_all()

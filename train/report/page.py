@@ -235,11 +235,12 @@ def _signs(run: Run) -> str:
         for name, short in SHORT.items()
         for side, cosine in cosines(last, name.removesuffix("_loss"))
     ]
-    told = "".join(html.paragraph(f"{line[:1].upper()}{line[1:]}.") for line in summary(run.metrics.train, run.config))
-    if not told and not rows:
+    sentences = summary(run.metrics.train, run.config)
+    learned = "".join(html.paragraph(f"{line[:1].upper()}{line[1:]}.") for line in sentences)
+    if not learned and not rows:
         return ""
     note = "The mean cosine between the embeddings of different clips, at the last record; 1: all are alike."
-    return html.section("What was learned", told, html.facts(rows), html.paragraph(note, "soft") if rows else "")
+    return html.section("What was learned", learned, html.facts(rows), html.paragraph(note, "soft") if rows else "")
 
 
 def _median(run: Run, name: str) -> float:

@@ -146,8 +146,8 @@ def origin(path: Path) -> dict[str, Any]:
     """Where a row that is made now comes from; that rows were added to ``path`` does not make the tree dirty."""
     found = results.origin(torch.device("cpu"), aside=path)
     versions = {name: package_version(name) for name in ("torch", "deepspeed", "av")}
-    told = ", ".join(f"{name} {version}" for name, version in {"python": found["python"], **versions}.items())
-    return {name: found[name] for name in ("time", "commit", "dirty", "device")} | {"versions": told}
+    named = ", ".join(f"{name} {version}" for name, version in {"python": found["python"], **versions}.items())
+    return {name: found[name] for name in ("time", "commit", "dirty", "device")} | {"versions": named}
 
 
 if __name__ == "__main__":

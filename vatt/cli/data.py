@@ -13,8 +13,8 @@ from pathlib import Path
 from vatt.cli import pack
 from vatt.cli.progress import listed, progress
 from vatt.data.check import Checked, CheckError, check, write_clean, write_skipped
+from vatt.data.check.cache import ResultCache, cache_path
 from vatt.data.check.shards import check_shards, is_shards
-from vatt.data.check.tries import Tries, tries_path
 from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.manifest import write_lines, write_manifest
@@ -99,19 +99,19 @@ def _check(options: argparse.Namespace) -> int:
         raise CheckError(f"--seconds must be above 0, got {options.seconds:g}")
     _check_paths(options)
     begun = time.monotonic()
-    with Tries(tries_path(options.source)) as tries:
-        if tries.found:
-            print(f"going on: {tries.found} were tried before; to begin anew, remove {tries.path}", file=sys.stderr)
+    with ResultCache(cache_path(options.source)) as cache:
+        if cache.found:
+            print(f"going on: {cache.found} were tried before; to begin anew, remove {cache.path}", file=sys.stderr)
         try:
-            status = (_check_shards if is_shards(options.source) else _check_media)(options, begun, tries)
+            status = (_check_shards if is_shards(options.source) else _check_media)(options, begun, cache)
         except KeyboardInterrupt as error:
             print("interrupted: what was tried so far is kept; start the same command again to go on", file=sys.stderr)
             return status_of(error)
-        tries.remove()
+        cache.remove()
     return status
 
 
-def _check_media(options: argparse.Namespace, begun: float, tries: Tries) -> int:
+def _check_media(options: argparse.Namespace, begun: float, cache: ResultCache) -> int:
     """0, or 1 if no row is left."""
     with progress("files") as tell:
         checked = check(
@@ -122,7 +122,7 @@ def _check_media(options: argparse.Namespace, begun: float, tries: Tries) -> int
             column=options.label,
             split=options.split,
             progress=tell,
-            tries=tries,
+            cache=cache,
         )
     taken = time.monotonic() - begun
     print(f"{checked.files} files tried in {taken:.1f} s; {len(checked.rows)} rows are good; {listed(checked.skipped)}")
@@ -146,7 +146,7 @@ def _check_media(options: argparse.Namespace, begun: float, tries: Tries) -> int
     return 0
 
 
-def _check_shards(options: argparse.Namespace, begun: float, tries: Tries) -> int:
+def _check_shards(options: argparse.Namespace, begun: float, cache: ResultCache) -> int:
     """0, or 1 if anything is wrong with a shard."""
     if options.workers < 1:
         raise CheckError(f"workers must be 1 or more, got {options.workers}")
@@ -154,7 +154,7 @@ def _check_shards(options: argparse.Namespace, begun: float, tries: Tries) -> in
         if getattr(options, name) is not None:
             raise CheckError(f"--{name}: is for manifests and folders of media; {options.source} holds shards")
     with progress("shards") as tell:
-        checked = check_shards(options.source, workers=options.workers, quick=options.quick, progress=tell, tries=tries)
+        checked = check_shards(options.source, workers=options.workers, quick=options.quick, progress=tell, cache=cache)
     index, taken = checked.index, time.monotonic() - begun
     what = "sizes compared" if options.quick else f"{index.pieces} pieces read"
     print(f"{len(index.shards)} shards, {what} in {taken:.1f} s; {listed(checked.faults)}")

@@ -126,10 +126,10 @@ def _measured_table(found: dict[str, Any]) -> Titled:
     rows = []
     for row in found["decisions"]:
         timed = sorted(row["milliseconds"].items(), key=lambda pair: pair[1])
-        told = [f"{name} {ms:.3g} ms" for name, ms in timed]
-        told += [f"{name} left out: {why}" for name, why in row["left_out"].items()]
+        times = [f"{name} {ms:.3g} ms" for name, ms in timed]
+        times += [f"{name} left out: {why}" for name, why in row["left_out"].items()]
         rows.append(
-            [row["op"], f"{row['problem']}, {row['dtype'].removeprefix('torch.')}", row["backend"], ", ".join(told)]
+            [row["op"], f"{row['problem']}, {row['dtype'].removeprefix('torch.')}", row["backend"], ", ".join(times)]
         )
     return f"Measured on this machine, before the order above ({found['file']})", _table(
         ("operation", "problem", "backend", ""), rows, left=4

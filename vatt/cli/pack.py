@@ -81,7 +81,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def _words(out: Path, result: PackResult, seconds: float) -> str:
-    if result.again:
+    if result.nothing_to_do:
         words = f"{out}: is finished, nothing was left to do"
     else:
         words = f"{result.clips} clips done in {seconds:.1f} s; {listed(result.faults)}"

@@ -29,16 +29,16 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         bar.add_task(unit, total=None)
         (task,) = bar.tasks
-        told = time.monotonic()
+        printed = time.monotonic()
 
         def tell(done: int, total: int, faults: int = 0) -> None:
-            nonlocal told
+            nonlocal printed
             bar.update(task.id, completed=done, total=total)
             rate = "" if task.speed is None else f", {task.speed:.1f} a second"
             words = unit + rate + (f", {faults} faults" if faults else "")
             bar.update(task.id, description=words)
-            if not console.is_terminal and time.monotonic() - told >= LINE_EVERY:
-                told = time.monotonic()
+            if not console.is_terminal and time.monotonic() - printed >= LINE_EVERY:
+                printed = time.monotonic()
                 left = "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
                 console.print(f"{done} of {total} {words}{left}", soft_wrap=True)
 

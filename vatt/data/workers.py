@@ -49,7 +49,7 @@ class _Raised:
     kind: type[Exception]
     message: str
 
-    def again(self) -> Exception:
+    def to_exception(self) -> Exception:
         error = self.kind.__new__(self.kind)
         error.args = (self.message,)
         return error
@@ -160,7 +160,7 @@ class Pool:
         """Raises what reading one of them raised."""
         for task in tasks:
             if isinstance(answer := self._answers.get(task), _Raised):
-                raise answer.again()
+                raise answer.to_exception()
 
     def _issue(self) -> None:
         """Lets the processes fill the slots that are free."""
@@ -193,7 +193,7 @@ class Pool:
 
     def _hear(self, task: int, answer: Any) -> None:
         if task == _NOTHING:
-            raise answer.again()
+            raise answer.to_exception()
         self._pending.remove(task)
         self._left[task // self.plan.tasks] -= 1
         self._deaths = 0

@@ -22,7 +22,7 @@ from vatt.errors import UserError
 from vatt.files import appearing, write_text
 from vatt.inference.embed import Embedded
 from vatt.json_files import json_line, parse_json
-from vatt.weights.tensors import Stored, Tensors, write_tensors
+from vatt.weights.tensors import TensorFile, Tensors, write_tensors
 
 SETTINGS = "settings.json"
 _ROWS = 4096  # of one group of a .parquet
@@ -106,7 +106,7 @@ def _items(batch: Embedded) -> list[int]:
 
 
 def _read(path: Path) -> Embedded:
-    stored = Stored(path)
+    stored = TensorFile(path)
     return Embedded(
         stored["numbers"].tolist(), stored["x"], parse_json(stored.metadata["skipped"], path, list, surrogates=True)
     )

@@ -29,7 +29,7 @@ def main() -> int:
     except (SampleError, EncoderError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
-    except signals.Stopped as stopped:
+    except signals.SignalInterrupt as stopped:
         print(stopped, file=sys.stderr)
         return signals.status_of(stopped)
     print(f"{manifest}: {options.train} training and {options.val} held-out clips ({time.monotonic() - start:.1f} s)")

@@ -28,7 +28,7 @@ from vatt.memory import free_memory
 from vatt.models.classifier import Classifier
 from vatt.models.config import ClassifierConfig, VATTConfig, saved_values
 from vatt.models.vatt import VATT
-from vatt.weights.tensors import NotFiniteTensor, Stored, TensorFileError, Tensors, write_tensors
+from vatt.weights.tensors import NotFiniteTensor, TensorFile, TensorFileError, Tensors, write_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MOST_HEADER = 16 * 2**20  # bytes; 100,000 tensors have as many
@@ -248,7 +248,7 @@ def _fill(model: nn.Module, path: Path) -> None:
     """Puts the tensors of a file into the model, one at a time."""
     own = model.state_dict()
     try:
-        weights = Stored(path)
+        weights = TensorFile(path)
         with torch.no_grad():
             for name, value in own.items():
                 if (found := weights.specs[name].shape) != value.shape:

@@ -127,7 +127,7 @@ def _bytes(tensor: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-class Stored(Mapping[str, Tensor]):
+class TensorFile(Mapping[str, Tensor]):
     """The tensors of a file. Each is read when it is asked for, and is then this caller's own.
 
     Attributes:

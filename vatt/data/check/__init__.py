@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vatt.data.check.cache import ResultCache, key_of
 from vatt.data.check.counts import Counts, columns_of, count
-from vatt.data.check.media import SILENT, CheckError, MediaFile, Range, Tried, try_file
-from vatt.data.check.tries import Tries, key_of
+from vatt.data.check.media import SILENT, CheckError, FileResult, MediaFile, Range, check_file
 from vatt.data.clips import Clip, Clips, ManifestError
 from vatt.data.labels import labels_of
 from vatt.data.manifest import (
@@ -85,7 +85,7 @@ def check(
     column: str = "label",
     split: str | None = None,
     progress: Callable[[int, int, int], None] | None = None,
-    tries: Tries | None = None,
+    cache: ResultCache | None = None,
 ) -> Checked:
     """Tries every file of a folder or manifest once: it opens, has the stream that its row needs, and a window in its
     middle decodes; the ranges of all rows lie within it; and rows have labels where others of their split do.
@@ -100,7 +100,7 @@ def check(
         column: of the labels.
         split: only rows of this split, see `vatt.data.splits`; None: all.
         progress: called with (files done, files in all, faults so far).
-        tries: what an earlier check, which was stopped, has tried; and where this one keeps it.
+        cache: what an earlier check, which was stopped, has found; and where this one keeps it.
 
     Raises:
         ManifestError: no such folder or manifest, one that cannot be read at all, or without a row of ``split``.
@@ -122,18 +122,18 @@ def check(
     for row in rows:
         ranges.setdefault((row.clip.video, row.clip.kind), {})[row.clip.start, row.clip.end] = None
     files = [MediaFile(*file, sound, seconds, tuple(spans) if sound else ()) for file, spans in ranges.items()]
-    tried = _try_all(data, files, workers, seconds, progress, Tries(None) if tries is None else tries)
+    results = _check_all(data, files, workers, seconds, progress, ResultCache(None) if cache is None else cache)
     labelled = {side for row in rows if labels_of(row.clip, column) for side in columns_of(row.clip)}
     heard = {
         (file.path, file.kind, span): digest
         for file in files
-        for span, digest in zip(file.ranges, tried[file.path, file.kind].sounds, strict=False)
+        for span, digest in zip(file.ranges, results[file.path, file.kind].sounds, strict=False)
     }
     good: list[CheckedRow] = []
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
         path_kind = row.clip.video, row.clip.kind
-        record = _what_is_wrong(row, tried[path_kind], labelled, column)
+        record = _what_is_wrong(row, results[path_kind], labelled, column)
         if record is None and heard.get((*path_kind, (row.clip.start, row.clip.end))) == SILENT:
             where = f"{row.line}: " if len(ranges[path_kind]) > 1 else ""
             record = {"file": str(row.clip.video), "field": "audio", "reason": f"{where}is silent"}
@@ -146,29 +146,27 @@ def check(
     return Checked(good, skipped, counts, len(files), _sounds(list(heard.values())), notes)
 
 
-def _try_all(
+def _check_all(
     data: str | Path,
     files: list[MediaFile],
     workers: int,
     seconds: float,
     progress: Callable[[int, int, int], None] | None,
-    tries: Tries,
-) -> dict[tuple[Path, str], Tried]:
+    cache: ResultCache,
+) -> dict[tuple[Path, str], FileResult]:
     """What each file gave, by path and kind."""
     keys = {
         (file.path, file.kind): key_of(file.path, file.kind, file.sound, file.seconds, file.ranges) for file in files
     }
-    tried = {place: found for place, key in keys.items() if (found := Tried.read(tries.known(key))) is not None}
-    faults = sum(result.field is not None for result in tried.values())
-    if tried and progress is not None:
-        progress(len(tried), len(files), faults)
-    todo = [file for file in files if (file.path, file.kind) not in tried]
-    there = (
-        [file.path for file in todo] if Path(data).is_dir() else []
-    )  # all that a walk found; good ones of a manifest
-    for file, result in run_isolated(try_file, todo, workers=workers, seconds=seconds + _GRACE):
+    results = {place: found for place, key in keys.items() if (found := FileResult.read(cache.known(key))) is not None}
+    faults = sum(result.field is not None for result in results.values())
+    if results and progress is not None:
+        progress(len(results), len(files), faults)
+    todo = [file for file in files if (file.path, file.kind) not in results]
+    there = [file.path for file in todo] if Path(data).is_dir() else []  # all of a walk; the good ones of a manifest
+    for file, result in run_isolated(check_file, todo, workers=workers, seconds=seconds + _GRACE):
         if isinstance(result, Failed):
-            result = Tried(field="decode", reason=result.reason)
+            result = FileResult(field="decode", reason=result.reason)
         if result.field is None:
             there.append(file.path)
         elif (
@@ -177,12 +175,12 @@ def _try_all(
             and not any(map(os.path.exists, there[:: len(there) // 20 + 1]))
         ):
             raise vanished(str(data), file.path)
-        tried[file.path, file.kind] = result
-        tries.add(keys[file.path, file.kind], result.line())
+        results[file.path, file.kind] = result
+        cache.add(keys[file.path, file.kind], result.line())
         faults += result.field is not None
         if progress is not None:
-            progress(len(tried), len(files), faults)
-    return tried
+            progress(len(results), len(files), faults)
+    return results
 
 
 def _sounds(digests: list[bytes | None]) -> str:
@@ -233,14 +231,14 @@ def _captions_beside(rows: Sequence[CheckedRow]) -> tuple[list[Record], list[str
     return found.skipped, [*filter(None, (sidecars.note(),))]
 
 
-def _what_is_wrong(row: CheckedRow, tried: Tried, labelled: set[tuple[str, str]], column: str) -> Record | None:
+def _what_is_wrong(row: CheckedRow, result: FileResult, labelled: set[tuple[str, str]], column: str) -> Record | None:
     file = str(row.clip.video)
-    if tried.field is not None:
-        return {"file": file, "field": tried.field, "reason": str(tried.reason)}
+    if result.field is not None:
+        return {"file": file, "field": result.field, "reason": str(result.reason)}
     narrated = row.values.get("caption") or row.values.get("captions")  # such rows are good for pretraining
     if not labels_of(row.clip, column) and not narrated and labelled & set(columns_of(row.clip)):
         return {"file": file, "field": column, "reason": f"{row.line}: has no label, though others have"}
-    start, end, duration = row.clip.start, row.clip.end, tried.duration
+    start, end, duration = row.clip.start, row.clip.end, result.duration
     late_start = start is not None and start >= duration
     late_end = end is not None and end > duration + _PAST_END
     if duration > 0 and (late_start or late_end):  # 0: it is not known

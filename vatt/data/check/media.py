@@ -58,7 +58,7 @@ class MediaFile:
 
 
 @dataclass(frozen=True)
-class Tried:
+class FileResult:
     """What a file gave: its duration (seconds; 0 if it is not known or a picture), or what is wrong with which part.
 
     ``sounds``: of each of the ranges the `sound_digest` of its first window that is not silent, or `SILENT`; None where
@@ -76,7 +76,7 @@ class Tried:
         return [self.duration, self.field, self.reason, sounds]
 
     @classmethod
-    def read(cls, line: Any) -> Tried | None:
+    def read(cls, line: Any) -> FileResult | None:
         """From `line`; None from anything else."""
         try:
             duration, field, reason, sounds = line
@@ -87,27 +87,27 @@ class Tried:
             return None
 
 
-def try_file(file: MediaFile) -> Tried:
+def check_file(file: MediaFile) -> FileResult:
     """Decodes one window in the middle of the file. Does not raise for a bad file, but says what is wrong with it."""
     until = time.monotonic() + file.seconds
     try:
         if file.kind == "image":
             decode_picture(file.path, CentreView(), _SPEC, file.seconds)
-            return Tried()
+            return FileResult()
         if file.kind == "audio":
             decode_sound(file.path, _middle, _SPEC, file.seconds)
         else:
             window = decode_window(file.path, _middle, CentreView(), _SPEC, file.seconds)
             if file.sound and window.audio_L is None:
-                return Tried(field="audio", reason=window.lost or "the file has no sound")
+                return FileResult(field="audio", reason=window.lost or "the file has no sound")
         with open_media(file.path, file.kind, limit=TimeLimit(file.path, file.seconds)) as container:
             duration = duration_of(container, file.path)
         check_numbers(file.path, file.seconds)
         sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()
-        return Tried(duration, sounds=sounds)
+        return FileResult(duration, sounds=sounds)
     except Exception as error:
         bad = bad_clip(error, file.path)
-        return Tried(field=bad.field, reason=bad.reason)
+        return FileResult(field=bad.field, reason=bad.reason)
 
 
 def _start(clip: Clip, place: float, duration: float) -> float:
@@ -119,7 +119,7 @@ def _middle(duration: float) -> float:
 
 
 def _hear(file: MediaFile, span: Range, until: float) -> bytes | None:
-    """See `Tried`. A window whose sound does not decode has none, as for readers."""
+    """See `FileResult`. A window whose sound does not decode has none, as for readers."""
     clip = Clip(file.path, *span, kind=file.kind)
     for place in _PLACES:
         if (left := until - time.monotonic()) <= 0:

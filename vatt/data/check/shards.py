@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vatt.data.check.tries import Tries, key_of
+from vatt.data.check.cache import ResultCache, key_of
 from vatt.data.decode import MediaError, TimeLimit, open_media
 from vatt.data.shards.format import INDEX, Index, Settings, Shard, ShardError, read_index
 from vatt.data.shards.lines import SourceLine, member_text, read_sources
@@ -47,7 +47,7 @@ def check_shards(
     workers: int = 2,
     quick: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
-    tries: Tries | None = None,
+    cache: ResultCache | None = None,
 ) -> CheckedShards:
     """Reads all of a folder of shards.
 
@@ -55,7 +55,7 @@ def check_shards(
         workers: number of processes.
         quick: whether only the sizes of the files are compared.
         progress: called with (shards done, shards in all, faults).
-        tries: of an earlier check, which was stopped, and of this one.
+        cache: of an earlier check, which was stopped, and of this one.
 
     Raises:
         ShardError: there is no index, or it cannot be read.
@@ -70,13 +70,13 @@ def check_shards(
     if quick:
         found = {file.shard.file: check_shard(file) for file in files}
         files = []
-    tries = Tries(None) if tries is None else tries
+    cache = ResultCache(None) if cache is None else cache
     keys = {}
     for file in files:
         key = keys[file.shard.file] = key_of(
             folder / file.shard.file, key_of(folder / file.shard.lines), file.shard.sha256
         )
-        if (known := tries.known(key)) is not None:
+        if (known := cache.known(key)) is not None:
             found[file.shard.file] = known
     count = len(files)
     files = [file for file in files if file.shard.file not in found]
@@ -85,7 +85,7 @@ def check_shards(
         if isinstance(result, Failed):
             result = [_fault(folder / file.shard.file, "decode", result.reason)]
         found[file.shard.file] = result
-        tries.add(keys[file.shard.file], result)
+        cache.add(keys[file.shard.file], result)
         if progress is not None:
             progress(len(found), count, sum(map(len, found.values())))
     for shard in index.shards:

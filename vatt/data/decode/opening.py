@@ -250,10 +250,10 @@ def _open(
     if kind == "image":
         _check_whole(file, name, head, broken)
     # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.
-    told = kind != "image" and (short or head[4:8] == b"ftyp")
+    described = kind != "image" and (short or head[4:8] == b"ftyp")
     try:
-        decoders = {"max_pixels": str(most)} | ({"skip_frame": "all"} if told else {})
-        container = _ask(source, {"probesize": "2048"} if told else {}, decoders)
+        decoders = {"max_pixels": str(most)} | ({"skip_frame": "all"} if described else {})
+        container = _ask(source, {"probesize": "2048"} if described else {}, decoders)
         try:
             _prepare(container, source, kind, most)
         except BaseException:

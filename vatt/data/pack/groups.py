@@ -21,12 +21,12 @@ from typing import Any
 from vatt.data.pack.plan import PackError, PackJob, Plan, PlannedSource, plan_pieces
 from vatt.data.pack.sources import Source, changed
 from vatt.data.pack.tasks import (
+    CannotWrite,
     Fault,
     PieceTask,
     ProbeTask,
     ShardTask,
     Short,
-    Stopped,
     Task,
     piece_path,
     probed_path,
@@ -114,7 +114,7 @@ class Groups:
             for task, result in finished:
                 if isinstance(result, Failed):
                     result = Fault("decode", result.reason)
-                if isinstance(result, Stopped):
+                if isinstance(result, CannotWrite):
                     raise PackError(f"{result.reason}; {KEPT}")
                 if isinstance(result, Fault) and not isinstance(task, ShardTask):
                     self._check_there(task.path, result.reason)

@@ -33,14 +33,14 @@ class PackResult:
         clips: of this start.
         faults: of the job's groups.
         left: groups of other jobs that are not done.
-        again: whether nothing was left to do.
+        nothing_to_do: whether nothing was left to do.
     """
 
     index: Index | None
     clips: int
     faults: list[Record]
     left: int
-    again: bool = False
+    nothing_to_do: bool = False
 
 
 def pack(job: PackJob, tell: Tell = lambda done, total, faults: None, say: Say = lambda words: None) -> PackResult:
@@ -104,7 +104,7 @@ def _run(job: PackJob, groups: Groups, skipped: list[Record]) -> PackResult:
         groups.work()
     left = [number for number in range(len(groups.plan.groups)) if not groups.record(number).exists()]
     index = None if left else _finish(job, groups, skipped)
-    return PackResult(index, groups.done - begun, groups.faults, len(left), again=not todo and not left)
+    return PackResult(index, groups.done - begun, groups.faults, len(left), nothing_to_do=not todo and not left)
 
 
 def _tell_room(job: PackJob, groups: Groups) -> None:

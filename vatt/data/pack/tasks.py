@@ -45,7 +45,7 @@ class Short:
 
 
 @dataclass(frozen=True)
-class Stopped:
+class CannotWrite:
     """A task that failed because nothing can be written; the job cannot go on."""
 
     reason: str
@@ -92,14 +92,14 @@ Task = ProbeTask | PieceTask | ShardTask
 
 
 def run_task(task: Task) -> Any:
-    """Probed, None or Short for a piece, a list of Shard; or Fault, or Stopped."""
+    """Probed, None or Short for a piece, a list of Shard; or Fault, or CannotWrite."""
     try:
         if isinstance(task, ShardTask):
             return write_shards(task)
         return _probe(task) if isinstance(task, ProbeTask) else _piece(task)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FULL:
-            return Stopped(f"{error.filename or task.folder}: {error.strerror}")
+            return CannotWrite(f"{error.filename or task.folder}: {error.strerror}")
         if isinstance(task, ShardTask):
             raise
         bad = bad_clip(error, task.path)

@@ -49,9 +49,9 @@ def fetch(storage: Storage, file: str, offset: int, size: int | None, sha256: st
             found = storage.read(file, offset, size, max(0.1, end - time.monotonic()))
             if sha256 is None or hashlib.sha256(found).hexdigest() == sha256:
                 return found
-            raise Unavailable("the bytes have another SHA-256 than the index says", again=True)
+            raise Unavailable("the bytes have another SHA-256 than the index says", retry=True)
         except Unavailable as error:
-            if not error.again:
+            if not error.retry:
                 raise
             pause = max(wait * random.uniform(0.5, 1.0), error.after)  # many processes shall not come back together
             if attempt == ATTEMPTS or time.monotonic() + pause >= end:

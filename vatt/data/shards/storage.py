@@ -29,9 +29,9 @@ _LATER = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change when as
 class Unavailable(Exception):
     """Bytes that could not be had: why, and whether asking again may help, ``after`` so many seconds."""
 
-    def __init__(self, reason: str, *, again: bool = False, after: float = 0.0) -> None:
+    def __init__(self, reason: str, *, retry: bool = False, after: float = 0.0) -> None:
         super().__init__(reason)
-        self.reason, self.again, self.after = reason, again, after
+        self.reason, self.retry, self.after = reason, retry, after
 
 
 class Storage(Protocol):
@@ -177,7 +177,7 @@ class WebFolder:
                 "GET", self.address(file), headers=headers, timeout=timeout, retries=retries, preload_content=False
             )
         except HTTPError as error:
-            raise Unavailable(_why(error), again=True) from error
+            raise Unavailable(_why(error), retry=True) from error
         try:
             _check_answer(answer, offset, size)
             found = _read_body(answer, size, end)
@@ -203,7 +203,7 @@ def _check_answer(answer: urllib3.BaseHTTPResponse, offset: int, size: int | Non
     status = answer.status
     if status in _LATER:
         after = answer.headers.get("Retry-After", "")
-        raise Unavailable(f"the server answers {status}", again=True, after=float(after) if after.isdigit() else 0.0)
+        raise Unavailable(f"the server answers {status}", retry=True, after=float(after) if after.isdigit() else 0.0)
     if size is None:
         if status != 200:
             raise Unavailable(f"the server answers {status}")
@@ -217,7 +217,7 @@ def _check_answer(answer: urllib3.BaseHTTPResponse, offset: int, size: int | Non
     sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
     if sent is None or (int(sent[1]), int(sent[2])) != (offset, offset + size - 1):
         asked, got = f"{offset}-{offset + size - 1}", answer.headers.get("Content-Range", "no Content-Range")
-        raise Unavailable(f"asked for the bytes {asked}, the server sends {got}", again=True)
+        raise Unavailable(f"asked for the bytes {asked}, the server sends {got}", retry=True)
 
 
 def _read_body(answer: urllib3.BaseHTTPResponse, size: int | None, end: float) -> bytes:
@@ -232,11 +232,11 @@ def _read_body(answer: urllib3.BaseHTTPResponse, size: int | None, end: float) -
             parts.append(block)
             length += len(block)
             if time.monotonic() > end:
-                raise Unavailable(f"too slow: {length} bytes in the time there is", again=True)
+                raise Unavailable(f"too slow: {length} bytes in the time there is", retry=True)
     except HTTPError as error:
-        raise Unavailable(f"{_why(error)} after {length} bytes", again=True) from error
+        raise Unavailable(f"{_why(error)} after {length} bytes", retry=True) from error
     if size is not None and length != size:
-        raise Unavailable(f"{length} bytes came in place of {size}", again=True)
+        raise Unavailable(f"{length} bytes came in place of {size}", retry=True)
     return b"".join(parts)
 
 
@@ -300,4 +300,4 @@ def _refuse(error: Exception) -> NoReturn:
         raise Unavailable("no such file") from error
     text = (str(error) or type(error).__name__).splitlines()[0]
     final = isinstance(error, PermissionError | ImportError | ValueError | TypeError)
-    raise Unavailable(f"cannot be read: {text}", again=not final) from error
+    raise Unavailable(f"cannot be read: {text}", retry=not final) from error

@@ -25,7 +25,7 @@ from vatt.files import appearing
 from vatt.json_files import parse_json
 from vatt.models.classifier import Classifier
 from vatt.models.vatt import VATT
-from vatt.weights.tensors import Stored, Tensors, write_tensors
+from vatt.weights.tensors import TensorFile, Tensors, write_tensors
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Features:
     def load(cls, path: Path) -> Features | None:
         """What `save` wrote, or None if it is not there or cannot be read."""
         try:
-            stored = Stored(path)
+            stored = TensorFile(path)
             return cls(
                 stored["numbers"].tolist(),
                 stored["x"],

@@ -127,7 +127,7 @@ class Outcome:
     why: str = ""  # what is not equal
 
 
-class Lab:
+class Harness:
     """Everything lies in ``folder``. This process is the parent of all that it starts, and adopts what that leaves."""
 
     def __init__(self, folder: Path, base: str) -> None:

@@ -13,7 +13,7 @@ from tests.data.media import flash_at, write
 from tests.limits import HANG
 from vatt.__main__ import main as vatt
 from vatt.data.check import check
-from vatt.data.check.tries import Tries, key_of, tries_path
+from vatt.data.check.cache import ResultCache, cache_path, key_of
 from vatt.data.reading import Vanished
 
 
@@ -31,24 +31,24 @@ def films(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_check_has_tried_is_known_to_the_next(tmp_path):
-    path = tmp_path / "tries.jsonl"
+    path = tmp_path / "cache.jsonl"
     process = os.fork()
     if process == 0:
-        with Tries(path) as tries:
-            tries.add("a", [1.5, None, None, []])
-            tries.add("b", {"no": "tries"})
-            tries._file.write('["c", [2.0, nul')
-            tries._file.flush()
+        with ResultCache(path) as cache:
+            cache.add("a", [1.5, None, None, []])
+            cache.add("b", {"no": "cache"})
+            cache._file.write('["c", [2.0, nul')
+            cache._file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
-    with Tries(path) as tries:
-        assert (tries.found, tries.known("a"), tries.known("c")) == (2, [1.5, None, None, []], None)
-        tries.add("d", 4)
-        with Tries(path) as other:  # of a process of its own it would be refused; here nothing is lost
+    with ResultCache(path) as cache:
+        assert (cache.found, cache.known("a"), cache.known("c")) == (2, [1.5, None, None, []], None)
+        cache.add("d", 4)
+        with ResultCache(path) as other:  # of a process of its own it would be refused; here nothing is lost
             assert other.found in (0, 3)
-    with Tries(path) as tries:
-        assert tries.known("d") == 4
-        tries.remove()
+    with ResultCache(path) as cache:
+        assert cache.known("d") == 4
+        cache.remove()
     assert not path.exists()
 
 
@@ -81,7 +81,7 @@ def test_a_check_goes_on_where_it_was_stopped(films, tmp_path, capsys, monkeypat
     command = ["data", "check", str(films), "--workers", "1", "--seconds", str(HANG), "--report", str(report)]
     assert vatt(command) == 130
     assert "interrupted: what was tried so far is kept" in capsys.readouterr().err
-    path = tries_path(films)
+    path = cache_path(films)
     tried = [json.loads(json.loads(line)[0])[0] for line in path.read_text().splitlines()[1:]]
     assert len(tried) == 2
     os.utime(tried[0])
@@ -97,19 +97,19 @@ def test_a_check_goes_on_where_it_was_stopped(films, tmp_path, capsys, monkeypat
 
 
 def test_results_that_are_none_are_not_taken(films):
-    with Tries(tries_path(films)) as tries:
+    with ResultCache(cache_path(films)) as cache:
         for path in films.iterdir():
-            tries.add(key_of(path, "video", False, HANG, ()), ["odd"])
-        found = check(films, workers=1, seconds=HANG, tries=tries)
+            cache.add(key_of(path, "video", False, HANG, ()), ["odd"])
+        found = check(films, workers=1, seconds=HANG, cache=cache)
     assert [row.clip.video.name for row in found.rows] == ["0.mp4", "1.mp4", "2.mp4"]
 
 
 def test_files_that_vanish_end_a_check(films, tmp_path):
-    with Tries(None) as tries:
+    with ResultCache(None) as cache:
 
         def away(done, total, faults):
             if films.exists():
                 films.rename(tmp_path / "away")
 
         with pytest.raises(Vanished, match=r"its files are not there any more, such as .*\.mp4; is the disk"):
-            check(films, workers=1, seconds=HANG, progress=away, tries=tries)
+            check(films, workers=1, seconds=HANG, progress=away, cache=cache)

@@ -1,4 +1,4 @@
-"""What a check has tried so far, in a file of its own: one that was stopped goes on, and tries changed files again."""
+"""The results of a check so far, in a file: one that was stopped goes on, and tries changed files again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMAT = 1  # of the lines; a file of another one is not read
 _log = logging.getLogger(__name__)
 
 
-class Tries:
+class ResultCache:
     """A JSON line [key, result] for each thing that was tried. Use it as a context.
 
     A line that a kill cut short is not read. Where the file cannot be written, or another check of the same data is at
@@ -38,7 +38,7 @@ class Tries:
         self._file: TextIO | None = None
         self.found = 0
 
-    def __enter__(self) -> Tries:
+    def __enter__(self) -> ResultCache:
         if self.path is None:
             return self
         try:
@@ -102,8 +102,8 @@ def key_of(path: Path, *about: object) -> str:
     return json.dumps([os.fspath(path), seen, *about])
 
 
-def tries_path(data: Path) -> Path:
-    """Where the tries of a data set are kept: in the folder of the environment variable VATT_CACHE, else in
+def cache_path(data: Path) -> Path:
+    """Where the results of a data set are kept: in the folder of the environment variable VATT_CACHE, else in
     ~/.cache/vatt."""
     name = f"check-{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]}.jsonl"
     try:
