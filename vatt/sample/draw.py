@@ -24,20 +24,21 @@ RGB = {
     "pink": (240, 80, 200),
     "white": (250, 250, 250),
 }
-RADIUS = {"small": 0.36, "large": 0.56}  # half the width of the thing, in half frame sides
 _REACH = 1.25  # in radii; the farthest corner of a shape, the square's, lies at 1.19
 _MARK = np.array([25, 25, 30], np.float32)[:, None, None]
 
 
 def frames_TSS3(scene: Scene, frames: int, fps: int, side: int) -> np.ndarray:
     """The video, uint8 (T, S, S, 3)."""
-    rng = np.random.default_rng([scene.seed, 2])
+    rng, look = np.random.default_rng([scene.seed, 2]), scene.look
     time = np.arange(frames) / fps
     axis = ((np.arange(side) + 0.5) * (2 / side) - 1).astype(np.float32)
     background = _background(scene.background, axis, rng)
     path = motion_of(scene).path(time)
-    radius = RADIUS[scene.size] * rng.uniform(0.92, 1.08) * path.scale
-    colour_311 = np.array(RGB[scene.colour], np.float32)[:, None, None] * np.float32(rng.uniform(0.88, 1.0))
+    radius = look.radius[scene.size] * rng.uniform(*look.spread) * path.scale
+    colour_311 = np.array(RGB[scene.colour], np.float32)[:, None, None] * np.float32(rng.uniform(*look.light))
+    if look.tint:
+        colour_311 = np.clip(colour_311 + rng.uniform(-look.tint, look.tint, (3, 1, 1)).astype(np.float32), 0, 255)
     video = np.empty((frames, side, side, 3), np.uint8)
     for t in range(frames):
         picture = background(float(time[t]))

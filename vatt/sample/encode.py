@@ -36,10 +36,21 @@ def h264_encoder() -> str:
 
 
 def write_mp4(
-    path: Path, frames_THW3: np.ndarray, fps: int, sound_L: np.ndarray | None, rate: int, gop: int, x264: str = X264
+    path: Path,
+    frames_THW3: np.ndarray,
+    fps: int,
+    sound_L: np.ndarray | None,
+    rate: int,
+    gop: int,
+    x264: str = X264,
+    crf: int = 22,
+    bit_rate: int = 96_000,
 ) -> None:
-    """Writes one file: uint8 frames, mono float sound in [-1, 1] (or none), a keyframe every ``gop`` frames. ``x264``:
-    parameters of that encoder.
+    """Writes one file: uint8 frames, mono float sound in [-1, 1] (or none), a keyframe every ``gop`` frames.
+
+    Args:
+        x264, crf: parameters and quality of that encoder; a higher ``crf`` makes smaller files.
+        bit_rate: of the sound, bits a second.
 
     Raises:
         OSError: the file cannot be written. EncoderError: no H.264 encoder.
@@ -51,11 +62,11 @@ def write_mp4(
         video.gop_size = gop
         video.thread_count = 1  # more threads would make the bytes depend on the machine
         if video.codec.name == "libx264":
-            video.options = {"preset": "veryfast", "crf": "22", "x264-params": x264}
+            video.options = {"preset": "veryfast", "crf": str(crf), "x264-params": x264}
         audio = None
         if sound_L is not None:
             audio = cast(av.AudioStream, container.add_stream("aac", rate=rate, layout="mono"))
-            audio.bit_rate = 96_000
+            audio.bit_rate = bit_rate
             audio.options = {"aac_coder": "fast"}  # the default coder takes three quarters of the build
         for number, picture in enumerate(frames_THW3):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")

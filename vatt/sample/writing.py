@@ -1,38 +1,46 @@
-"""Writes the sample set: videos, captions and a manifest in one folder, whole or not at all; and its pictures."""
+"""Writes a sample set: videos, captions and a manifest in one folder, whole or not at all; and its pictures."""
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 import zlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
+import numpy as np
 
 from vatt import signals
 from vatt.errors import UserError
-from vatt.files import appearing, appearing_folder
+from vatt.files import appearing, appearing_folder, write_text
 from vatt.json_files import read_json
 from vatt.sample.draw import frames_TSS3
 from vatt.sample.encode import EncoderError, h264_encoder, write_mp4
-from vatt.sample.scene import Scene, scenes
+from vatt.sample.scene import SETS, SampleSet, Scene, scenes
 from vatt.sample.sound import waveform
 from vatt.sample.words import captions, srt
 
 MANIFEST, PICTURES, STAMP, SUMS = "manifest.csv", "pictures.csv", "sample.json", "sums.json"
-FORMAT = 8  # goes up whenever the same parameters would give other files
-TRAIN, VAL = 768, 96
-SECONDS, FPS, SIDE, RATE, GOP = 4.0, 15, 112, 48000, 15
+_BEGAN = "began.json"  # in the hidden folder of a build that can go on
+DEFAULT = SETS["default"]
+FORMAT, TRAIN, VAL, FPS = DEFAULT.format, DEFAULT.train, DEFAULT.val, DEFAULT.fps
+SECONDS, SIDE, RATE = 4.0, 112, 48000
 _LEAST = 16  # clips that are worth a process
+_TOLD_EVERY = 15.0  # seconds between two lines of how far a set is that takes minutes
+Tell = Callable[[int, int], object]
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +52,41 @@ class SampleError(UserError, RuntimeError):
 def build(
     out: str | Path,
     *,
+    name: str = "default",
     seed: int = 0,
-    train: int = TRAIN,
-    val: int = VAL,
+    train: int | None = None,
+    val: int | None = None,
     workers: int | None = None,
     say: Callable[[str], object] = logger.info,
+    tell: Tell | None = None,
 ) -> Path:
-    """Writes the sample set into ``out``, or leaves one with these parameters as it is.
+    """Writes a sample set into ``out``, or leaves one with these parameters as it is.
 
-    The files depend on ``seed``, ``train``, ``val`` and the versions of the libraries alone, not on ``workers``.
+    The files depend on ``name``, ``seed``, ``train``, ``val`` and the versions of the libraries alone, not on
+    ``workers``. The default set takes under a minute, and nothing is left of a build that was stopped. The large one
+    takes minutes: a build that was stopped goes on where it was, from a hidden folder beside ``out``.
 
     Args:
         out: the folder; it is put there by one rename when all files are complete.
+        name: a key of `vatt.sample.scene.SETS`.
+        train, val: clips; None takes as many as the set has.
         workers: processes; None takes the cores that this process may use.
-        say: called with one line that says whether the set is written or reused.
+        say: called with a line that says whether the set is written or reused; of the large one, how far it is.
+        tell: called now and then with the clips that are written and their number, in place of those lines.
 
     Returns:
         The path of ``manifest.csv``, whose rows name each video, its split and its attributes. The captions lie beside
         the videos as .srt files.
 
     Raises:
-        SampleError: ``out`` holds something else, or cannot be written (no permission, disk full).
-        EncoderError: the FFmpeg of PyAV has no H.264 encoder.
+        SampleError: ``out`` holds something else, is being written by another process, or cannot be written (no
+            permission, disk full). EncoderError: the FFmpeg of PyAV has no H.264 encoder.
     """
-    out = Path(out)
-    stamp = {"format": FORMAT, "seed": seed, "train": train, "val": val}
+    out, of = Path(out), SETS[name]
+    train, val = of.train if train is None else train, of.val if val is None else val
+    stamp: dict[str, Any] = {"format": of.format, "seed": seed, "train": train, "val": val}
+    if of is not DEFAULT:
+        stamp = {"set": name, **stamp}
     if min(train, val) < 0 or train + val == 0:
         raise SampleError(f"{out}: cannot build {train} training and {val} validation clips")
     if is_built(out, stamp):
@@ -78,17 +96,23 @@ def build(
     h264_encoder()
     if out.is_dir() and any(out.iterdir()):
         raise SampleError(f"{out}: is not empty and holds no sample set with {stamp}; remove it or name another folder")
+    chosen = scenes(train, val, seed, of)
     try:
         with ExitStack() as stack:
             try:
-                partly = stack.enter_context(appearing_folder(out))
+                folder = _resumed_folder(out, stamp) if of.goes_on else appearing_folder(out)
+                partly = stack.enter_context(folder)
             except OSError as error:
                 raise SampleError(f"{out}: cannot write here: {error}") from error
-            say(f"sample set: writing {train + val} clips of {SECONDS:g} s to {out}")
             for split in ("train", "val"):
-                (partly / split).mkdir()
-            _write_shares(partly, seed, train, val, workers)
-            _write_manifest(partly, scenes(train, val, seed))
+                (partly / split).mkdir(exist_ok=True)
+            there = _written(partly)
+            goes_on = f", of which {there} are there from an earlier build" if there else ""
+            say(f"sample set: writing {train + val} clips of {SECONDS:g} s to {out}{goes_on}")
+            if tell or of.goes_on:
+                stack.enter_context(_telling(partly, train + val, tell or _lines(say)))
+            _write_shares(partly, of, seed, chosen, workers)
+            _write_manifest(partly, chosen)
             (partly / SUMS).write_text(json.dumps(_sums(partly)), encoding="utf-8")
             (partly / STAMP).write_text(json.dumps(stamp))
     except OSError as error:
@@ -98,7 +122,81 @@ def build(
     return out / MANIFEST
 
 
-def is_built(out: Path, stamp: dict[str, int]) -> bool:
+@contextmanager
+def _resumed_folder(out: Path, stamp: dict[str, Any]) -> Iterator[Path]:
+    """As `appearing_folder`, but what was written stays if the block fails, and the next build with this ``stamp``, and
+    the same libraries, finds it.
+
+    Raises:
+        SampleError: another process is writing there.
+    """
+    out = out.resolve()
+    partly = out.with_name(f".{out.name}.partly")
+    partly.mkdir(parents=True, exist_ok=True)
+    began = {**stamp, "av": av.__version__, "numpy": np.__version__}
+    lock = os.open(partly, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SampleError(f"{out}: another process is writing this set; wait until it is done") from error
+        note = partly / _BEGAN
+        try:
+            goes_on = read_json(note, dict) == began
+        except (OSError, ValueError):
+            goes_on = False
+        if not goes_on:
+            for entry in partly.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            write_text(note, json.dumps(began))
+        yield partly
+        note.unlink()
+        os.replace(partly, out)
+    finally:
+        os.close(lock)
+
+
+def _written(folder: Path) -> int:
+    """Clips that are complete in a folder that is being written."""
+    return sum(1 for video in folder.glob("*/*.mp4") if not video.name.startswith("."))
+
+
+@contextmanager
+def _telling(folder: Path, total: int, tell: Tell) -> Iterator[None]:
+    """Calls ``tell`` every second while the block runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(1.0):
+            tell(_written(folder), total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _lines(say: Callable[[str], object]) -> Tell:
+    """Says now and then how far a set is, and how long the rest takes."""
+    began, first, told = time.monotonic(), None, time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal first, told
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - told < _TOLD_EVERY:
+            return
+        told = now
+        left = f", {(total - done) * (now - began) / (done - first):.0f} s left" if done > first else ""
+        say(f"sample set: {done} of {total} clips{left}")
+
+    return tell
+
+
+def is_built(out: Path, stamp: dict[str, Any]) -> bool:
     """Whether ``out`` holds a finished set with these parameters. The stamp is written last."""
     try:
         return json.loads((out / STAMP).read_text()) == stamp and (out / MANIFEST).is_file()
@@ -133,15 +231,15 @@ def _write_manifest(folder: Path, chosen: list[Scene]) -> None:
         writer.writerows({"video": f"{scene.name}.mp4", **scene.columns()} for scene in chosen)
 
 
-def _write_shares(folder: Path, seed: int, train: int, val: int, workers: int | None) -> None:
+def _write_shares(folder: Path, of: SampleSet, seed: int, chosen: list[Scene], workers: int | None) -> None:
     """Writes all clips into ``folder`` with up to ``workers`` processes (None: the cores this process may use).
 
     Raises:
         OSError: a file cannot be written, or a process ended early; the message names the file where it is known.
     """
-    count = workers or min(len(os.sched_getaffinity(0)), max((train + val) // _LEAST, 1))
+    count = workers or min(len(os.sched_getaffinity(0)), max(len(chosen) // _LEAST, 1))
     if count == 1:
-        _write_share(folder, scenes(train, val, seed))
+        _write_share(folder, of, chosen)
         return
     # Plain child interpreters, not multiprocessing: the caller may be a training process with threads, which must not
     # be forked, and a spawned child would first import all that the caller's script imports, or fail without a script.
@@ -150,7 +248,8 @@ def _write_shares(folder: Path, seed: int, train: int, val: int, workers: int | 
         "-c",
         f"import sys; from {__name__} import child_main; sys.exit(child_main(*sys.argv[1:]))",
     ]
-    command += map(str, (folder, seed, train, val))
+    train = sum(scene.split == "train" for scene in chosen)
+    command += map(str, (folder, of.name, seed, train, len(chosen) - train))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     children = [
         subprocess.Popen(
@@ -178,15 +277,21 @@ def _write_shares(folder: Path, seed: int, train: int, val: int, workers: int | 
                     pipe.close()
 
 
-def _write_share(folder: Path, chosen: list[Scene]) -> None:
-    """Writes video and captions of the chosen scenes. Their folders must exist."""
+def _write_share(folder: Path, of: SampleSet, chosen: list[Scene]) -> None:
+    """Writes video and captions of the chosen scenes that are not there yet. Their folders must exist."""
     for scene in chosen:
-        frames = frames_TSS3(scene, round(SECONDS * FPS), FPS, SIDE)
-        write_mp4(folder / f"{scene.name}.mp4", frames, FPS, waveform(scene, SECONDS, RATE), RATE, GOP)
+        video = folder / f"{scene.name}.mp4"
+        if video.exists():
+            continue
         (folder / f"{scene.name}.srt").write_text(srt(captions(scene, SECONDS)), encoding="utf-8")
+        frames = frames_TSS3(scene, round(SECONDS * of.fps), of.fps, SIDE)
+        sound = waveform(scene, SECONDS, RATE)
+        # last: a clip whose video is there is complete
+        with appearing(video) if of.goes_on else nullcontext(video) as path:
+            write_mp4(path, frames, of.fps, sound, RATE, of.fps, **of.files)
 
 
-def child_main(folder: str, *numbers: str) -> int:
+def child_main(folder: str, name: str, *numbers: str) -> int:
     """A child of `_write_shares`: writes share ``index`` of ``count``. The exit status; the reason on stderr.
 
     It ends with the process that has started it. What a terminal sends to both is left to that one.
@@ -196,7 +301,7 @@ def child_main(folder: str, *numbers: str) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     seed, train, val, index, count = map(int, numbers)
     try:
-        _write_share(Path(folder), scenes(train, val, seed)[index::count])
+        _write_share(Path(folder), SETS[name], scenes(train, val, seed, SETS[name])[index::count])
     except (OSError, EncoderError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
