@@ -71,7 +71,7 @@ class Size:
 
 # As many clips at once as the largest GPU so far could hold (B200, 180 GB) of the smaller models, and then some.
 _MOST = 2048
-_REAL = tuple(name for name in PRESETS if "tiny" not in name)
+_REAL = tuple(name for name in PRESETS if not name.endswith(("tiny", "small")))
 SIZES = {
     "tiny": Size((Sweep("vatt-tiny", 2, 4, full=False),), "vatt-tiny", 4, 2, 0.0, 8, (64, 128), 4, 1, 120.0),
     "cpu": Size(

@@ -14,6 +14,7 @@ from vatt.data.config import DataConfig
 from vatt.distributed import ranks_here
 from vatt.models.config import VATTConfig
 from vatt.presets import preset
+from vatt.sample.scene import SETS
 
 Windows = Annotated[int, Range(1, 1000)]
 
@@ -73,8 +74,26 @@ def sample_gpu() -> PretrainConfig:
     return config
 
 
+def sample_large() -> PretrainConfig:
+    """The large sample (`vatt.sample.scene.SETS`), to learn the shape from: some ten minutes on one GPU and 16 cores,
+    which decode. All tokens of the video are kept: a thing covers but a few of those of a frame."""
+    config = sample()
+    config.model = preset("vatt-small")
+    config.model.video.random_patch_sampling = False
+    config.data.sources = [f"{SETS['large'].folder}/manifest.csv"]
+    config.data.workers = max(1, min(14, (os.cpu_count() or 4) // ranks_here() - 2))
+    config.optim = OptimConfig(lr=1e-3, final_lr=1e-5, warmup_steps=100, clip_norm=1.0)
+    config.run = RunConfig(steps=2000, batch_size=256, log_every=20, eval_every=500, save_every=500, keep=2)
+    return config
+
+
 AUTO = "auto"  # chosen by data and machine, see train/pretraining/auto.py
-RECIPES: dict[str, Callable[[], PretrainConfig]] = {"paper": paper, "sample": sample, "sample-gpu": sample_gpu}
+RECIPES: dict[str, Callable[[], PretrainConfig]] = {
+    "paper": paper,
+    "sample": sample,
+    "sample-gpu": sample_gpu,
+    "sample-large": sample_large,
+}
 
 
 def recipe(name: str) -> PretrainConfig:

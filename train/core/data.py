@@ -14,8 +14,9 @@ from vatt.data.decode import check_decoder
 from vatt.data.skipped import Record
 from vatt.data.splits import TRAIN, VAL, nothing_in, split_name
 from vatt.sample import build, build_pictures
+from vatt.sample.scene import SETS
 
-SAMPLE = Path("runs/sample-clips")
+SAMPLE, LARGE = Path(SETS["default"].folder), Path(SETS["large"].folder)
 
 
 def sample_manifest(context: RankContext, say: Callable[[str], object], pictures: bool = False) -> str:
@@ -40,6 +41,21 @@ def sample_manifest(context: RankContext, say: Callable[[str], object], pictures
         make()
     wait_for_all()
     return str(manifest)
+
+
+def build_large(sources: list[str], context: RankContext, say: Callable[[str], object]) -> None:
+    """Builds the large sample where it is asked for and not there, as `sample_manifest` does.
+
+    Raises:
+        SampleError: it cannot be built; the message names the folder.
+    """
+    manifest = LARGE / "manifest.csv"
+    if str(manifest) not in sources:
+        return
+    for builds in (context.first, context.first_of_node):
+        if builds and not manifest.is_file():
+            build(LARGE, name="large", say=say)
+        wait_for_all()
 
 
 @dataclass

@@ -12,7 +12,7 @@ from train.config.pretraining import PretrainConfig
 from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.changes import check_data_of_run
 from train.core.command import Job
-from train.core.data import SAMPLE, Corpus, read_corpus
+from train.core.data import LARGE, SAMPLE, Corpus, read_corpus
 from train.core.loop import Trainer
 from train.core.nodes import check_clips
 from train.core.ranks import RankContext, wait_for_all
@@ -46,7 +46,7 @@ def build(job: Job[PretrainConfig], context: RankContext) -> Trainer:
     name = "sample" if job.sample else config.model.name
     folder, reporter = open_run(job, name, context, part_size=2)  # a contrastive loss of one clip has no negatives
     start = start or prepare(job, context)
-    of_sample = config.data.sources == [str(SAMPLE / "manifest.csv")]
+    of_sample = config.data.sources in [[str(folder / "manifest.csv")] for folder in (SAMPLE, LARGE)]
     oracle = dict(levels(config.data.sources[0])) if of_sample else None
     unusable = dict.fromkeys(("audio", "image"), _VIDEOS_ONLY)
     corpus = read_corpus(config.data, unusable, config.model.input, data=start.data)

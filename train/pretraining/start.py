@@ -12,7 +12,7 @@ from train.auto.rules import TELLING
 from train.config.pretraining import PretrainConfig, recipe
 from train.core.command import Job
 from train.core.console import Reporter
-from train.core.data import read_data, refuse_without_training, sample_manifest
+from train.core.data import build_large, read_data, refuse_without_training, sample_manifest
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
 from train.pretraining.auto import CLIPS, choose, refuse_unbuildable, refuse_without_pairs, training_clips
@@ -77,6 +77,7 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
     """
     if job.sample:
         job.config.data.sources = [sample_manifest(context, context.say)]
+    build_large(job.config.data.sources, context, context.say)
     data = read_data(job.config.data)
     find_parts = job.config.engine.contrastive_parts == 0
     if job.resume and not find_parts:
