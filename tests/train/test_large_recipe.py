@@ -1,0 +1,33 @@
+"""The recipe sample-large begins: its set is built where it is not there, and its model takes what is read of it."""
+
+from __future__ import annotations
+
+import torch
+
+from train.core import data
+from train.core.ranks import RankContext
+from train.pretraining.cli import parse
+from vatt.objectives.pretraining import Pretraining
+from vatt.sample import build
+
+
+def test_the_recipe_builds_its_set_once(tmp_path, monkeypatch):
+    built = []
+
+    def few(out, **options):
+        built.append(options["name"])
+        return build(out, train=3, val=1, workers=1, **options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "build", few)
+    monkeypatch.setattr(data, "wait_for_all", lambda: None)
+    context, job = RankContext(0, 1, torch.device("cpu")), parse(["--config", "sample-large"], on_gpu=False)
+    for _ in range(2):
+        data.build_large(job.config.data.sources, context, str)
+    data.build_large(["others.csv"], context, str)
+    assert built == ["large"]
+    (found,) = data.read_data(job.config.data).values()
+    assert (job.sample, len(found.clips), found.clips[0].extra["shape"]) == (False, 4, "square")
+    assert (job.config.model.name, job.config.run.batch_size) == ("vatt-small", 256)
+    with torch.device("meta"):
+        Pretraining(job.config.model).check_input()
