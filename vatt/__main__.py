@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 from vatt import signals
+from vatt.cli.jobs import start
 from vatt.errors import UserError, printable
 
 # sub-command -> what it does. Its module, vatt.cli.<name>, has add_arguments(parser) and run(options) -> exit status.
@@ -17,6 +18,14 @@ COMMANDS = {
     "embed": "embeddings of all videos, sounds or sentences of a folder or manifest",
     "info": "models, this machine, and which kernels run here",
     "plan": "memory, time and communication of a pretraining run on many GPUs, before it starts",
+    "sample": "builds the sample set of short narrated videos; what chance and an oracle reach on it",
+}
+# These read their own arguments: vatt.cli.jobs starts them.
+JOBS = {
+    "pretrain": "trains a model on your videos, or on the sample",
+    "finetune": "trains a pretrained model to name classes",
+    "evaluate": "classification, zero-shot retrieval and linear probes of a model",
+    "report": "writes the page of a run again from the files of its folder",
 }
 
 
@@ -24,15 +33,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a sub-command; its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
-        prog="vatt", description="Video-Audio-Text Transformer: data, weights, embeddings, costs."
+        prog="vatt", description="Video-Audio-Text Transformer: data, weights, training, embeddings, costs."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in COMMANDS.items():
         made = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
         if arguments[:1] == [name]:
             import_module(f"vatt.cli.{name}").add_arguments(made)
-    options = parser.parse_args(arguments)
+    for name, what in JOBS.items():
+        commands.add_parser(name, help=what)
     try:
+        if arguments and arguments[0] in JOBS:
+            start(arguments[0], arguments[1:])
+        options = parser.parse_args(arguments)
         with signals.ending():
             return import_module(f"vatt.cli.{options.command}").run(options)
     except UserError as error:

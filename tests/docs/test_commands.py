@@ -20,7 +20,7 @@ from bench.__main__ import main as benchmark
 from train.evaluation.cli import parse as evaluation
 from train.finetuning.cli import parser as finetuning
 from train.pretraining.cli import parser as pretraining
-from vatt.__main__ import COMMANDS
+from vatt.__main__ import COMMANDS, JOBS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", ROOT / "examples" / "README.md"]
@@ -75,6 +75,8 @@ def test_the_command_is_valid(document, command):
     if words[0] == "python":
         words = words[1:]
     names_only = len(words) <= 3 and not any(word.startswith("--") for word in words)  # such as `vatt data check`
+    if words[0] == "vatt" and words[1] in JOBS:
+        words[:2] = [f"train/{words[1]}.py"]
     if words[0] == "vatt":
         assert words[1] in COMMANDS
         if not names_only:
@@ -83,7 +85,9 @@ def test_the_command_is_valid(document, command):
         pretraining().parse_intermixed_args([word for word in words[1:] if word not in ("M", "S")])
     elif words[0] == "train/finetune.py":
         finetuning().parse_intermixed_args(words[1:])
-    elif words[0] == "train/evaluate.py":
+    elif words[0] == "train/report.py":
+        assert len(words) == 2
+    elif words[0] == "train/evaluate.py" and len(words) > 1:
         evaluation(words[1:])
     elif words[:2] == ["-m", "bench"] and len(words) > 2:
         assert words[2] in SUBCOMMANDS

@@ -19,6 +19,8 @@ from tests.limits import HANG
 from vatt.data import read_clips
 from vatt.sample import EncoderError, SampleError, build, build_pictures
 
+SAMPLE = [sys.executable, "-m", "vatt", "sample"]
+
 
 def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -123,11 +125,11 @@ def test_an_unwritable_place_is_named(tmp_path):
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, workers):
     """A limit on the size of files takes the place of a full disk: writing fails half-way, just the same."""
     code = (
-        "import resource, sys; from vatt.sample.__main__ import main\n"
+        "import resource, sys; from vatt.__main__ import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "raise SystemExit(main())"
     )
-    arguments = ["--out", str(tmp_path / "set"), "--train", "2", "--val", "0", "--workers", str(workers)]
+    arguments = ["sample", "--out", str(tmp_path / "set"), "--train", "2", "--val", "0", "--workers", str(workers)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
     assert run.returncode == 1
@@ -142,7 +144,20 @@ def test_without_an_encoder_the_error_says_so(tmp_path, monkeypatch):
 
 
 def test_command_prints_chance_and_oracle(sample):
-    command = [sys.executable, "-m", "vatt.sample", "--out", str(sample), "--seed", "3", "--train", "12", "--val", "6"]
+    command = [
+        sys.executable,
+        "-m",
+        "vatt",
+        "sample",
+        "--out",
+        str(sample),
+        "--seed",
+        "3",
+        "--train",
+        "12",
+        "--val",
+        "6",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     chance = next(line for line in run.stdout.splitlines() if line.startswith("chance"))
@@ -178,7 +193,18 @@ def test_a_folder_without_a_sample_is_refused(tmp_path):
 
 
 def test_processes_of_a_build_that_is_killed_end(tmp_path):
-    command = [sys.executable, "-m", "vatt.sample", "--out", str(tmp_path / "set"), "--train", "400", "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "vatt",
+        "sample",
+        "--out",
+        str(tmp_path / "set"),
+        "--train",
+        "400",
+        "--workers",
+        "2",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as build:
         children = Path(f"/proc/{build.pid}/task/{build.pid}/children")
         while len(found := children.read_text().split()) < 2:

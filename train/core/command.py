@@ -20,6 +20,7 @@ from train.core.ranks import RankContext, RankLost, rank_lost, start_distributed
 from train.core.run_folder import RunFolder
 from train.core.run_lock import release_all
 from vatt import signals
+from vatt.cli.jobs import COMMAND
 from vatt.config import ConfigError
 from vatt.errors import UserError
 
@@ -140,6 +141,9 @@ def leave(code: int) -> NoReturn:
 
 class Parser(argparse.ArgumentParser):
     """Names the nearest flag when one is unknown; one rank speaks for all that were started alike."""
+
+    def __init__(self, *, prog: str | None = None, **options: Any) -> None:
+        super().__init__(prog=os.environ.get(COMMAND) or prog, **options)
 
     def error(self, message: str) -> NoReturn:
         for word in message.split():

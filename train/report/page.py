@@ -1,6 +1,6 @@
 """One page that tells how a run went: figures, curves, and what some sentences found.
 
-``python -m train.report RUN_DIR`` writes it again from the files of the run folder.
+``vatt report RUN_DIR`` writes it again from the files of the run folder.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ def _skipped(run: Run) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 1 with a message that names the file if the page cannot be written."""
-    parser = argparse.ArgumentParser("python -m train.report", description=__doc__)
+    parser = argparse.ArgumentParser("vatt report", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the folder of a run")
     options = parser.parse_args(arguments)
     try:

@@ -1,7 +1,7 @@
 """The built-in sample: a few hundred short, narrated .mp4 files with sound, generated from a seed.
 
 ``build`` writes them, `build_pictures` a picture of each, and ``levels`` tells chance and what an oracle reaches;
-``python -m vatt.sample`` does the first and the last.
+the command ``vatt sample`` does the first and the last.
 """
 
 from vatt.sample.encode import EncoderError
