@@ -1,0 +1,91 @@
+"""``vatt index SOURCE --model M --out INDEX/``: makes an index to search in, or brings one up to date."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from vatt.cli.progress import progress
+from vatt.errors import printable
+from vatt.precision import PRECISIONS
+from vatt.search.format import FAULTS, SearchError
+from vatt.search.job import IndexJob, IndexResult, build_index
+
+_ORDER = ("new", "changed", "moved", "copied", "back", "same", "deleted")
+_WORDS = {"same": "with another time and the same content"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder of films and sounds, manifest, or shards (folder or URL)")
+    add("--model", type=Path, required=True, metavar="DIR", help="folder of a pretraining model or of its run")
+    add("--out", type=Path, required=True, metavar="INDEX", help="folder of the index, made if it is not there")
+    add("--hop", type=float, metavar="S", help="seconds from one window to the next (half a window)")
+    add("--split", metavar="NAME", help="clips of this split alone: train, val, test, ... (all)")
+    add("--pictures", action="store_true", help="of a folder, picture files, too")
+    add("--retry", action="store_true", help="read files again that could not be read before")
+    add("--moved", action="store_true", help="SOURCE is where the files of the index are now")
+    add("--batch-size", type=int, default=8, metavar="N", help="windows of a batch (%(default)s)")
+    add("--workers", type=int, default=2, metavar="N", help="decoding processes of each device (%(default)s)")
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        metavar="D",
+        help="cpu, cuda, cuda:1; several with commas, a process each; all: every GPU (%(default)s)",
+    )
+    add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, else fp32)")
+    add("--vocabulary", type=Path, metavar="FILE", help="the words, for a model folder without tokenizer.json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Indexes and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
+    job = IndexJob(
+        **{
+            name: getattr(options, name)
+            for name in (
+                *("source", "model", "out", "hop", "split", "pictures", "batch_size", "workers", "precision"),
+                *("vocabulary", "retry", "moved"),
+            )
+        },
+        devices=devices_of(options.device),
+    )
+    try:
+        with progress("windows") as tell:
+            done = build_index(job, tell)
+    except OSError as error:
+        raise SearchError(f"{error.filename or job.out}: {error.strerror or error}") from error
+    _report(done, job)
+    return 0
+
+
+def devices_of(text: str) -> tuple[str, ...]:
+    """The devices that ``--device`` names. Raises SearchError: one of them is none of PyTorch's, or not there."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        names = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    for name in names:
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise SearchError(f"device: {name!r} is no device of PyTorch, such as cpu or cuda") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SearchError(f"device: {name}: PyTorch sees no CUDA device here")
+    return tuple(names)
+
+
+def _report(done: IndexResult, job: IndexJob) -> None:
+    out = printable(job.out)
+    for name in done.redone:
+        print(f"warning: {out}: a segment was damaged, its windows were done again: {name}", file=sys.stderr)
+    changes = ", ".join(f"{done.counts[name]} {_WORDS.get(name, name)}" for name in _ORDER if done.counts[name])
+    what = f"{out}: {done.files} files, {done.windows} windows"
+    if done.embedded:
+        rate = done.embedded / max(done.seconds, 1e-9)
+        print(f"{what}; {changes or 'went on'}; {done.embedded} windows in {done.seconds:.1f} s, {rate:.1f} windows/s")
+    else:
+        print(f"{what}; {changes or 'nothing has changed'}")
+    if done.faults:
+        print(f"{done.faults} could not be read, wholly or in part: {printable(job.out / FAULTS)}", file=sys.stderr)

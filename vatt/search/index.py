@@ -1,0 +1,269 @@
+"""An index, open to be searched: its windows in columns, exact search, results as moments of files.
+
+Shapes: N windows, D width.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vatt.clip import InputConfig
+from vatt.data.captions import Caption, choose_candidates
+from vatt.data.shards.dataset import is_shards
+from vatt.search.encoder import Encoder, Query
+from vatt.search.exact import dot_products
+from vatt.search.format import About, SearchError, read_segment, segment_paths
+from vatt.search.model import check_same, config_of, describe_model
+from vatt.search.ranking import Hit, IndexedFile, Scored, Window, moments
+from vatt.search.state import Rows, State, rows_of
+from vatt.weights.folder import PretrainedError
+
+__all__ = ["Filter", "Index"]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which files are searched.
+
+    Attributes:
+        folder: their folder, or one above it; "" is all.
+        kinds: of "video", "audio" and "image"; () is all.
+        min_seconds, max_seconds: length of the whole file.
+        files: their names; None: all.
+    """
+
+    folder: str = ""
+    kinds: tuple[str, ...] = ()
+    min_seconds: float = 0.0
+    max_seconds: float = float("inf")
+    files: frozenset[str] | None = None
+
+    def passes(self, file: IndexedFile) -> bool:
+        """Whether a file is searched."""
+        folder = self.folder.strip("/")
+        return (
+            (not folder or file.folder == folder or file.folder.startswith(f"{folder}/"))
+            and (not self.kinds or file.kind in self.kinds)
+            and self.min_seconds <= file.seconds <= self.max_seconds
+            and (self.files is None or file.name in self.files)
+        )
+
+
+class Index:
+    """An index to search in; make one with `Index.open`. Any number of threads may use it.
+
+    Attributes:
+        about: model, settings and source.
+        files: in the order of their names.
+        rows: the windows of these files, in order; their place is their id as long as the index is open.
+        spaces: vector set -> width.
+    """
+
+    def __init__(self, path: Path, model: Path | None = None, device: str = "cpu") -> None:
+        self.path, self.about = path, About.read(path)
+        self.spaces = dict(self.about.vectors)
+        self._model, self._device, self._lock = model, device, threading.Lock()
+        if model is not None:
+            check_same(self.about, describe_model(model), path)
+        self._load()
+
+    @classmethod
+    def open(cls, path: str | Path, model: str | Path | None = None, device: str = "cpu") -> Index:
+        """Opens an index for reading; vectors are mapped into memory.
+
+        Args:
+            model: the folder of its model; None: where that was when the index was made. It is loaded with the first
+                query that needs it.
+            device: of the model.
+
+        Raises:
+            SearchError: no index, a damaged one, or another model than its own. PretrainedError: no model in ``model``.
+        """
+        return cls(Path(path), None if model is None else Path(model), device)
+
+    def _load(self) -> None:
+        paths = segment_paths(self.path)
+        segments = [read_segment(path, self.spaces) for path in paths]
+        state = State()
+        state.apply(segments)
+        live = state.live()
+        root = self._root()
+        self._signature = _signature(paths)
+        self._segments, self._state = segments, state
+        self.files = [
+            IndexedFile(
+                named.name,
+                None if root is None else root / named.name,
+                state.contents[named.content].media,
+                float(state.contents[named.content].seconds),
+                named.label or "",
+                state.contents[named.content].rows,
+                state.contents[named.content].sha256,
+            )
+            for named in live
+        ]
+        self._contents = [state.contents[named.content] for named in live]
+        self.rows: Rows = rows_of(live, state.contents, segments)
+        self._has = {
+            name: np.concatenate([np.empty(0, bool), *(one.has[name] for one in segments)])[self.rows.physical]
+            for name in self.spaces
+        }
+        self._spread: dict[tuple[str, ...], float] = {}
+
+    def _root(self) -> Path | None:
+        """Where the files are; None where there are none to open, as in shards."""
+        if "://" in self.about.source:
+            return None
+        source = Path(self.about.source)
+        if source.is_dir():
+            return None if is_shards(source) else source
+        return source.parent
+
+    def reload(self) -> bool:
+        """Takes up what ``vatt index`` has changed since. True: something has, and ids of rows are others."""
+        if _signature(segment_paths(self.path)) == self._signature:
+            return False
+        with self._lock:
+            self._load()
+        return True
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def input(self) -> InputConfig:
+        """What the model reads of a clip. Raises PretrainedError: the model is not where it was."""
+        return config_of(self.model).input
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model."""
+        return self._model or Path(self.about.model["path"])
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Makes queries. Raises SearchError: the model is another one now. PretrainedError: it is not there."""
+        try:
+            check_same(self.about, describe_model(self.model), self.path)
+        except (PretrainedError, OSError) as error:
+            raise SearchError(f"{self.path}: its model cannot be read: {error}; name it: --model DIR") from error
+        return Encoder(self.model, self.spaces, self._device, self._like)
+
+    def window(self, row: int) -> Window:
+        """A window by its id, with the caption that it overlaps most."""
+        file = int(self.rows.file[row])
+        start, end = float(self.rows.start_s[row]), float(self.rows.end_s[row])
+        return Window(row, self.files[file], start, end, self._caption(file, start, end))
+
+    def _caption(self, file: int, start: float, end: float) -> str:
+        captions = [Caption(text, first, last) for first, last, text in self._contents[file].captions]
+        timed = [(each, each.start, each.end) for each in captions if each.start is not None and each.end is not None]
+        near = [each for each, first, last in timed if first < end and last > start] if timed else captions[:1]
+        return choose_candidates(near, start, end, 1, None)[0] if near else ""
+
+    def has(self, space: str) -> np.ndarray:
+        """bool (N,): the windows that have a vector in a set."""
+        return self._has[space]
+
+    def vectors(self, space: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """The vectors of windows, L2-normalised float32 (n, D), zero where a window has none.
+
+        Args:
+            space: a vector set, one of ``spaces``.
+            rows: ids; None: all.
+        """
+        physical = self.rows.physical if rows is None else self.rows.physical[np.asarray(rows, np.int64)]
+        offsets = np.cumsum([0, *map(len, self._segments)])
+        found = np.zeros((len(physical), self.spaces[space]), np.float32)
+        place = np.searchsorted(offsets, physical, side="right") - 1
+        for number in np.unique(place):
+            chosen = place == number
+            found[chosen] = self._segments[number].vectors[space][physical[chosen] - offsets[number]]
+        return found
+
+    def _like(self, row: int) -> dict[str, np.ndarray]:
+        return {name: self.vectors(name, [row])[0] for name in self.spaces if self._has[name][row]}
+
+    def scores(self, query: Query) -> tuple[np.ndarray, np.ndarray]:
+        """The cosine of each window with a query, float32 (N,), and whether it has any, bool (N,).
+
+        A window is compared by the first of the query's vector sets that it has.
+        """
+        found, known = np.zeros(len(self), np.float32), np.zeros(len(self), bool)
+        for name, vector_D in query.vectors.items():
+            if name not in self.spaces:
+                raise SearchError(f"query: {name} is no vector set of {self.path}, which has {', '.join(self.spaces)}")
+            physical = np.concatenate(
+                [np.empty(0, np.float32), *(dot_products(one.vectors[name], vector_D) for one in self._segments)]
+            )[self.rows.physical]
+            new = self._has[name] & ~known
+            found[new] = physical[new]
+            known |= new
+        return found, known
+
+    def search(
+        self,
+        queries: Query | Sequence[Query],
+        top: int = 10,
+        filters: Filter | np.ndarray | None = None,
+        merge: bool = True,
+        fold: bool = True,
+        per_file: int | None = 3,
+    ) -> list[Hit]:
+        """The best moments for a query, or for several together, by exact search.
+
+        The score for one query is its cosine. For several, each cosine counts in standard deviations above its mean
+        over all windows, so that none drowns the others, and the score is their weighted mean; a window that a query
+        cannot be compared with has the mean there.
+
+        Args:
+            filters: of files, or bool (N,) of windows.
+            merge: windows that overlap or touch become one moment.
+            fold: moments that are nearly the same as a better one become its ``duplicates``.
+            per_file: moments of a file, at most; None: any number.
+
+        Raises:
+            SearchError: no query, or one of a vector set that the index does not have.
+        """
+        queries = [queries] if isinstance(queries, Query) else list(queries)
+        if not queries or top < 1:
+            raise SearchError("query: none is given" if not queries else f"top: must be 1 or more, got {top}")
+        scored = self._scored(queries)
+        allowed = scored.known & self._allowed(filters)
+        return moments(self, scored, allowed, top, merge=merge, fold=fold, per_file=per_file)
+
+    def _scored(self, queries: Sequence[Query]) -> Scored:
+        cosines = {}
+        total, known_N, weights = np.zeros(len(self), np.float32), np.zeros(len(self), bool), 0.0
+        for query in queries:
+            cosine, known = self.scores(query)
+            cosines[query.name] = np.where(known, cosine, np.nan)
+            known_N |= known
+            if len(queries) == 1:
+                total = cosine if query.weight >= 0 else -cosine
+                weights = 1.0
+                continue
+            values = cosine[known]
+            spread = max(float(values.std()), 1e-6) if len(values) else 1.0
+            mean = float(values.mean()) if len(values) else 0.0
+            total += np.where(known, query.weight * (cosine - mean) / spread, 0).astype(np.float32)
+            weights += abs(query.weight)
+        return Scored(total / (weights or 1.0), known_N, cosines, [name for q in queries for name in q.vectors])
+
+    def _allowed(self, filters: Filter | np.ndarray | None) -> np.ndarray:
+        if filters is None:
+            return np.ones(len(self), bool)
+        if isinstance(filters, np.ndarray):
+            return filters
+        passes = np.array([filters.passes(file) for file in self.files], bool)
+        return passes[self.rows.file] if len(passes) else np.zeros(0, bool)
+
+
+def _signature(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]

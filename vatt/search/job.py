@@ -1,0 +1,492 @@
+"""``vatt index``: brings an index up to date with a source. What is new or was changed is embedded, window by window.
+
+A job that was stopped goes on at the next start, with the same result: groups of windows follow from the list of what
+is left, and are committed in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vatt.data.config import DataConfig
+from vatt.data.reading import bad_clip, check_there
+from vatt.data.sidecars import Sidecars
+from vatt.errors import printable
+from vatt.files import remove_partly, write_lines
+from vatt.isolated import Failed, run_isolated
+from vatt.json_files import json_line
+from vatt.models.config import VATTConfig
+from vatt.precision import type_of
+from vatt.search.compaction import compact, worn
+from vatt.search.crew import embed_on
+from vatt.search.embedding import Done
+from vatt.search.format import (
+    ABOUT,
+    FAULTS,
+    LOCK,
+    SEGMENTS,
+    About,
+    Batch,
+    Record,
+    SearchError,
+    Segment,
+    locked,
+    read_segment,
+    segment_paths,
+    write_segment,
+)
+from vatt.search.listing import Entry, Listing, captions_of, list_source
+from vatt.search.model import check_same, config_of, describe_model, widths_of
+from vatt.search.state import Content, Named, State
+from vatt.search.windows import Group, Probed, ReadGroups, digest_of, make_groups, probe, window_starts
+from vatt.weights.folder import held_out_share
+from vatt.weights.tensors import Stored, TensorFileError
+
+_log = logging.getLogger(__name__)
+_ROWS, _SECONDS = 4096, 20.0  # a segment is written when it has so many windows or is so old
+Progress = Callable[[int, int, int], object]  # windows done, windows in all, faults so far
+
+
+@dataclass(frozen=True)
+class IndexJob:
+    """What is asked for; the fields are the options of ``vatt index``.
+
+    Attributes:
+        hop: seconds from one window to the next, a multiple of the time between two frames of the model; None: half a
+            window.
+        devices: one process each.
+    """
+
+    source: str | Path
+    model: Path
+    out: Path
+    hop: float | None = None
+    split: str | None = None
+    pictures: bool = False
+    batch_size: int = 8
+    workers: int = 2
+    devices: tuple[str, ...] = ("cpu",)
+    precision: str = "auto"
+    vocabulary: Path | None = None
+    retry: bool = False  # files that could not be read
+    moved: bool = False  # the source may be another folder than before
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SearchError(f"batch_size: must be 1 or more, got {self.batch_size}")
+        if self.workers < 0:
+            raise SearchError(f"workers: must be 0 or more, got {self.workers}")
+        if not self.devices:
+            raise SearchError("device: names no device")
+        if self.hop is not None and not 0 < self.hop < 86_400:
+            raise SearchError(f"hop: must be more than 0 seconds, and less than a day, got {self.hop:g}")
+
+
+@dataclass
+class IndexResult:
+    """How it ended.
+
+    Attributes:
+        files, windows, faults: of the whole index.
+        embedded: windows of this start. new, changed, moved, copied, deleted: files, since the start before.
+        redone: segments that could not be read; their files were done again.
+    """
+
+    files: int = 0
+    windows: int = 0
+    faults: int = 0
+    embedded: int = 0
+    seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    redone: list[str] = field(default_factory=list)
+
+
+def build_index(job: IndexJob, progress: Progress = lambda done, total, faults: None) -> IndexResult:
+    """Brings the index at ``job.out`` up to date with its source, or makes it.
+
+    Raises:
+        SearchError: another model or other settings than it was made with, another process at work in it, a folder that
+            is no index, or nothing that could be embedded.
+        ManifestError, PretrainedError, TextError: the source, the model or its words.
+    """
+    config = config_of(job.model)
+    listing = list_source(job.source, job.split, held_out_share(job.model), job.pictures)
+    about = _about(job, config)
+    _prepare(job.out)
+    with locked(job.out):
+        about = _agreed(about, job)
+        folder = job.out / SEGMENTS
+        folder.mkdir(exist_ok=True)
+        remove_partly(job.out, SEGMENTS)
+        result = IndexResult()
+        segments = _sound_segments(job.out, about.vectors, result)
+        state = State()
+        state.apply(segments)
+        about.write(job.out)
+        update = _Update(job, config, about, listing, segments, state, result)
+        update.run(progress)
+        return result
+
+
+def _about(job: IndexJob, config: VATTConfig) -> About:
+    spec = config.input
+    hop = _hop(job, config) / spec.fps
+    kind = str(type_of(job.precision, job.devices[0])).removeprefix("torch.")
+    settings = {"window_s": spec.seconds, "hop_s": hop, "precision": kind, "split": job.split, "pictures": job.pictures}
+    return About(describe_model(job.model, job.vocabulary), settings, widths_of(config), _place(job.source))
+
+
+def _place(source: str | Path) -> str:
+    return str(source) if "://" in str(source) else str(Path(source).resolve())
+
+
+def _hop(job: IndexJob, config: VATTConfig) -> int:
+    """Frames from one window to the next."""
+    spec = config.input
+    return max(1, spec.frames // 2 if job.hop is None else round(job.hop * spec.fps))
+
+
+def _prepare(out: Path) -> None:
+    """Raises SearchError: a folder that is there, and is no index."""
+    if out.exists() and not (out / ABOUT).is_file():
+        other = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+        if other - {LOCK, SEGMENTS, f".{ABOUT}.partly"}:
+            raise SearchError(f"{out}: is there, and is no index; name another --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _agreed(about: About, job: IndexJob) -> About:
+    """What the index is to be made with, which is what it was made with. Raises SearchError: it was made otherwise."""
+    if not (job.out / ABOUT).is_file():
+        return about
+    before = About.read(job.out)
+    check_same(before, about.model, job.out)
+    names = {**before.settings, **about.settings}
+    differ = [
+        f"{name} was {before.settings.get(name)!r}, is {about.settings.get(name)!r}"
+        for name in names
+        if before.settings.get(name) != about.settings.get(name)
+    ]
+    if differ or before.vectors != about.vectors:
+        raise SearchError(f"{job.out}: made with other settings: {'; '.join(differ) or 'vectors'}; name another --out")
+    if before.source != about.source and not job.moved and (_is_there(before.source) or "://" in about.source):
+        raise SearchError(
+            f"{job.out}: is an index of {before.source}, not of {about.source}; name another --out, or say --moved if "
+            "these are the same files"
+        )
+    return about
+
+
+def _is_there(source: str) -> bool:
+    return "://" in source or os.path.exists(source)
+
+
+def _sound_segments(out: Path, widths: dict[str, int], result: IndexResult) -> list[Segment]:
+    """The segments that agree with their checksums; others are set aside, and their windows done again."""
+    found = []
+    for path in segment_paths(out):
+        try:
+            Stored(path)
+            found.append(read_segment(path, widths))
+        except (TensorFileError, SearchError) as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            os.replace(path, aside)
+            result.redone.append(aside.name)
+            _log.warning("%s", printable(error))
+    return found
+
+
+@dataclass
+class _Todo:
+    """What is to be embedded of an entry."""
+
+    entry: Entry
+    content: Content
+    probed: Probed
+    starts: list[int]
+
+
+class _Update:
+    """One start of a job, on an index that is open."""
+
+    def __init__(
+        self,
+        job: IndexJob,
+        config: VATTConfig,
+        about: About,
+        listing: Listing,
+        segments: list[Segment],
+        state: State,
+        result: IndexResult,
+    ) -> None:
+        self.job, self.config, self.about, self.listing = job, config, about, listing
+        self.segments, self.state, self.result = segments, state, result
+        self.sidecars = Sidecars()
+        paths = segment_paths(job.out)
+        self.next = int(paths[-1].stem) + 1 if paths else 0
+
+    def run(self, progress: Progress) -> None:
+        begun = time.monotonic()
+        records, fresh = self._compare()
+        todo = self._probe(fresh, records)
+        if records:
+            self._commit(Batch(records=records))
+        self._embed(todo, progress)
+        live = self.state.live()
+        if worn(self.segments, self.state):
+            self.segments = compact(self.job.out, self.segments, self.state, self.about.vectors)
+            self.state = State()
+            self.state.apply(self.segments)
+        result = self.result
+        result.seconds = time.monotonic() - begun
+        result.files = len(live)
+        result.windows = sum(self.state.contents[named.content].rows for named in live)
+        result.faults = self._write_faults(live)
+        if not result.windows:
+            raise SearchError(f"{self.job.out}: nothing could be embedded; see {self.job.out / FAULTS}")
+
+    def _compare(self) -> tuple[list[Record], list[Entry]]:
+        """Records of what has changed but needs no embedding, and the entries that do."""
+        counts, state = self.result.counts, self.state
+        names = {entry.name for entry in self.listing.entries}
+        records: list[Record] = [{"file": name, "deleted": True} for name in state.files if name not in names]
+        same_size: dict[tuple[int, str], list[Content]] = defaultdict(list)
+        for each in state.contents.values():
+            if each.complete and each.sha256 and not each.faults:
+                same_size[each.size, each.media].append(each)
+        live = {named.content for named in state.files.values()}
+        gone = {state.files[record["file"]].content for record in records}
+        moved_to = set[str]()
+        fresh = []
+        for entry in self.listing.entries:
+            named = state.files.get(entry.name)
+            content = state.contents.get(named.content) if named is not None else None
+            if named and content and (content.id == entry.id or self._is_as_it_was(named, content, entry)):
+                if not content.complete or (self.job.retry and content.faults):
+                    fresh.append(entry)
+                continue
+            known = self._known(entry, same_size[entry.size, entry.kind])
+            if known is None:
+                counts["changed" if named is not None else "new"] += 1
+                fresh.append(entry)
+                continue
+            moves = known.id in gone and known.id not in moved_to
+            where = "moved" if moves else "copied" if known.id in live else "back"
+            counts["same" if named is not None else where] += 1
+            moved_to.add(known.id)
+            records.append(Named(entry.name, known.id, entry.size, entry.mtime, entry.label).record())
+        counts["deleted"] += len(gone - moved_to)
+        return records, fresh
+
+    @staticmethod
+    def _is_as_it_was(named: Named, content: Content, entry: Entry) -> bool:
+        """Whether a file is that of the index, as far as can be told without reading it; of shards, surely."""
+        same = (named.size, named.mtime, content.ranges, content.media) == (
+            entry.size, entry.mtime, entry.ranges, entry.kind,
+        )  # fmt: skip
+        return same and (not entry.sha256 or entry.sha256 == content.sha256)
+
+    @staticmethod
+    def _known(entry: Entry, contents: list[Content]) -> Content | None:
+        """The content of a file, if the index has it: the file was moved or copied, or only its time has changed."""
+        contents = [content for content in contents if content.ranges == entry.ranges]
+        if not contents:
+            return None
+        try:
+            sha256 = entry.sha256 or digest_of(Path(str(entry.media)))
+        except OSError:
+            return None
+        return next((content for content in contents if content.sha256 == sha256), None)
+
+    def _probe(self, fresh: list[Entry], records: list[Record]) -> list[_Todo]:
+        """Opens each file that is to be embedded. Those that cannot be opened become records."""
+        found, spec, hop = list[_Todo](), self.config.input, _hop(self.job, self.config)
+        for entry, probed in zip(fresh, _probe_all(fresh, self.job), strict=True):
+            if isinstance(probed, dict):
+                self._check_there(probed["file"], probed["reason"])
+                content = Content(entry.id, entry.kind, entry.size, 0.0, entry.sha256, entry.ranges, 0)
+                fault = {"start": None, "field": probed["field"], "reason": probed["reason"]}
+                records.append(content.record((0, 0), 0, [fault]))
+                records.append(Named(entry.name, entry.id, entry.size, entry.mtime, entry.label).record())
+                continue
+            starts = window_starts(entry.ranges, probed.seconds, spec, hop)
+            content = Content(entry.id, entry.kind, entry.size, probed.seconds, entry.sha256, entry.ranges, len(starts))
+            before = self.state.contents.get(entry.id)
+            if before is not None and not before.complete and before.windows == len(starts):
+                content.done = before.done
+                content.rows = before.rows
+            found.append(_Todo(entry, content, probed, starts))
+        return found
+
+    def _embed(self, todo: list[_Todo], progress: Progress) -> None:
+        """Writes segments as the windows are done; also what is done when it is interrupted."""
+        groups = list(
+            make_groups(
+                [(number, one.content.done, one.starts) for number, one in enumerate(todo)],
+                self.job.batch_size,
+                self.config.input,
+            )
+        )
+        if not groups:
+            return
+        done = sum(one.content.done for one in todo)
+        total = sum(len(one.starts) for one in todo)
+        batch = _Growing(self, todo)
+        faults = 0
+        try:
+            for stretches in self._results(todo, groups):
+                for one in stretches:
+                    for fault in one.faults:
+                        self._check_there(_path_of(todo[one.stretch.entry].entry), fault["reason"])
+                for one in stretches:
+                    batch.add(one)
+                    done, faults = done + len(one.stretch.starts), faults + len(one.faults)
+                    self.result.embedded += len(one.good)
+                progress(done, total, faults)
+                if batch.rows >= _ROWS or time.monotonic() - batch.since > _SECONDS:
+                    batch.commit()
+        finally:
+            batch.commit()
+
+    def _results(self, todo: list[_Todo], groups: list[Group]) -> Iterator[list[Done]]:
+        job = self.job
+        config = DataConfig(workers=job.workers)
+        work = ReadGroups(
+            [one.entry for one in todo],
+            {number: one.probed for number, one in enumerate(todo)},
+            groups,
+            job.batch_size,
+            self.config.input,
+            config.decode_timeout,
+        )
+        return embed_on(job.devices, job.model, job.precision, job.vocabulary, work, config)
+
+    def _commit(self, batch: Batch) -> None:
+        """Writes a segment and takes it into the state."""
+        path = self.job.out / SEGMENTS / f"{self.next:08d}.safetensors"
+        write_segment(path, batch, self.about.vectors)
+        self.next += 1
+        segment = read_segment(path, self.about.vectors)
+        self.state.apply([segment], len(self.segments))
+        self.segments.append(segment)
+
+    def _check_there(self, file: str, reason: str) -> None:
+        """Raises Vanished: the files have gone, and no fault is recorded of them."""
+        check_there(self.listing.clips, file, reason, str(self.job.source))
+
+    def _write_faults(self, live: list[Named]) -> int:
+        lines = [json_line(record) for record in self.listing.skipped]
+        for named in live:
+            content = self.state.contents[named.content]
+            lines += [json_line({"file": named.name} | fault) for fault in content.faults]
+        path = self.job.out / FAULTS
+        path.unlink(missing_ok=True)
+        if lines:
+            write_lines(path, lines)
+        return len(lines)
+
+
+class _Growing:
+    """A segment that is being filled."""
+
+    def __init__(self, update: _Update, todo: list[_Todo]) -> None:
+        self.update, self.todo = update, todo
+        self._clear()
+
+    def _clear(self) -> None:
+        self.batch, self.rows, self.since = Batch(), 0, time.monotonic()
+        self._parts: dict[int, tuple[int, int, int, list[dict[str, Any]]]] = {}  # entry -> from, to, rows, faults
+
+    def add(self, done: Done) -> None:
+        """A stretch, the next of its file."""
+        todo, stretch = self.todo[done.stretch.entry], done.stretch
+        todo.content.sha256 = todo.content.sha256 or done.sha256
+        if stretch.first == 0:
+            todo.content.captions = captions_of(todo.entry, self.update.sidecars)
+        number = list(self._parts).index(stretch.entry) if stretch.entry in self._parts else len(self._parts)
+        first, _, rows, faults = self._parts.get(stretch.entry, (stretch.first, 0, 0, []))
+        last = stretch.first + len(stretch.starts)
+        self._parts[stretch.entry] = (first, last, rows + len(done.good), [*faults, *_in_short(faults, done.faults)])
+        spec, batch = self.update.config.input, self.batch
+        length = min(spec.seconds, todo.content.seconds) if todo.content.seconds else spec.seconds
+        starts = [stretch.starts[good] / spec.fps for good in done.good]
+        batch.content_N += [number] * len(done.good)
+        batch.start_N += starts
+        batch.end_N += [start + length for start in starts]
+        for name, x_VD in done.vectors.items():
+            batch.vectors.setdefault(name, []).append(x_VD)
+            batch.has.setdefault(name, []).append(done.has[name])
+        self.rows += len(done.good)
+
+    def commit(self) -> None:
+        """Writes it, if there is anything in it."""
+        if self._parts:
+            for entry, (first, last, rows, faults) in self._parts.items():
+                todo = self.todo[entry]
+                content = todo.content
+                content.rows += rows
+                if last == content.windows and not content.rows and not faults:
+                    faults = [{"start": None, "field": "audio", "reason": "is silent"}]
+                self.batch.records.append(content.record((first, last), rows, faults))
+                if first == 0:
+                    named = todo.entry
+                    record = Named(named.name, content.id, named.size, named.mtime, named.label).record()
+                    self.batch.records.append(record)
+            self.update._commit(self.batch)
+        self._clear()
+
+
+def _in_short(before: list[dict[str, Any]], faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Faults of windows, once where neighbours have the same: with ``until``, where the last of them begins."""
+    found = list[dict[str, Any]]()
+    for fault in faults:
+        last = found[-1] if found else before[-1] if before else None
+        if last is not None and (last["field"], last["reason"]) == (fault["field"], fault["reason"]):
+            last["until"] = fault["start"]
+        else:
+            found.append(dict(fault))
+    return found
+
+
+def _path_of(entry: Entry) -> str:
+    return str(entry.media) if isinstance(entry.media, Path) else entry.media.name
+
+
+def _probe_all(entries: list[Entry], job: IndexJob) -> list[Probed | dict[str, str]]:
+    """What each file says of itself, or why it cannot be opened."""
+    found: dict[int, Any] = {}
+    timeout = DataConfig().decode_timeout
+    files = [number for number, entry in enumerate(entries) if isinstance(entry.media, Path)]
+    for number, entry in enumerate(entries):
+        if not isinstance(entry.media, Path) or not job.workers:
+            found[number] = _probe_one((entry, timeout))
+    if job.workers:
+        items = [(number, entries[number], timeout) for number in files]
+        # What FFmpeg has for a file that means harm is limited there: a process that crashes or hangs costs its file.
+        for (number, entry, _), answer in run_isolated(
+            _probe_item, items, workers=job.workers, seconds=2 * timeout, fork=True
+        ):
+            if isinstance(answer, Failed):
+                answer = {"file": _path_of(entry), "field": "decode", "reason": answer.reason}
+            found[number] = answer
+    return [found[number] for number in range(len(entries))]
+
+
+def _probe_item(item: tuple[int, Entry, float]) -> Probed | dict[str, str]:
+    return _probe_one(item[1:])
+
+
+def _probe_one(item: tuple[Entry, float]) -> Probed | dict[str, str]:
+    entry, timeout = item
+    try:
+        return probe(entry, timeout)
+    except Exception as error:
+        bad = bad_clip(error, _path_of(entry))
+        return {"file": bad.file, "field": bad.field, "reason": bad.reason}

@@ -1,0 +1,243 @@
+"""From scores of windows to what people are shown: moments of files, without near copies."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vatt.search.exact import best_first
+from vatt.search.state import Rows
+
+NEAR = 0.04  # of the distance of two windows that are drawn at random: nearer ones are copies (docs/search.md)
+_JOINS = 0.5  # standard deviations of all scores, by which a window may be worse than the best one of its moment
+_TOUCH = 0.05  # seconds between two windows that touch
+_LOOKED_AT = 1 << 15  # windows at most, the best ones, from which moments are made
+_SAMPLE = 512  # windows by which the distance of two is told
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A file of an index.
+
+    Attributes:
+        name: from the source on, with "/".
+        path: None of a source in shards.
+        kind: "video", "audio" or "image".
+        seconds: length of the whole file; 0: not known.
+    """
+
+    name: str
+    path: Path | None
+    kind: str
+    seconds: float
+    label: str
+    windows: int
+    sha256: str
+
+    @property
+    def folder(self) -> str:
+        """The folder that it is in, from the source on; "" at the top."""
+        return self.name.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window: its id, its file, when it is (seconds), and what is said there ("" where no caption is known)."""
+
+    row: int
+    file: IndexedFile
+    start_s: float
+    end_s: float
+    caption: str = ""
+
+
+@dataclass
+class Hit:
+    """A moment that was found.
+
+    Attributes:
+        window: the best one of it.
+        start_s, end_s: of all of its windows together.
+        score: of the best window: its cosine, or of several queries see `Index.search`.
+        cosines: of the best window, by the name of the query; only those that it can be compared with.
+        windows: (id, score), the best first.
+        duplicates: moments of other files, or elsewhere in this one, that are nearly the same.
+    """
+
+    window: Window
+    start_s: float
+    end_s: float
+    score: float
+    cosines: dict[str, float]
+    windows: list[tuple[int, float]]
+    duplicates: list[Hit] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``vatt search --json`` prints of it."""
+        file = self.window.file
+        found: dict[str, Any] = {
+            "file": file.name,
+            "path": None if file.path is None else str(file.path),
+            "kind": file.kind,
+            "start": round(self.start_s, 3),
+            "end": round(self.end_s, 3),
+            "best": [round(self.window.start_s, 3), round(self.window.end_s, 3)],
+            "score": round(self.score, 5),
+            "cosines": {name: round(value, 5) for name, value in self.cosines.items()},
+        }
+        for name, value in (("caption", self.window.caption), ("label", file.label)):
+            if value:
+                found[name] = value
+        if self.duplicates:
+            found["duplicates"] = [hit.as_json() for hit in self.duplicates]
+        return found
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of each window, float32 (N,), whether it has one, its cosines by query (NaN: none), and the vector sets
+    that were compared."""
+
+    total: np.ndarray
+    known: np.ndarray
+    cosines: dict[str, np.ndarray]
+    sets: Sequence[str]
+
+
+class Collection(Protocol):
+    """What is needed of an index."""
+
+    rows: Rows
+    spaces: dict[str, int]
+    files: list[IndexedFile]
+
+    def window(self, row: int) -> Window: ...
+
+    def vectors(self, space: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray: ...
+
+    def has(self, space: str) -> np.ndarray: ...
+
+
+def moments(
+    index: Collection,
+    scored: Scored,
+    allowed: np.ndarray,
+    top: int,
+    *,
+    merge: bool,
+    fold: bool,
+    per_file: int | None,
+) -> list[Hit]:
+    """The ``top`` best moments, see `Index.search`."""
+    possible = min(int(allowed.sum()), max(_LOOKED_AT, 8 * top))
+    count = min(possible, max(64, 8 * top))
+    copies = Copies(index) if fold else None
+    while True:
+        order = best_first(scored.total, allowed, count)
+        hits = _gather(index, scored, order, top, merge, per_file, copies)
+        if len(hits) >= top or count >= possible:
+            return hits
+        count = min(possible, 8 * count)
+
+
+def _gather(
+    index: Collection,
+    scored: Scored,
+    order: np.ndarray,
+    top: int,
+    merge: bool,
+    per_file: int | None,
+    copies: Copies | None,
+) -> list[Hit]:
+    joins = _JOINS * float(scored.total[scored.known].std()) if len(order) else 0.0
+    of_file: dict[int, list[Hit]] = defaultdict(list)
+    hits, shown = list[Hit](), Counter[int]()
+    if copies is not None:
+        copies.begin()
+    for row in order.tolist():
+        file, score = int(index.rows.file[row]), float(scored.total[row])
+        start, end = float(index.rows.start_s[row]), float(index.rows.end_s[row])
+        if merge and (moment := _touching(of_file[file], start, end)) is not None:
+            if score >= moment.score - joins:
+                moment.start_s, moment.end_s = min(moment.start_s, start), max(moment.end_s, end)
+                moment.windows.append((row, score))
+            continue
+        if len(hits) >= top and (copies is None or not merge):
+            break
+        cosines = {name: float(values[row]) for name, values in scored.cosines.items() if not np.isnan(values[row])}
+        hit = Hit(index.window(row), start, end, score, cosines, [(row, score)])
+        of_file[file].append(hit)
+        original = copies.original(hit) if copies is not None else None
+        if original is not None:
+            original.duplicates.append(hit)
+            continue
+        if per_file is not None and shown[file] >= per_file:
+            continue
+        if len(hits) >= top:
+            continue  # only what belongs to those that are shown is still looked for
+        shown[file] += 1
+        hits.append(hit)
+        if copies is not None:
+            copies.add(hit)
+    return hits
+
+
+def _touching(hits: Sequence[Hit], start: float, end: float) -> Hit | None:
+    """The best moment that a window overlaps or touches."""
+    return next((hit for hit in hits if start <= hit.end_s + _TOUCH and end >= hit.start_s - _TOUCH), None)
+
+
+class Copies:
+    """Finds moments that are nearly the same: the same content at the same time, or vectors that are so near each other
+    in every vector set, beside the distance of two windows drawn at random, that only coding can have made the
+    difference.
+
+    A model that was hardly trained gives nearly the same vectors to all; so distance is told beside that of others.
+    """
+
+    def __init__(self, index: Collection) -> None:
+        self.index = index
+        rows = np.unique(np.linspace(0, max(0, len(index.rows) - 1), _SAMPLE).astype(np.int64))[: len(index.rows)]
+        self.typical = {}
+        for name in index.spaces:
+            x = index.vectors(name, rows[index.has(name)[rows]]) if len(rows) else np.empty((0, 1), np.float32)
+            count = len(x)
+            mean = float((np.square(x.sum(0)).sum() - count) / (count * (count - 1))) if count > 1 else 0.0
+            self.typical[name] = max(1.0 - mean, 1e-6)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was shown."""
+        self.shown: list[tuple[Hit, dict[str, np.ndarray]]] = []
+
+    def add(self, hit: Hit) -> None:
+        """A moment that is shown."""
+        self.shown.append((hit, self._vectors(hit)))
+
+    def original(self, hit: Hit) -> Hit | None:
+        """The moment that is shown already and that this one nearly is."""
+        own = self._vectors(hit)
+        for other, vectors in self.shown:
+            if self._same_content(hit, other):
+                return other
+            if own.keys() == vectors.keys() and all(self._near(own[name], vectors[name], name) for name in own):
+                return other
+        return None
+
+    def _vectors(self, hit: Hit) -> dict[str, np.ndarray]:
+        row = hit.window.row
+        return {name: self.index.vectors(name, [row])[0] for name in self.index.spaces if self.index.has(name)[row]}
+
+    def _near(self, one: np.ndarray, other: np.ndarray, name: str) -> bool:
+        return bool(1.0 - float(one @ other) <= NEAR * self.typical[name])
+
+    @staticmethod
+    def _same_content(one: Hit, other: Hit) -> bool:
+        a, b = one.window, other.window
+        same = bool(a.file.sha256) and a.file.sha256 == b.file.sha256 and a.file.name != b.file.name
+        return same and min(a.end_s, b.end_s) > max(a.start_s, b.start_s)
