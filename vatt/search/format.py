@@ -112,7 +112,7 @@ def write_segment(path: Path, batch: Batch, widths: Mapping[str, int]) -> None:
 
 
 def read_segment(path: Path, widths: Mapping[str, int]) -> Segment:
-    """Opens a segment. Its checksum is not looked at (`vatt.weights.tensors.Stored` does).
+    """Opens a segment. Its checksum is not looked at (`vatt.weights.tensors.TensorFile` does).
 
     Raises:
         SearchError: it is damaged, or of another index.

@@ -47,7 +47,7 @@ from vatt.search.model import check_same, config_of, describe_model, widths_of
 from vatt.search.state import Content, Named, State
 from vatt.search.windows import Group, Probed, ReadGroups, digest_of, make_groups, probe, window_starts
 from vatt.weights.folder import held_out_share
-from vatt.weights.tensors import Stored, TensorFileError
+from vatt.weights.tensors import TensorFile, TensorFileError
 
 _log = logging.getLogger(__name__)
 _ROWS, _SECONDS = 4096, 20.0  # a segment is written when it has so many windows or is so old
@@ -193,7 +193,7 @@ def _sound_segments(out: Path, widths: dict[str, int], result: IndexResult) -> l
     found = []
     for path in segment_paths(out):
         try:
-            Stored(path)
+            TensorFile(path)
             found.append(read_segment(path, widths))
         except (TensorFileError, SearchError) as error:
             aside = path.with_name(f"{path.name}.damaged")
