@@ -27,7 +27,7 @@ def test_the_recipe_builds_its_set_once(tmp_path, monkeypatch):
     data.build_large(["others.csv"], context, str)
     assert built == ["large"]
     (found,) = data.read_data(job.config.data).values()
-    assert (job.sample, len(found.clips), found.clips[0].extra["shape"]) == (False, 4, "square")
+    assert (job.sample, len(found.clips), found.clips[0].extra["shape"]) == (False, 4, "triangle")
     assert (job.config.model.name, job.config.run.batch_size) == ("vatt-small", 256)
     with torch.device("meta"):
         Pretraining(job.config.model).check_input()
