@@ -1,4 +1,5 @@
-"""Without a GPU, Triton's kernels run in its interpreter. Triton reads this variable when it is imported.
+"""The suite sees no GPU and runs Triton's kernels in its interpreter, so that it is the same on every machine.
+``VATT_TEST_GPU=1 pytest tests/kernels tests/models tests/objectives`` compiles the kernels and runs them on a GPU.
 
 Under ``pytest -n`` the processes share the cores: each computes on one.
 
@@ -10,6 +11,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+
+# Before PyTorch and Triton are imported, which read these. Commands that tests start inherit them.
+if os.environ.get("VATT_TEST_GPU", "0") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch

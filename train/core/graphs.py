@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from train.config.sections import EngineConfig
 
@@ -48,7 +49,9 @@ def refusals(config: EngineConfig, device: torch.device, ranks: int, collectives
     return reasons
 
 
-def capture(passes: nn.Module, inputs: tuple[Tensor, ...], **options: Any) -> Callable[..., tuple[Tensor, ...]]:
+def capture(
+    passes: Callable[..., Any], inputs: tuple[Tensor, ...], **options: Any
+) -> Callable[..., tuple[Tensor, ...]]:
     """`torch.cuda.make_graphed_callables`, for a process with other threads: one that asks the driver for something, as
     NCCL's watchdog does, may spoil a capture in PyTorch's mode "global"."""
     graphed: Any = torch.cuda.make_graphed_callables
@@ -73,6 +76,7 @@ class Graphed:
     def __init__(self, module: nn.Module, capture: Callable[..., Any] = capture) -> None:
         self._module, self._capture = module, capture
         self._passes = _Passes(module)
+        self._weights = {f"module.{name}": p for name, p in module.named_parameters() if p.requires_grad}
         self._captured: Callable[..., tuple[Tensor, ...]] | None = None
         self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
         module.forward = self  # type: ignore[assignment, method-assign]
@@ -85,18 +89,28 @@ class Graphed:
             self._shapes, self._captured = shapes, self._record(tensors)
         if not self._module.training or self._captured is None or shapes != self._shapes:
             return self._passes.eager(batch, seed)
-        return dict(zip(self._passes.losses, self._captured(*tensors.values()), strict=True))
+        return dict(zip(self._passes.losses, self._captured(*tensors.values(), *self._weights.values()), strict=True))
 
     def _record(self, tensors: dict[str, Tensor]) -> Callable[..., tuple[Tensor, ...]]:
         """Captures both passes. PyTorch runs them a few times before, which must leave no trace in running statistics
-        and random generators: a resumed run captures once more."""
+        and random generators: a resumed run captures once more.
+
+        Weights are inputs of the graph, as other names for the same memory, so that a replay copies none. Captured
+        themselves they would take the stream along on which DeepSpeed first asked for their gradients (PyTorch's
+        AccumulateGrad keeps it), and no other stream may wait inside a capture.
+        """
         buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         devices = sorted({value.device.index for value in tensors.values() if value.device.type == "cuda"})
-        self._passes.names = tuple(tensors)
         self._passes.train()
         static = tuple(value.clone() for value in tensors.values())  # what the graph will read
+        weights = tuple(weight.detach().requires_grad_() for weight in self._weights.values())
+
+        def passes(*inputs: Tensor) -> tuple[Tensor, ...]:
+            batch = dict(zip(tensors, inputs, strict=False))
+            return functional_call(self._passes, dict(zip(self._weights, inputs[len(static) :], strict=True)), (batch,))
+
         with torch.random.fork_rng(devices):
-            captured = self._capture(self._passes, static, allow_unused_input=True)
+            captured = self._capture(passes, static + weights, allow_unused_input=True)
         with torch.no_grad():
             for name, buffer in self._module.named_buffers():
                 buffer.copy_(buffers[name])
@@ -110,10 +124,9 @@ class _Passes(nn.Module):
         super().__init__()
         self.module = module
         self.eager: Callable[..., dict[str, Tensor]] = module.forward
-        self.names: tuple[str, ...] = ()  # of the tensors of a batch
         self.losses: tuple[str, ...] = ()  # of the results
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        losses = self.eager(dict(zip(self.names, tensors, strict=True)), 0)  # what is drawn is in the batch
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        losses = self.eager(batch, 0)  # what is drawn is in the batch
         self.losses = tuple(losses)
         return tuple(value if name == "loss" else value.detach() for name, value in losses.items())
