@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("error:", printable(error, keep="\n"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
+        print(signals.words_of(error), file=sys.stderr)
         return signals.status_of(error)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()

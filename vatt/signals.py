@@ -75,6 +75,11 @@ def status_of(interrupt: KeyboardInterrupt) -> int:
     return 128 + (interrupt.number if isinstance(interrupt, SignalInterrupt) else signal.SIGINT)
 
 
+def words_of(interrupt: KeyboardInterrupt) -> str:
+    """What is told of a command that an interrupt ended, as `status_of`."""
+    return in_words(status_of(interrupt) - 128)
+
+
 def in_words(number: int) -> str:
     """What is told of a command that a signal ended."""
     return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"

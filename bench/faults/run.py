@@ -7,7 +7,6 @@ command is started again; losses, weights and moments are compared with those of
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 import shlex
 import tempfile
@@ -46,11 +45,7 @@ def main(argv: Sequence[str]) -> int:
     add("--base", default=BASE, metavar="COMMIT", help="an earlier commit that begins a run (default: %(default)s)")
     add("--write", action="store_true", help=f"add rows to {RESULTS.relative_to(TREE)}")
     add("--page", action="store_true", help=f"only write the table of {PAGE.relative_to(TREE)}, from those rows")
-    add("--fuzz", choices=("media", "text"), help="in place of all this: damaged files, by tests/fuzz/")
-    add("--count", type=int, default=200, help="of --fuzz: files (default: %(default)s)")
     options = parser.parse_args(argv)
-    if options.fuzz:
-        return int(importlib.import_module(f"tests.fuzz.{options.fuzz}").main(options.count, options.seed))
     if options.page:
         write_text(PAGE, filled(PAGE.read_text(encoding="utf-8"), results.read(RESULTS, FIELDS)))
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from tests.limits import HANG
 from vatt.__main__ import COMMANDS, main
 from vatt.cli import info, progress
 from vatt.errors import UserError
+from vatt.signals import SignalInterrupt
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -34,6 +36,7 @@ def test_python_m_vatt_is_the_same_command():
         (UserError("a.csv, column video: is empty"), 1, "error: a.csv, column video: is empty\n"),
         (PermissionError(13, "Permission denied", "b"), 1, "error: [Errno 13] Permission denied: 'b'\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (SignalInterrupt(signal.SIGTERM), 143, "ended by SIGTERM\n"),
     ],
 )
 def test_errors_that_a_user_can_mend_are_one_line(error, status, line, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,15 @@ def test_a_finished_folder(films, packed, tmp_path, capsys):
         pack(job(films, tmp_path))
 
 
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"shards": [], "shards": []}', '{"shards": NaN}'])
+def test_a_record_of_a_group_that_is_damaged_is_named(films, packed, tmp_path, content):
+    shutil.copytree(packed, tmp_path / "out")
+    record = tmp_path / "out" / WORK / "group-000000.json"
+    record.write_text(content)
+    with pytest.raises(PackError, match=r"group-000000\.json: .*; remove this file, and the group is packed again"):
+        pack(job(films, tmp_path / "out", workers=1, shard_size=1_600_000))
+
+
 def test_changed_sources_are_noticed(tmp_path):
     folder, out = tmp_path / "films", tmp_path / "out"
     folder.mkdir()
@@ -257,7 +267,8 @@ def test_signals_end_it_cleanly(films, tmp_path, number, status):
         if not (out / INDEX).exists():  # else it had ended before the signal came
             break
     assert process.returncode == status, errors
-    assert errors.splitlines()[-1].startswith("interrupted: what is packed so far stays")
+    words = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    assert errors.splitlines()[-1].startswith(f"{words}: what is packed so far stays")
     assert not list(tmp_path.rglob("*.partly"))
 
 

@@ -71,6 +71,21 @@ def test_a_text_that_is_no_json():
         read_index(index().text()[:-20], "index.json")
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is nested deeper than 64 levels"),
+        (b'{"source": "a", "source": "b"}', "source: stands there twice"),
+        (b'{"number": ' + b"9" * 5000 + b"}", "number: a number of 5000 digits"),
+        (b"[]", "expected an object"),
+    ],
+)
+def test_a_line_that_nobody_packed(line, words):
+    with pytest.raises(ShardError, match=rf"^shard-000000\.jsonl, line 1: {words}"):
+        next(read_sources([line], "shard-000000.jsonl"))
+
+
 def test_a_source_comes_back_with_its_captions():
     (back,) = read_sources([source().text()], "shard-000000.jsonl")
     assert back.captions == source().captions  # stored compressed: there are many
@@ -120,7 +135,7 @@ def changed(text: str, *path, value) -> str:
         (("kind",), "film", "kind: 'film' is not valid"),
         (("bytes",), "12", "bytes: '12' is not valid"),
         (("sha256",), "12", "sha256: '12' is not valid"),
-        (("duration",), float("nan"), "duration: nan is not valid"),
+        (("duration",), float("nan"), "duration: NaN is no number"),
         (("sound",), "no", "sound: 'no' is not valid"),
         (("rows", 1), 5, "rows[1]: "),
         (("rows", 1), {}, "rows[1]: missing 1 required positional argument: 'number'"),

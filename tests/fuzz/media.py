@@ -1,13 +1,12 @@
 """Damaged media, decoded as readers do: `python -m tests.fuzz.media [count] [seed]`.
 
 Each file is one of some small ones of many kinds, mutated as its own seed says, in a process that may crash. A clip or
-a `MediaError` is right. A finding is another exception, a process that dies, one that takes too long, or memory that
-grows by more than 1 GB. `python -m bench faults --fuzz media` runs it as well.
+a `MediaError` is right. A finding is another exception, a process that dies, one that takes too long, or memory of a
+process that has grown by more than 1 GB since its first file.
 """
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from tests.fuzz.memory import Growth
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.decode import MediaError, decode_picture, decode_sound, decode_window, duration_of, open_media
@@ -171,8 +171,13 @@ def _start(place: float, duration: float) -> float:
     return place * max(0.0, duration - 1.0)
 
 
+_GROWTH: list[Growth] = []  # of this process, from its first file on
+
+
 def one(folder: Path, names: list[str], seed: int) -> tuple[str, float, float]:
-    """Makes and decodes the file of a seed: what came of it, the memory of the process at most (MB), seconds."""
+    """Makes and decodes the file of a seed: what came of it, by how much the process has grown (MB), seconds."""
+    if not _GROWTH:
+        _GROWTH.append(Growth())
     rng = np.random.default_rng(seed)
     name = names[seed % len(names)]
     content = mutate((folder / name).read_bytes(), (folder / names[int(rng.integers(len(names)))]).read_bytes(), rng)
@@ -184,7 +189,7 @@ def one(folder: Path, names: list[str], seed: int) -> tuple[str, float, float]:
             outcome = decode(Path(file.name), kind_of(name))
         except MediaError as error:
             outcome = error.field
-    return outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.monotonic() - began
+    return outcome, _GROWTH[0].megabytes(), time.monotonic() - began
 
 
 def main(count: int = 2000, seed: int = 0, workers: int = 1) -> int:
@@ -199,20 +204,18 @@ def run(folder: Path, count: int, seed: int, workers: int = 1) -> int:
     names = sorted(path.name for path in folder.iterdir())
     print(f"media: {count} files of {len(names)} kinds, seeds {seed} to {seed + count - 1}, PyAV {av.__version__}")
     found, grown, longest, outcomes = 0, 0.0, 0.0, Counter[str]()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    base = pages * resource.getpagesize() / (1 << 20)  # what processes begin with
     trying = partial(one, folder, names)
     for number, result in run_isolated(trying, range(seed, seed + count), workers=workers, seconds=HANG, fork=True):
         if isinstance(result, Failed):
             found += 1
             print(f"seed {number} ({names[number % len(names)]}): {result.reason}", flush=True)
             continue
-        outcome, peak, seconds = result
+        outcome, growth, seconds = result
         outcomes[outcome] += 1
-        if peak - base > MOST and peak - base > grown:
+        if growth > MOST and growth > grown:
             found += 1
-            print(f"seed {number} ({names[number % len(names)]}): memory grew by {peak - base:.0f} MB", flush=True)
-        grown, longest = max(grown, peak - base), max(longest, seconds)
+            print(f"seed {number} ({names[number % len(names)]}): memory grew by {growth:.0f} MB", flush=True)
+        grown, longest = max(grown, growth), max(longest, seconds)
     print("outcomes: " + ", ".join(f"{name} {times}" for name, times in outcomes.most_common()))
     print(f"{count} files, {found} findings, largest growth {grown:.0f} MB, longest {longest:.1f} s")
     return 1 if found else 0

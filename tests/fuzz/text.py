@@ -1,8 +1,8 @@
 """Text files, mutated: captions, manifests, annotations, lists of classes and JSON, thousands of them.
 
 Each must be read, or refused with a `UserError` that names it; no other exception, no hang, no growth of memory. What
-is read must hold what others rely on: times in order, text that UTF-8 has. ``python -m bench faults --fuzz text --count
-5000``; tests/fuzz/test_fuzz_text.py runs a short form.
+is read must hold what others rely on: times in order, text that UTF-8 has. ``python -m tests.fuzz.text 5000 15`` tries
+5000 files from seed 15; tests/fuzz/test_fuzz_text.py runs a short form.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import resource
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.data.caption_cases import CASES
+from tests.fuzz.memory import Growth
 from vatt.data.captions import Caption, choose_candidates, read_captions
 from vatt.data.clips import Clip
 from vatt.data.datasets import read_dataset
@@ -30,7 +30,7 @@ from vatt.data.splits import splits_of
 from vatt.errors import UserError, printable
 from vatt.json_files import read_json
 
-SECONDS, GROWTH = 3.0, 2**30  # of processor time for a file; bytes for all
+SECONDS, GROWTH = 3.0, 1000  # of processor time for a file; megabytes for all
 _LIMIT = 20  # seconds after which a file is a hang
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 VIDEOS = ("a.mp4", "b.mp4", "nVC-aaaaaaa.mp4", "--PJHxphWEs.mkv", "video0.mp4", "v_Archery_g01_c01.avi", "5-1.wav")
@@ -209,7 +209,7 @@ def try_one(read: Read, path: Path) -> str | None:
 def main(count: int, seed: int) -> int:
     """Tries ``count`` files; 1 if any was not read or refused as it should be."""
     every, findings, done = seeds(), 0, Counter[str]()
-    longest, before = 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    longest, memory = 0.0, Growth()
     print(f"seed {seed}")
     old = signal.signal(signal.SIGALRM, _hung)
     try:
@@ -231,12 +231,12 @@ def main(count: int, seed: int) -> int:
                 path.unlink()
     finally:
         signal.signal(signal.SIGALRM, old)
-    growth = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    growth = memory.megabytes()
     if growth > GROWTH:
         findings += 1
-        print(f"memory grew by {growth / 1e6:.0f} MB")
+        print(f"memory grew by {growth:.0f} MB")
     print(", ".join(f"{kind} {number}" for kind, number in sorted(done.items())))
-    print(f"{count} files, {findings} findings, largest growth {growth / 1e6:.0f} MB, longest {longest:.2f} s")
+    print(f"{count} files, {findings} findings, largest growth {growth:.0f} MB, longest {longest:.2f} s")
     return 1 if findings else 0
 
 

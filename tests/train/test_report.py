@@ -261,9 +261,11 @@ def test_metrics_after_an_interruption_and_a_resume(run):
         (lambda run: run.metrics.write_text('{"kind": "trian", "step": 1}\n'), "needs kind (train or eval) and step"),
         (lambda run: run.metrics.write_text('{"kind": "eval", "step": 1}\n'), "record 1: has no chance"),
         (lambda run: run.config.unlink(), "config.json: no such file"),
-        (lambda run: run.retrieval.write_text("[]"), "retrieval.json: expected an object, got list"),
+        (lambda run: run.retrieval.write_text("[]"), "retrieval.json: expected an object"),
         (lambda run: run.retrieval.write_text('{"table": {}}'), "retrieval.json: has no oracle, queries"),
         (lambda run: run.retrieval.write_text("{"), "retrieval.json: is not JSON"),
+        (lambda run: run.retrieval.write_text("[" * 100_000), "retrieval.json: is nested deeper than 64 levels"),
+        (lambda run: run.metrics.write_text("{" + '"a":' * 9 + "[" * 100_000 + "\n"), "line 1: is nested deeper"),
         (lambda run: run.retrieval.write_bytes(b"\xff"), "retrieval.json: cannot be read"),
     ],
 )

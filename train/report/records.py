@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from train.core.run_folder import RunFolder
 from vatt.errors import UserError
+from vatt.json_files import JSONError, parse_json
 
 Record = dict[str, Any]
 
@@ -97,14 +97,7 @@ def _read(path: Path) -> str:
 
 
 def _object(path: Path, needed: tuple[str, ...] = ()) -> Record:
-    try:
-        content = json.loads(_read(path))
-    except ValueError as error:
-        if isinstance(error, RecordError):
-            raise
-        raise RecordError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RecordError(f"{path}: expected an object, got {type(content).__name__}")
+    content = _parsed(_read(path), str(path))
     if missing := [name for name in needed if name not in content]:
         raise RecordError(f"{path}: has no {', '.join(missing)}")
     return content
@@ -118,12 +111,16 @@ def _lines(path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            if not line.endswith("\n"):
-                break
-            raise RecordError(f"{path}, line {number}: is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise RecordError(f"{path}, line {number}: expected an object, got {type(record).__name__}")
-        found.append(record)
+            found.append(_parsed(line, f"{path}, line {number}"))
+        except RecordError:
+            if line.endswith("\n"):
+                raise
     return found
+
+
+def _parsed(text: str, where: str) -> Record:
+    try:
+        record: Record = parse_json(text, where, dict, surrogates=True, constant=float)  # a loss may be NaN
+    except JSONError as error:
+        raise RecordError(str(error)) from error
+    return record

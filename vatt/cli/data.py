@@ -19,7 +19,7 @@ from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.manifest import write_lines, write_manifest
 from vatt.errors import printable
-from vatt.signals import status_of
+from vatt.signals import status_of, words_of
 
 _MOST_CLASSES = 40  # that are printed with a line each
 
@@ -105,7 +105,8 @@ def _check(options: argparse.Namespace) -> int:
         try:
             status = (_check_shards if is_shards(options.source) else _check_media)(options, begun, cache)
         except KeyboardInterrupt as error:
-            print("interrupted: what was tried so far is kept; start the same command again to go on", file=sys.stderr)
+            what = "what was tried so far is kept; start the same command again to go on"
+            print(f"{words_of(error)}: {what}", file=sys.stderr)
             return status_of(error)
         cache.remove()
     return status

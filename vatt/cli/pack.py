@@ -13,7 +13,7 @@ from vatt.cli.progress import listed, progress
 from vatt.data.pack import QUALITY, SOUNDS, PackError, PackJob, PackResult, pack
 from vatt.data.shards.format import FAULTS, Settings
 from vatt.errors import printable
-from vatt.signals import status_of
+from vatt.signals import status_of, words_of
 
 _RATE = 48000
 
@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
         with progress("clips") as tell:
             result = pack(job, tell, lambda words: print(printable(words), file=sys.stderr))
     except KeyboardInterrupt as error:
-        print("interrupted: what is packed so far stays; start the same command again to go on", file=sys.stderr)
+        what = "what is packed so far stays; start the same command again to go on"
+        print(f"{words_of(error)}: {what}", file=sys.stderr)
         return status_of(error)
     print(printable(_words(options.out, result, time.monotonic() - begun), keep="\n"))
     return 0

@@ -39,10 +39,12 @@ from vatt.data.reading import is_lost, vanished
 from vatt.data.shards.format import Shard
 from vatt.data.skipped import Record
 from vatt.isolated import Failed, run_isolated
+from vatt.json_files import JSONError, read_json
 
 WORK = ".pack"  # in the folder of the shards
 _GRACE = 30.0  # seconds beyond its own limit after which a process is ended
 _HASHED = 10e6  # bytes a second at which a slow disk gives a source
+MOST_RECORD = 2**28  # bytes of what a group leaves: a line for each fault
 KEPT = "what is packed so far stays: mend it and start the same command again"
 Tell = Callable[[int, int, int], object]  # clips done, clips in all, faults so far
 Say = Callable[[str], object]
@@ -90,7 +92,7 @@ class Groups:
                 continue
             self.todo.remove(group)
             shutil.rmtree(self.folder / f"{group:06d}", ignore_errors=True)  # of a start that was killed
-            record = json.loads(self.record(group).read_text())
+            record = self.read_record(group)
             self.faults += record["faults"]
             self.done += sum(len(source.rows) for source in self._sources(group))
             for shard in record["shards"]:
@@ -182,7 +184,7 @@ class Groups:
         """What an earlier start found out of a source, if it is still as it was then."""
         path = probed_path(group.folder, source.planned.number)
         try:
-            known = Probed(**json.loads(path.read_text()))
+            known = Probed(**read_json(path, dict))
         except (OSError, ValueError, TypeError):
             return None
         if changed(source.planned.path, [known.size, known.changed, known.sha256]) is None:
@@ -205,7 +207,7 @@ class Groups:
         for piece in reversed(source.pieces):
             if piece_path(group.folder, planned.number, piece.number, planned.kind, job.settings).exists():
                 if (short := short_path(group.folder, planned.number, piece.number)).exists():
-                    source.short[piece.number] = Short(**json.loads(short.read_text()))
+                    source.short[piece.number] = Short(**read_json(short, dict))
                 continue
             source.waiting += 1
             place = (planned.path, planned.kind, planned.number, group.folder, piece.number, piece.first, piece.frames)
@@ -257,6 +259,14 @@ class Groups:
         shutil.rmtree(group.folder, ignore_errors=True)
         group.lock.close()
         del self.open[group.number]
+
+    def read_record(self, group: int) -> dict[str, Any]:
+        """What `_group_done` wrote. Raises PackError: it cannot be read."""
+        try:
+            found: dict[str, Any] = read_json(self.record(group), dict, most=MOST_RECORD, surrogates=True)
+        except (OSError, JSONError) as error:
+            raise PackError(f"{error}; remove this file, and the group is packed again") from error
+        return found
 
     def record(self, group: int) -> Path:
         """The file that a group leaves when it is done."""

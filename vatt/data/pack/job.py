@@ -7,7 +7,6 @@ packs it. The one that finds all groups done writes faults.jsonl and, last, inde
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,7 +122,7 @@ def _finish(job: PackJob, groups: Groups, skipped: list[Record]) -> Index:
         shards: list[Shard] = []
         faults = list(skipped)
         for number in range(len(groups.plan.groups)):
-            record = json.loads(groups.record(number).read_text())
+            record = groups.read_record(number)
             shards += [Shard(**shard) for shard in record["shards"]]
             faults += record["faults"]
         index = Index(groups.plan.settings, groups.plan.data, tuple(shards), len(faults))

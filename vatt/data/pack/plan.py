@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
 
 from vatt.data.captions import Caption, Narration
 from vatt.data.clips import Clip
 from vatt.data.shards.format import Settings
 from vatt.data.shards.lines import RowLine
 from vatt.errors import UserError
+from vatt.json_files import parse_json
 
 _FILL = 0.75  # of a shard that the estimate may fill: a group that needs more goes on in a second shard
 _PIXEL_BYTES = {"mpeg4": 0.09, "h264": 0.07, "mjpeg": 0.18}  # of a frame, measured on moving pictures (docs)
@@ -194,7 +194,7 @@ class Plan:
 def read_plan(text: str, where: Path) -> Plan:
     """A plan from its text. Raises PackError."""
     try:
-        content: dict[str, Any] = json.loads(text)
+        content = parse_json(text, where, dict)
         return Plan(**(content | {"settings": Settings(**content["settings"])}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PackError(f"{where}: cannot be read; it is not from this program: {error}") from None

@@ -7,7 +7,6 @@ beside it repeats, for other readers (webdataset), the rows and captions that to
 from __future__ import annotations
 
 import base64
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from vatt.data.captions import Caption, Narration
 from vatt.data.shards.format import TAR_BLOCK, Settings, ShardError, is_member, is_sha256
-from vatt.json_files import json_line
+from vatt.json_files import JSONError, json_line, parse_json
 
 _LONG = 8  # captions; more are stored compressed: a line of HowTo100M would take ten times as long to read
 _KINDS = ("video", "audio", "image")
@@ -172,9 +171,9 @@ def read_sources(lines: Iterable[str | bytes], where: str | Path) -> Iterator[So
     """
     for number, line in enumerate(lines, start=1):
         try:
-            yield _source(json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ShardError(f"{where}, line {number}: is not JSON: {error}") from None
+            yield _source(parse_json(line, f"{where}, line {number}", dict, surrogates=True))
+        except JSONError as error:
+            raise ShardError(str(error)) from None
         except _FieldError as error:
             raise ShardError(f"{where}, line {number}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
