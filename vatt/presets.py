@@ -1,6 +1,7 @@
-"""The named models: sizes of the official configurations, a tiny pair for a CPU, and a small one for minutes on a GPU.
+"""The named models: sizes of the official configurations, tiny ones for a CPU, and a small one for minutes on a GPU.
 
 The paper names a modality-specific model by the sizes of its video, audio and text backbone: BBS is Base-Base-Small.
+``mmv-*`` are the convolutional baseline that it compares with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from vatt.config import ConfigError, nearest
 from vatt.models.config import (
     ClassifierConfig,
     HeadConfig,
+    I3DConfig,
+    ResNetConfig,
     SpectrogramConfig,
     TextConfig,
     UnifiedConfig,
@@ -94,6 +97,26 @@ def _ma_tiny(name: str) -> VATTConfig:
     )
 
 
+def _mmv(name: str) -> VATTConfig:
+    """The official mmv_fac, with its default sizes."""
+    text = TextConfig(kind="linear", d_model=2048)
+    return VATTConfig(name=name, backbone="convolutional", audio_input="spectrogram", text=text)
+
+
+def _mmv_tiny(name: str) -> VATTConfig:
+    """Sections as narrow as they come, on what vatt-tiny reads."""
+    return VATTConfig(
+        name=name,
+        backbone="convolutional",
+        audio_input="spectrogram",
+        input=replace(_TINY_INPUT),
+        i3d=I3DConfig(width_divisor=8),
+        resnet=ResNetConfig(width_multiplier=0.125),
+        text=TextConfig(kind="linear", d_model=128, d_embedding=64, trainable_embeddings=True, embedding_reach=2.0),
+        head=HeadConfig(d_va=128, d_vat=64),
+    )
+
+
 PRESETS: dict[str, Callable[[], VATTConfig]] = {
     "vatt-tiny": lambda: _tiny("vatt-tiny"),
     "vatt-small": lambda: _tiny("vatt-small", "mini", layers_of_text=4),
@@ -104,6 +127,8 @@ PRESETS: dict[str, Callable[[], VATTConfig]] = {
     "vatt-ma-base": lambda: _unified("vatt-ma-base", "base"),
     "vatt-ma-medium": lambda: _unified("vatt-ma-medium", "medium"),
     "vatt-ma-large": lambda: _unified("vatt-ma-large", "large"),
+    "mmv-tiny": lambda: _mmv_tiny("mmv-tiny"),
+    "mmv-i3d": lambda: _mmv("mmv-i3d"),
 }
 
 

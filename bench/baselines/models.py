@@ -52,7 +52,7 @@ def models(config: VATTConfig) -> dict[str, Callable[[], nn.Module]]:
 def missing(config: VATTConfig) -> str | None:
     """Why no baseline has these sizes, with the field that says so; None if they can be built."""
     if config.backbone != "separate":
-        return f"backbone {config.backbone!r}: none of the baselines has one shared backbone"
+        return f"backbone {config.backbone!r}: the baselines have a Transformer for each modality"
     if config.audio_input != "waveform":
         return f"audio_input {config.audio_input!r}: the baselines read waveforms"
     if config.text.kind != "t5":

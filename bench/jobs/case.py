@@ -73,17 +73,21 @@ def figures(timing: Timing, items: int, unit: str, **rest: Any) -> Row:
 
 def config_of(model: str, drop: int, tiny: bool) -> VATTConfig:
     """A preset whose DropToken drops ``drop`` % of the patches of video and sound. ``tiny``: with one layer."""
+    config = preset(model)
+    if config.backbone == "convolutional":  # drops nothing; its layers are few where it is tiny
+        return config
     rate = dict(random_patch_sampling=drop > 0, patch_sampling_rate=1 - drop / 100)
     cut = dict(num_layers=1) if tiny else {}
-    return update(preset(model), {**dict.fromkeys(("video", "waveform", "unified"), cut | rate), "text": cut})
+    return update(config, {**dict.fromkeys(("video", "waveform", "unified"), cut | rate), "text": cut})
 
 
 def columns_of(config: VATTConfig, batch: int, device: torch.device) -> Row:
     """Of a model: its inputs as the shape, dtype and dropout."""
     spec, backbone = config.input, config.unified if config.backbone == "unified" else config.video
+    dropout = 0.0 if config.backbone == "convolutional" else backbone.dropout_rate
     shape = f"batch {batch}, {spec.frames} x {spec.size} x {spec.size} pixels, {spec.samples} samples, "
     shape += f"{spec.candidates} x {spec.words} words"
-    return dict(shape=shape, dtype=str(type_of("auto", device)).removeprefix("torch."), dropout=backbone.dropout_rate)
+    return dict(shape=shape, dtype=str(type_of("auto", device)).removeprefix("torch."), dropout=dropout)
 
 
 def model_case(
@@ -98,9 +102,7 @@ def model_case(
 def random_batch(config: VATTConfig, batch: int, device: torch.device) -> dict[str, Tensor]:
     """video uint8 (B, T, S, S, 3), audio float32 (B, L) in [-1, 1), text int64 (B, C, W); random, never zeros: products
     of zeros draw less power and run faster."""
-    spec, words = config.input, config.text.vocab_size
-    if config.backbone == "unified":
-        words = config.unified.txt_vocab_size
+    spec, words = config.input, config.vocabulary
     options: dict[str, Any] = dict(generator=torch.Generator(device).manual_seed(0), device=device)
     pixels = (batch, spec.frames, spec.size, spec.size, 3)
     return {

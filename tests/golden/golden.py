@@ -79,6 +79,8 @@ def vatt_config(parts: Mapping[str, Any], arch: str, loss: Mapping[str, Any] | N
     """A whole model from the overrides that the official files record. ``ours``: for every backbone."""
     head = {"kind": "fac" if arch.endswith("FAC") else "joint", **parts["head"]}
     config = official_config.from_parts(parts, arch, head, loss)
+    if config.backbone == "convolutional":
+        return config
     changes = {"position_dropout_rate": 0.0, **ours}
     sections = ("unified",) if config.backbone == "unified" else ("video", "waveform", "text")
     return replace(config, **{name: replace(getattr(config, name), **changes) for name in sections})

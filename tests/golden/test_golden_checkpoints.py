@@ -16,7 +16,7 @@ from vatt.weights.tensorflow import TensorFlowError
 from vatt.weights.tensorflow.variables import for_backbone, from_checkpoint, load_variables, variables
 
 FOLDERS = sorted(path.name for path in REFERENCE.glob("tf_ckpt_*"))
-PRETRAINED = [name for name in FOLDERS if not (REFERENCE / name / "config.json").read_text().count('"num_classes"')]
+PRETRAINED = [name for name in FOLDERS if '"head_config"' in (REFERENCE / name / "config.json").read_text()]
 FINETUNED = [name for name in FOLDERS if name not in PRETRAINED]
 RESTORED = [name for name in FOLDERS if (REFERENCE / name / "restored.npz").exists()]
 
@@ -47,7 +47,8 @@ def pretraining_model(folder):
     loss = dict(config["model_config"]["loss_config"]["bridge"][0])
     kind = loss.pop("name").removesuffix("_nce")
     assert loss.pop("loss_weight") == 1
-    return VATT(vatt_config(config["overrides"], config["model_arch"], dict(loss, kind=kind)))
+    width = {"i3d_width_divisor": config.get("i3d_width_divisor", 1)}
+    return VATT(vatt_config(config["overrides"] | width, config["model_arch"], dict(loss, kind=kind)))
 
 
 def classifier(folder):

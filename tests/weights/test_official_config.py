@@ -125,7 +125,8 @@ def change(config, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("backbone_config", "video_backbone"), "i3d", "video backbone 'i3d' cannot be honoured"),
+        (("backbone_config", "video_backbone"), "s3d", "video backbone 's3d' cannot be honoured"),
+        (("backbone_config", "video_backbone"), "i3d", r"audio backbone 'wat_.*' .* one of resnet2d_\*"),
         (("backbone_config", "audio_backbone"), "resnet2d_50", r"audio backbone 'resnet2d_50' .* wat_\*, spt_\*"),
         (("loss_config", "bridge"), [], "loss_config.bridge: 0 entries"),
         (("loss_config", "bridge", 0, "loss_weight"), 2.0, "loss_weight=2.0 cannot be honoured; only 1"),

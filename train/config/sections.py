@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from vatt.config import Count, CountOrNone, NotAll, Range, Section
+from vatt.config import ConfigError, Count, CountOrNone, NotAll, Range, Section
 from vatt.data.config import AugmentConfig, DataConfig
+from vatt.models.mmv.layers import NO_CHECKPOINTING
 
 Norm = Annotated[float, Range(0.0, 1e9)]
 Stage = Annotated[int, Range(0, 3)]
@@ -120,3 +121,14 @@ def sample_augment() -> AugmentConfig:
     return AugmentConfig(
         area_min=0.7, aspect_min=0.9, aspect_max=1.1, hue=0.0, saturation=0.2, contrast=0.2, brightness=0.1
     )
+
+
+def refuse_for_convolutions(engine: EngineConfig, convolutional: bool) -> None:
+    """Raises ConfigError: a setting of the engine that the batch norms of convolutional networks rule out."""
+    if convolutional and engine.activation_checkpointing:
+        raise ConfigError(f"engine.{NO_CHECKPOINTING}")
+    if convolutional and engine.contrastive_parts > 1:
+        raise ConfigError(
+            "engine.contrastive_parts: cannot be used with convolutional networks, whose batch norms must see the "
+            "whole batch; a smaller run.batch_size takes less memory"
+        )

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from train.config.finetuning import FinetuneConfig
+from train.config.sections import refuse_for_convolutions
 from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.changes import check_data_of_run
 from train.core.command import Job
@@ -24,7 +25,7 @@ from vatt.data.decode import planes_capacity
 from vatt.data.labels import labels_of
 from vatt.data.survey import survey
 from vatt.memory import check_room
-from vatt.models import Classifier
+from vatt.models import Backbone, Classifier
 from vatt.objectives.finetuning import Finetuning
 from vatt.weights.folder import load_pretrained
 from vatt.weights.restore import restore_backbone
@@ -40,6 +41,7 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
         ConfigError, ManifestError, LabelError, PretrainedError, CheckpointError, SampleError: with file and field.
     """
     config = job.config
+    refuse_for_convolutions(config.engine, convolutional=config.model.network == "convolutional")
     folder, reporter = open_run(job, f"{'sample-' if job.sample else ''}{config.model.name}", context)
     if job.sample:
         config.data.sources = [sample_manifest(context, reporter.say, pictures=config.task == "image")]
@@ -164,5 +166,6 @@ def _module(model: Classifier, config: FinetuneConfig) -> Finetuning:
         raise ConfigError(f"model: {error}") from error
     if config.freeze_backbone:
         model.backbone.requires_grad_(False)
-    model.backbone.encoder.activation_checkpointing = config.engine.activation_checkpointing
+    if isinstance(model.backbone, Backbone):
+        model.backbone.encoder.activation_checkpointing = config.engine.activation_checkpointing
     return module

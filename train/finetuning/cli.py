@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
 from train.core.command import AUTO, Job, Parser, add_training_flags, resumes, separate_resume, set_training_flags
 from train.core.run_folder import RunFolder, load_config
 from vatt.config import ConfigError, nearest, override, to_dict, update
-from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig
+from vatt.models.config import (
+    ClassifierConfig,
+    I3DConfig,
+    ResNetConfig,
+    VATTConfig,
+    VideoConfig,
+    WaveformConfig,
+)
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.weights.folder import model_folder, read_config
 from vatt.weights.restore import backbone_config, fit_positions
@@ -146,14 +154,18 @@ def _with_backbone(config: FinetuneConfig, options: argparse.Namespace) -> Finet
     else:
         raise ConfigError(f"unknown model {options.model!r}; {nearest(options.model, (*CLASSIFIERS, *PRESETS))}")
     modality = config.model.modality
-    before = config.model.backbone
-    kept = {name: getattr(before, name) for name in ("random_patch_sampling", "patch_sampling_rate", "sample_per_item")}
-    section = replace(backbone_config(source, modality), **kept)
+    section = backbone_config(source, modality)
     name = f"{source.name}-{config.task}"
     spec = replace(config.model.input, audio_level=source.input.audio_level)  # what the backbone was trained on
     model = replace(config.model, name=name, input=spec)
+    if isinstance(section, I3DConfig | ResNetConfig):
+        networks: dict[str, Any] = {"video": VideoConfig(), "waveform": WaveformConfig(), "network": "convolutional"}
+        networks["i3d" if isinstance(section, I3DConfig) else "resnet"] = section
+        return replace(config, init=init, model=replace(model, **networks))
+    before = getattr(config.model, "video" if modality == "video" else "waveform")
+    kept = {name: getattr(before, name) for name in ("random_patch_sampling", "patch_sampling_rate", "sample_per_item")}
     if isinstance(section, VideoConfig):
-        model.video = section
+        model.video = replace(section, **kept)
     else:
-        model.waveform = section
+        model.waveform = replace(section, **kept)
     return replace(config, init=init, model=model)

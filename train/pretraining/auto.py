@@ -136,7 +136,9 @@ def _words(picks: Choosing) -> None:
 
 
 def _dropped_tokens(picks: Choosing) -> None:
-    """DropToken as in the paper, unless it was set."""
+    """DropToken as in the paper, unless it was set. Convolutional networks have none."""
+    if picks.config.model.backbone == "convolutional":
+        return
     unified = picks.config.model.backbone == "unified"
     parts = ("unified",) if unified else ("video", "waveform")
     names = [f"model.{part}.{name}" for part in parts for name in ("random_patch_sampling", "patch_sampling_rate")]

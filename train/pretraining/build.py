@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from train.config.pretraining import PretrainConfig
+from train.config.sections import refuse_for_convolutions
 from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.changes import check_data_of_run
 from train.core.command import Job
@@ -104,7 +105,9 @@ def _captions(corpus: Corpus) -> Iterator[str]:
 
 
 def _check(config: PretrainConfig) -> None:
-    """Raises ConfigError: sections of the model do not fit together. Before a folder is made, and memory counted."""
+    """Raises ConfigError: sections of the model do not fit together, or the engine cannot do what is asked with this
+    one. Before a folder is made, and memory counted."""
+    refuse_for_convolutions(config.engine, convolutional=config.model.backbone == "convolutional")
     try:
         with torch.device("meta"):
             module = Pretraining(config.model, config.engine.backend)

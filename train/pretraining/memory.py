@@ -41,7 +41,7 @@ def fit(config: PretrainConfig, facts: Facts, by_hand: Collection[str] = ()) -> 
     if "engine.zero" not in by_hand and facts.ranks > 1:
         stages += [stage for stage in (1, 2, 3) if stage > config.engine.zero]
     twice = [config.engine.activation_checkpointing]
-    if "engine.activation_checkpointing" not in by_hand and not twice[0]:
+    if config.model.backbone != "convolutional" and "engine.activation_checkpointing" not in by_hand and not twice[0]:
         twice.append(True)
     best: Fit | None = None
     for checkpointing in twice:
@@ -64,6 +64,8 @@ def in_parts(config: PretrainConfig, facts: Facts, zero: int, checkpointing: boo
     """The fewest equal parts whose passes fit on a rank, in which no clip is divided (data.windows_per_open)."""
     local, windows = local_batch(config, facts), config.data.windows_per_open
     possible = [n for n in range(1, local + 1) if local % n == 0 and local // n % windows == 0] or [1]
+    if config.model.backbone == "convolutional":  # whose batch norms must see the whole batch
+        possible = [1]
     states = {
         several: state_bytes(config.model, zero, facts.ranks, training_type(config, facts), parts=1 + several)
         for several in (False, True)

@@ -52,7 +52,7 @@ def accounts(name: str) -> Iterator[Account]:
     spec = config.input
     words = f"{spec.frames}x{spec.size}x{spec.size}, {spec.seconds:g} s, {spec.candidates}x{spec.words} words"
     rows = tokens(config)
-    used = rows["video"].kept + rows["audio"].kept + spec.candidates * rows["text"].kept
+    used = sum(count.kept * (spec.candidates if name == "text" else 1) for name, count in rows.items())
     moved = traffic_bytes(kept, dtype, counts["total"]) // BATCH
     yield Account(name, "pretraining", words, used, counts["total"], forward, 3 * forward, kept.total // BATCH, moved)
     large = spec.size * 10 // 7 // 16 * 16  # 224 -> 320, in whole patches
@@ -64,6 +64,8 @@ def accounts(name: str) -> Iterator[Account]:
 def _all_tokens(config: VATTConfig, size: int) -> VATTConfig:
     """The model without DropToken, for frames of ``size`` pixels, with position tables that fit them."""
     spec = replace(config.input, size=size)
+    if config.backbone == "convolutional":
+        return replace(config, input=spec)
     keep: dict[str, Any] = dict(random_patch_sampling=False)
     if config.backbone == "unified":
         side = size // config.unified.vid_spatial_patch_size
@@ -81,13 +83,19 @@ def _video_parameters(config: VATTConfig, counts: dict[str, int]) -> int:
     return counts["unified"] - counts["words"] if config.backbone == "unified" else counts["video"]
 
 
+def _video_tokens(config: VATTConfig) -> int:
+    """0 of a convolutional network, which has none."""
+    found = tokens(config, training=False).get("video")
+    return found.total if found else 0
+
+
 def _fine_tuning(config: VATTConfig, counts: dict[str, int], dtype: torch.dtype) -> Account:
     forward = forward_flops(config, training=False)["video"].total
     whole = activation_bytes(config, dtype, BATCH)
     kept = replace(whole, samples={"video": whole.samples["video"]}, constant=0, gathered=0, pairs=0)
     weights = _video_parameters(config, counts)
     moved = traffic_bytes(kept, dtype, weights) // BATCH
-    count = tokens(config, training=False)["video"].total
+    count = _video_tokens(config)
     return Account(
         config.name, "fine-tuning", _input(config), count, weights, forward, 3 * forward, kept.total // BATCH, moved
     )
@@ -95,6 +103,6 @@ def _fine_tuning(config: VATTConfig, counts: dict[str, int], dtype: torch.dtype)
 
 def _inference(config: VATTConfig, counts: dict[str, int]) -> Account:
     forward = VIEWS * forward_flops(config, training=False)["video"].total
-    count = VIEWS * tokens(config, training=False)["video"].total
+    count = VIEWS * _video_tokens(config)
     words = f"{VIEWS} views of {_input(config)}"
     return Account(config.name, "inference", words, count, _video_parameters(config, counts), forward, None, None, None)

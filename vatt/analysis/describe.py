@@ -136,15 +136,17 @@ def _classifier(config: ClassifierConfig) -> dict[str, Any]:
     with torch.device("meta"):
         model = Classifier.from_config(config)
     whole = VATTConfig(input=config.input, video=config.video, waveform=config.waveform)
+    transformer = config.network == "transformer"
+    labels = "one label" if config.labels == "single" else "any labels"
     return {
-        "kind": f"classifier of {config.modality}, {'one label' if config.labels == 'single' else 'any labels'} a clip",
+        "kind": f"{'' if transformer else 'convolutional '}classifier of {config.modality}, {labels} a clip",
         "parameters": {
             **{name: _count(part) for name, part in model.named_children()},
             "total": _count(model),
         },
         "input": _input(config.input, (config.modality,)),
         "classes": config.classes or config.num_classes,
-        "tokens": {config.modality: tokens(whole, training=False)[config.modality].total},
+        **({"tokens": {config.modality: tokens(whole, training=False)[config.modality].total}} if transformer else {}),
         "gflops": {"all": classifier_flops(config) / 1e9},
     }
 

@@ -6,6 +6,7 @@ Convention: 2 operations per multiply-add, of the forward pass of one clip. Only
     attention_projections  query, key, value and output: 8 N D (H E) per layer
     attention_products     scores and their product with the values: 2 N^2 (H E) each, so 4 N^2 (H E) per layer
     mlp                    4 N D F per layer
+    convolutions           of the convolutional networks (`vatt.analysis.convolutions`)
     head                   projections to the common spaces
 
 for N tokens (with the aggregation token), width D, H heads of E dimensions, F inner dimensions of the MLP. The figures
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 from dataclasses import astuple, dataclass, replace
 
+from vatt.analysis.convolutions import of_audio, of_video
 from vatt.models.config import ClassifierConfig, DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
 
 # Device peaks: dense bf16 operations per second with float32 sums, by words of the name that the driver reports; the
@@ -57,6 +59,7 @@ class Flops:
     attention_projections: int = 0
     attention_products: int = 0
     mlp: int = 0
+    convolutions: int = 0
     head: int = 0
 
     def __add__(self, other: Flops) -> Flops:
@@ -90,7 +93,8 @@ class Branch:
 
 
 def tokens(config: VATTConfig, training: bool = True) -> dict[str, Tokens]:
-    """Tokens of "video", "audio" and "text" (one sentence) in a clip of ``config.input``, without aggregation tokens.
+    """Tokens of "video", "audio" and "text" (one sentence) in a clip of ``config.input``, without aggregation tokens;
+    of a convolutional model those of "text" alone.
 
     ``training`` applies DropToken, which keeps a share of the position buckets, as in the official code. A spectrogram
     has as many patches as buckets (`vatt.models.sound.check_spectrogram`).
@@ -106,6 +110,8 @@ def tokens(config: VATTConfig, training: bool = True) -> dict[str, Tokens]:
             "audio": _kept(audio, part.max_aud_temporal_buckets, part, training),
             "text": Tokens(words, words),
         }
+    if config.backbone == "convolutional":
+        return {"text": Tokens(words, words)}
     vid, aud, spec = config.video, config.waveform, config.spectrogram
     video = (frames // vid.temporal_patch_size) * (size // vid.spatial_patch_size) ** 2
     video_buckets = vid.max_temporal_buckets * vid.max_vertical_buckets * vid.max_horizontal_buckets
@@ -139,12 +145,16 @@ def forward_flops(config: VATTConfig, training: bool = True, project_all: bool =
         }
     found = {name: _branch_flops(branch) for name, branch in branches.items()}
     found["text"] = found["text"] * sentences
-    found["head"] = Flops(head=_head_flops(config, {name: part.width for name, part in branches.items()}, sentences))
+    if config.backbone == "convolutional":
+        networks = {"video": of_video(config), "audio": of_audio(config)}
+        found = {name: Flops(convolutions=passed.flops) for name, passed in networks.items()} | found
+    found["head"] = Flops(head=_head_flops(config, sentences))
     return found
 
 
 def branches_of(config: VATTConfig, training: bool) -> dict[str, Branch]:
-    """The paths of "video", "audio" and "text" (one sentence); ``training`` applies DropToken."""
+    """The paths of "video", "audio" and "text" (one sentence) through Transformers, so of a convolutional model that of
+    "text" alone; ``training`` applies DropToken."""
     kept = {name: count.kept for name, count in tokens(config, training).items()}
     if config.backbone == "unified":
         part = config.unified
@@ -157,6 +167,8 @@ def branches_of(config: VATTConfig, training: bool) -> dict[str, Branch]:
             name: Branch(part, part.num_layers, n, n + 1, values[name], name != "text", part.d_post_proj)
             for name, n in kept.items()
         }
+    if config.backbone == "convolutional":
+        return {"text": _text_branch(config.text, kept["text"])}
     vid, audio = config.video, config.spectrogram if config.audio_input == "spectrogram" else config.waveform
     sound = config.waveform.temporal_patch_size
     if config.audio_input == "spectrogram":
@@ -198,7 +210,8 @@ def _branch_flops(branch: Branch) -> Flops:
     )
 
 
-def _head_flops(config: VATTConfig, width: dict[str, int], sentences: int) -> int:
+def _head_flops(config: VATTConfig, sentences: int) -> int:
+    width = config.feature_widths
     va, vat = config.head.d_va, config.head.d_vat
     if config.head.kind == "joint":
         return 2 * va * (width["video"] + width["audio"] + sentences * width["text"])
@@ -217,6 +230,9 @@ def peak_flops(device_name: str) -> float | None:
 
 def classifier_flops(config: ClassifierConfig, training: bool = False) -> float:
     """Operations of a classifier's forward pass, one clip; ``training`` applies DropToken if the model has it."""
+    if config.network == "convolutional":
+        passed = of_video(config) if config.modality == "video" else of_audio(config)
+        return passed.flops + 2.0 * config.backbone.width * config.num_classes  # type: ignore[union-attr]
     whole = VATTConfig(input=config.input, video=config.video, waveform=config.waveform)
     width = branches_of(whole, training)[config.modality].width
     return forward_flops(whole, training)[config.modality].total + 2.0 * width * config.num_classes

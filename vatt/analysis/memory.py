@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
+from vatt.analysis.convolutions import of_audio, of_video
 from vatt.analysis.flops import Branch, branches_of, tokens
 from vatt.kernels.patch_embed.gather import KEPT_BYTES
 from vatt.models.config import TextConfig, TransformerConfig, VATTConfig
+from vatt.models.mmv.layers import NO_CHECKPOINTING
 from vatt.models.sound import log_mel_shape
 from vatt.objectives.contrastive import PAIRS
 
@@ -82,8 +84,8 @@ def activation_bytes(
     Clips have the size of ``config.input``, and position tables fit it (resampling adds a little, once per batch).
 
     Raises:
-        ValueError: an unknown backend or device, another dtype, a batch or ranks below 1, or parts that do not divide
-            the batch.
+        ValueError: an unknown backend or device, another dtype, a batch or ranks below 1, parts that do not divide the
+            batch; checkpointing or parts of convolutional networks, whose batch norms rule them out.
     """
     if backend not in BACKENDS or device not in ("cuda", "cpu"):
         raise ValueError(f"backend, device: expected one of {BACKENDS} and cuda or cpu, got {backend!r}, {device!r}")
@@ -93,6 +95,11 @@ def activation_bytes(
         )
     if parts < 1 or batch % parts:
         raise ValueError(f"parts: {parts} do not divide a batch of {batch}")
+    convolutional = config.backbone == "convolutional"
+    if convolutional and checkpointing:
+        raise ValueError(NO_CHECKPOINTING)
+    if convolutional and parts > 1:
+        raise ValueError("contrastive_parts: the batch norms of convolutional networks must see the whole batch")
     s, part = dtype.itemsize, batch // parts
     mode = _Mode(
         s,
@@ -103,24 +110,29 @@ def activation_bytes(
     )
     views = config.head.kind == "fac" and parts == 1
     branches = branches_of(config, training=True)
-    counts = {name: config.input.candidates if name == "text" else 1 for name in branches}
+    counts = {name: config.input.candidates if name == "text" else 1 for name in config.feature_widths}
     samples, layers = {}, {}
     for name, branch in branches.items():
         whole = _before(config, name, branch, mode)
         layers[name] = _layer(branch, mode, masked=name == "text") if branch.layers else 0
         kept = _inputs(branch, mode) if checkpointing else branch.layers * layers[name]
         samples[name] = part * counts[name] * (whole + kept + _ends(branch, mode, checkpointing, views))
+    constant = _constant(config, branches, mode, checkpointing)
+    if convolutional:
+        for name, passed in (("video", of_video(config, dtype)), ("audio", of_audio(config, dtype))):
+            samples[name] = batch * (passed.bytes + (s * config.feature_widths[name] if views else 0))
+            constant += passed.constant
     largest = [part * counts[name] * size for name, size in layers.items()]
     again = sum(largest) if config.backbone == "unified" else max(largest)
     loss, rows = _loss(config)
-    samples["head"] = batch * (_head(config, {name: part.width for name, part in branches.items()}, mode) + loss)
+    samples["head"] = batch * (_head(config, mode) + loss)
     everyone = batch * ranks
     pairs = 0 if mode.triton else 4 * batch * everyone * 2 * sum(math.prod(pair) for pair in rows)
     gathered = 0 if ranks == 1 else everyone * loss // 2
-    widths = sum(counts[name] * branch.width for name, branch in branches.items())
+    widths = sum(counts[name] * width for name, width in config.feature_widths.items())
     return Activations(
         samples,
-        _constant(config, branches, mode, checkpointing),
+        constant,
         gathered,
         pairs,
         again if checkpointing else 0,
@@ -204,11 +216,11 @@ def _before(config: VATTConfig, name: str, branch: Branch, mode: _Mode) -> int:
     return size + (rows * D * mode.mask if stored else 0)
 
 
-def _head(config: VATTConfig, widths: dict[str, int], mode: _Mode) -> int:
+def _head(config: VATTConfig, mode: _Mode) -> int:
     """One sample: three float32 tensors of each batch norm, the output of the ReLU; the encoders count the features."""
     head, s = config.head, mode.s
     if head.kind == "joint":
-        sentences = config.input.candidates
+        sentences, widths = config.input.candidates, config.feature_widths
         ins = widths["video"] + widths["audio"] + sentences * widths["text"]
         return s * ins + 12 * head.d_va * (2 + sentences)
     return s * 2 * head.d_va + 12 * (2 * head.d_va + head.d_vat)

@@ -83,7 +83,8 @@ def _model_tables(models: dict[str, dict[str, Any]]) -> list[Titled]:
     sizes = [[name, *(_millions(m["parameters"].get(c)) for c in columns)] for name, m in models.items()]
     work = []
     for name, model in models.items():
-        kept = [f"{model['tokens'][part]['kept']} / {model['tokens'][part]['total']}" for part in ("video", "audio")]
+        counts = [model["tokens"].get(part) for part in ("video", "audio")]  # none in a convolutional network
+        kept = [f"{count['kept']} / {count['total']}" if count else "-" for count in counts]
         words = f"{model['sentences']} x {model['tokens']['text']['total']}"
         flops = [f"{_total(model['forward_flops'][phase]) / 1e9:.1f}" for phase in PHASES]
         work.append([name, *kept, words, *flops, f"{model['train_flops_per_sample'] / 1e9:.1f}"])

@@ -207,7 +207,7 @@ def find_tokenizer(folder: Path, vocabulary: str | Path | None, config: VATTConf
     if vocabulary is None and not path.is_file():
         return None
     found = Tokenizer.load(path.parent) if path.name == FILE else Tokenizer.from_file(path)
-    rows = config.unified.txt_vocab_size if config.backbone == "unified" else config.text.vocab_size
+    rows = config.vocabulary
     if found.vocab_size > rows:
         raise TextError(f"{path}: has {found.vocab_size} words, but the model in {folder} has {rows} word vectors")
     return found

@@ -33,7 +33,7 @@ def spaces_of(config: VATTConfig) -> dict[str, dict[str, int]]:
     """
     head = config.head
     table = _FAC if head.kind == "fac" else _JOINT
-    features = _feature_widths(config)
+    features = config.feature_widths
     found: dict[str, dict[str, int]] = {}
     for modality in MODALITIES:
         spaces = dict.fromkeys(table[modality], head.d_va)
@@ -62,14 +62,3 @@ def width_of(config: VATTConfig, modality: str, space: str | None = None) -> int
     """Dimensions of a space. Raises SpaceError, see `output_name`."""
     output_name(config, modality, space)
     return spaces_of(config)[modality][space or DEFAULTS[modality]]
-
-
-def _feature_widths(config: VATTConfig) -> dict[str, int]:
-    if config.backbone == "unified":
-        return dict.fromkeys(MODALITIES, config.unified.d_post_proj)
-    audio = config.waveform if config.audio_input == "waveform" else config.spectrogram
-    widths = {
-        name: part.d_post_proj if part.post_projection else part.d_model
-        for name, part in (("video", config.video), ("audio", audio))
-    }
-    return {**widths, "text": config.text.d_model}

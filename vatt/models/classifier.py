@@ -16,7 +16,8 @@ from vatt.config import check
 from vatt.models.backbones import Backbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import ClassifierConfig
 from vatt.models.layers import Dense
-from vatt.models.sound import at_level
+from vatt.models.mmv import I3D, ConvBackbone, ResNet
+from vatt.models.sound import at_level, log_mel, log_mel_shape
 
 
 class Classifier(nn.Module):
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | ConvBackbone,
         num_classes: int,
         dropout: float = 0.0,
         labels: Literal["single", "multi"] = "single",
@@ -50,8 +51,11 @@ class Classifier(nn.Module):
             ValueError: a configuration that cannot be built; the message names the field.
         """
         check(config)  # whose sections may have been changed since they were made
-        backbone: Backbone
-        if config.modality == "video":
+        backbone: Backbone | ConvBackbone
+        if config.network == "convolutional":
+            backbone = I3D(config.i3d) if config.modality == "video" else ResNet(config.resnet)
+            log_mel_shape(config.input, config.resnet)
+        elif config.modality == "video":
             backbone = VideoBackbone(config.video, backend)
         else:
             backbone = WaveformBackbone(config.waveform, backend)
@@ -65,12 +69,13 @@ class Classifier(nn.Module):
         """Logits (B, K).
 
         Args:
-            x: (B * views, ...), the views of a sample next to each other; sounds are brought to their level here.
+            x: (B * views, ...), the views of a sample next to each other; sounds are brought to their level here, and
+                made a log-mel for a convolutional network.
             views: clips of one sample; their logits are averaged.
             generator: of DropToken.
             kept: int64 (K,) or (B, K), the patches to keep, instead of drawing them.
         """
-        pooled = self.backbone(self.at_level(x), generator=generator, kept=kept)["features_pooled"]
+        pooled = self.backbone(self.read(x), generator=generator, kept=kept)["features_pooled"]
         if self.training and self.dropout > 0:
             pooled = F.dropout(pooled, self.dropout)
         if self.training:
@@ -79,6 +84,14 @@ class Classifier(nn.Module):
         dtype, bias = torch.promote_types(pooled.dtype, torch.float32), self.classifier.bias
         weight = self.classifier.weight.to(dtype)
         return average_views(F.linear(pooled.to(dtype), weight, None if bias is None else bias.to(dtype)), views)
+
+    def read(self, x: Tensor) -> Tensor:
+        """What the backbone reads of a signal: sound (B, L) at its level, for a convolutional network its log-mel
+        (B, T, M); pictures as they are."""
+        x = self.at_level(x)
+        if isinstance(self.backbone, ResNet) and x.ndim == 2 and self.config is not None:
+            x = log_mel(x, self.config.input, self.config.resnet)
+        return x
 
     def at_level(self, x: Tensor) -> Tensor:
         """Sound (B, L) as `forward` brings it to ``config.input.audio_level``; pictures as they are.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from vatt.clip import InputConfig
@@ -23,6 +23,7 @@ Words = Annotated[int, Range(2, 10_000_000)]
 Rate = Annotated[float, Range(0.0, 0.99)]  # a dropout of 1 leaves nothing
 Epsilon = Annotated[float, Range(1e-12, 1.0)]  # variances may be 0
 Reach = Annotated[float, Range(0.0, 1000.0)]
+Momentum = Annotated[float, Range(0.0, 1.0)]
 Weight = Annotated[float, Range(0.0, 1000.0)]
 
 
@@ -143,13 +144,55 @@ class UnifiedConfig(TransformerConfig, DropTokenConfig):
 
 
 @dataclass
+class BatchNormConfig(Section):
+    """The batch norm behind each convolution."""
+
+    bn_momentum: Momentum = 0.9  # share of the running statistics that a step keeps
+    bn_epsilon: Epsilon = 1e-5  # added to the variance
+    sync_bn: bool = True  # batch statistics over all ranks (official: use_xreplica_bn)
+
+
+@dataclass
+class I3DConfig(BatchNormConfig):
+    """Inception I3D on pixels: the video network of the convolutional baseline (MMV)."""
+
+    width_divisor: Literal[1, 2, 4, 8] = 1  # of all widths; the official network has 1
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the features."""
+        return 1024 // self.width_divisor
+
+
+@dataclass
+class ResNetConfig(BatchNormConfig):
+    """ResNet (2-D, v1.5) on log-mel spectrograms: the audio network of the convolutional baseline (MMV)."""
+
+    depth: Literal[50, 101] = 50  # layers
+    width_multiplier: Annotated[float, Range(0.0, 16.0, above=True)] = 1.0  # of 64, 128, 256 and 512 channels
+    mel_bins: Annotated[int, Range(1, 1024)] = 80  # of a spectrogram
+    stft_length: Annotated[float, Range(0.0001, 10.0)] = 0.04267  # seconds of a Fourier transform
+    stft_step: Annotated[float, Range(0.0001, 10.0)] = 0.02134  # seconds from one Fourier transform to the next
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if int(64 * self.width_multiplier) < 1:
+            raise ValueError(f"width_multiplier: {self.width_multiplier:g} of 64 channels leaves none")
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the features."""
+        return 4 * int(512 * self.width_multiplier)
+
+
+@dataclass
 class HeadConfig(Section):
     """Projection to the common space: hierarchical (``fac``, section 3.4) or one space for all (``joint``)."""
 
     kind: Literal["fac", "joint"] = "fac"  # fac: a video-audio and a video-text space; joint: one space for all
     d_va: Width = 512  # dimensions of the video-audio space
     d_vat: Width = 256  # dimensions of the video-text space; joint: ignored, its one space has d_va
-    bn_momentum: Annotated[float, Range(0.0, 1.0)] = 0.9  # share of the running statistics that a step keeps
+    bn_momentum: Momentum = 0.9  # share of the running statistics that a step keeps
     bn_epsilon: Epsilon = 1e-5  # added to the variance
     sync_bn: bool = True  # batch statistics over all ranks (official: use_xreplica_bn)
 
@@ -171,20 +214,28 @@ class VATTConfig(Section):
     """A whole pretraining model. ``backbone`` says whether the sections video, audio, text or ``unified`` are used."""
 
     name: str = "vatt-base"  # of the model, in logs and folders
-    backbone: Literal["separate", "unified"] = "separate"  # one Transformer per modality, or one for all (VATT-MA)
-    audio_input: Literal["waveform", "spectrogram"] = "waveform"  # spectrogram: with separate backbones only
+    backbone: Literal["separate", "unified", "convolutional"] = "separate"  # a Transformer each; one for all; MMV's
+    audio_input: Literal["waveform", "spectrogram"] = "waveform"  # unified: waveform only; convolutional: spectrogram
     input: InputConfig = field(default_factory=InputConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     waveform: WaveformConfig = field(default_factory=WaveformConfig)
     spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
     text: TextConfig = field(default_factory=TextConfig)
     unified: UnifiedConfig = field(default_factory=UnifiedConfig)
+    i3d: I3DConfig = field(default_factory=I3DConfig)
+    resnet: ResNetConfig = field(default_factory=ResNetConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         spec, sound, shared = self.input, self.waveform, self.unified
+        if self.backbone == "convolutional":
+            _refuse_transformers(self, "video", "waveform", "spectrogram", "unified")
+            if self.audio_input != "spectrogram":
+                raise ValueError("audio_input: the convolutional backbone reads spectrograms, got 'waveform'")
+            _check_parameters(self.text.vocab_size * self.text.d_embedding, self.text)
+            return
         if self.backbone == "unified":
             encoders: tuple[TransformerConfig, ...] = (shared,)
             words = shared.txt_vocab_size * shared.txt_embedding_dim
@@ -197,6 +248,25 @@ class VATTConfig(Section):
             if self.audio_input == "waveform":
                 _check_tokens(spec, sound.temporal_patch_size)
         _check_parameters(words, *encoders)
+
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Dimensions of the pooled features of "video", "audio" and "text"."""
+        if self.backbone == "unified":
+            return dict.fromkeys(("video", "audio", "text"), self.unified.d_post_proj)
+        if self.backbone == "convolutional":
+            return {"video": self.i3d.width, "audio": self.resnet.width, "text": self.text.d_model}
+        audio = self.waveform if self.audio_input == "waveform" else self.spectrogram
+        widths = {
+            name: part.d_post_proj if part.post_projection else part.d_model
+            for name, part in (("video", self.video), ("audio", audio))
+        }
+        return {**widths, "text": self.text.d_model}
+
+    @property
+    def vocabulary(self) -> int:
+        """Words that have a vector."""
+        return self.unified.txt_vocab_size if self.backbone == "unified" else self.text.vocab_size
 
 
 @dataclass
@@ -215,6 +285,9 @@ class ClassifierConfig(Section):
     classes: list[str] = field(default_factory=list)  # names in the order of the logits; empty: not known
     labels: Literal["single", "multi"] = "single"  # one class per clip, or any number
     dropout: Rate = 0.5  # before the classification layer; official: 0.5 for video, 0 for audio
+    network: Literal["transformer", "convolutional"] = "transformer"  # sections video, waveform; or i3d, resnet
+    i3d: I3DConfig = field(default_factory=I3DConfig)
+    resnet: ResNetConfig = field(default_factory=ResNetConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -224,16 +297,34 @@ class ClassifierConfig(Section):
             raise ValueError(f"classes: {show(twice[0])} stands there twice")
 
         section = self.backbone
+        if isinstance(section, I3DConfig | ResNetConfig):
+            _refuse_transformers(self, "video", "waveform")
+            return
         _check_tokens(self.input, section.temporal_patch_size, getattr(section, "spatial_patch_size", None))
         _check_parameters(self.num_classes * section.d_model, section)
 
     @property
-    def backbone(self) -> VideoConfig | WaveformConfig:
+    def backbone(self) -> VideoConfig | WaveformConfig | I3DConfig | ResNetConfig:
         """The section of the modality."""
+        if self.network == "convolutional":
+            return self.i3d if self.modality == "video" else self.resnet
         return self.video if self.modality == "video" else self.waveform
 
 
 MOST_PARAMETERS, MOST_TOKENS = 100_000_000_000, 65_536
+_OF_A_RUN = ("txt_vocab_size",)  # what every run sets, whatever its backbone
+
+
+def _refuse_transformers(config: Section, *names: str) -> None:
+    """Raises ValueError: a setting of a Transformer, such as one of DropToken, was changed where there is none."""
+    for name in names:
+        section = getattr(config, name)
+        for item in fields(section):
+            if item.name not in _OF_A_RUN and getattr(section, item.name) != item.default:
+                raise ValueError(
+                    f"{name}.{item.name}: has no meaning for convolutional networks, which have no Transformer and no "
+                    "DropToken; their settings are in i3d and resnet"
+                )
 
 
 def _check_parameters(others: int, *encoders: TransformerConfig) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vatt.clip import SILENCE, AudioLevel, InputConfig
 from vatt.kernels.runtime import without_autocast
-from vatt.models.config import SpectrogramConfig
+from vatt.models.config import ResNetConfig, SpectrogramConfig
 from vatt.models.spectrogram import normalise, spectrogram, standardise
 
+LogMelConfig = SpectrogramConfig | ResNetConfig
 LARGEST_GAIN = 1000.0  # 60 dB: what is quieter than an rms of 0.001 stays below 1
 
 
@@ -47,7 +48,7 @@ def at_level(audio_BL: Tensor, level: AudioLevel) -> Tensor:
     return (audio_BL * gain_B1).to(audio_BL.dtype)
 
 
-def log_mel(audio_BL: Tensor, spec: InputConfig, section: SpectrogramConfig) -> Tensor:
+def log_mel(audio_BL: Tensor, spec: InputConfig, section: LogMelConfig) -> Tensor:
     """The log-mel spectrogram that a spectrogram model reads, of waveforms at their level, (B, T, M).
 
     "as_is" brings each item to [0, 1], as the official loaders do (data/loading/loader.py); different sounds then make
@@ -63,8 +64,8 @@ def log_mel(audio_BL: Tensor, spec: InputConfig, section: SpectrogramConfig) -> 
     return (standardise(x_BTM) if spec.audio_level == "rms" else normalise(x_BTM)).to(audio_BL.dtype)
 
 
-def log_mel_shape(spec: InputConfig, section: SpectrogramConfig) -> tuple[int, int]:
-    """(T, M) of a window."""
+def log_mel_shape(spec: InputConfig, section: LogMelConfig) -> tuple[int, int]:
+    """(T, M) of a window. Raises ValueError: a Fourier transform has no sample."""
     return math.ceil(spec.samples / _sizes(spec, section)[1]), section.mel_bins
 
 
@@ -81,9 +82,10 @@ def check_spectrogram(spec: InputConfig, section: SpectrogramConfig) -> None:
         )
 
 
-def _sizes(spec: InputConfig, section: SpectrogramConfig) -> tuple[int, int]:
+def _sizes(spec: InputConfig, section: LogMelConfig) -> tuple[int, int]:
     """Samples of a Fourier transform, and from one to the next."""
     length, step = int(spec.sample_rate * section.stft_length), int(spec.sample_rate * section.stft_step)
     if min(length, step) < 1:
-        raise ValueError(f"spectrogram.stft_length, stft_step: less than a sample at {spec.sample_rate} Hz")
+        name = "resnet" if isinstance(section, ResNetConfig) else "spectrogram"
+        raise ValueError(f"{name}.stft_length, stft_step: less than a sample at {spec.sample_rate} Hz")
     return length, step

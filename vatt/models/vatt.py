@@ -14,7 +14,9 @@ from vatt.config import check
 from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
 from vatt.models.config import VATTConfig
 from vatt.models.heads import build_head
-from vatt.models.sound import at_level, check_spectrogram, log_mel
+from vatt.models.mmv import I3D, ConvBackbone, ResNet
+from vatt.models.mmv.layers import NO_CHECKPOINTING, WholeSignal
+from vatt.models.sound import at_level, check_spectrogram, log_mel, log_mel_shape
 from vatt.models.text import TextBackbone
 from vatt.models.tokens import ItemDraws, PatchTokens, send
 from vatt.models.transformer import Encoder
@@ -22,7 +24,8 @@ from vatt.models.unified import UnifiedBackbone
 
 
 class VATT(nn.Module):
-    """The pretraining model, with separate backbones or one for all modalities (modality-agnostic)."""
+    """The pretraining model: with separate Transformers, one for all modalities (modality-agnostic), or the
+    convolutional networks of the baseline (MMV)."""
 
     def __init__(self, config: VATTConfig, backend: str = "auto") -> None:
         """``backend`` is passed to every operation; see `vatt.kernels`.
@@ -40,12 +43,17 @@ class VATT(nn.Module):
             self.unified = UnifiedBackbone(config.unified, backend)
             widths = (self.unified.width,) * 3
         else:
-            self.video = VideoBackbone(config.video, backend)
-            self.audio: Backbone
-            if config.audio_input == "waveform":
+            self.video: Backbone | ConvBackbone
+            self.audio: Backbone | ConvBackbone
+            if config.backbone == "convolutional":
+                self.video, self.audio = I3D(config.i3d), ResNet(config.resnet)
+                log_mel_shape(config.input, config.resnet)
+            elif config.audio_input == "waveform":
+                self.video = VideoBackbone(config.video, backend)
                 self.audio = WaveformBackbone(config.waveform, backend)
             else:
                 check_spectrogram(config.input, config.spectrogram)
+                self.video = VideoBackbone(config.video, backend)
                 self.audio = SpectrogramBackbone(config.spectrogram, backend)
             self.text = TextBackbone(config.text, backend)
             widths = (self.video.width, self.audio.width, self.text.width)
@@ -53,11 +61,18 @@ class VATT(nn.Module):
 
     @property
     def activation_checkpointing(self) -> bool:
-        """Whether the encoder layers keep only their inputs in training, and compute the rest again backwards."""
-        return all(encoder.activation_checkpointing for encoder in self._encoders())
+        """Whether the encoder layers keep only their inputs in training, and compute the rest again backwards.
+
+        Raises ValueError when it is switched on for convolutional networks, whose batch norms would see a batch twice.
+        """
+        return self.config.backbone != "convolutional" and all(
+            encoder.activation_checkpointing for encoder in self._encoders()
+        )
 
     @activation_checkpointing.setter
     def activation_checkpointing(self, on: bool) -> None:
+        if on and self.config.backbone == "convolutional":
+            raise ValueError(NO_CHECKPOINTING)
         for encoder in self._encoders():
             encoder.activation_checkpointing = on
 
@@ -136,8 +151,8 @@ class VATT(nn.Module):
         drawn = {name: self.patches(name).draw(inputs[name], generator, items) for name in order}
         return {name: kept for name, kept in drawn.items() if kept is not None}
 
-    def patches(self, modality: str) -> PatchTokens:
-        """What makes tokens of "video" or "audio"."""
+    def patches(self, modality: str) -> PatchTokens | WholeSignal:
+        """What makes tokens of "video" or "audio", or what stands there in a convolutional network."""
         if self.unified is not None:
             return self.unified.video_tokens if modality == "video" else self.unified.audio_tokens
         return self.video.tokens if modality == "video" else self.audio.tokens
@@ -146,7 +161,10 @@ class VATT(nn.Module):
         """Waveforms at their level; for a spectrogram model their log-mel (B, T, F)."""
         config = self.config
         audio_BL = at_level(audio_BL, config.input.audio_level)
-        return audio_BL if config.audio_input == "waveform" else log_mel(audio_BL, config.input, config.spectrogram)
+        if config.audio_input == "waveform":
+            return audio_BL
+        convolutional = config.backbone == "convolutional"
+        return log_mel(audio_BL, config.input, config.resnet if convolutional else config.spectrogram)
 
     def _backbones(self, inputs: dict[str, Tensor], kept: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if self.unified is not None:

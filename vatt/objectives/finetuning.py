@@ -16,6 +16,7 @@ from vatt.clip import InputConfig
 from vatt.config import NotAll, Range, Section
 from vatt.distributed import first_of_rank, seed_of_place
 from vatt.models.classifier import Classifier
+from vatt.models.mmv import ResNet
 from vatt.models.tokens import ItemDraws, send
 from vatt.objectives.classification import Mix, draw_mix, multi_label_loss, single_label_loss, smooth_labels
 from vatt.objectives.frames import empty_frames, like_clips, with_patches
@@ -59,7 +60,8 @@ class Finetuning(nn.Module):
     def check_input(self) -> None:
         """Raises ValueError: a window of ``config.input`` is smaller than a patch, or has fewer than a step keeps."""
         windows = self.empty_batch(1)
-        self.model.backbone.tokens.grid(windows["x"])
+        if not isinstance(self.model.backbone, ResNet):  # reads a log-mel, whose size was looked at before
+            self.model.backbone.tokens.grid(windows["x"])
         self.draw(windows, seed=0)
 
     def draw(self, batch: Mapping[str, Any], seed: int, first: int | None = None) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ Shapes: B clips, T frames, C bytes of a frame, S side, K kept patches, P values 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from vatt.clip import InputConfig
 from vatt.kernels import frames_to_patches
+from vatt.models.mmv.layers import WholeSignal
 from vatt.models.tokens import PatchTokens, send
 
+_SQUARE = 16  # pixels: side of the squares in which whole frames are made
 NAMES = ("planes", "sizes", "crop", "flip", "colour")
 
 
@@ -49,9 +52,14 @@ def like_clips(batch: Mapping[str, Any], name: str, spec: InputConfig | None) ->
 
 
 def with_patches(
-    batch: Mapping[str, Any], name: str, tokens: PatchTokens, spec: InputConfig | None, kept: Tensor | None
+    batch: Mapping[str, Any],
+    name: str,
+    tokens: PatchTokens | WholeSignal,
+    spec: InputConfig | None,
+    kept: Tensor | None,
 ) -> Mapping[str, Any]:
-    """The batch with patches uint8 (B, K, P) as ``name`` in place of planes. One without planes is returned as it is.
+    """The batch with patches uint8 (B, K, P) as ``name`` in place of planes, or with frames (B, T, S, S, 3) where a
+    network reads these. One without planes is returned as it is.
 
     Args:
         tokens: that read them.
@@ -61,8 +69,12 @@ def with_patches(
         return batch
     assert spec is not None
     planes, sizes, crop, flip, colour = (batch[part] for part in NAMES)
-    time, height, width = tokens.patch
-    tokens.patch_grid = (spec.frames // time, spec.size // height, spec.size // width)
+    if isinstance(tokens, WholeSignal):  # squares of all frames, put together again
+        side = math.gcd(spec.size, _SQUARE)
+        time, height, width = 1, side, side
+    else:
+        time, height, width = tokens.patch
+        tokens.patch_grid = (spec.frames // time, spec.size // height, spec.size // width)
     patches_BKP = frames_to_patches(
         planes,
         sizes,
@@ -74,4 +86,9 @@ def with_patches(
         kept=None if kept is None else send(kept, planes.device),
         backend=tokens.backend,
     )
-    return {key: value for key, value in batch.items() if key not in NAMES} | {name: patches_BKP}
+    others = {key: value for key, value in batch.items() if key not in NAMES}
+    if isinstance(tokens, WholeSignal):
+        rows = spec.size // height
+        x = patches_BKP.unflatten(1, (spec.frames, rows, rows)).unflatten(-1, (height, width, 3))
+        return others | {name: x.transpose(3, 4).flatten(4, 5).flatten(2, 3)}
+    return others | {name: patches_BKP}

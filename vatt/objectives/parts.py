@@ -109,8 +109,12 @@ def _set_random_state(device: torch.device, state: tuple[Tensor, ...]) -> None:
 def refusals(module: nn.Module) -> list[str]:
     """Why the features of a clip depend on other clips of its part: batch norms of the backbones, by name."""
     head = ("vatt.head.", "loss.")
-    return [
-        f"{name} is a batch norm in front of the heads, which would see one part at a time"
+    found = [
+        name
         for name, part in module.named_modules()
         if "BatchNorm" in type(part).__name__ and not name.startswith(head)
     ]
+    if not found:
+        return []
+    others = f" (and {len(found) - 1} others)" if found[1:] else ""
+    return [f"{found[0]}{others} is a batch norm in front of the heads, which would see one part at a time"]

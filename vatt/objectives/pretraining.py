@@ -53,11 +53,8 @@ class Pretraining(nn.Module):
 
     def empty_features(self, count: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """What `forward` gives as "features" for ``count`` clips, without memory (on the device "meta")."""
-        vatt, sentences = self.vatt, self.vatt.config.input.candidates
-        if vatt.unified is not None:
-            widths = dict.fromkeys(("video", "audio", "text"), vatt.unified.width)
-        else:
-            widths = {"video": vatt.video.width, "audio": vatt.audio.width, "text": vatt.text.width}
+        config = self.vatt.config
+        widths, sentences = config.feature_widths, config.input.candidates
         rows = {"video": count, "audio": count, "text": count * sentences}
         features = {name: torch.empty(rows[name], D, dtype=dtype, device="meta") for name, D in widths.items()}
         return features | {name: torch.empty(count, device="meta") for name in MASKS}
@@ -66,7 +63,7 @@ class Pretraining(nn.Module):
         """Raises ValueError: a window of ``config.input`` is smaller than a patch, or has fewer than a step keeps."""
         windows = self.empty_batch(1)
         for modality in ("video", "audio"):
-            if len(self.vatt.patches(modality).patch) != 2:  # spectrograms were checked when the model was built
+            if modality == "video" or self.vatt.config.audio_input == "waveform":  # spectrograms were checked before
                 self.vatt.patches(modality).grid(windows[modality])
         self.draw(windows, seed=0)
 

@@ -14,13 +14,24 @@ from torch import Tensor
 from vatt.clip import InputConfig
 from vatt.models.backbones import Backbone
 from vatt.models.classifier import Classifier
-from vatt.models.config import ClassifierConfig, TransformerConfig, VATTConfig, VideoConfig, WaveformConfig
+from vatt.models.config import (
+    ClassifierConfig,
+    I3DConfig,
+    ResNetConfig,
+    TransformerConfig,
+    VATTConfig,
+    VideoConfig,
+    WaveformConfig,
+)
+from vatt.models.mmv import ConvBackbone
 from vatt.models.positions import resample
 from vatt.models.vatt import VATT
 from vatt.weights.folder import PretrainedError
 
 
-def backbone_config(config: VATTConfig | ClassifierConfig, modality: str) -> VideoConfig | WaveformConfig:
+def backbone_config(
+    config: VATTConfig | ClassifierConfig, modality: str
+) -> VideoConfig | WaveformConfig | I3DConfig | ResNetConfig:
     """The configuration of the backbone that reads ``modality`` ("video" or "audio"), on its own.
 
     Raises:
@@ -30,6 +41,8 @@ def backbone_config(config: VATTConfig | ClassifierConfig, modality: str) -> Vid
         if config.modality != modality:
             raise PretrainedError(f"{config.name}: reads {config.modality}, not {modality}")
         return replace(config.backbone)
+    if config.backbone == "convolutional":
+        return replace(config.i3d) if modality == "video" else replace(config.resnet)
     if config.backbone == "separate":
         if modality == "audio" and config.audio_input != "waveform":
             raise PretrainedError(
@@ -62,12 +75,15 @@ def backbone_config(config: VATTConfig | ClassifierConfig, modality: str) -> Vid
     )
 
 
-def fit_positions(section: VideoConfig | WaveformConfig, spec: InputConfig) -> None:
-    """Gives the position tables of a backbone as many rows as clips of ``spec`` have patches along each axis.
+def fit_positions(section: VideoConfig | WaveformConfig | I3DConfig | ResNetConfig, spec: InputConfig) -> None:
+    """Gives the position tables of a backbone as many rows as clips of ``spec`` have patches along each axis. A
+    convolutional network has none, and reads clips of any size.
 
     Raises:
         ValueError: a clip is smaller than one patch; the message names the field.
     """
+    if isinstance(section, I3DConfig | ResNetConfig):
+        return
     if isinstance(section, VideoConfig):
         section.max_temporal_buckets = spec.frames // section.temporal_patch_size
         section.max_vertical_buckets = section.max_horizontal_buckets = spec.size // section.spatial_patch_size
@@ -92,7 +108,7 @@ def restore_backbone(target: Classifier, source: VATT | Classifier, modality: st
             f"the {modality} backbone does not fit: the pretrained one lacks {missing[:3]} and has {unknown[:3]} "
             "beside (a modality-agnostic model needs pre_projection and post_projection)"
         )
-    tables = {f"tokens.positions.{axis}" for axis in target.backbone.tokens.positions.axes}
+    tables = {f"tokens.positions.{axis}" for axis in _axes(target.backbone)}
     resampled = []
     for name, value in wanted.items():
         found = weights[name]
@@ -103,6 +119,10 @@ def restore_backbone(target: Classifier, source: VATT | Classifier, modality: st
             raise PretrainedError(f"{name}: pretrained shape {tuple(found.shape)}, this model: {tuple(value.shape)}")
     target.backbone.load_state_dict(weights)
     return resampled
+
+
+def _axes(backbone: Backbone | ConvBackbone) -> tuple[str, ...]:
+    return backbone.tokens.positions.axes if isinstance(backbone, Backbone) else ()
 
 
 def backbone_weights(source: VATT | Classifier, modality: str) -> dict[str, Tensor]:
@@ -117,7 +137,7 @@ def backbone_weights(source: VATT | Classifier, modality: str) -> dict[str, Tens
         if isinstance(source, Classifier):
             return dict(source.backbone.state_dict())
         if source.unified is None:
-            part: Backbone = source.video if modality == "video" else source.audio
+            part: Backbone | ConvBackbone = source.video if modality == "video" else source.audio
             return dict(part.state_dict())
         unified = source.unified
         tokens = unified.video_tokens if modality == "video" else unified.audio_tokens

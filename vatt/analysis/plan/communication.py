@@ -14,7 +14,9 @@ import torch
 
 from vatt.analysis.memory import activation_bytes
 from vatt.analysis.plan.zero import Buckets, Weights, effective_stage
+from vatt.models import VATT
 from vatt.models.config import VATTConfig
+from vatt.models.mmv.layers import ConvBatchNorm
 
 ONCE, TWICE = 1, 2  # passes of the ring: all-gather or reduce-scatter; all-reduce
 
@@ -106,8 +108,22 @@ def loss_collectives(config: VATTConfig, batch: int, ranks: int) -> list[Collect
         Collective("embeddings, all-gather", gathered, ONCE, messages),
         Collective("their gradients, all-reduce", gathered, TWICE, messages),
     ]
+    found += _backbone_norms(config, ranks)
     if not config.head.sync_bn:
         return found
     widths = [config.head.d_va] * 3 if config.head.kind == "joint" else [config.head.d_va] * 2 + [config.head.d_vat]
     values = sum(2 * (2 * width + 1) for width in widths)
     return [*found, Collective("batch norms, all-reduce", 4 * values, TWICE, 4 * len(widths))]
+
+
+def _backbone_norms(config: VATTConfig, ranks: int) -> list[Collective]:
+    """Of convolutional networks: means, variances and counts are gathered, and two sums of gradients all-reduced."""
+    if config.backbone != "convolutional":
+        return []
+    with torch.device("meta"):
+        norms = [part for part in VATT(config).modules() if isinstance(part, ConvBatchNorm) and part.sync]
+    channels = sum(len(norm.weight) for norm in norms)
+    return [
+        Collective("convolutions' batch norms, all-gather", ranks * 4 * (2 * channels + len(norms)), ONCE, len(norms)),
+        Collective("their gradients, all-reduce", 4 * 2 * channels, TWICE, len(norms)),
+    ]

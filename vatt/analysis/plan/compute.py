@@ -134,6 +134,8 @@ def _fits(row: Row, request: Request) -> bool:
 def _drop(model: str) -> str:
     """The share of patches that the preset drops, as a job's case names it."""
     config = preset(model)
+    if config.backbone == "convolutional":
+        return ""  # drops nothing
     part = config.unified if config.backbone == "unified" else config.video
     return f"{100 * (1 - part.patch_sampling_rate):.0f}%"
 

@@ -118,7 +118,7 @@ def extract(
 
 def _pooled(model: VATT | Classifier, modality: Modality, x: Tensor) -> Tensor:
     if isinstance(model, Classifier):
-        return model.backbone(x)["features_pooled"]
+        return model.backbone(model.read(x))["features_pooled"]
     return model(**{modality: x})[f"{modality}/features_pooled"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vatt.config import ConfigError, from_dict, load, nearest, override, show
-from vatt.models.config import ClassifierConfig, VATTConfig, saved_values
+from vatt.models.config import ClassifierConfig, VATTConfig, VideoConfig, WaveformConfig, saved_values
 from vatt.presets import CLASSIFIERS, PRESETS, classifier_preset, preset
 from vatt.weights.tensorflow.bundle import Bundle
 from vatt.weights.tensorflow.config import is_official, official_config
@@ -49,6 +49,8 @@ def describe(paths: Collection[str]) -> str:
 
     if some("_base_layer/unified_backbone/"):
         return "a modality-agnostic pretraining model (vatt-ma-*)"
+    if some("_base_layer/vid_backbone/_base/conv3d_1a_7x7/"):
+        return "a convolutional pretraining model (mmv-*)"
     if some("_base_layer/"):
         return "a pretraining model with a backbone for each modality (vatt-*)"
     if some("_ops/cls/"):
@@ -104,8 +106,8 @@ def _from_checkpoint(config: ClassifierConfig, bundle: Bundle, accounts: Account
     bias = accounts.model.get(_CLASS_BIAS)
     if bias is None:
         return config  # `_same_kind` says what is wrong
-    section = replace(
-        config.backbone,
+    section: VideoConfig | WaveformConfig = replace(  # type: ignore[assignment]
+        config.video if config.modality == "video" else config.waveform,
         pre_projection="_base/pre_proj/kernel" in accounts.model,
         post_projection="_base/post_proj/kernel" in accounts.model,
     )
@@ -127,8 +129,11 @@ def _same_kind(config: VATTConfig | ClassifierConfig, bundle: Bundle, accounts: 
     if isinstance(config, ClassifierConfig):
         asked = describe(["_ops/cls/", f"_base/{'voxel' if config.modality == 'video' else 'wave'}_to_patch/"])
     else:
-        asked = describe(
-            ["_base_layer/unified_backbone/" if config.backbone == "unified" else "_base_layer/vid_backbone"]
-        )
+        first = {
+            "unified": "_base_layer/unified_backbone/",
+            "separate": "_base_layer/vid_backbone/",
+            "convolutional": "_base_layer/vid_backbone/_base/conv3d_1a_7x7/",
+        }
+        asked = describe([first[config.backbone]])
     if holds != asked:
         raise TensorFlowError(f"{bundle.index}: holds {holds}; --model asks for {asked}")

@@ -15,6 +15,8 @@ from vatt.clip import InputConfig
 from vatt.config import ConfigError, show, update
 from vatt.models.config import (
     ClassifierConfig,
+    I3DConfig,
+    ResNetConfig,
     SpectrogramConfig,
     TextConfig,
     UnifiedConfig,
@@ -47,6 +49,18 @@ _BY_KIND = {
 }
 
 
+# Of the convolutional networks: our field of theirs; what has no effect there; what must have one of these values.
+_BATCH_NORM = {"batch_norm_epsilon": "bn_epsilon", "use_xreplica_bn": "sync_bn"}
+_NO_EFFECT = {"conv_weight_decay", "dropout_rate", "data_format", "formula_seed"}
+_CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {
+    "batch_norm_scale": (True,),
+    "final_endpoint": ("mixed_5c", "last_conv"),
+    "cifar_stem": (False,),
+    "stop_gradient_point": (-1,),
+    "i3d_width_divisor": (1, 2, 4, 8),
+}
+
+
 def is_official(config: Mapping[str, Any]) -> bool:
     """Whether a dictionary is an official configuration rather than one of ours."""
     return "model_config" in config
@@ -69,18 +83,23 @@ def official_config(official: Mapping[str, Any]) -> VATTConfig | ClassifierConfi
 
 
 def vatt_config(official: Mapping[str, Any]) -> VATTConfig:
-    """The official configuration of a pretraining model (TX_FAC, UT_FAC). Raises as `official_config`."""
+    """The official configuration of a pretraining model (TX_FAC, UT_FAC, MMV_FAC). Raises as `official_config`."""
     model = official["model_config"]
     backbone = model["backbone_config"]
     if "unified_backbone" in backbone:
         arch, parts = "UT", {"unified": _named(backbone, "unified_backbone", "unified_model_kwargs")}
     else:
-        arch = "TX"
+        arch = "MMV" if str(backbone["video_backbone"]).lower().startswith("i3d") else "TX"
         parts = {m: _named(backbone, f"{m}_backbone", f"{m}_model_kwargs") for m in ("video", "audio", "text")}
+    if arch == "MMV":
+        parts["video"]["i3d_width_divisor"] = official.get("i3d_width_divisor", 1)
     head = head_config(only_bridge(model, "head_config"))
     config = from_parts(parts, arch, head, loss_config(only_bridge(model, "loss_config")))
     name = str(model.get("model_name", official.get("model_arch", "vatt")))
-    return dataclasses.replace(config, name=name, input=input_config(official, config.input))
+    sound = config.audio_input == "spectrogram" and (official.get("input_shapes") or {}).get("audio")
+    if sound and config.backbone == "convolutional":
+        config.resnet.mel_bins = sound[2]
+    return dataclasses.replace(config, name=name, input=input_config(official, config.input, config))
 
 
 def classifier_config(official: Mapping[str, Any]) -> ClassifierConfig:
@@ -109,7 +128,7 @@ def from_parts(
 
     Args:
         parts: ``unified``, or ``video``, ``audio`` and ``text``: official fields of each.
-        arch: official ``model_arch``; ``UT_*`` has one backbone for all modalities.
+        arch: official ``model_arch``; ``UT_*`` has one backbone for all modalities, ``MMV_*`` is convolutional.
         head, loss: fields of our sections `HeadConfig` and `LossConfig`.
 
     Raises:
@@ -120,6 +139,13 @@ def from_parts(
     if arch.upper().startswith("UT"):
         _known("unified backbone", parts["unified"], ("ut",))
         return dataclasses.replace(config, backbone="unified", unified=fill(UnifiedConfig, parts["unified"]))
+    if arch.upper().startswith("MMV"):
+        _known("video backbone", parts["video"], ("i3d",))
+        _known("audio backbone", parts["audio"], ("resnet2d",))
+        video = {"i3d_width_divisor": parts.get("i3d_width_divisor", 1), **parts["video"]}
+        changes: dict[str, Any] = {"i3d": i3d_config(video), "resnet": resnet_config(parts["audio"])}
+        text = text_config({"name": "linear", **parts["text"]})
+        return dataclasses.replace(config, backbone="convolutional", audio_input="spectrogram", text=text, **changes)
     _known("video backbone", parts["video"], ("vit",))
     _known("audio backbone", parts["audio"], ("wat", "spt"))
     config.video, config.text = fill(VideoConfig, parts["video"]), text_config(parts["text"])
@@ -157,6 +183,44 @@ def fill(cls: type[Section], official: Mapping[str, Any], **ours: Any) -> Sectio
         if key in official and official[key] is not value:
             raise _refused(cls, key, official[key], (value,))
     return section
+
+
+def i3d_config(official: Mapping[str, Any]) -> I3DConfig:
+    """The section of an I3D. The official network has one width: its ``width_multiplier`` has no effect. Our files of
+    smaller ones record an ``i3d_width_divisor``. Raises as `fill`."""
+    values = {"width_divisor": official.get("i3d_width_divisor", 1)}
+    ignored = {**official, "width_multiplier": None, "i3d_width_divisor": None}
+    return _convolutional(I3DConfig, ignored, values | _norm_values(official))
+
+
+def resnet_config(official: Mapping[str, Any]) -> ResNetConfig:
+    """The section of a ResNet2D, whose name says its depth (``resnet2d_50``). Raises as `fill`."""
+    name = str(official.get("name", "resnet2d_50")).lower()
+    depth = name.rpartition("_")[2]
+    values = {"depth": int(depth) if depth.isdecimal() else depth} | _norm_values(official)
+    if official.get("width_multiplier") is not None:
+        values["width_multiplier"] = official["width_multiplier"]
+    return _convolutional(ResNetConfig, {**official, "width_multiplier": None, "backbone": None}, values)
+
+
+def _norm_values(official: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `BatchNormConfig`; the official cross-replica norm fixes the momentum at 0.9."""
+    found = {ours: official[theirs] for theirs, ours in _BATCH_NORM.items() if official.get(theirs) is not None}
+    if official.get("batch_norm_decay") is not None and not found.get("sync_bn", True):
+        found["bn_momentum"] = official["batch_norm_decay"]
+    return found
+
+
+def _convolutional(cls: type[Section], official: Mapping[str, Any], values: Mapping[str, Any]) -> Section:
+    """``cls`` with ``values``, after a look at all other official fields. None is what no network has."""
+    for key, value in official.items():
+        known = key in (*_BATCH_NORM, "batch_norm_decay") or key in _ELSEWHERE | _NO_EFFECT
+        allowed = _CONVOLUTIONAL.get(key, _FIXED.get(key))
+        if known and key != "final_endpoint":
+            continue
+        if value is not None and value not in (allowed or ()):
+            raise _refused(cls, key, value, allowed)
+    return update(cls(), dict(values))
 
 
 def text_config(official: Mapping[str, Any], **ours: Any) -> TextConfig:
@@ -217,13 +281,14 @@ def loss_config(bridge: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": kind, **values}
 
 
-def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConfig:
+def input_config(official: Mapping[str, Any], default: InputConfig, config: VATTConfig | None = None) -> InputConfig:
     """The clip that the network reads, from ``input_shapes`` and ``overrides`` as far as they say it.
 
-    The number of frames a second is not recorded: it follows where both frames and sound are known.
+    The number of frames a second is not recorded: it follows where both frames and sound are known. A convolutional
+    network reads frames of any size, so frames that are not square do no harm: their shorter side is taken.
 
     Raises:
-        TensorFlowError: frames that are not square.
+        TensorFlowError: frames that are not square, for a Transformer.
     """
     shapes, given = official.get("input_shapes") or {}, official.get("overrides") or {}
     names = {"num_frames": "frames", "frame_size": "size", "sample_rate": "sample_rate", "max_num_words": "words"}
@@ -232,6 +297,8 @@ def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConf
     clip = shapes.get("video") or shapes.get("images")
     if clip:
         _, found["frames"], found["size"], width, _ = clip
+        if config is not None and config.backbone == "convolutional":
+            found["size"] = width = min(found["size"], width)
         if width != found["size"]:
             raise TensorFlowError(f"input_shapes: frames of {found['size']} x {width} cannot be honoured; only squares")
     if shapes.get("text"):
@@ -239,6 +306,9 @@ def input_config(official: Mapping[str, Any], default: InputConfig) -> InputConf
     clip_spec = dataclasses.replace(default, **found)
     if shapes.get("audio"):
         seconds = shapes["audio"][1] / clip_spec.sample_rate
+        if config is not None and config.audio_input == "spectrogram":  # its length is in Fourier transforms
+            section = config.resnet if config.backbone == "convolutional" else config.spectrogram
+            seconds *= int(clip_spec.sample_rate * section.stft_step)
         if "frames" not in found:
             clip_spec.frames = max(1, round(seconds * default.fps))
         clip_spec.fps = clip_spec.frames / seconds

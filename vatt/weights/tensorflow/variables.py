@@ -4,15 +4,16 @@
 the module. `from_checkpoint` cuts a checkpoint's keys down to such paths, `for_backbone` picks one backbone out of a
 pretraining checkpoint, and `load_variables` fills a module, accounting for every variable.
 
-Layouts: a Keras dense kernel is (in, out) and ours (out, in); a convolution kernel is (*patch, channels, out) and ours
-(out, patch * channels); q, k and v are three variables there and one fused tensor here.
+Layouts: a Keras dense kernel is (in, out) and ours (out, in); a convolution kernel is (*sides, in, out), and ours (out,
+in, *sides) in a convolutional network, (out, patch * channels) where it makes patches; q, k and v are three variables
+there and one fused tensor here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from vatt.models.backbones import Backbone
 from vatt.models.classifier import Classifier
 from vatt.models.heads import BatchNorm, FACHead, JointHead, ReluDenseBN
 from vatt.models.layers import MLP, Attention, Dense
+from vatt.models.mmv import I3D, ConvBackbone, ResNet
+from vatt.models.mmv.layers import ConvUnit
+from vatt.models.mmv.resnet import Bottleneck
 from vatt.models.positions import Positions, SpectrogramPositions, resample
 from vatt.models.text import TextBackbone
 from vatt.models.tokens import PatchTokens
@@ -41,7 +45,8 @@ class Variable:
     """One variable: which tensor of ours holds it, and how.
 
     ``shape`` is TensorFlow's. ``dense`` means that our tensor is the transpose of TensorFlow's array with all axes but
-    the last flattened. ``part`` = (i, n): it is the i-th of n equal blocks of rows of our tensor.
+    the last flattened. ``convolution``: our axes in the order (2, ..., 1, 0) are TensorFlow's. ``part`` = (i, n): it
+    is the i-th of n equal blocks of rows of our tensor.
     """
 
     tensor: Tensor
@@ -49,6 +54,7 @@ class Variable:
     dense: bool = False
     part: tuple[int, int] = (0, 1)
     is_position_table: bool = False
+    convolution: bool = False
 
     def rows(self, tensor: Tensor) -> Tensor:
         """The block of ``tensor``, of the same shape as ours, that belongs to this variable."""
@@ -57,11 +63,15 @@ class Variable:
     def to_tensorflow(self, tensor: Tensor) -> np.ndarray:
         """Our tensor (or its gradient) in TensorFlow's layout, float32."""
         block = self.rows(tensor.detach()).to(torch.float32)
+        if self.convolution:
+            block = block.permute(*range(2, block.ndim), 1, 0)
         return (block.t() if self.dense else block).reshape(self.shape).cpu().numpy()
 
     def store(self, array: Tensor) -> None:
         """Writes an array of TensorFlow's layout into our tensor."""
         value = array.reshape(-1, array.shape[-1]).t() if self.dense else array
+        if self.convolution:
+            value = array.permute(-1, -2, *range(array.ndim - 2))
         with torch.no_grad():
             self.rows(self.tensor).copy_(value)
 
@@ -319,24 +329,65 @@ def _joint(module: JointHead) -> Items:
     yield from _under("txt_to_vat", _relu_dense_bn(module.text_to_vat))
 
 
+def _conv_unit(conv: str, norm: str, module: ConvUnit) -> Items:
+    weight = module.conv.weight
+    shape = (*weight.shape[2:], weight.shape[1], weight.shape[0])
+    yield f"{conv}/kernel", Variable(weight, shape, convolution=True)
+    yield from _batch_norm(norm, module.bn)
+
+
+def _i3d(module: I3D) -> Items:
+    for name, layer in module.layers.items():
+        if isinstance(layer, ConvUnit):
+            yield from _conv_unit(f"{name}/conv3d", f"{name}/bn", layer)
+        for place, unit in layer.named_children():
+            if isinstance(unit, ConvUnit):  # of a mixed block
+                yield from _conv_unit(f"{name}/unit3d_{place}/conv3d", f"{name}/unit3d_{place}/bn", unit)
+
+
+def _resnet(module: ResNet) -> Items:
+    stem = "initial_conv_relu_max_pool"
+    yield from _conv_unit(f"{stem}/0/conv2d", f"{stem}/2/bn", module.stem)
+    for g, group in enumerate(module.groups):
+        assert isinstance(group, nn.Sequential)
+        for b, block in enumerate(group):
+            assert isinstance(block, Bottleneck)
+            path = f"block_groups/{g}/layers/{b}"
+            if block.shortcut is not None:
+                to = f"{path}/projection_layers"
+                yield from _conv_unit(f"{to}/0/conv2d", f"{to}/1/bn", block.shortcut)
+            to = f"{path}/conv_relu_dropblock_layers"  # every third place is a DropBlock, which has no variables
+            for number, unit in enumerate(block.units):
+                assert isinstance(unit, ConvUnit)
+                yield from _conv_unit(f"{to}/{3 * number}/conv2d", f"{to}/{3 * number + 1}/bn", unit)
+
+
+def _backbone_of(module: Backbone | ConvBackbone) -> Items:
+    if isinstance(module, Backbone):
+        return _backbone(module)
+    return _i3d(module) if isinstance(module, I3D) else _resnet(cast(ResNet, module))
+
+
 def _vatt(module: VATT) -> Items:
     if module.unified is not None:
         yield from _under("_base_layer/unified_backbone/unified_transformer", _unified(module.unified))
     else:
-        yield from _under("_base_layer/vid_backbone/_base", _backbone(module.video))
-        yield from _under("_base_layer/aud_backbone/_base", _backbone(module.audio))
+        yield from _under("_base_layer/vid_backbone/_base", _backbone_of(module.video))
+        yield from _under("_base_layer/aud_backbone/_base", _backbone_of(module.audio))
         yield from _under("_base_layer/txt_backbone", _text(module.text))
     head = module.head
     yield from _under("_head_layer/_bridge_heads/0", _fac(head) if isinstance(head, FACHead) else _joint(head))
 
 
 def _classifier(module: Classifier) -> Items:
-    yield from _under("_base", _backbone(module.backbone))
+    yield from _under("_base", _backbone_of(module.backbone))
     yield from _dense("_ops/cls", module.classifier)
 
 
 _WALKS: dict[type[nn.Module], Callable[[Any], Items]] = {
     Backbone: _backbone,
+    I3D: _i3d,
+    ResNet: _resnet,
     TextBackbone: _text,
     UnifiedBackbone: _unified,
     FACHead: _fac,
