@@ -27,6 +27,7 @@ from vatt.analysis.flops import train_flops_per_sample
 from vatt.analysis.peak_memory import MIB, held_mib, peak_mib
 from vatt.kernels.registry import backends
 from vatt.models.config import VATTConfig
+from vatt.presets import preset
 from vatt.process import Message, ProcessFailed, running
 
 CANDIDATES, WIDTH = 5, 256  # sentences a video of loss_memory, and of the models' common space
@@ -114,7 +115,7 @@ def _command(options: Options, model: str, batch: int, films: Films, out: Path) 
     words += ["--model", model, "--steps", str(amount.steps), "--batch-size", str(batch), "--out", str(out)]
     words += [f"run.log_every={amount.log}", "run.eval_every=0", "run.save_every=0"]
     words += [f"engine.kernels={options.backend}", f"data.workers={max(1, options.cores - 1)}"]
-    return words + (TINY if options.tiny else [])
+    return words + (TINY if options.tiny and preset(model).backbone != "convolutional" else [])
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
