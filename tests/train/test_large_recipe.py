@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from train.core import data
 from train.core.ranks import RankContext
 from train.pretraining.cli import parse
 from vatt.objectives.pretraining import Pretraining
-from vatt.sample import build
+from vatt.sample import SampleError, build
 
 
 def test_the_recipe_builds_its_set_once(tmp_path, monkeypatch):
@@ -31,3 +32,6 @@ def test_the_recipe_builds_its_set_once(tmp_path, monkeypatch):
     assert (job.config.model.name, job.config.run.batch_size) == ("vatt-small", 256)
     with torch.device("meta"):
         Pretraining(job.config.model).check_input()
+    found.clips[0].video.write_bytes(b"")
+    with pytest.raises(SampleError, match="changed since it was written"):
+        data.build_large(job.config.data.sources, context, str)

@@ -37,6 +37,12 @@ def test_the_commands_are_valid(model, level):
     assert (config.model.name, config.run.seed, config.model.input.audio_level) == (model, 2, level)
 
 
+def test_the_command_of_the_large_sample_is_valid():
+    config = parse(list(command("vatt-small", 2, "rms", "sample-large")[1:]), on_gpu=False).config
+    assert config.data.sources == [f"{search.FOLDERS['sample-large']}/manifest.csv"]
+    assert (config.model.name, config.run.seed) == ("vatt-small", 2)
+
+
 def finished(run, level="rms"):
     recall = {"r1": 0.25, "r5": 0.5, "r10": 1.0, "median_rank": 2.0, "n": 3}
     table = {"text_to_video": recall, "audio_to_video": {**recall, "r5": 0.75}, "chance": {**recall, "r5": 0.125}}
@@ -54,7 +60,7 @@ def test_rows_of_a_run(tmp_path, monkeypatch):
         writer = csv.DictWriter(file, CLIPS[0])
         writer.writeheader()
         writer.writerows([*CLIPS, {**CLIPS[0], "split": "train"}])
-    monkeypatch.setattr(search, "SAMPLE", sample)
+    monkeypatch.setitem(search.FOLDERS, "sample", sample)
     alike, other = torch.eye(3), 1 - torch.eye(3)
     monkeypatch.setattr(search, "similarities", lambda *_: {"text_to_video": alike, "audio_to_video": other})
     monkeypatch.setattr(search, "FIRST", 1)

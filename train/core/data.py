@@ -15,6 +15,7 @@ from vatt.data.skipped import Record
 from vatt.data.splits import TRAIN, VAL, nothing_in, split_name
 from vatt.sample import build, build_pictures
 from vatt.sample.scene import SETS
+from vatt.sample.writing import check_unchanged
 
 SAMPLE, LARGE = Path(SETS["default"].folder), Path(SETS["large"].folder)
 
@@ -44,14 +45,17 @@ def sample_manifest(context: RankContext, say: Callable[[str], object], pictures
 
 
 def build_large(sources: list[str], context: RankContext, say: Callable[[str], object]) -> None:
-    """Builds the large sample where it is asked for and not there, as `sample_manifest` does.
+    """Builds the large sample where it is asked for and not there, as `sample_manifest` does. One of another size or
+    seed is used as it is.
 
     Raises:
-        SampleError: it cannot be built; the message names the folder.
+        SampleError: it cannot be built, or was changed; the message names the folder.
     """
     manifest = LARGE / "manifest.csv"
     if str(manifest) not in sources:
         return
+    if context.first and manifest.is_file():
+        check_unchanged(LARGE)
     for builds in (context.first, context.first_of_node):
         if builds and not manifest.is_file():
             build(LARGE, name="large", say=say)

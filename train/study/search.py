@@ -1,4 +1,5 @@
-"""What the first command of the README learns, with three seeds of both tiny models: ``python -m train.study.search``.
+"""What the first command of the README learns, with three seeds of both tiny models: ``python -m train.study.search``;
+and with ``--recipe sample-large --models vatt-small`` what is learned of the larger sample.
 
 Runs the pretraining of the sample that has no row yet, and adds two rows for each run, one per direction: recall, and
 what the first five clips have in common with the query, which says by which attributes a sentence or a sound finds.
@@ -25,9 +26,11 @@ from vatt.errors import UserError, printable
 from vatt.files import TREE
 from vatt.process import running
 from vatt.results import Row, Table
+from vatt.sample.scene import SETS
 
 RESULTS = TREE / "bench" / "results" / "sample_retrieval.csv"
 MODELS = ("vatt-tiny", "vatt-ma-tiny")
+FOLDERS = {"sample": SAMPLE, "sample-large": Path(SETS["large"].folder)}
 ATTRIBUTES = ("colour", "size", "shape", "motion")
 FIRST = 5  # clips of an answer that are looked at
 _COMMON = tuple(f"same_{name}" for name in ATTRIBUTES)
@@ -56,14 +59,14 @@ def in_common(found_QK: Tensor, rows: Sequence[Row]) -> dict[str, float]:
     return shares
 
 
-def command(model: str, seed: int, level: str) -> tuple[str, ...]:
+def command(model: str, seed: int, level: str, recipe: str = "sample") -> tuple[str, ...]:
     """After the interpreter or ``deepspeed``. The level is named where it is not the model's own."""
     level_ = () if level == "rms" else (f"model.input.audio_level={level}",)
     options = (f"run.seed={seed}", "run.eval_every=0", *level_)
-    return "train/pretrain.py", "--config", "sample", "--model", model, *options
+    return "train/pretrain.py", "--config", recipe, "--model", model, *options
 
 
-def rows_of(run: Path, where: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows_of(run: Path, where: Mapping[str, Any], recipe: str = "sample") -> list[dict[str, Any]]:
     """The rows of a run that has ended, one per direction. Its commands named the manifest relative to the tree.
 
     Args:
@@ -75,7 +78,8 @@ def rows_of(run: Path, where: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
         table = json.loads((run / "retrieval.json").read_text(encoding="utf-8"))["table"]
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        with (TREE / SAMPLE / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        sample = TREE / FOLDERS[recipe]
+        with (sample / "manifest.csv").open(newline="", encoding="utf-8") as file:
             clips = [row for row in csv.DictReader(file) if row["split"] == "val"]
     except (OSError, ValueError, KeyError) as error:
         raise StudyError(f"{run}: holds no finished run on the sample: {error}") from error
@@ -83,7 +87,7 @@ def rows_of(run: Path, where: Mapping[str, Any]) -> list[dict[str, Any]]:
     every_VV = torch.arange(len(clips)).expand(len(clips), -1)
     chance = {f"same_{name}_chance": share for name, share in in_common(every_VV, clips).items()}
     rows = []
-    for direction, similar_QV in similarities(run, clips).items():
+    for direction, similar_QV in similarities(run, sample, clips).items():
         found = in_common(similar_QV.topk(FIRST).indices, clips)
         recall = {name: table[direction][name] for name in ("r1", "r5", "r10", "median_rank")}
         times = table[direction]["r5"] / table["chance"]["r5"]
@@ -93,15 +97,15 @@ def rows_of(run: Path, where: Mapping[str, Any]) -> list[dict[str, Any]]:
             | {f"same_{name}": share for name, share in found.items()}
             | chance
             | {"steps": config["run"]["steps"], "batch_size": config["run"]["batch_size"], **where}
-            | {"command": shlex.join(["deepspeed", *command(model, seed, level)])}
+            | {"command": shlex.join(["deepspeed", *command(model, seed, level, recipe)])}
         )
     return rows
 
 
-def similarities(run: Path, clips: Sequence[Row]) -> dict[str, Tensor]:
+def similarities(run: Path, sample: Path, clips: Sequence[Row]) -> dict[str, Tensor]:
     """For each direction the cosine similarities (Q, V) of the clips, in the windows that the evaluation reads."""
     model = VATT.from_pretrained(run)
-    paths = [TREE / SAMPLE / clip["video"] for clip in clips]
+    paths = [sample / clip["video"] for clip in clips]
     sentences = [queries["text"] for queries in json.loads((run / "retrieval.json").read_text("utf-8"))["queries"]]
     text_QD, audio_QD = model.embed_text(sentences), model.embed_audio(paths, windows=1)
     return {
@@ -116,24 +120,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--seeds", default="0,1,2", help="default: %(default)s")
     add("--models", default=",".join(MODELS), help="default: %(default)s")
+    add("--recipe", default="sample", choices=FOLDERS, help="default: %(default)s")
     add("--audio-level", default="rms", choices=["rms", "as_is"], help="model.input.audio_level (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/search"), help="folder of the runs (default: %(default)s)")
-    add("--results", type=Path, default=RESULTS, metavar="FILE.csv")
+    add("--results", type=Path, metavar="FILE.csv", help="default: that of the recipe in bench/results")
     options = parser.parse_args(arguments)
+    recipe = options.recipe
+    path = options.results or (RESULTS if recipe == "sample" else RESULTS.with_name("sample_large_retrieval.csv"))
     try:
-        table = Table(options.results, FIELDS, resume=True)
+        table = Table(path, FIELDS, resume=True)
         for model in options.models.split(","):
             for seed in map(int, options.seeds.split(",")):
                 if table.find(model=model, seed=str(seed), audio_level=options.audio_level):
                     continue
-                where = origin(options.results)
+                where = origin(path)
                 out = options.out / f"{model}-{options.audio_level}-seed{seed}"
-                line = (*command(model, seed, options.audio_level), "--out", str(out))
+                line = (*command(model, seed, options.audio_level, recipe), "--out", str(out))
                 print(" ".join(line), flush=True)
                 if not (out / "retrieval.json").is_file():
                     with running([sys.executable, *line], folder=TREE, name=" ".join(line)) as process:
                         process.finish()
-                for row in rows_of(out, where):
+                for row in rows_of(out, where, recipe):
                     table.add(row)
                     print(f"    {row['direction']}: R@5 {row['r5_over_chance']} times chance", flush=True)
     except UserError as error:
@@ -144,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def origin(path: Path) -> dict[str, Any]:
     """Where a row that is made now comes from; that rows were added to ``path`` does not make the tree dirty."""
-    found = results.origin(torch.device("cpu"), aside=path)
+    found = results.origin(torch.device("cuda" if torch.cuda.is_available() else "cpu"), aside=path)
     versions = {name: package_version(name) for name in ("torch", "deepspeed", "av")}
     named = ", ".join(f"{name} {version}" for name, version in {"python": found["python"], **versions}.items())
     return {name: found[name] for name in ("time", "commit", "dirty", "device")} | {"versions": named}

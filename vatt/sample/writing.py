@@ -90,7 +90,7 @@ def build(
     if min(train, val) < 0 or train + val == 0:
         raise SampleError(f"{out}: cannot build {train} training and {val} validation clips")
     if is_built(out, stamp):
-        _check_unchanged(out)
+        check_unchanged(out)
         say(f"sample set: {out} is there already, and is used as it is")
         return out / MANIFEST
     h264_encoder()
@@ -210,7 +210,7 @@ def _sums(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
 
 
-def _check_unchanged(out: Path) -> None:
+def check_unchanged(out: Path) -> None:
     """Raises SampleError: a file is not what was written, so results on it mean other things. A set of the time before
     there were sums is taken as it is."""
     try:
