@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,6 +24,7 @@ from vatt.search.model import load
 from vatt.search.windows import ReadGroups
 from vatt.signals import ENDING
 
+_START: Literal["spawn", "fork"] = "spawn"  # a forked process may not use a GPU
 _GONE = 5.0  # seconds until a killed process has gone
 
 
@@ -56,7 +57,7 @@ def embed_on(
         _Share(device, model, precision, vocabulary, replace(work, groups=work.groups[number::count]), config, count)
         for number, device in enumerate(devices[:count])
     ]
-    context = multiprocessing.get_context("spawn")  # a forked process may not use a GPU
+    context = multiprocessing.get_context(_START)
     crew: list[tuple[Any, Connection]] = []
     try:
         for share in shares:

@@ -123,7 +123,8 @@ def read_segment(path: Path, widths: Mapping[str, int]) -> Segment:
             begin = 8 + int.from_bytes(file.read(8), "little")
             offsets = json.loads(file.read(begin - 8))
     except (PretrainedError, OSError, ValueError) as error:
-        raise SearchError(f"{path}: cannot be read: {str(error).removeprefix(f'{path}: ')}") from error
+        reason = str(error).removeprefix(f"{path}: ").removeprefix("cannot be read: ")
+        raise SearchError(f"{path}: cannot be read: {reason}") from error
     whole = np.memmap(path, np.uint8, "r")
 
     def column(name: str, dtype: Any, *shape: int) -> np.ndarray:

@@ -279,10 +279,13 @@ class _Update:
                 continue
             moves = known.id in gone and known.id not in moved_to
             where = "moved" if moves else "copied" if known.id in live else "back"
-            counts["same" if named is not None else where] += 1
+            if named is not None:
+                where = "same" if named.content == known.id else "changed"
+            counts[where] += 1
             moved_to.add(known.id)
             records.append(Named(entry.name, known.id, entry.size, entry.mtime, entry.label).record())
-        counts["deleted"] += len(gone - moved_to)
+        if lost := len(gone - moved_to):
+            counts["deleted"] = lost
         return records, fresh
 
     @staticmethod
