@@ -38,9 +38,9 @@ def test_the_commands_are_valid(model, level):
 
 
 def test_the_command_of_the_large_sample_is_valid():
-    config = parse(list(command("vatt-small", 2, "rms", "sample-large")[1:]), on_gpu=False).config
+    config = parse(list(command("vatt-small", 2, "rms", "sample-large", 9)[1:]), on_gpu=False).config
     assert config.data.sources == [f"{search.FOLDERS['sample-large']}/manifest.csv"]
-    assert (config.model.name, config.run.seed) == ("vatt-small", 2)
+    assert (config.model.name, config.run.seed, config.run.steps) == ("vatt-small", 2, 9)
 
 
 def finished(run, level="rms"):
@@ -72,6 +72,7 @@ def test_rows_of_a_run(tmp_path, monkeypatch):
     assert audio["same_size"] < 1
     assert text["same_colour_chance"] == pytest.approx(5 / 9)  # of all three: two, two and one are as red or as blue
     assert "run.seed=1" in text["command"]
+    assert "--steps 7 " in text["command"]
     assert "audio_level" not in text["command"]
     finished(tmp_path / "plain", "as_is")
     assert "model.input.audio_level=as_is" in rows_of(tmp_path / "plain", {})[0]["command"]

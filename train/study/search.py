@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train.config.pretraining import recipe
 from train.study.experiments import SAMPLE, StudyError
 from vatt import VATT, results
 from vatt.environment import package_version
@@ -59,14 +60,16 @@ def in_common(found_QK: Tensor, rows: Sequence[Row]) -> dict[str, float]:
     return shares
 
 
-def command(model: str, seed: int, level: str, recipe: str = "sample") -> tuple[str, ...]:
-    """After the interpreter or ``deepspeed``. The level is named where it is not the model's own."""
+def command(model: str, seed: int, level: str, name: str = "sample", steps: int | None = None) -> tuple[str, ...]:
+    """After the interpreter or ``deepspeed``. The level is named where it is not the model's own, and steps where they
+    are not those of the recipe of that name."""
     level_ = () if level == "rms" else (f"model.input.audio_level={level}",)
+    steps_ = () if steps in (None, recipe(name).run.steps) else ("--steps", str(steps))
     options = (f"run.seed={seed}", "run.eval_every=0", *level_)
-    return "train/pretrain.py", "--config", recipe, "--model", model, *options
+    return "train/pretrain.py", "--config", name, "--model", model, *steps_, *options
 
 
-def rows_of(run: Path, where: Mapping[str, Any], recipe: str = "sample") -> list[dict[str, Any]]:
+def rows_of(run: Path, where: Mapping[str, Any], name: str = "sample") -> list[dict[str, Any]]:
     """The rows of a run that has ended, one per direction. Its commands named the manifest relative to the tree.
 
     Args:
@@ -78,12 +81,13 @@ def rows_of(run: Path, where: Mapping[str, Any], recipe: str = "sample") -> list
     try:
         table = json.loads((run / "retrieval.json").read_text(encoding="utf-8"))["table"]
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        sample = TREE / FOLDERS[recipe]
+        sample = TREE / FOLDERS[name]
         with (sample / "manifest.csv").open(newline="", encoding="utf-8") as file:
             clips = [row for row in csv.DictReader(file) if row["split"] == "val"]
     except (OSError, ValueError, KeyError) as error:
         raise StudyError(f"{run}: holds no finished run on the sample: {error}") from error
     model, level, seed = config["model"]["name"], config["model"]["input"]["audio_level"], config["run"]["seed"]
+    steps = config["run"]["steps"]
     every_VV = torch.arange(len(clips)).expand(len(clips), -1)
     chance = {f"same_{name}_chance": share for name, share in in_common(every_VV, clips).items()}
     rows = []
@@ -96,8 +100,8 @@ def rows_of(run: Path, where: Mapping[str, Any], recipe: str = "sample") -> list
             | {"clips": len(clips), "r5_over_chance": f"{times:.1f}"}
             | {f"same_{name}": share for name, share in found.items()}
             | chance
-            | {"steps": config["run"]["steps"], "batch_size": config["run"]["batch_size"], **where}
-            | {"command": shlex.join(["deepspeed", *command(model, seed, level, recipe)])}
+            | {"steps": steps, "batch_size": config["run"]["batch_size"], **where}
+            | {"command": shlex.join(["deepspeed", *command(model, seed, level, name, steps)])}
         )
     return rows
 
@@ -121,12 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seeds", default="0,1,2", help="default: %(default)s")
     add("--models", default=",".join(MODELS), help="default: %(default)s")
     add("--recipe", default="sample", choices=FOLDERS, help="default: %(default)s")
+    add("--steps", type=int, help="of each run (default: the recipe's)")
     add("--audio-level", default="rms", choices=["rms", "as_is"], help="model.input.audio_level (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/search"), help="folder of the runs (default: %(default)s)")
     add("--results", type=Path, metavar="FILE.csv", help="default: that of the recipe in bench/results")
     options = parser.parse_args(arguments)
-    recipe = options.recipe
-    path = options.results or (RESULTS if recipe == "sample" else RESULTS.with_name("sample_large_retrieval.csv"))
+    name = options.recipe
+    path = options.results or (RESULTS if name == "sample" else RESULTS.with_name("sample_large_retrieval.csv"))
     try:
         table = Table(path, FIELDS, resume=True)
         for model in options.models.split(","):
@@ -135,12 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     continue
                 where = origin(path)
                 out = options.out / f"{model}-{options.audio_level}-seed{seed}"
-                line = (*command(model, seed, options.audio_level, recipe), "--out", str(out))
+                line = (*command(model, seed, options.audio_level, name, options.steps), "--out", str(out))
                 print(" ".join(line), flush=True)
                 if not (out / "retrieval.json").is_file():
                     with running([sys.executable, *line], folder=TREE, name=" ".join(line)) as process:
                         process.finish()
-                for row in rows_of(out, where, recipe):
+                for row in rows_of(out, where, name):
                     table.add(row)
                     print(f"    {row['direction']}: R@5 {row['r5_over_chance']} times chance", flush=True)
     except UserError as error:
