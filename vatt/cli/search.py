@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         per_file=options.per_file or None,
     )
     for hit in hits:
-        print(json_line(hit.as_json()) if options.json else _line(hit))
+        print(json_line(hit.as_json()) if options.json else as_line(hit))
     if not hits and not options.json:
         print("nothing was found")
     return 0
@@ -111,7 +111,8 @@ def _moment(text: str) -> tuple[str, float | None]:
     return path, seconds
 
 
-def _line(hit: Hit) -> str:
+def as_line(hit: Hit) -> str:
+    """A moment as a terminal may have it."""
     file = hit.window.file
     words = f"  {hit.window.caption}" if hit.window.caption else ""
     copies = f"  (+{len(hit.duplicates)} like it)" if hit.duplicates else ""
