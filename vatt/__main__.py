@@ -16,9 +16,11 @@ COMMANDS = {
     "convert": "weights of the TensorFlow code to a folder that VATT.from_pretrained loads",
     "data": "published annotations to a manifest; check a manifest and its files",
     "embed": "embeddings of all videos, sounds or sentences of a folder or manifest",
+    "export": "a part of a model as ONNX or a torch.export program, checked against the model",
     "index": "an index of a folder, manifest or shards, to search in: windows over whole files",
     "info": "models, this machine, and which kernels run here",
     "plan": "memory, time and communication of a pretraining run on many GPUs, before it starts",
+    "push": "a model and a page on it to the hub, or into a folder",
     "sample": "builds the sample set of short narrated videos; what chance and an oracle reach on it",
     "search": "moments of an index by words, a sound, a film or a picture",
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 from vatt import models
 from vatt.data.samples import Views
 from vatt.data.tokenizer import FILE, TextError, Tokenizer
+from vatt.hub.remote import local_model
 from vatt.inference.classify import Ranking, classify_files
 from vatt.inference.embed import File, embed_media, embed_text
 from vatt.models.config import VATTConfig
@@ -41,12 +42,16 @@ class VATT(models.VATT):
         """The model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
 
         Args:
+            folder: or, as a string, OWNER/NAME or OWNER/NAME@REVISION of the hub, where no folder has that name; see
+                `vatt.hub.remote.local_model`.
             vocabulary: the words, if the folder has no tokenizer.json: one per line, or BERT's ``vocab.txt``.
 
         Raises:
             PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a classifier.
             TextError: the words cannot be read, or are more than the model has vectors for.
+            HubError: the hub has no such model, or none that may be used.
         """
+        folder = local_model(folder)
         if not isinstance(read_config(model_folder(folder)), VATTConfig):
             raise PretrainedError(
                 f"{folder}: holds a Classifier, which knows classes and no common space; name a pretraining model, or "
@@ -130,9 +135,14 @@ class Classifier(models.Classifier):
     def from_pretrained(cls, folder: str | Path, backend: str = "auto") -> Self:
         """The fine-tuned model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
 
+        Args:
+            folder: or a name on the hub, as `VATT.from_pretrained` takes it.
+
         Raises:
             PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a pretraining model.
+            HubError: the hub has no such model, or none that may be used.
         """
+        folder = local_model(folder)
         if isinstance(read_config(model_folder(folder)), VATTConfig):
             raise PretrainedError(
                 f"{folder}: holds a VATT, which has no classes; fine-tune it first "
@@ -163,13 +173,16 @@ def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classif
     """The model in a folder, whichever it is, with its tokenizer; on the CPU in float32, in evaluation mode.
 
     Args:
-        folder: as `save_pretrained` writes it; the folder of a whole run is taken too (its ``model/``).
+        folder: as `save_pretrained` writes it; the folder of a whole run is taken too (its ``model/``), and a name on the
+            hub, as by `VATT.from_pretrained`.
         backend: of all operations, see `vatt.kernels`.
 
     Raises:
+        HubError: the hub has no such model, or none that may be used.
         PretrainedError: a file is missing or unreadable, of another model, or holds a weight that is not finite.
         TextError: its tokenizer.json cannot be read, or has more words than the model has vectors for.
     """
+    folder = local_model(folder)
     config = read_config(model_folder(folder))
     kind = VATT if isinstance(config, VATTConfig) else Classifier
     return kind.from_pretrained(folder, backend)

@@ -1,0 +1,82 @@
+"""A model as it is shared: weights, configuration, words, page and curves; as a folder, or sent to the hub.
+
+Nothing else of a run goes on: no paths, no names of hosts, no captions, no checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from vatt.data.tokenizer import FILE as TOKENIZER
+from vatt.errors import in_short
+from vatt.files import appearing_folder, write_bytes
+from vatt.hub.card import model_card
+from vatt.hub.records import read_records
+from vatt.hub.remote import HubError, check_name, upload
+from vatt.inference import VATT, load_pretrained
+from vatt.weights.folder import CONFIG, WEIGHTS, model_folder
+
+CARD = "README.md"
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
+
+
+def contents(run: str | Path, repo: str, license: str) -> dict[str, Path | bytes]:
+    """The files that are shared, by name: a file of the model, or a content that was made.
+
+    Args:
+        run: folder of a run or of a model. The model is loaded, so that nothing is shared that cannot be.
+        repo: OWNER/NAME, which the page tells how to load.
+        license: identifier of the hub, such as apache-2.0, cc-by-4.0, other.
+
+    Raises:
+        HubError: a name, a licence or a record that cannot be used. PretrainedError, TextError: no model that loads.
+    """
+    check_name(repo)
+    if not _LICENSE.fullmatch(license):
+        raise HubError(
+            f"license: {in_short(license, 80)!r} is no identifier of a licence, such as apache-2.0, mit, cc-by-4.0, other"
+        )
+    folder = model_folder(run)
+    records = read_records(folder.parent if folder.name == "model" else folder)
+    model = load_pretrained(folder)
+    assert model.config is not None
+    tokenizer = model.tokenizer if isinstance(model, VATT) else None
+    count = sum(x.numel() for x in model.parameters())
+    card = model_card(repo, model.config, count, records, license, tokenizer)
+    found: dict[str, Path | bytes] = {CARD: card.encode(), CONFIG: folder / CONFIG, WEIGHTS: folder / WEIGHTS}
+    if tokenizer is not None:
+        found[TOKENIZER] = folder / TOKENIZER
+    return found | records.plots
+
+
+def write_folder(run: str | Path, repo: str, license: str, out: str | Path) -> Path:
+    """Writes what would be sent into ``out``, a new or empty folder, whole or not at all; see `contents`.
+
+    Raises:
+        HubError: also where ``out`` holds files.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HubError(f"{out}: is there already; name an empty folder")
+    files = contents(run, repo, license)
+    with appearing_folder(out) as partly:
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                write_bytes(partly / name, content)
+            else:
+                shutil.copyfile(content, partly / name)
+    return out
+
+
+def push(run: str | Path, repo: str, license: str, *, private: bool | None = None) -> str:
+    """Sends a model to the hub, all files in one commit; returns its address.
+
+    Args:
+        private: of a model that is new there; None as its owner has set it.
+
+    Raises:
+        HubError: see `contents` and `vatt.hub.remote.upload`.
+    """
+    return upload(contents(run, repo, license), repo, "Weights, configuration and page", private)
