@@ -9,4 +9,14 @@ from vatt.export.about import KEY, about
 from vatt.export.job import OPSET, Exported, ExportError, export_part
 from vatt.export.parts import ExportedPart, example_input, part_of
 
-__all__ = ["KEY", "OPSET", "ExportError", "Exported", "ExportedPart", "about", "example_input", "export_part", "part_of"]
+__all__ = [
+    "KEY",
+    "OPSET",
+    "ExportError",
+    "Exported",
+    "ExportedPart",
+    "about",
+    "example_input",
+    "export_part",
+    "part_of",
+]

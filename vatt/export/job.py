@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,8 +62,8 @@ def export_part(
     Args:
         folder: of a model or of a run.
         modality: "video", "audio" or "text".
-        out: the file; None is ``MODEL-MODALITY`` in the working directory, with the ending of the kind. A text part puts
-            the tokenizer beside it, as FILE.tokenizer.json.
+        out: the file; None is ``MODEL-MODALITY`` in the working directory, with the ending of the kind. A text part
+            puts the tokenizer beside it, as FILE.tokenizer.json.
         to: "onnx", or "torch" for a program of torch.export.
         floating: takes pixels in [-1, 1] in place of uint8.
         normalised: see `ExportedPart`.
@@ -99,7 +100,9 @@ def export_part(
         beside = path.with_suffix(f".{TOKENIZER}")
         write_bytes(beside, content)
     elif modality == "text" and is_pretrained(part):
-        _log.warning("%s: has no %s, so the file takes the ids of a vocabulary that is not known here", folder, TOKENIZER)
+        _log.warning(
+            "%s: has no %s, so the file takes the ids of a vocabulary that is not known here", folder, TOKENIZER
+        )
     return Exported(path, beside, found, differences)
 
 
@@ -195,15 +198,14 @@ def compare(part: ExportedPart, run: Any, floating: bool, path: Path) -> dict[st
 
 
 def _need_packages() -> None:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ExportError(f"--to onnx: needs the package {error.name}: {_INSTALL}") from error
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ExportError(f"--to onnx: needs the package {package}: {_INSTALL}")
 
 
-_OPERATION = re.compile(r"OpOverload\(op='([\w.]+)'|\b(?:torch\.ops\.)?((?:aten|vatt_kernels|torchvision)[.:]+\w+(?:\.\w+)?)")
+_OPERATION = re.compile(
+    r"OpOverload\(op='([\w.]+)'|\b(?:torch\.ops\.)?((?:aten|vatt_kernels|torchvision)[.:]+\w+(?:\.\w+)?)"
+)
 
 
 def _refusal(part: ExportedPart, error: BaseException) -> ExportError:
@@ -216,7 +218,9 @@ def _refusal(part: ExportedPart, error: BaseException) -> ExportError:
             what = next(filter(None, found.groups()))
             return ExportError(f"{part.modality}: the operation {what} cannot be exported")
     first = str(error).strip().splitlines()[:1]
-    return ExportError(f"{part.modality}: cannot be exported: {in_short(first[0] if first else type(error).__name__, 300)}")
+    return ExportError(
+        f"{part.modality}: cannot be exported: {in_short(first[0] if first else type(error).__name__, 300)}"
+    )
 
 
 @contextmanager

@@ -33,8 +33,8 @@ class ExportedPart(nn.Module):
     """
 
     def __init__(self, model: VATT | Classifier, modality: str, normalised: bool = True) -> None:
-        """``normalised``: embeddings have length 1; else they are as the head gives them, whose mean over the windows of
-        a file is to be taken first."""
+        """``normalised``: embeddings have length 1; else they are as the head gives them, for whoever takes their mean
+        over the windows of a file first."""
         super().__init__()
         self.model, self.modality, self.normalised = model.eval(), modality, normalised
         self.outputs: tuple[str, ...] = ("logits", "probabilities")
@@ -57,8 +57,8 @@ class ExportedPart(nn.Module):
 
 
 def part_of(model: VATT | Classifier, modality: str, normalised: bool = True) -> ExportedPart:
-    """The part of a model, ready to be traced; the model is changed: what does not depend on the input is computed once
-    and stored, so that no other program resamples positions or takes logarithms of distances, with roundings of its own.
+    """The part of a model, ready to be traced. The model is changed: what does not depend on the input is computed once
+    and stored, so that no other program resamples positions or takes logarithms of distances, with its own roundings.
 
     Raises:
         ExportError: the model has no such part.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -30,7 +31,6 @@ _SETTINGS = {  # of a run, by where they stand in its config.json
     "model.loss.kind": "contrastive loss",
     "model.loss.temperature": "temperature",
     "data.eval_share": "share of videos held out, where the data name no split",
-    "data.augment.enabled": "augmentation",
     "label": "label",
     "freeze_backbone": "backbone frozen",
 }
@@ -58,7 +58,7 @@ def model_card(
         f"# {name.partition('/')[2]}",
         _opening(config, parameters, records),
         "## Use",
-        f"```bash\npip install {PROJECT}\n```",
+        f"With the package `{PROJECT}`:",
         _use(name, config, tokenizer),
         "## What it reads and gives",
         _reads(config, tokenizer),
@@ -69,8 +69,8 @@ def model_card(
         *_titled("Classification of held-out clips", _classification(records)),
         *_titled("Made with", _table(("", ""), _facts(records.environment, {name: name for name in _ENVIRONMENT}))),
         "## Limits",
-        "The model knows what its data show, with their gaps and leanings; nobody has examined it for these. The figures "
-        "above are of held-out clips of the same data, and say nothing of others.",
+        "The model knows what its data show, with their gaps and leanings; nobody has examined it for these. The "
+        "figures above are of held-out clips of the same data, and say nothing of others.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -81,7 +81,7 @@ def _head(config: VATTConfig | ClassifierConfig, records: Records, license: str)
     tags = ["vatt", "video", "audio", "text", "video-text-retrieval"]
     if isinstance(config, ClassifierConfig):
         task, tags = f"{config.modality}-classification", ["vatt", config.modality]
-    lines = ["---", f"license: {license}", f"library_name: {PROJECT}", f"pipeline_tag: {task}", "tags:"]
+    lines = ["---", f"license: {json.dumps(license)}", f"library_name: {PROJECT}", f"pipeline_tag: {task}", "tags:"]
     return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
 
 
@@ -92,7 +92,10 @@ def _opening(config: VATTConfig | ClassifierConfig, parameters: int, records: Re
         kind = f"fine-tuned to classify {'sound' if config.modality == 'audio' else 'video'}"
     text = f"{what} {kind}: configuration {_plain(config.name)}, {parameters / 1e6:.1f} million parameters."
     if not records.train:
-        return text + " The folder that it comes from has no records of a run: of its data and recipe nothing is known here."
+        return (
+            text
+            + " The folder that it comes from has no records of a run: of its data and recipe nothing is known here."
+        )
     return text + f" Trained for {records.train[-1]['step']:,} steps."
 
 
@@ -117,7 +120,9 @@ def _reads(config: VATTConfig | ClassifierConfig, tokenizer: Tokenizer | None) -
         names = ", ".join(_plain(name) for name in config.classes[:20])
         more = f" and {len(config.classes) - 20:,} more" if len(config.classes) > 20 else ""
         kind = "one class" if config.labels == "single" else "any number of classes"
-        return f"{inputs[config.modality]} -> {kind} of {config.num_classes:,}" + (f": {names}{more}." if names else ".")
+        return f"{inputs[config.modality]} -> {kind} of {config.num_classes:,}" + (
+            f": {names}{more}." if names else "."
+        )
     words = "a vocabulary that is not part of it" if tokenizer is None else f"{tokenizer.vocab_size:,} words"
     inputs["text"] = f"{spec.words} words at most, of {words}"
     rows = []
@@ -173,7 +178,12 @@ def _retrieval(records: Records) -> str:
         known = [(key, level) for key, level in oracle.items() if key in NAMES and isinstance(level, dict)]
         rows += [(f"oracle, {NAMES[key]}", level) for key, level in known if key != "chance"]
     shown = [
-        (name, *(_percent(level.get(key)) for key in ("r1", "r5", "r10")), _number(level.get("median_rank")), _count(level))
+        (
+            name,
+            *(_percent(level.get(key)) for key in ("r1", "r5", "r10")),
+            _number(level.get("median_rank")),
+            _count(level),
+        )
         for name, level in rows
     ]
     text = _table(("", "R@1", "R@5", "R@10", "median rank", "queries"), shown)
@@ -185,8 +195,14 @@ def _classification(records: Records) -> str:
     table = records.classification.get("table")
     if not isinstance(table, dict):
         return ""
-    shares = {"top1": "top 1", "top5": "top 5", "chance": "chance (the most frequent class)", "mAP": "mAP", "AUC": "AUC"}
-    rows = [(shares.get(key, key), _percent(value)) for key, value in table.items() if key in shares]
+    shares = {
+        "top1": "top 1",
+        "top5": "top 5",
+        "chance": "chance (the most frequent class)",
+        "mAP": "mAP",
+        "AUC": "AUC",
+    }
+    rows = [(shares[key], _percent(value)) for key, value in table.items() if key in shares]
     rows += [(key, _number(value)) for key, value in table.items() if key in ("d-prime", "n", "classes", "skipped")]
     rows.append(("views of a clip (windows x crops)", _plain(str(records.classification.get("views", "n/a")))))
     return _table(("", ""), rows)
@@ -233,6 +249,8 @@ def _percent(value: Any) -> str:
 def _number(value: Any) -> str:
     if value is None:
         return "n/a"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -38,8 +38,8 @@ def local_model(model: str | Path) -> Path:
     """The folder of a model: itself, or of one on the hub that of its copy in the cache, brought up to date.
 
     Args:
-        model: a folder, or OWNER/NAME of the hub, or OWNER/NAME@REVISION. A folder that is there comes first; a `Path` is
-            always a folder.
+        model: a folder, or OWNER/NAME of the hub, or OWNER/NAME@REVISION. A folder that is there comes first; a `Path`
+            is always a folder.
 
     Raises:
         HubError: there is no such folder, and no such model on the hub that could be used.
@@ -104,7 +104,9 @@ def check_name(repo: str) -> None:
     """Raises HubError: no OWNER/NAME, as a model to be written needs."""
     found = _NAME.fullmatch(repo)
     if not found or found["revision"] or ".." in repo or "--" in repo:
-        raise HubError(f"{in_short(repo, 100)}: is no name of a model on the hub: OWNER/NAME, of letters, digits, . _ -")
+        raise HubError(
+            f"{in_short(repo, 100)}: is no name of a model on the hub: OWNER/NAME, of letters, digits, . _ -"
+        )
 
 
 class _Unreachable(Exception):
@@ -185,10 +187,13 @@ def _telling(where: str, done: str = "read") -> Iterator[None]:
     except errors.OfflineModeIsEnabled:
         raise _Unreachable("HF_HUB_OFFLINE forbids the network") from None
     except errors.GatedRepoError:
-        raise HubError(f"{where}: may be {done} by those alone whom its owners let in; ask for it on its page") from None
-    except errors.RepositoryNotFoundError:
         raise HubError(
-            f"{where}: no such folder here, and on {_host(constants.ENDPOINT)} no such model, or a private one; log in by "
+            f"{where}: may be {done} by those alone whom its owners let in; ask for it on its page"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        here = "no such folder here, and on " if done == "read" else ""
+        raise HubError(
+            f"{where}: {here}{_host(constants.ENDPOINT)} no such model that you may see; for a private one log in by "
             "hf auth login, or give HF_TOKEN"
         ) from None
     except errors.RevisionNotFoundError:
@@ -220,9 +225,8 @@ def _host(endpoint: str) -> str:
 
 
 def _clean(error: BaseException) -> str:
-    """The first line of a message, without tokens."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = _host(_TOKEN.sub("***", lines[0]))
+    """A message as one line, without tokens."""
+    text = _host(_TOKEN.sub("***", " ".join(str(error).split()) or type(error).__name__))
     for secret in filter(None, (os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"))):
         text = text.replace(secret, "***")
     return in_short(text, 300)

@@ -36,7 +36,7 @@ def contents(run: str | Path, repo: str, license: str) -> dict[str, Path | bytes
     check_name(repo)
     if not _LICENSE.fullmatch(license):
         raise HubError(
-            f"license: {in_short(license, 80)!r} is no identifier of a licence, such as apache-2.0, mit, cc-by-4.0, other"
+            f"license: {in_short(license, 80)!r} is no identifier of a licence; some are apache-2.0, mit, other"
         )
     folder = model_folder(run)
     records = read_records(folder.parent if folder.name == "model" else folder)

@@ -173,8 +173,8 @@ def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classif
     """The model in a folder, whichever it is, with its tokenizer; on the CPU in float32, in evaluation mode.
 
     Args:
-        folder: as `save_pretrained` writes it; the folder of a whole run is taken too (its ``model/``), and a name on the
-            hub, as by `VATT.from_pretrained`.
+        folder: as `save_pretrained` writes it; the folder of a whole run is taken too (its ``model/``), and a name on
+            the hub, as by `VATT.from_pretrained`.
         backend: of all operations, see `vatt.kernels`.
 
     Raises:

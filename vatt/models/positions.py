@@ -75,9 +75,11 @@ def resample(table_ND: Tensor, length: int) -> Tensor:
     if table_ND.shape[0] == length:
         return table_ND
     dtype = torch.promote_types(table_ND.dtype, torch.float32)
-    # Copied to a GPU once: it would make the host wait in each step. Fake tensors must not get into the cache.
-    on_device = _spline_matrix_on if type(table_ND) in (Tensor, nn.Parameter) else _spline_matrix_on.__wrapped__
-    matrix = on_device(table_ND.shape[0], length, table_ND.device, dtype)
+    # Copied to a GPU once: it would make the host wait in each step. Fake tensors must not get into either cache.
+    if type(table_ND) in (Tensor, nn.Parameter):
+        matrix = _spline_matrix_on(table_ND.shape[0], length, table_ND.device, dtype)
+    else:
+        matrix = spline_matrix.__wrapped__(table_ND.shape[0], length).to(table_ND.device, dtype)
     return (matrix @ table_ND.to(dtype)).to(table_ND.dtype)
 
 
