@@ -125,7 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.hub.repositories:
             return self._json({"error": "there already", "url": f"{self.hub.url}/{name}"}, 409)
-        self.hub.repositories[name] = Repository(private=bool(asked.get("private")) or asked.get("visibility") == "private")
+        self.hub.repositories[name] = Repository(
+            private=bool(asked.get("private")) or asked.get("visibility") == "private"
+        )
         return self._json({"url": f"{self.hub.url}/{name}"})
 
     def _api(self, repository: Repository, name: str, rest: list[str], body: bytes) -> None:
@@ -165,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         objects = []
         for item in asked["objects"]:
             action = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
-            objects.append({**item, "actions": {} if item["oid"] in self.hub.stored else action})
+            objects.append(item if item["oid"] in self.hub.stored else {**item, "actions": action})
         self._json({"transfer": "basic", "objects": objects})
 
     def _file(self, repository: Repository, revision: str, name: str) -> None:

@@ -101,7 +101,7 @@ def test_a_wrong_model_is_one_line(run):
 @pytest.mark.slow
 def test_each_example_is_short_and_described():
     readme = (ROOT / "examples" / "README.md").read_text()
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
     command = [sys.executable, str(ROOT / "examples" / "similar_sounds.py"), "--help"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True

@@ -58,7 +58,8 @@ class ExportedPart(nn.Module):
 
 def part_of(model: VATT | Classifier, modality: str, normalised: bool = True) -> ExportedPart:
     """The part of a model, ready to be traced. The model is changed: what does not depend on the input is computed once
-    and stored, so that no other program resamples positions or takes logarithms of distances, with its own roundings.
+    and stored, so that no other program resamples positions or takes logarithms of distances, with its own roundings;
+    and parameters of other parts are emptied.
 
     Raises:
         ExportError: the model has no such part.
@@ -70,7 +71,9 @@ def part_of(model: VATT | Classifier, modality: str, normalised: bool = True) ->
     elif modality not in MODALITIES:
         raise ExportError(f"part: {modality!r} is not one of {', '.join(MODALITIES)}")
     part = ExportedPart(model, modality, normalised)
-    _store_constants(part, example_input(part, 1))
+    x = example_input(part, 1)
+    _store_constants(part, x)
+    _empty_unused(part, x)
     return part.requires_grad_(False)
 
 
@@ -131,6 +134,17 @@ def _store_constants(part: ExportedPart, x: Tensor) -> None:
     for name, rows in made.items():
         parent, _, leaf = name.rpartition(".")
         setattr(part.get_submodule(parent), leaf, _Constant(rows))
+
+
+def _empty_unused(part: ExportedPart, x: Tensor) -> None:
+    """Leaves nothing of the parameters that the outputs do not depend on, such as those of other modalities."""
+    named = dict(part.requires_grad_().named_parameters())
+    total = torch.stack([y.sum() for y in part(x)]).sum()
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    for name, gradient in zip(named, gradients, strict=True):
+        if gradient is None:
+            parent, _, leaf = name.rpartition(".")
+            setattr(part.get_submodule(parent), leaf, nn.Parameter(torch.empty(0)))
 
 
 def is_pretrained(part: ExportedPart) -> bool:

@@ -226,7 +226,8 @@ def _host(endpoint: str) -> str:
 
 def _clean(error: BaseException) -> str:
     """A message as one line, without tokens."""
-    text = _host(_TOKEN.sub("***", " ".join(str(error).split()) or type(error).__name__))
+    words = [str(part) for part in (error, error.__cause__) if part is not None]
+    text = _host(_TOKEN.sub("***", " ".join(" ".join(words).split()) or type(error).__name__))
     for secret in filter(None, (os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"))):
         text = text.replace(secret, "***")
     return in_short(text, 300)
