@@ -55,8 +55,10 @@ class Check:
         self.left_out: list[str] = []
         self.notes: list[str] = []
         self.out.mkdir(parents=True, exist_ok=True)
-        self.checked = Table(self.out / "correctness.csv", correctness.FIELDS, options.resume)
-        self.swept = Table(self.out / "sweep.csv", FIELDS, options.resume)
+        # A stage that is not asked for keeps the rows that it wrote before.
+        kept = {stage: options.resume or options.only not in (None, stage) for stage in ("correctness", "sweep")}
+        self.checked = Table(self.out / "correctness.csv", correctness.FIELDS, kept["correctness"])
+        self.swept = Table(self.out / "sweep.csv", FIELDS, kept["sweep"])
         self.facts = store.write_environment(self.out / "environment.json", self.device, arguments, options.commit)
 
     def note(self, text: str) -> None:

@@ -240,11 +240,14 @@ class Session:
             if package != name and package in names and all(turn.name != package for turn in turns):
                 continue  # the same package, which has said why already
             left = max(10.0, self.until + 10.0 - time.monotonic())
+            began = time.monotonic()
             with self._attempt(subject, name, min(left, LIMIT_HEAVY if heavy else LIMIT)):
                 prepared = subject.prepare(name)
                 asked = {mode: call for mode, call in prepared.calls.items() if mode in modes}
                 peaks = {mode: peak_mib(c, self.device) if prepared.here else None for mode, c in asked.items()}
                 turns.append(_Turn(name, prepared, peaks))
+                if (taken := time.monotonic() - began) > 5:
+                    print(f"{subject.name} {name}: ready after {taken:.0f} s", flush=True)
         if first := next((turn for turn in turns if turn.name == ours and not heavy), None):
             turns.append(_Turn(ours + AGAIN, first.prepared, first.mib))
         for number in range(self.rounds):

@@ -176,12 +176,13 @@ ROLES = {
 }
 # Ours as a user gets it: the first that was measured is what the others are compared with.
 _FIRST = (f"ours {OURS}", OURS, f"ours {AUTO}", AUTO)
+_BACKENDS = (OURS, "triton_gemm", "gather", "matmul", AUTO)
 
 
 def is_ours(name: str) -> bool:
     """Code of this project, whichever backend: a backend of ours by name, such a one with a baseline's attention, or
     anything that begins with "ours"."""
-    return name.removesuffix(AGAIN).partition("+")[0] in (OURS, "triton_gemm", AUTO) or name.startswith("ours")
+    return name.removesuffix(AGAIN).partition("+")[0] in _BACKENDS or name.startswith("ours")
 
 
 def role(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.cases import SIZES
-from bench.cases.base import COMPILE
+from bench.cases.base import AUTO, COMPILE, OURS
 from bench.report import data, words
 from bench.report.charts import bars, direction, unit
 from bench.report.data import Machine, Measured
@@ -43,7 +43,9 @@ def lines(cases: Iterable[Measured]) -> list[Entry]:
 def _line(case: Measured) -> Entry | None:
     for mode in (*_MODES, *case.modes):
         of = {name: row for name, row in case.modes.get(mode, {}).items() if row["ms"]}
-        ours = data.primary(of)
+        # The fastest of our backends: that which "auto" takes, once it was checked.
+        backends = [name for name in of if data.role(name) == "ours" and "+" not in name]
+        ours = min(backends, key=lambda name: float(of[name]["ms"]), default=None)
         if ours is not None:
             roles = ("eager",), ("compiled", "ours compiled"), ("baseline",)
             kinds = ([row for name, row in of.items() if data.role(name) in wanted] for wanted in roles)
@@ -75,7 +77,8 @@ def _row(line: Entry) -> str:
     foreign = line.compiled is not None and line.compiled["provider"].removeprefix("ours ") != COMPILE
     ratio = "" if line.baseline is None else f"{words.short(float(line.baseline['ms']) / float(line.ours['ms']))}x"
     bound = words.share(number(line.ours, "floor_share"))
-    ours = ms(line.ours), words.spread(line.ours)
+    named = "" if line.ours["provider"].removeprefix("ours ") in (OURS, AUTO) else f" ({line.ours['provider']})"
+    ours = ms(line.ours) + named, words.spread(line.ours)
     others = ms(line.eager), ms(line.compiled, foreign), ms(line.baseline, True)
     return _cells((f"{line.case.name}, {line.mode}", *ours, *others, ratio, bound))
 

@@ -15,7 +15,7 @@ import pytest
 from bench.__main__ import main
 from bench.cases import COMPILATIONS
 from bench.cases.base import ARCHITECTURES
-from bench.checks.compiled import RESULTS, access_widths, check, occupancy, read
+from bench.checks.compiled import RESULTS, access_widths, check, occupancy, read, short_products
 from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +116,16 @@ def test_interpreted_kernels_are_refused(monkeypatch, capsys):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert main(["compiled"]) == 2
     assert "TRITON_INTERPRET is set" in capsys.readouterr().err
+
+
+def test_products_that_triton_sums_wrongly_are_found():
+    """As they stood in the code of attention over sentences, with 16 and with 32 tokens a step."""
+    code = """
+      %s = tt.dot %a, %b, %c : tensor<32x64xbf16, #ttg.dot_op<{opIdx = 0, parent = #mma, kWidth = 2}>> * ...
+      %v = tt.dot %d, %x, %g : tensor<32xNxbf16, #ttg.dot_op<{opIdx = 0, parent = #mma, kWidth = 8}>> * ...
+    """
+    assert short_products(code.replace("N", "32")) == []
+    assert short_products(code.replace("N", "16")) == ["16 terms in fours of 8"]
 
 
 def test_accesses_are_read_from_the_code():

@@ -53,7 +53,7 @@ class EngineConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     offload_optimizer: bool = False  # optimizer states in CPU memory (zero 1 to 3)
     activation_checkpointing: bool = False  # keep only the inputs of layers; the backward pass computes the rest again
-    cuda_graphs: bool = False  # forward and backward pass in one launch each; not with zero 3, and not yet run on a GPU
+    cuda_graphs: bool = False  # forward and backward pass in one launch each; not with zero 3
     contrastive_parts: PartsOrNone = 1  # of a rank's batch, one in memory at a time; loss of the whole; 0: from memory
     gradient_accumulation: Parts = 1  # ANOTHER loss: negatives of one part alone; contrastive_parts keeps those of all
     threads: Threads = 0  # of PyTorch on a CPU, each rank; 0: all cores but one. A resumed run keeps what it began with

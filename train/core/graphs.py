@@ -1,7 +1,7 @@
 """CUDA graphs: the forward pass of a step in one launch and the backward pass in another (engine.cuda_graphs).
 
-**This has not run on a GPU yet.** Its decisions and its handling of batches are tested on the CPU; what it asks of
-PyTorch is `torch.cuda.make_graphed_callables`.
+What it asks of PyTorch is `torch.cuda.make_graphed_callables`; it ran on an H200 (torch 2.11, ZeRO 0). Its
+decisions and its handling of batches are tested on the CPU.
 
 Gradients leave the graph through PyTorch's autograd, so what DeepSpeed does with them, and the update, stay outside.
 Random numbers of the GPU come from PyTorch's generator, which gives each replay new ones; what is drawn on the host

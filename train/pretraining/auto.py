@@ -32,7 +32,7 @@ GIB = 2**30
 # What was measured: the sample's recipe, on which tiny models learn in minutes. Everything scales from here.
 CLIPS, BATCH = 768, 32
 # Over those clips. 11 (260 steps) are enough there, but own videos are harder. Larger models: as in --config
-# sample-gpu, which no GPU has run yet.
+# sample-gpu, of which a GPU has run no more than 60 steps.
 PASSES = {"tiny": 30.0, "other": 50.0}
 LEAST_STEPS = 200
 # And what the paper has: 500,000 steps of 2,048 clips over the 136 million windows of HowTo100M.
