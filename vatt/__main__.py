@@ -23,6 +23,7 @@ COMMANDS = {
     "push": "a model and a page on it to the hub, or into a folder",
     "sample": "builds the sample set of short narrated videos; what chance and an oracle reach on it",
     "search": "moments of an index by words, a sound, a film or a picture",
+    "serve": "a page that searches an index by words, sounds and clips, and plays what it finds",
 }
 # These read their own arguments: vatt.cli.jobs starts them.
 JOBS = {

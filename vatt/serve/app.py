@@ -1,0 +1,451 @@
+"""The routes of ``vatt serve``: the page, searches, uploads, and the media of the index.
+
+Everything is asked for by numbers of the index or by a token; no part of a request is ever a path on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import os
+import secrets
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from vatt.errors import UserError, in_short, printable
+from vatt.files import kind_of
+from vatt.search import Filter, Index, Query
+from vatt.serve import guard
+from vatt.serve.collection import Collection, may_be_sent, media_type
+from vatt.serve.decoding import BusyError, DecodeError, Decoder, Poster, Shape, Upload
+from vatt.serve.projection import MOST_POINTS, project, spread
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+MOST_WORDS = 1000  # characters of a sentence that is asked
+MOST_HITS = 200
+UPLOAD_BYTES = 64 << 20
+_UPLOAD_SECONDS = 120.0  # that sending an upload may take
+_UPLOADS = 4  # at once, each in memory
+_TOKENS = 256  # uploads whose vectors are kept
+_SENTENCES = 4096  # whose vectors are kept
+_WAITING = 2048  # sentences that may wait for the model
+_PICTURES = 64 << 20  # bytes of pictures that are kept
+_ASSETS = {"css": "text/css", "js": "text/javascript", "html": "text/html", "svg": "image/svg+xml"}
+_FOREVER = {"cache-control": "private, max-age=86400, immutable"}  # addresses change with each start of the server
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a collection is served: the address that the server is bound to, further names that it has, the bytes of an
+    upload, and the processes that open media."""
+
+    host: str = "127.0.0.1"
+    names: tuple[str, ...] = ()
+    upload_bytes: int = UPLOAD_BYTES
+    processes: int = 2
+
+
+def build_app(index: Index, name: str, settings: Settings | None = None) -> Starlette:
+    """The application that serves an open index, for uvicorn or a test client.
+
+    Args:
+        name: of the index, for the page.
+    """
+    return _Server(index, name, settings or Settings()).app()
+
+
+class _Server:
+    def __init__(self, index: Index, name: str, settings: Settings) -> None:
+        self.index, self.name, self.settings = index, name, settings
+        self.collection = Collection(index)
+        self.decoder, self.uploads = Decoder(settings.processes), Decoder(1, _UPLOADS)
+        self.model = ThreadPoolExecutor(1, "model")  # which computes on all cores anyway
+        self.waiting = 0
+        self.start = secrets.token_hex(4)  # part of addresses that a browser keeps
+        self.assets = _assets()
+        self.sentences = Kept[str, Query](_SENTENCES)
+        self.tokens = Kept[str, Query](_TOKENS)
+        self.pictures = Kept[int, bytes](_PICTURES)
+        self.coming: dict[int, asyncio.Future[bytes]] = {}
+        self.sending = 0
+        self.maps: dict[str, asyncio.Future[bytes]] = {}
+
+    def app(self) -> Starlette:
+        get: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
+            ("/", self.page),
+            ("/static/{name}", self.asset),
+            ("/api/collection", self.described),
+            ("/api/browse", self.browse),
+            ("/api/search", self.search),
+            ("/api/map", self.mapped),
+            ("/api/moments/{number:int}", self.moments),
+            ("/api/moment/{number:int}", self.moment),
+            ("/media/{number:int}", self.media),
+            ("/poster/{number:int}", self.poster),
+            ("/shape/{number:int}", self.shape),
+        ]
+        routes = [Route(path, function, methods=["GET"]) for path, function in get]
+        routes.append(Route("/api/upload", self.upload, methods=["POST"]))
+        guarded = Middleware(guard.Guard, host=self.settings.host, names=self.settings.names)
+        handlers: dict[Any, Any] = {UserError: _told, HTTPException: _refused, ClientDisconnect: _gone}
+        return Starlette(routes=routes, middleware=[guarded], lifespan=self.running, exception_handlers=handlers)
+
+    @asynccontextmanager
+    async def running(self, app: Starlette) -> AsyncIterator[None]:
+        with self.decoder, self.uploads:
+            yield
+        self.model.shutdown(wait=False, cancel_futures=True)
+
+    # The page
+
+    async def page(self, request: Request) -> Response:
+        content = self.assets["index.html"][0]
+        return Response(
+            content,
+            media_type="text/html; charset=utf-8",
+            headers={"content-security-policy": guard.PAGE_POLICY, "cache-control": "no-cache"},
+        )
+
+    async def asset(self, request: Request) -> Response:
+        found = self.assets.get(request.path_params["name"])
+        if found is None:
+            raise HTTPException(404, "no such file")
+        return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
+
+    async def described(self, request: Request) -> Response:
+        about = await run_in_threadpool(self.collection.about)
+        more = {
+            "name": printable(self.name),
+            "model": printable(self.index.model.name),
+            "spaces": list(self.collection.spaces()),
+            "upload_bytes": self.settings.upload_bytes,
+            "start": self.start,
+        }
+        return _json({**about, **more})
+
+    # Searching
+
+    async def browse(self, request: Request) -> Response:
+        """Files in order of their names, with the first window of each."""
+        first, count = _whole(request, "from", 0, 0, 10**9), _whole(request, "count", 48, 1, MOST_HITS)
+        wanted = _wanted(request)
+
+        def found() -> dict[str, Any]:
+            numbers = [number for number, file in enumerate(self.index.files) if wanted.passes(file)]
+            rows = [self.collection.rows_of(number)[:1] for number in numbers[first : first + count]]
+            return {
+                "total": len(numbers),
+                "results": [self.collection.moment(int(row)) for some in rows for row in some],
+            }
+
+        return _json(await run_in_threadpool(found))
+
+    async def search(self, request: Request) -> Response:
+        began = time.perf_counter()
+        text = request.query_params.get("text", "").strip()
+        if len(text) > MOST_WORDS:
+            raise HTTPException(400, f"text: has {len(text)} characters, at most {MOST_WORDS}")
+        weight = _number(request, "weight", 0.5, 0.0, 1.0)  # of the words beside what else is asked
+        other = await self._other(request)
+        asked: list[Query] = []
+        if text and (other is None or weight > 0):
+            asked.append((await self._words(text)).weighted(weight if other is not None else 1.0))
+        if other is not None and (not text or weight < 1):
+            asked.append(other.weighted(1 - weight if text else 1.0))
+        if not asked:
+            raise HTTPException(400, "text: say what to search for")
+        top, wanted = _whole(request, "top", 48, 1, MOST_HITS), _wanted(request)
+
+        def found() -> list[dict[str, Any]]:
+            return self.collection.found(self.index.search(asked, top=top, filters=wanted))
+
+        results = await run_in_threadpool(found)
+        return _json({"milliseconds": round(1000 * (time.perf_counter() - began), 1), "results": results})
+
+    async def _words(self, text: str) -> Query:
+        if (known := self.sentences.get(text)) is None:
+            known = await self._by_model(self.index.encoder.words, text)
+            self.sentences.keep(text, known, 1)
+        return known
+
+    async def _by_model(self, function: Callable[..., Query], *arguments: Any) -> Query:
+        """The model has a thread of its own, which sentences and uploads wait for."""
+        if self.waiting >= _WAITING:
+            raise BusyError("too many searches wait; try again in a moment")
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.model, function, *arguments)
+        finally:
+            self.waiting -= 1
+
+    async def _other(self, request: Request) -> Query | None:
+        """The upload or the moment that a search names."""
+        if token := request.query_params.get("upload"):
+            if (known := self.tokens.get(token)) is None:
+                raise HTTPException(410, "upload: is not known any more; send it again")
+            return known
+        if "like" in request.query_params:
+            row = _whole(request, "like", 0, 0, 10**12)
+            if row >= len(self.index):
+                raise HTTPException(404, "like: no such moment")
+            return await run_in_threadpool(self.index.encoder.like, row)
+        return None
+
+    async def upload(self, request: Request) -> Response:
+        """The body is the file. Answers a token to search by, and what to show of it."""
+        name = request.query_params.get("name", "")[-200:]
+        kind = _kind_of(name)
+        if kind is None:
+            raise HTTPException(415, "name: ends like no video, sound or picture that is known here")
+        asked_by = request.query_params.get("by") or ("audio" if kind == "audio" else "video")
+        by: Literal["video", "audio"] = "audio" if asked_by == "audio" else "video"
+        if by != asked_by or (by, kind) in (("video", "audio"), ("audio", "image")):
+            raise HTTPException(400, "by: a video has a picture and sound, other files only one of them")
+        at = _number(request, "at", 0.0, 0.0, 1e6) if "at" in request.query_params else None
+        if self.sending >= _UPLOADS:
+            raise BusyError("other uploads are under way; try again in a moment")
+        self.sending += 1
+        try:
+            content = await _body(request, self.settings.upload_bytes)
+            decoded = await self.uploads.ask(Upload(content, name, kind, by, self.index.input, at=at))
+            del content
+            encoder = self.index.encoder
+            query = await self._by_model(encoder.of_sound if by == "audio" else encoder.of_frames, decoded.x_V)
+        finally:
+            self.sending -= 1
+        token = secrets.token_urlsafe(12)
+        self.tokens.keep(token, query, 1)
+        picture = base64.b64encode(decoded.jpeg).decode()
+        return _json(
+            {
+                "token": token,
+                "name": printable(name),
+                "kind": kind,
+                "by": by,
+                "peaks": list(decoded.peaks),
+                "picture": f"data:image/jpeg;base64,{picture}" if picture else "",
+            }
+        )
+
+    async def moments(self, request: Request) -> Response:
+        number = self._file(request)
+        return _json({**self.collection.file(number), "moments": self.collection.moments(number)})
+
+    async def moment(self, request: Request) -> Response:
+        return _json(self._moment(request))
+
+    async def mapped(self, request: Request) -> Response:
+        spaces = await run_in_threadpool(self.collection.spaces)
+        what = request.query_params.get("by") or next(iter(spaces), "")
+        if what not in spaces:
+            raise HTTPException(404, "by: this index has no vectors of that")
+        known = self.maps.get(what)
+        if known is None or (known.done() and (known.cancelled() or known.exception() is not None)):
+            self.maps[what] = known = asyncio.ensure_future(run_in_threadpool(self._map, spaces[what]))
+        content = await asyncio.shield(known)  # which goes on when one of those who wait has gone
+        return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+
+    def _map(self, space: str) -> bytes:
+        rows = np.flatnonzero(self.index.has(space))
+        shown = rows[spread(len(rows), MOST_POINTS)]
+        found = project(self.index.vectors(space, shown))
+        points = [
+            {**self.collection.moment(row), "x": round(x, 4), "y": round(y, 4), "group": group}
+            for row, (x, y), group in zip(shown.tolist(), found.places.tolist(), found.groups.tolist(), strict=True)
+        ]
+        return _dumped({"points": points, "of": len(rows), "method": found.method})
+
+    # Media
+
+    async def media(self, request: Request) -> Response:
+        file = self.index.files[self._file(request)]
+        if file.path is None or not may_be_sent(file):
+            raise HTTPException(404, "this file cannot be sent")
+        try:
+            status = await run_in_threadpool(os.stat, file.path)
+        except (OSError, ValueError) as error:
+            raise HTTPException(404, "the file is not there any more") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise HTTPException(404, "this is no regular file")
+        return FileResponse(file.path, media_type=media_type(file), stat_result=status, headers=_FOREVER)
+
+    async def poster(self, request: Request) -> Response:
+        """A picture of the middle of a window."""
+        moment = self._moment(request)
+        file = self.index.files[moment["item"]]
+        if file.kind == "audio" or file.path is None:
+            raise HTTPException(404, "there is no picture of it")
+        asked = Poster(file.path, file.kind, (moment["start"] + moment["end"]) / 2)
+        content = await self._picture(moment["row"], asked)
+        return Response(content, media_type="image/jpeg", headers=_FOREVER)
+
+    async def _picture(self, row: int, asked: Poster) -> bytes:
+        """One that is kept, one that is being made, or a new one."""
+        if (known := self.pictures.get(row)) is not None:
+            return known
+        if row not in self.coming:
+            self.coming[row] = asyncio.ensure_future(self.decoder.ask(asked))
+            self.coming[row].add_done_callback(lambda made: self._made(row, made))
+        return await asyncio.shield(self.coming[row])
+
+    def _made(self, row: int, made: asyncio.Future[bytes]) -> None:
+        del self.coming[row]
+        if not made.cancelled() and made.exception() is None:
+            self.pictures.keep(row, made.result(), len(made.result()))
+
+    async def shape(self, request: Request) -> Response:
+        """How loud a window is, from its beginning to its end."""
+        moment = self._moment(request)
+        file = self.index.files[moment["item"]]
+        if file.kind == "image" or file.path is None:
+            raise HTTPException(404, "there is no sound of it")
+        peaks = await self.decoder.ask(Shape(file.path, moment["start"], moment["end"]))
+        return JSONResponse({"peaks": peaks}, headers=_FOREVER)
+
+    def _file(self, request: Request) -> int:
+        number: int = request.path_params["number"]
+        if number >= len(self.index.files):
+            raise HTTPException(404, "no such file in this index")
+        return number
+
+    def _moment(self, request: Request) -> dict[str, Any]:
+        try:
+            return self.collection.moment(request.path_params["number"])
+        except IndexError as error:
+            raise HTTPException(404, "no such moment in this index") from error
+
+
+class Kept(Generic[Key, Value]):
+    """The values that were used last, of a total size of ``most``."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._size = most, 0
+        self._values: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def keep(self, key: Key, value: Value, size: int) -> None:
+        if key in self._values:
+            self._size -= self._values.pop(key)[1]
+        self._values[key] = value, size
+        self._size += size
+        while self._size > self._most:
+            _, (_, gone) = self._values.popitem(last=False)
+            self._size -= gone
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The whole body. Raises HTTPException: it is too large, empty or too slow."""
+    too_large = HTTPException(413, f"the file is larger than {most >> 20} MiB, which is the most that is taken here")
+    with_length = request.headers.get("content-length", "")
+    if with_length.isdecimal() and int(with_length) > most:
+        raise too_large
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_UPLOAD_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError as error:
+        raise HTTPException(408, "the upload took too long") from error
+    if not size:
+        raise HTTPException(400, "the file is empty")
+    return b"".join(parts)
+
+
+def _kind_of(name: str) -> str | None:
+    """By the ending of a name, of which nothing else is used."""
+    return kind_of(Path("upload." + name.rpartition(".")[2][:8].replace("/", "").replace("\0", "")))
+
+
+def _wanted(request: Request) -> Filter:
+    kind = request.query_params.get("kind", "")
+    if kind not in ("", "video", "audio", "image"):
+        raise HTTPException(400, "kind: video, audio or image")
+    return Filter(
+        folder=request.query_params.get("folder", "")[:4096],
+        kinds=(kind,) if kind else (),
+        min_seconds=_number(request, "shortest", 0.0, 0.0, math.inf),
+        max_seconds=_number(request, "longest", math.inf, 0.0, math.inf),
+    )
+
+
+def _whole(request: Request, name: str, otherwise: int, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return otherwise
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15 and least <= int(text) <= most):
+        raise HTTPException(400, f"{name}: a whole number from {least} to {most}")
+    return int(text)
+
+
+def _number(request: Request, name: str, otherwise: float, least: float, most: float) -> float:
+    text = request.query_params.get(name)
+    if text is None:
+        return otherwise
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise HTTPException(400, f"{name}: a number from {least:g} to {most:g}")
+    return value
+
+
+def _assets() -> dict[str, tuple[bytes, str]]:
+    """Name -> content and type of the files of the page, read once."""
+    folder = resources.files("vatt.serve") / "static"
+    return {
+        file.name: (file.read_bytes(), _ASSETS[file.name.rpartition(".")[2]] + "; charset=utf-8")
+        for file in folder.iterdir()
+        if file.name.rpartition(".")[2] in _ASSETS
+    }
+
+
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _json(value: Any) -> Response:
+    return Response(_dumped(value), media_type="application/json", headers={"cache-control": "no-store"})
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    status = 503 if isinstance(error, BusyError) else 422 if isinstance(error, DecodeError) else 400
+    return JSONResponse({"error": printable(in_short(str(error), 500))}, status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)

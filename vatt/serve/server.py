@@ -1,0 +1,56 @@
+"""Listening on an address, and answering until a signal ends it."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from vatt.errors import UserError
+
+_CONNECTIONS = 1024  # at once; more are told that the server is busy
+_GOODBYE = 2  # seconds that answers under way have, such as a film that plays, once the server is told to end
+
+
+class ListenError(UserError, OSError):
+    """The address cannot be listened on."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that the address is known, and is ours, before anything is printed.
+
+    Raises:
+        ListenError: no such address here, or another program has it.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(2048)
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ListenError(f"--host {host}, --port {port}: cannot be listened on: {why}") from error
+    return bound
+
+
+def serve(app: Starlette, bound: socket.socket) -> None:
+    """Answers on ``bound``. A signal ends it: then raises what the command's own handler of it raises."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        ws="none",
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_GOODBYE,
+    )
+    uvicorn.Server(config).run([bound])
