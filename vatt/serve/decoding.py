@@ -40,28 +40,33 @@ _LISTEN = 8000  # samples a second that a picture of a sound is made of
 _GRACE = 5.0  # seconds beyond the limit that the decoder itself keeps
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a process is asked for. ``seconds``: that it may take."""
+
+    seconds: float = 20.0
+
+
 @dataclass(frozen=True)
-class Poster:
+class Poster(Asked):
     """Asks for a JPEG of the picture at ``at`` seconds."""
 
     path: Path
     kind: str
     at: float
-    seconds: float = 20.0
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(Asked):
     """Asks for the loudness of a sound from ``start`` to ``end``: `PEAKS` numbers from 0 to 100."""
 
     path: Path
     start: float
     end: float
-    seconds: float = 20.0
 
 
 @dataclass(frozen=True)
-class Upload:
+class Upload(Asked):
     """Asks for the windows of an upload, as a model reads them, and what to show of it.
 
     Attributes:
@@ -77,7 +82,6 @@ class Upload:
     spec: InputConfig
     windows: int = 4
     at: float | None = None
-    seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,6 @@ class Refused:
     """It cannot be done; ``reason`` names the part that is at fault."""
 
     reason: str
-
-
-Asked = Poster | Shape | Upload
 
 
 class DecodeError(UserError, ValueError):
@@ -180,17 +181,17 @@ def _limit(asked: Asked) -> float:
 
 def open_media_for(asked: Asked) -> Any:
     """What a process does for `Decoder`."""
-    name: str | Path = asked.name if isinstance(asked, Upload) else asked.path
     try:
         if isinstance(asked, Poster):
             return _poster(asked.path, asked.kind, asked.at, asked.seconds)
         if isinstance(asked, Shape):
             return _shape(asked.path, asked.start, asked.end, asked.seconds)
+        assert isinstance(asked, Upload)
         return _upload(asked)
     except MemoryError:
         raise
     except Exception as error:
-        bad = bad_clip(error, name)
+        bad = bad_clip(error, "media")
         return Refused(f"{bad.field}: {bad.reason}")
 
 
