@@ -78,11 +78,14 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], by_main_thread: boo
     _let_server_end()
     end_with_parent(os.getppid(), by_main_thread)  # or the server of processes, which ends when the parent does
     read_strangers()
-    pipe.send(_READY)
+    try:
+        pipe.send(_READY)
+    except ConnectionError:  # the parent has ended meanwhile
+        return
     while True:
         try:
             item = pipe.recv()
-        except EOFError:  # the parent is gone
+        except (EOFError, ConnectionError):  # the parent is gone
             return
         try:
             result = function(item)
@@ -94,7 +97,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], by_main_thread: boo
             result = Failed(f"{type(error).__name__}: {error}")
         try:
             pipe.send(result)
-        except BrokenPipeError:  # the parent is gone
+        except ConnectionError:  # the parent is gone
             return
 
 

@@ -98,19 +98,14 @@ def running(app, host: str = "127.0.0.1"):
 
 
 @pytest.fixture(scope="session")
-def app(served):
-    return build_app(served.index, "holiday films", Settings(upload_bytes=1 << 20, processes=1))
-
-
-@pytest.fixture(scope="session")
-def address(app):
+def address(served):
     """Of a server for all tests of this folder, whose processes start once."""
-    with running(app) as found:
+    with running(build_app(served.index, "holiday films", Settings(upload_bytes=1 << 20, processes=1))) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def silent_port():
+def taken_port():
     """A port that another program has."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -262,7 +262,8 @@ def _upload(asked: Upload) -> Decoded:
             at = max(0.0, asked.at - spec.seconds / 2)
             x_V = _one_window(path, asked, at)
         if asked.by == "audio":
-            # Bars of all that was heard, one window after another.
+            # Decoded sounds may exceed full scale a little, which the model is not given. The bars are of all windows.
+            x_V = x_V / np.maximum(1.0, np.abs(x_V).max(1, keepdims=True)).astype(np.float32)
             return Decoded(x_V, peaks=_peaks(x_V.reshape(-1)))
         return Decoded(x_V, jpeg=_poster(path, kind, at, asked.seconds))
     finally:

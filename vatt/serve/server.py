@@ -7,6 +7,7 @@ import socket
 import uvicorn
 from starlette.applications import Starlette
 
+from vatt import signals
 from vatt.errors import UserError
 
 _CONNECTIONS = 1024  # at once; more are told that the server is busy
@@ -41,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, bound: socket.socket) -> None:
-    """Answers on ``bound``. A signal ends it: then raises what the command's own handler of it raises."""
+    """Answers on ``bound`` until a signal comes, which it raises as `vatt.signals` does, once all has ended."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -53,4 +54,16 @@ def serve(app: Starlette, bound: socket.socket) -> None:
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_GOODBYE,
     )
-    uvicorn.Server(config).run([bound])
+    server = uvicorn.Server(config)
+
+    def end() -> None:  # also for a signal that uvicorn does not listen to, as of a terminal that closes
+        server.should_exit = True
+
+    with signals.put_off():  # uvicorn sends itself once more what it got, and nothing must be raised in its loop
+        signals.on_signal(end)
+        try:
+            server.run([bound])
+        finally:
+            signals.on_signal(end, forget=True)
+    with signals.may_interrupt():
+        pass
