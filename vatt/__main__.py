@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "a part of a model as ONNX or a torch.export program, checked against the model",
     "index": "an index of a folder, manifest or shards, to search in: windows over whole files",
     "info": "models, this machine, and which kernels run here",
+    "mteb": "a model on the public boards of MTEB: retrieval and classification of video, sound and text",
     "plan": "memory, time and communication of a pretraining run on many GPUs, before it starts",
     "push": "a model and a page on it to the hub, or into a folder",
     "sample": "builds the sample set of short narrated videos; what chance and an oracle reach on it",

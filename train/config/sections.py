@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from vatt.config import ConfigError, Count, CountOrNone, NotAll, Range, Section
+from vatt.config import ConfigError, Count, CountOrNone, NotAll, Range, Section, nearest, show
 from vatt.data.config import AugmentConfig, DataConfig
 from vatt.models.mmv.layers import NO_CHECKPOINTING
 
@@ -16,6 +16,7 @@ PartsOrNone = Annotated[int, Range(0, 65_536)]
 Threads = Annotated[int, Range(0, 4096)]
 Decay = Annotated[float, Range(0.0, 10.0)]
 
+TRACKERS = ("tensorboard", "wandb", "trackio")  # see train/core/tracking.py
 KERNEL_CHOICES = ("auto", "measured", "unmeasured")  # of `EngineConfig.kernels`, beside names of backends
 
 
@@ -103,6 +104,14 @@ class RunConfig(Section):
     save_every: CountOrNone = 10_000  # steps between two checkpoints; 0: only at the end
     keep: Annotated[int, Range(1, 1_000_000)] = 3  # checkpoints, the newest
     max_skipped_steps: Count = 10  # steps in a row with a loss or gradient that is not finite
+    track: str = "auto"  # tensorboard, wandb, trackio, several with commas, or none; auto: tensorboard, if installed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.track not in ("auto", "none"):
+            for name in self.track.split(","):
+                if name.strip() not in TRACKERS:
+                    raise ValueError(f"track: {show(name)} is no tracker; {nearest(name.strip(), TRACKERS)}")
 
 
 class JobConfig(Protocol):

@@ -25,6 +25,7 @@ from train.core.nodes import check_folder, check_settings
 from train.core.ranks import RankContext, gather, wait_for_all
 from train.core.run_folder import RunFolder
 from train.core.run_lock import RunLock
+from train.core.tracking import Trackers, chosen
 from vatt.analysis.flops import peak_flops
 from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
@@ -64,6 +65,7 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
             f"once (run.batch_size {config.run.batch_size} over {parts})"
         )
     kernels.check_setting(config, context)  # before there is a folder
+    _check_trackers(config, context)
     if config.engine.contrastive_parts != 1 and (other := config.engine.without_parts):
         raise ConfigError(f"engine.contrastive_parts: cannot go with engine.{other}; set one of the two back")
     if config.engine.cuda_graphs and (reasons := refusals(config.engine, context.device, context.ranks)):
@@ -77,6 +79,18 @@ def open_run(job: Job, name: str, context: RankContext, part_size: int = 1) -> t
     reporter = Reporter(folder, context.first, config.run.steps)
     check_settings_of_run(job, reporter)
     return folder, reporter
+
+
+def _check_trackers(config: JobConfig, context: RankContext) -> None:
+    """Raises ConfigError, on all ranks: rank 0 lacks a tracker that is asked for."""
+    problem: ConfigError | None = None
+    if context.first:
+        try:
+            chosen(config.run.track)
+        except ConfigError as error:
+            problem = error
+    if (problem := gather(problem)[0]) is not None:
+        raise problem
 
 
 def _folder(job: Job, name: str, context: RankContext) -> RunFolder:
@@ -183,6 +197,8 @@ def build_trainer(
         if job.resume:
             tell_ranks(context, folder, reporter)
         folder.write_config(to_dict(config), trainer.step)
+        names = chosen(config.run.track)
+        reporter.trackers = Trackers(names, folder, to_dict(config), trainer.step, reporter.say)
         folder.write_json(folder.deepspeed, engine.settings)
         facts = {"ranks": str(context.ranks), "nodes": ", ".join(context.nodes), "type": str(engine.dtype)}
         folder.write_json(folder.environment, environment() | facts | kernels.facts(chosen, taken))

@@ -31,6 +31,7 @@ HARMLESS = {
     *("engine.zero", "engine.offload_optimizer", "engine.activation_checkpointing", "engine.cuda_graphs"),
     *("engine.threads", "engine.kernels", "engine.contrastive_parts"),
     *("run.steps", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "run.max_skipped_steps"),
+    "run.track",
 }
 _HARMLESS_SECTIONS = ("evaluation.",)
 _SHOWN = 8  # differences in one message

@@ -1,4 +1,4 @@
-"""What a person sees of a run, and the same as records in metrics.jsonl and TensorBoard."""
+"""What a person sees of a run, and the same as records in metrics.jsonl and for its trackers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import resource
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from train.core.pace import Eta
 from train.core.run_folder import RunFolder
+from train.core.tracking import Trackers
 from vatt.errors import printable
 
 SHORT = {"vidtxt_loss": "vid-txt", "vidaud_loss": "vid-aud", "audtxt_loss": "aud-txt", "accuracy": "accuracy"}
@@ -34,6 +34,7 @@ class Reporter:
     def __init__(self, folder: RunFolder, speak: bool, steps: int) -> None:
         self.folder, self.speak, self.steps = folder, speak, steps
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.trackers: Trackers | None = None  # rank 0 of a run gets them
         self._progress: Progress | None = None
 
     def say(self, text: str = "") -> None:
@@ -64,7 +65,7 @@ class Reporter:
             self._progress.update(self._task, completed=done, eta="" if eta is None else f"ETA {eta}")
 
     def train(self, record: dict[str, Any], keep: bool = True) -> None:
-        """Logs a training record: a line and, to ``keep`` it, a line of JSON and TensorBoard scalars."""
+        """Logs a training record: a line and, to ``keep`` it, a line of JSON, which trackers get too."""
         if self.speak:
             self.say(train_line(record, self.steps))
             if keep:
@@ -75,23 +76,16 @@ class Reporter:
         if self.speak:
             self._write({"kind": "eval", "step": step, **table})
 
-    @cached_property
-    def _board(self) -> Any:
-        """Made with the first record: a run that never began leaves no file."""
-        return _tensorboard(self.folder) if self.speak else None
-
     def _write(self, record: dict[str, Any]) -> None:
         with self.folder.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        if self._board is not None:
-            for name, value in _flat(record):
-                self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-            self._board.flush()
+        if self.trackers is not None:
+            self.trackers.write(record["step"], {f"{record['kind']}/{name}": value for name, value in _flat(record)})
 
-    def close(self) -> None:
-        """Closes TensorBoard's file."""
-        if self.__dict__.get("_board") is not None:
-            self._board.close()
+    def close(self, failed: bool = False) -> None:
+        """Ends the trackers, once; ``failed``: the run ended by an error."""
+        if self.trackers is not None:
+            self.trackers.close(failed)
 
 
 def train_line(record: dict[str, Any], steps: int) -> str:
@@ -143,11 +137,3 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float
             yield from _flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and name not in ("step", "time"):
             yield f"{prefix}{name}", value
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # TensorBoard is optional
-        return None
-    return SummaryWriter(str(folder.tensorboard))

@@ -39,6 +39,7 @@ def train_to_end(
         # The decoding processes end also when something was raised; DeepSpeed's part of ``close`` is left out then,
         # for other ranks may have gone.
         trainer.loader.close()
+        trainer.reporter.close(failed=True)  # where it is not closed yet
 
 
 def _finish(

@@ -22,7 +22,15 @@ _OF_A_START = {
     *("skipped.jsonl", "data.json", LOCK),
 }
 # And what one leaves that was stopped before its first checkpoint.
-_OF_A_RUN = {"metrics.jsonl", "retrieval.json", "evaluation.json", "tensorboard", "checkpoints"}
+_OF_A_RUN = {
+    "metrics.jsonl",
+    "retrieval.json",
+    "evaluation.json",
+    "tensorboard",
+    "wandb",
+    "tracking.json",
+    "checkpoints",
+}
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -56,6 +64,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.tensorboard = path / "tensorboard"
+        self.tracking = path / "tracking.json"
 
     @classmethod
     def create(

@@ -1,0 +1,203 @@
+"""Trackers: which ones a run has, what they get, and that none of them holds up or ends a run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+
+from tests.limits import HANG
+from train.config import sections
+from train.config.sections import RunConfig
+from train.core import finish, tracking
+from train.core.console import Reporter
+from train.core.run_folder import RunFolder
+from train.core.tracking import TRACKERS, Trackers, chosen
+from vatt.config import ConfigError
+
+
+class Notes:
+    """A tracker that notes what it gets, and fails where it is told to."""
+
+    def __init__(self, run, fails=""):
+        self.run, self.fails, self.got = run, fails, []
+        self.fail("start")
+
+    def fail(self, where):
+        if self.fails == where:
+            raise SystemExit(f"no {where}\nand more")
+
+    def write(self, step, values):
+        self.fail("write")
+        self.got.append((step, dict(values)))
+
+    def close(self, failed):
+        self.fail("close")
+        self.got.append(failed)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Trackers by name: "notes", and one that fails at each place."""
+    found = {}
+
+    def maker(name, fails):
+        def make(run):
+            found[name] = Notes(run, fails)
+            return found[name]
+
+        return make
+
+    for name, fails in {"notes": "", "start": "start", "write": "write", "close": "close"}.items():
+        monkeypatch.setitem(TRACKERS, name, maker(name, fails))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "holiday", "run")
+
+
+def test_the_setting_names_trackers_that_there_are():
+    assert tuple(TRACKERS) == sections.TRACKERS
+    assert RunConfig(track="wandb, tensorboard").track == "wandb, tensorboard"
+    with pytest.raises(ValueError, match=r"^track: 'wandbb' is no tracker; did you mean 'wandb'\?$"):
+        RunConfig(track="tensorboard,wandbb")
+
+
+def test_a_missing_package_is_told_with_its_extra(monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None if name == "trackio" else name)
+    assert chosen("auto") == ["tensorboard"]
+    assert chosen("none") == []
+    assert chosen("wandb,tensorboard,wandb") == ["wandb", "tensorboard"]
+    with pytest.raises(
+        ConfigError, match=r"^run\.track: trackio is not installed; pip install 'vatt-torch\[trackio\]'$"
+    ):
+        chosen("wandb, trackio")
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    assert chosen("auto") == []
+
+
+def test_figures_arrive_in_their_order_from_the_records_of_a_run(made, folder):
+    reporter = Reporter(folder, True, 9)
+    reporter.trackers = Trackers(["notes"], folder, {"run": 1}, 2, reporter.say)
+    assert not folder.tracking.exists(), "a run that never began leaves nothing"
+    reporter._write({"kind": "train", "step": 3, "loss": 1.5, "mfu": None, "time": 7.0})
+    reporter.evaluation(4, {"text_to_video": {"r1": 0.25, "n": True}})
+    reporter.close()
+    reporter.close(failed=True)  # comes too late
+    assert made["notes"].got == [(3, {"train/loss": 1.5}), (4, {"eval/text_to_video/r1": 0.25}), False]
+    assert (made["notes"].run.config, made["notes"].run.step, made["notes"].run.name) == ({"run": 1}, 2, "holiday")
+    assert len(folder.metrics.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("place", ["start", "write", "close"])
+def test_a_tracker_that_fails_is_one_warning_and_the_others_get_all(place, made, folder):
+    said = []
+    trackers = Trackers([place, "notes"], folder, {}, 0, said.append)
+    for step in range(3):
+        trackers.write(step, {"a": step})
+    trackers.close(failed=True)
+    assert said == [f"warning: run.track: {place} failed: SystemExit: no {place}; the run goes on without it"]
+    assert made["notes"].got == [*((step, {"a": step}) for step in range(3)), True]
+
+
+def test_a_tracker_that_hangs_holds_nothing_up(made, folder, monkeypatch):
+    free, said = threading.Event(), []
+    monkeypatch.setitem(TRACKERS, "hangs", lambda run: free.wait(HANG))
+    monkeypatch.setattr(tracking, "_PATIENCE", 0.05)
+    monkeypatch.setattr(tracking, "_MOST", 2)
+    trackers = Trackers(["hangs"], folder, {}, 0, said.append)
+    before = time.monotonic()
+    for step in range(5):
+        trackers.write(step, {})
+    assert said == ["warning: run.track: hangs takes no figures any more (2 of them wait); the run goes on without it"]
+    trackers.close(failed=False)
+    other = Trackers(["hangs"], folder, {}, 0, said.append)
+    other.write(0, {})
+    other.close(failed=False)
+    assert time.monotonic() - before < HANG / 2
+    assert said[1:] == ["warning: run.track: hangs did not end in 0 s; the run goes on without it"]
+    free.set()
+
+
+def test_a_resumed_run_is_the_same_tracked_run(made, folder, tmp_path):
+    ids = []
+    for place in (folder, folder, RunFolder.create(tmp_path / "other", "run")):
+        trackers = Trackers(["notes"], place, {}, 0, print)
+        trackers.write(1, {})
+        trackers.close(failed=False)
+        ids.append(made["notes"].run.id)
+    assert ids[0] == ids[1] != ids[2]
+    folder.tracking.write_text("damaged")
+    assert tracking._ids(folder, ["notes"])["notes"] not in ids
+    folder.remove_records()
+    assert not folder.tracking.exists(), "what is started again is another run"
+
+
+def test_a_run_that_ends_by_an_error_says_so_to_its_trackers(made, folder):
+    reporter = Reporter(folder, True, 9)
+    reporter.trackers = Trackers(["notes"], folder, {}, 0, reporter.say)
+    reporter.evaluation(1, {"r1": 0.5})
+
+    def run():
+        raise MemoryError
+
+    trainer = SimpleNamespace(run=run, loader=SimpleNamespace(close=lambda: None), reporter=reporter)
+    with pytest.raises(MemoryError):
+        finish.train_to_end(trainer, print, "model.")
+    assert made["notes"].got[-1] is True
+
+
+def start_twice(name, folder):
+    """Two starts of a run; the second one does step 2 again."""
+    said = []
+    for done, steps in ((0, (1, 2)), (1, (2, 3))):
+        trackers = Trackers([name], folder, {"run": {"steps": 3}}, done, said.append)
+        for step in steps:
+            trackers.write(step, {"train/loss": 10.0 * done + step})
+        trackers.close(failed=False)
+    assert [line for line in said if line.startswith("warning")] == []
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed: extra tensorboard")
+def test_tensorboard_shows_a_step_that_was_done_again_once(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    start_twice("tensorboard", folder)
+    events = EventAccumulator(str(folder.tensorboard)).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 12.0), (3, 13.0)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed: extra wandb")
+def test_wandb_writes_offline_without_a_key_and_goes_on_with_its_run(folder, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(folder.path / "no-netrc"))
+    monkeypatch.setattr(tracking, "_PATIENCE", HANG)
+    said = start_twice("wandb", folder)
+    assert said == [f"wandb: no API key, so the run is written to {folder.path / 'wandb'}; wandb sync sends it"] * 2
+    ids = tracking._ids(folder, ["wandb"])
+    starts = sorted((folder.path / "wandb").glob("offline-run-*"))
+    assert [path.name.rpartition("-")[2] for path in starts] == [ids["wandb"]] * 2
+    for path in starts:
+        assert b"train/loss" in (path / f"run-{ids['wandb']}.wandb").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed: extra trackio")
+def test_trackio_goes_on_with_its_run(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    monkeypatch.setenv("TRACKIO_PROJECT", "films")
+    monkeypatch.setattr(tracking, "_PATIENCE", HANG)
+    start_twice("trackio", folder)
+    import trackio
+
+    (run,) = trackio.Api().runs("films")
+    assert run.name == f"holiday-{tracking._ids(folder, ['trackio'])['trackio']}"
