@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.data.media import RATE, write
 from tests.inference.library_models import save_model, small_config
@@ -88,6 +90,7 @@ def manifest(tmp_path):
 @pytest.mark.slow
 @needs_mteb
 def test_tasks_of_a_manifest_give_what_the_library_gives(manifest, tmp_path, capsys, monkeypatch):
+    from datasets import Audio, Dataset
     from mteb.models.models_protocols import EncoderProtocol
 
     folder = save_model(tmp_path / "model")
@@ -102,5 +105,12 @@ def test_tasks_of_a_manifest_give_what_the_library_gives(manifest, tmp_path, cap
     model = MTEBModel.from_pretrained(folder, workers=0)
     assert isinstance(model, EncoderProtocol)
     assert model.mteb_model_meta.revision == model.revision
+    inside = [manifest.parent / f"{number}.mp4" for number in range(8)]
+    sounds = Dataset.from_dict({"audio": [{"bytes": path.read_bytes(), "path": path.name} for path in inside]})
+    loader = SimpleNamespace(dataset=sounds.cast_column("audio", Audio()))  # as public tasks have them: bytes
+    task = SimpleNamespace(name="ESC50", category="a2c", modalities=["audio"])
+    found = model.encode(loader, task_metadata=task, hf_split="test", hf_subset="default")
+    expected = torch.nn.functional.normalize(model.model.embed_audio(inside, space="features"), dim=-1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     assert main(["mteb", "--model", str(folder), "--tasks", "MSRVTTT2W"]) == 1
     assert "error: --tasks: " in capsys.readouterr().err

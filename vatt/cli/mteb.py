@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="folder of a model or of a run")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--tasks", nargs="+", metavar="NAME", help="tasks of mteb (those of the paper's data sets)"
-    )
+    what.add_argument("--tasks", nargs="+", metavar="NAME", help="tasks of mteb (those of the paper's data sets)")
     what.add_argument("--data", metavar="MANIFEST", help="tasks of this data set in place of public ones")
     add("--split", default="val", metavar="NAME", help="with --data: clips of this split (%(default)s)")
     add("--name", metavar="OWNER/NAME", help="of the model on the board (local/ and the name of its folder)")

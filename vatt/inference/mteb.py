@@ -193,7 +193,9 @@ class MTEBModel:
                 found_ND[done.numbers] = done.x_BD
                 self._note(done.skipped, task)
             return found_ND
-        stored = items.select_columns([name]).cast_column(name, _undecoded(name))
+        stored = items.select_columns([name])
+        if getattr(stored.features[name], "decode", False):
+            stored = stored.cast_column(name, _undecoded(name))
         step = 8 * batch_size
         for first in range(0, len(stored), step):  # bytes become files for a while, a few at a time
             with tempfile.TemporaryDirectory(prefix="vatt-mteb-") as folder:
@@ -202,7 +204,7 @@ class MTEBModel:
                     for number in range(first, min(first + step, len(stored)))
                 ]
                 kind: Any = modality
-                options = {"windows": self.windows, "config": DataConfig(workers=self.workers)}
+                options: dict[str, Any] = {"windows": self.windows, "config": DataConfig(workers=self.workers)}
                 for done in embed_clips(self.model, clips, kind, space=space, batch_size=batch_size, **options):
                     found_ND[[first + number for number in done.numbers]] = done.x_BD
                     self._note(done.skipped, task, first)
