@@ -15,7 +15,7 @@ from train.config.sections import RunConfig
 from train.core import finish, tracking
 from train.core.console import Reporter
 from train.core.run_folder import RunFolder
-from train.core.tracking import TRACKERS, Trackers, chosen
+from train.core.tracking import TRACKERS, Trackers, choose_trackers
 from vatt.config import ConfigError
 
 
@@ -70,15 +70,15 @@ def test_the_setting_names_trackers_that_there_are():
 
 def test_a_missing_package_is_told_with_its_extra(monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None if name == "trackio" else name)
-    assert chosen("auto") == ["tensorboard"]
-    assert chosen("none") == []
-    assert chosen("wandb,tensorboard,wandb") == ["wandb", "tensorboard"]
+    assert choose_trackers("auto") == ["tensorboard"]
+    assert choose_trackers("none") == []
+    assert choose_trackers("wandb,tensorboard,wandb") == ["wandb", "tensorboard"]
     with pytest.raises(
         ConfigError, match=r"^run\.track: trackio is not installed; pip install 'vatt-torch\[trackio\]'$"
     ):
-        chosen("wandb, trackio")
+        choose_trackers("wandb, trackio")
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    assert chosen("auto") == []
+    assert choose_trackers("auto") == []
 
 
 def test_figures_arrive_in_their_order_from_the_records_of_a_run(made, folder):

@@ -25,7 +25,7 @@ from train.core.nodes import check_folder, check_settings
 from train.core.ranks import RankContext, gather, wait_for_all
 from train.core.run_folder import RunFolder
 from train.core.run_lock import RunLock
-from train.core.tracking import Trackers, chosen
+from train.core.tracking import Trackers, choose_trackers
 from vatt.analysis.flops import peak_flops
 from vatt.config import ConfigError, to_dict
 from vatt.data import ClipLoader, SkipLog
@@ -86,7 +86,7 @@ def _check_trackers(config: JobConfig, context: RankContext) -> None:
     problem: ConfigError | None = None
     if context.first:
         try:
-            chosen(config.run.track)
+            choose_trackers(config.run.track)
         except ConfigError as error:
             problem = error
     if (problem := gather(problem)[0]) is not None:
@@ -197,7 +197,7 @@ def build_trainer(
         if job.resume:
             tell_ranks(context, folder, reporter)
         folder.write_config(to_dict(config), trainer.step)
-        names = chosen(config.run.track)
+        names = choose_trackers(config.run.track)
         reporter.trackers = Trackers(names, folder, to_dict(config), trainer.step, reporter.say)
         folder.write_json(folder.deepspeed, engine.settings)
         facts = {"ranks": str(context.ranks), "nodes": ", ".join(context.nodes), "type": str(engine.dtype)}

@@ -133,7 +133,7 @@ TRACKERS: dict[str, Callable[[TrackedRun], Writer]] = {"tensorboard": TensorBoar
 AUTO, NONE = "auto", "none"
 
 
-def chosen(track: str) -> list[str]:
+def choose_trackers(track: str) -> list[str]:
     """The trackers that ``run.track`` names.
 
     Raises:
