@@ -233,6 +233,17 @@ def test_an_index_that_is_only_claimed(tmp_path, originals, name):
             sound(tmp_path / name)
 
 
+@pytest.mark.parametrize("ticks", [0, 2**31, 2**32 - 1])
+def test_a_track_whose_seconds_have_no_ticks_that_ffmpeg_takes(tmp_path, originals, ticks):
+    """It would count in whole seconds: a film of 1.6 s lasted hours, and each window was its last frame."""
+    content = bytearray((originals / "a.mp4").read_bytes())
+    struct.pack_into(">I", content, content.index(b"mdhd") + 16, ticks)
+    (tmp_path / "a.mp4").write_bytes(content)
+    for kind in ("video", "audio"):
+        with pytest.raises(MediaError, match=rf"container: has a track of {ticks:,} ticks a second"):
+            READ[kind](tmp_path / "a.mp4")
+
+
 def test_a_layout_of_channels_of_its_own_does_not_end_the_process():
     """In a process of its own, since PyAV 17.1 to 18.1 abort."""
     for _, found in run_isolated(_loudest, [CASES / "abort_custom_layout.mov"], workers=1, seconds=HANG, fork=True):

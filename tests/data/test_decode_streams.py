@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -163,6 +164,26 @@ def test_a_film_that_is_cut_off_is_named(tmp_path, suffix):
     assert numbers(path, 0.0)[0][-1] > 30
     with pytest.raises(MediaError, match=r"video: breaks off at .* s, though the file should last 6\.0"):
         numbers(path, 100.0)
+
+
+@pytest.mark.parametrize("sound", ["aac", None])
+def test_a_film_in_fragments_that_is_cut_off_holds_no_frame(tmp_path, sound):
+    """Wherever the cut is: its last window shows the frames that are due, or the film breaks off."""
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    path, coding = tmp_path / "a.mp4", {"preset": "ultrafast", "bf": "0", "g": "25"}
+    content = write_numbered(path, "libx264", sound, options=coding, container_options=options).read_bytes()
+    outcomes = Counter()
+    for size in range(len(content) // 2, len(content), len(content) // 40):
+        path.write_bytes(content[:size])
+        try:
+            found, _, start = numbers(path, 100.0)
+        except MediaError as error:
+            outcomes[error.reason.partition(" at ")[0]] += 1
+        else:
+            outcomes["shown"] += 1
+            assert np.abs(np.array(found) - due(start, SPEC.frames, 149)).max() <= 2
+    assert outcomes["breaks off"] > 1
+    assert outcomes["shown"] > 2
 
 
 def test_sound_that_begins_late_is_silent_before(tmp_path):

@@ -26,6 +26,17 @@ def test_classes_are_in_the_order_of_their_numbers_or_names():
         find_classes([clip("x"), clip("x")], "m")
 
 
+def test_numbers_of_classes_with_a_decimal_point_are_refused_with_a_hint():
+    """As pandas writes a column of whole numbers in which some are missing."""
+    for labels in (("1.0", "2.0", "10.0"), ("1", "2", "2.0")):
+        with pytest.raises(LabelError, match=r"m, column label: '[12]\.0' is a whole number .* write '[12]' \(column"):
+            find_classes([clip(label) for label in labels], "m")
+    assert find_classes([clip(label) for label in ("1.0", "1.5", "2.0")], "m").names == ("1.0", "1.5", "2.0")
+    assert find_classes([clip(label) for label in ("v1.0", "v2.0")], "m").names == ("v1.0", "v2.0")
+    with pytest.raises(LabelError, match=r"'7\.0' is no class; did you mean '7'\?"):
+        Classes(("6", "7")).target(clip("7.0"))
+
+
 def test_targets_and_labels_that_cannot_be_used():
     classes = Classes(("cat", "dog", "bird"))
     assert classes.target(clip("bird")).tolist() == [0, 0, 1]

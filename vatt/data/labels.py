@@ -20,6 +20,7 @@ from torch import Tensor
 from vatt.data.clips import Clip
 from vatt.errors import UserError
 
+_DECIMAL = re.compile(r"[+-]?\d+\.0+")  # a whole number, as pandas writes one into a column in which others are missing
 LIST_AS_TEXT = re.compile(r"\s*[\[{]\s*['\"]")  # as pandas writes a list into a table
 SEPARATOR = "|"  # between the labels of a row that has several
 
@@ -58,6 +59,8 @@ class Classes:
         unknown = [label for label in found if label not in indices]
         if unknown:
             near = difflib.get_close_matches(unknown[0], self.names, n=1)
+            if _DECIMAL.fullmatch(unknown[0]) and (whole := unknown[0].partition(".")[0]) in indices:
+                near = [whole]
             hint = f"did you mean {near[0]!r}?" if near else f"the {len(self.names)} classes begin {self.names[:3]}"
             raise LabelError(f"{clip.video}, column {self.column}: {unknown[0]!r} is no class; {hint}")
         return sorted({indices[label] for label in found})
@@ -103,7 +106,7 @@ def find_classes(clips: Sequence[Clip], where: str, column: str = "label", multi
     """The classes that the clips name: in the order of their numbers if all are whole numbers, else of their names.
 
     Raises:
-        LabelError: there is no such column, or fewer than two classes.
+        LabelError: there is no such column, fewer than two classes, or numbers of classes with a decimal point.
     """
     names = {label for clip in clips for label in labels_of(clip, column)}
     if not names:
@@ -119,6 +122,12 @@ def find_classes(clips: Sequence[Clip], where: str, column: str = "label", multi
         raise LabelError(
             f"{where}, column {column}: {len(names)} classes among {len(clips)} clips, at least 2 are needed; "
             f"columns: {', '.join(known)}"
+        )
+    decimals = sorted(name for name in names if _DECIMAL.fullmatch(name))
+    if len(decimals) == len(names) or any(name.partition(".")[0] in names for name in decimals):
+        raise LabelError(
+            f"{where}, column {column}: {decimals[0]!r} is a whole number with a decimal point, as pandas writes where "
+            f"others are missing: write {decimals[0].partition('.')[0]!r} (column.astype('Int64')), or a name"
         )
     numeric = all(name.isdecimal() for name in names)
     return Classes(tuple(sorted(names, key=(lambda name: (int(name), name)) if numeric else None)), multi, column)

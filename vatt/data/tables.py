@@ -31,6 +31,7 @@ _NAN = ("nan", "NaN")  # as pandas and NumPy write that there is no value
 _EXACT = (*MEDIA, "start", "end")  # columns in which text that says so is refused
 _LINES = (".jsonl", ".ndjson")
 _LONGEST = 2**28  # bytes of a line of JSON, or characters of a value: the captions of a film in one
+_HEAD = 1 << 16  # characters in which the first line is looked for
 _LOOKED_AT = 50  # rows at the start, that tell what a column is
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that os.fsdecode kept
 
@@ -67,6 +68,8 @@ def _table_rows(path: Path, separator: str) -> Iterator[tuple[str, Row]]:
         wide = binary.read(2) in (b"\xff\xfe", b"\xfe\xff")  # as spreadsheets write "Unicode text"
     coding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
     with path.open(newline="", encoding=coding, errors=errors) as file:
+        _check_separator(path, file.read(_HEAD), separator)
+        file.seek(0)
         reader = csv.reader(file, delimiter=separator, strict=True)
         columns: list[str] | None = None
         begun = 1
@@ -172,6 +175,22 @@ def _check_columns(path: Path, names: list[str]) -> None:
     if not set(MEDIA) & set(names):
         columns = ", ".join(name[:40] for name in names[:20]) or "none"
         raise ManifestError(f"{path}: has no column video (or audio, or image), only {columns}")
+
+
+def _check_separator(path: Path, head: str, separator: str) -> None:
+    """A .csv as spreadsheets write it where the comma is the decimal point, or a .tsv that is none."""
+    text = head.lstrip().partition("\n")[0]
+    line = 1 + head[: len(head) - len(head.lstrip())].count("\n")
+
+    def names_media(other: str) -> bool:
+        return not {part.strip().strip('"').lower() for part in text.split(other)}.isdisjoint(MEDIA)
+
+    for other, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (",", "commas")):
+        if not names_media(separator) and names_media(other):
+            raise ManifestError(
+                f"{path}, line {line}: its columns are separated by {name}; a .csv has commas, a .tsv tabs: "
+                "save it again with those, or as .jsonl or .parquet"
+            )
 
 
 def _check_text(path: Path, line: int, row: Row) -> None:

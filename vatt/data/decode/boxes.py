@@ -1,4 +1,4 @@
-"""Numbers of samples that an MP4 or QuickTime file claims, before FFmpeg makes an index of them.
+"""Numbers that an MP4 or QuickTime file claims and that cannot be, before FFmpeg makes an index of them.
 
 A table of samples of one size is a number, from which FFmpeg makes an entry for each: a file of 50 kB can ask for 6 GB.
 """
@@ -25,17 +25,24 @@ class Bytes(Protocol):
     def seek(self, offset: int, whence: int = 0) -> int: ...
 
 
-def excessive_samples(file: Bytes, head: bytes, size: int) -> int:
-    """The number of samples of a track that cannot be, in a file of ``size`` bytes which begins with ``head``: they
-    would have less than their bytes, or their index would fill the memory. 0 if there is none, or in another format."""
+def impossible(file: Bytes, head: bytes, size: int) -> str:
+    """What a track says that cannot be, in a file of ``size`` bytes which begins with ``head``, in words. Empty if
+    there is nothing, and in another format.
+
+    - Its samples would have less than their bytes, or their index would fill the memory.
+    - A second has no ticks, or 2**31 and more: FFmpeg takes 1 then, and all times are wrong.
+    """
     if head[4:8] not in _ISO:
-        return 0
+        return ""
     constant = each = run = chunks = 0  # samples of one size in the track, bytes of each; most of a chunk, chunks
+    ticks = 1
     single = False  # whether all samples last one tick, as in PCM: then an entry stands for a block of them
     for kind, content in _boxes(file, size):
         try:
             if kind == b"trak":
-                constant, each, run, chunks, single = 0, 0, 0, 0, False
+                constant, each, run, chunks, ticks, single = 0, 0, 0, 0, 1, False
+            elif kind == b"mdhd":
+                (ticks,) = struct.unpack_from(">I", content, 20 if content[:1] == b"\1" else 12)  # 1: dates of 64 bits
             elif kind == b"stts":
                 single = struct.unpack_from(">I4xI", content, 4) == (1, 1)
             elif kind == b"stsz":
@@ -49,15 +56,21 @@ def excessive_samples(file: Bytes, head: bytes, size: int) -> int:
             elif kind == b"trun":
                 flags, count = struct.unpack_from(">II", content)
                 if not flags & 0xF00 and count > min(size, MOST_SAMPLES):
-                    return count
+                    return _too_many(count)
         except struct.error:  # shorter than it must be: FFmpeg will say so
             continue
+        if kind == b"hdlr" and content[8:12] in (b"vide", b"soun") and not 0 < ticks < 1 << 31:
+            return f"has a track of {ticks:,} ticks a second, so that no time in it is known"
         if kind in (b"stsz", b"stco", b"co64"):
             if single and run * chunks > _BLOCK * size:
-                return run * chunks
+                return _too_many(run * chunks)
             if not single and (constant * each > size or constant > MOST_SAMPLES):
-                return constant
-    return 0
+                return _too_many(constant)
+    return ""
+
+
+def _too_many(samples: int) -> str:
+    return f"claims to have {samples:,} samples in a track, more than can be"
 
 
 def _boxes(file: Bytes, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -84,7 +97,7 @@ def _boxes(file: Bytes, size: int) -> Iterator[tuple[bytes, bytes]]:
         if kind in _OUTER:
             places.append((begin, last))
         content = b""
-        if kind in (b"stts", b"stsz", b"trun", b"stsc", b"stco", b"co64"):
+        if kind in (b"stts", b"stsz", b"trun", b"stsc", b"stco", b"co64", b"mdhd", b"hdlr"):
             file.seek(begin)
             content = file.read(min(last - begin, _TABLE if kind == b"stsc" else 32))
         yield kind, content

@@ -24,7 +24,7 @@ import av.error
 from av.container.input import InputContainer
 from av.stream import Disposition
 
-from vatt.data.decode.boxes import excessive_samples
+from vatt.data.decode.boxes import impossible
 from vatt.data.decode.heads import declared_size, is_text, is_whole, lacks_end
 from vatt.data.decode.pyav_faults import settle_layout
 from vatt.errors import UserError
@@ -245,8 +245,8 @@ def _open(
     if kind != "audio":
         _check_pixels(name, kind, declared_size(head), most)
     source = Source(file, name, limit, _PIECE_BUFFER if short else _BUFFER)
-    if samples := 0 if short else excessive_samples(source, head, file.seek(0, io.SEEK_END)):
-        raise MediaError(name, broken, f"claims to have {samples:,} samples in a track, more than can be")
+    if why := "" if short else impossible(source, head, file.seek(0, io.SEEK_END)):
+        raise MediaError(name, broken, why)
     if kind == "image":
         _check_whole(file, name, head, broken)
     # The head of .mp4, .mov and a piece says all that is needed; FFmpeg would decode frames to learn more.

@@ -30,6 +30,7 @@ from vatt.data.decode.skipping import needs_all
 from vatt.data.decode.torchcodec import read_frames
 from vatt.data.decode.view import FrameWriter, View
 
+_FRAGMENT = 10.0  # seconds of a fragment (.mp4) or cluster (.mkv), at most
 _SOUND_LATE = 1.0  # seconds of film after the window that are read on for its sound, before that is looked for alone
 
 
@@ -212,10 +213,18 @@ def _check(opened: Opened, pictures: Pictures, spec: InputConfig, ended: bool) -
         raise MediaError(opened.name, "video", breaks_off(opened, pictures.last))
     stream: Any = opened.video
     own = float(stream.duration * stream.time_base) + pictures.first if stream.duration else 0.0
-    needed = min(own or opened.duration or pictures.last, opened.at + spec.seconds) - 1 / spec.fps
-    if not ended or pictures.reached + early >= needed or opened.is_cut_off is False:
+    whole = own or opened.duration or pictures.last
+    needed = min(whole, opened.at + spec.seconds) - 1 / spec.fps
+    shown = pictures.reached if pictures.last + ROUNDING >= pictures.promised else pictures.last + pictures.step
+    if not ended or shown + pictures.step / 2 >= min(whole, pictures.moments[-1]) or opened.is_cut_off is False:
         return  # of a file that is whole, the last frame is held
-    if not _sound_goes_on(opened, needed):
+    cut = (
+        bool(own) and opened.is_cut_off is True
+    )  # only where the length is the film's own, it says exactly what is gone
+    if not cut and pictures.reached + early >= needed:
+        return
+    # Of a file that is cut off, the sound of the last fragment may be there without its picture.
+    if not _sound_goes_on(opened, needed + _FRAGMENT if cut else needed):
         raise MediaError(opened.name, "video", breaks_off(opened, pictures.last))
 
 
