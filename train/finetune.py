@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout itself, in place of this folder
@@ -11,6 +12,8 @@ from train.core import supervisor  # noqa: E402
 
 if __name__ == "__main__":
     supervisor.begin()  # before anything large is imported
+
+import torch  # noqa: E402
 
 from train.config.finetuning import FinetuneConfig  # noqa: E402
 from train.core.command import Job, run_job, run_script  # noqa: E402
@@ -34,7 +37,7 @@ def run(job: Job[FinetuneConfig], context: RankContext) -> int:
 
 def main(arguments: list[str]) -> int:
     """The exit status of a command line."""
-    return run_job(arguments, parse, run)
+    return run_job(arguments, partial(parse, on_gpu=torch.cuda.is_available()), run)
 
 
 if __name__ == "__main__":

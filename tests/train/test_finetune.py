@@ -115,10 +115,11 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
             ("evaluate", [*search, tmp_path / "r2.json", "--vocabulary", words, *half]),
             ("evaluate", [*search, tmp_path / "r3.json"]),
             ("finetune", [*lone, *tiny, "--config", "sample", "--out", tmp_path / "lone"]),
+            ("finetune", ["--data", manifest, *VIDEO, *tiny, *two, "--out", tmp_path / "auto"]),
         ],
     )
     texts = [text for text, _ in found]
-    assert [code for _, code in found] == [0] * 9 + [1, 0, 0, 0, 0, 0, 1, 0], "\n".join(texts)
+    assert [code for _, code in found] == [0] * 9 + [1, 0, 0, 0, 0, 0, 1, 0, 0], "\n".join(texts)
     assert "position tables resampled" in texts[0]
     assert "position tables resampled" not in texts[5]  # the same input
     assert "from scratch" in texts[3]
@@ -149,6 +150,13 @@ def test_every_task_from_every_model_on_one_rank(sample, models, tmp_path):
     assert "--vocabulary" in texts[15]
     assert "mAP and AUC are not defined" in texts[16]
     assert (tmp_path / "lone" / "model" / "model.safetensors").is_file()
+    recipe = json.loads((tmp_path / "auto" / "recipe.json").read_text())
+    assert {row["setting"] for row in recipe["choices"]} >= {"model.input", "run.batch_size", "expected time"}
+    assert recipe["labels"].startswith("5 classes of ") or recipe["labels"].startswith("6 classes of ")
+    settings = json.loads((tmp_path / "auto" / "config.json").read_text())
+    assert (settings["optim"]["kind"], settings["run"]["batch_size"], settings["run"]["steps"]) == ("adam", 4, 2)
+    for words in ("--config auto: chosen for", "warning: the warm-up", "--config paper is 100,000 steps of 64 clips"):
+        assert words in texts[17] or words.startswith("warning")
 
 
 @pytest.mark.slow

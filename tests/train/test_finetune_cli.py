@@ -73,7 +73,7 @@ def _task(name):
     [("video", (8, 20, 20), 2.56), ("audio", 1200, 6.4), ("image", (1, 24, 24), None)],
 )
 def test_the_task_chooses_recipe_and_input(task, tables, seconds):
-    config = parse(["--task", task, "--data", "a.csv"]).config
+    config = parse(["--task", task, "--config", "paper", "--data", "a.csv"]).config
     assert to_dict(config.targets) == to_dict(recipe(PAPER[task], task).targets)
     section, spec = config.model.backbone, config.model.input
     if task == "audio":
@@ -96,12 +96,13 @@ def test_no_data_is_the_sample():
 
 
 def test_the_backbone_is_that_of_init_and_the_input_the_recipe_s(shared):
-    config = parse(["--task", "audio", "--data", "a.csv", "--init", shared, "model.input.sample_rate=12000"]).config
+    paper = ["--config", "paper", "--data", "a.csv", "--init", shared]
+    config = parse(["--task", "audio", *paper, "model.input.sample_rate=12000"]).config
     part = config.model.waveform
     assert (part.d_model, part.num_layers, part.pre_projection, part.post_projection) == (16, 1, True, True)
     assert (config.init, config.model.name) == (shared, "vatt-ma-tiny-audio")
     assert part.max_temporal_buckets == config.model.input.samples // part.temporal_patch_size == 76_800 // 512
-    drop = parse(["--init", shared, "--data", "a.csv", "model.video.random_patch_sampling=true"]).config.model.video
+    drop = parse([*paper, "model.video.random_patch_sampling=true"]).config.model.video
     assert (drop.random_patch_sampling, drop.d_model, drop.max_vertical_buckets) == (True, 16, 20)
 
 
@@ -111,6 +112,15 @@ def test_flags_go_over_the_recipe_and_overrides_over_flags():
     assert (config.run.steps, config.run.batch_size, config.engine.zero) == (9, 6, 2)
     assert (config.label, config.classes, config.optim.kind) == ("kind", "c.txt", "adam")
     assert (config.model.name, config.model.video.d_model) == ("vit-medium-video", 1024)
+
+
+def test_auto_takes_the_input_of_the_pretrained_model(shared):
+    config = parse(["--data", "a.csv", "--init", shared]).config
+    assert (config.model.input.size, config.model.video.max_vertical_buckets) == (64, 4)
+    config = parse(["--data", "a.csv", "--init", shared, "--task", "image", "model.input.size=32"]).config
+    assert (config.model.input.frames, config.model.input.size, config.model.video.max_vertical_buckets) == (4, 32, 2)
+    with pytest.raises(ConfigError, match="--init brings its own model"):
+        parse(["--data", "a.csv", "--init", shared, "--model", "vit-base"])
 
 
 def test_a_saved_configuration_comes_back(tmp_path):
@@ -133,7 +143,7 @@ def test_a_saved_configuration_comes_back(tmp_path):
         (["--model", "vit-hugh"], "unknown model 'vit-hugh'; did you mean"),
         (["--model", "vit-base", "--init", "a"], "--init brings its own model"),
         (["optim.clip_bakbone=1"], "did you mean 'optim.clip_backbone'"),
-        (["optim.clip_norm=1", "--data", "a.csv"], "only one of the two"),
+        (["optim.clip_norm=1", "--config", "paper"], "only one of the two"),
         (["model.input.size=8"], "less than one patch"),
         (["--resume"], "--resume needs --out"),
         (["--resume", "--out", "a", "--init", "b"], "leave --init out"),
@@ -159,7 +169,7 @@ def test_what_an_override_cannot_set_is_refused(key):
 
 def test_own_data_by_override_is_no_sample():
     job = parse(["--task", "video", 'data.sources=["a.csv", "b.csv"]'])
-    assert (job.sample, job.config.model.input.size, job.config.label) == (False, 320, "label")
+    assert (job.sample, job.auto, job.config.label) == (False, True, "label")
 
 
 def test_a_classifier_hears_what_its_backbone_heard(tmp_path, shared):

@@ -13,7 +13,7 @@ from train.core.ranks import RankContext, gather
 from vatt.clip import InputConfig
 from vatt.data import Clip
 from vatt.data.splits import TRAIN, splits_of
-from vatt.data.survey import Survey, survey
+from vatt.data.survey import MOST, Survey, survey
 from vatt.memory import free_memory
 
 _MOST_WORKERS = 8  # processes that look at clips; 48 of them keep no more busy
@@ -53,10 +53,15 @@ class Facts:
 
 
 def gather_facts(
-    context: RankContext, data: Mapping[str, Sequence[Clip]], spec: InputConfig, eval_split: str, timed: bool = True
+    context: RankContext,
+    data: Mapping[str, Sequence[Clip]],
+    spec: InputConfig,
+    eval_split: str,
+    timed: bool = True,
+    look: bool = True,
 ) -> Facts:
-    """Rank 0 looks at clips and, with ``timed``, times its cores; the others wait for what it found. All ranks must
-    call."""
+    """Rank 0 looks at clips (without ``look`` it counts them alone) and, with ``timed``, times its cores; the others
+    wait for what it found. All ranks must call."""
     host = (free_memory() or 8 << 30) // context.local_ranks
     memory = torch.cuda.mem_get_info()[0] if context.device.type == "cuda" else host
     least = [min(own) for own in zip(*gather((memory, host, context.cores)), strict=True)]
@@ -64,7 +69,7 @@ def gather_facts(
     if context.first:
         workers = min(_MOST_WORKERS, context.cores)
         rate = product_rate(max(1, context.cores - 1)) if timed and context.device.type == "cpu" else 0.0
-        found = survey(data, spec, workers=workers), rate
+        found = survey(data, spec, workers=workers, most=MOST if look else 0), rate
     looked, rate = gather(found)[0]
     return Facts(
         data=tuple(data),

@@ -1,5 +1,5 @@
 """The configuration of a fine-tuning run (everything that the command line, a file or an override can set), and the
-named recipes: the paper's, and a short one on the built-in sample."""
+named recipes: the paper's, and a short one on the built-in sample. ``--config auto`` is `train.finetuning.auto`."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class FinetuneConfig(Section):
             raise ValueError("engine.contrastive_parts: is for a contrastive loss; take engine.gradient_accumulation")
 
 
-_CLIP = 0.75  # global norm of the backbone's gradient; in the official code, not in the paper
+CLIP_BACKBONE = 0.75  # global norm of the backbone's gradient; in the official code, not in the paper
 
 
 def _sgd(lr: float, warmup_steps: int) -> OptimConfig:
     """Momentum 0.9, the rate in a half period of a cosine to 0."""
-    return OptimConfig(kind="sgd", schedule="cosine", lr=lr, warmup_steps=warmup_steps, clip_backbone=_CLIP)
+    return OptimConfig(kind="sgd", schedule="cosine", lr=lr, warmup_steps=warmup_steps, clip_backbone=CLIP_BACKBONE)
 
 
 def kinetics() -> FinetuneConfig:
@@ -116,7 +116,7 @@ def sample(task: Task = "video") -> FinetuneConfig:
         label=SAMPLE_LABELS[task],
         model=model,
         data=DataConfig(workers=1, augment=sample_augment()),
-        optim=OptimConfig(schedule="cosine", lr=1e-3, warmup_steps=30, clip_backbone=_CLIP),
+        optim=OptimConfig(schedule="cosine", lr=1e-3, warmup_steps=30, clip_backbone=CLIP_BACKBONE),
         run=RunConfig(steps=200, batch_size=32, log_every=20, eval_every=0, save_every=0, keep=1),
         evaluation=ViewsConfig(clips=1, crops=1, batch_size=32),
     )
@@ -129,20 +129,22 @@ RECIPES: dict[str, Callable[[], FinetuneConfig]] = {
     "audioset": audioset,
     "imagenet": imagenet,
 }
-NAMES = (*RECIPES, "sample")
+AUTO = "auto"  # chosen by model, clips and machine, see train/finetuning/auto.py
+NAMES = ("paper", *RECIPES, "sample")
 
 
 def recipe(name: str, task: Task) -> FinetuneConfig:
-    """A fresh configuration of that name.
+    """A fresh configuration of that name; "paper" is the paper's of the task.
 
     Raises:
         ConfigError: an unknown name, with the nearest one, or a recipe of another task.
     """
     if name == "sample":
         return sample(task)
-    if name not in RECIPES:
-        raise ConfigError(f"unknown configuration {name!r}; {nearest(name, NAMES)}, or a path to a .json or .toml")
-    made = RECIPES[name]()
+    if name not in NAMES:
+        hint = nearest(name, (AUTO, *NAMES))
+        raise ConfigError(f"unknown configuration {name!r}; {hint}, or a path to a .json or .toml")
+    made = RECIPES[PAPER[task] if name == "paper" else name]()
     if made.task != task:
         raise ConfigError(f"--config {name}: is a recipe of --task {made.task}, not {task}")
     return made

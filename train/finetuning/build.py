@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,26 +11,24 @@ from train.config.sections import refuse_for_convolutions
 from train.core.build import augment_on, build_trainer, open_run, seed_process
 from train.core.changes import check_data_of_run
 from train.core.command import Job
-from train.core.data import Corpus, read_corpus, sample_manifest
+from train.core.data import Corpus
 from train.core.loop import Trainer
 from train.core.nodes import check_clips
 from train.core.ranks import RankContext, gather
+from train.core.run_folder import RunFolder
 from train.finetuning.evaluate import ClassifierEvaluator
-from vatt.analysis.flops import classifier_flops
+from train.finetuning.expected import training_flops
+from train.finetuning.start import prepare
 from vatt.clip import InputConfig
 from vatt.config import ConfigError
-from vatt.data import Classes, ClipLoader, LabelError, LabelledReader, find_classes, read_classes
+from vatt.data import ClipLoader, LabelledReader
 from vatt.data.decode import planes_capacity
-from vatt.data.labels import labels_of
-from vatt.data.survey import survey
+from vatt.data.survey import Survey, survey
 from vatt.memory import check_room
 from vatt.models import Backbone, Classifier
 from vatt.objectives.finetuning import Finetuning
 from vatt.weights.folder import load_pretrained
 from vatt.weights.restore import restore_backbone
-
-# Pictures have no sound, and sound files no picture.
-_UNUSABLE = {"audio": "image", "video": "audio", "image": "audio"}
 
 
 def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
@@ -40,27 +37,29 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     Raises:
         ConfigError, ManifestError, LabelError, PretrainedError, CheckpointError, SampleError: with file and field.
     """
+    if job.auto and context.first:  # looking at clips takes a while
+        RunFolder.check_new(job.out, job.restart)
+    start = prepare(job, context) if job.auto else None
     config = job.config
     refuse_for_convolutions(config.engine, convolutional=config.model.network == "convolutional")
     folder, reporter = open_run(job, f"{'sample-' if job.sample else ''}{config.model.name}", context)
-    if job.sample:
-        config.data.sources = [sample_manifest(context, reporter.say, pictures=config.task == "image")]
-    corpus, classes = _read_labelled(config)
+    start = start or prepare(job, context)
+    corpus, classes = start.labelled.corpus, start.labelled.classes
+    start.tell(job, reporter)
     for line in corpus.splits:
         reporter.say(line)
     check_clips(context, "data.sources", corpus.training_clips())
+    if context.first and not job.resume:
+        start.keep(folder)
     check_data_of_run(job, context, folder, reporter, corpus)
     held_out, names = corpus.evaluation_clips(), list(classes.names)
-    if job.resume and config.model.classes not in ([], names):
-        raise ConfigError(f"--resume: {_changed(config, names)}")
-    config.model = replace(config.model, num_classes=len(names), classes=names)
     seed_process(config, context)
     model, origin = _model(config, job.resume and gather(folder.has_checkpoints())[0])
     module = _module(model, config)
     where = augment_on(config, context) if config.model.modality == "video" else "cpu"
     module.planes = planes_capacity(config.model.input.size) if where == "gpu" else 0
     if config.model.modality == "audio" and context.first:
-        corpus.notes += silence(corpus, config.model.input)
+        corpus.notes += silence(corpus, config.model.input, start.facts.survey if job.auto and start.facts else None)
     first = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return build_trainer(
         job,
@@ -75,7 +74,7 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
             config.data,
         ),
         make_evaluator=lambda engine: ClassifierEvaluator(config, context, folder, engine, reporter, held_out, classes),
-        flops_per_sample=classifier_flops(config.model, training=True) * (1 if config.freeze_backbone else 3),
+        flops_per_sample=training_flops(config),
         skipped=corpus.skipped,
         notes=corpus.notes,
         introduction=f"{origin}; {len(names)} classes of column {config.label} ({first}), "
@@ -83,58 +82,13 @@ def build(job: Job[FinetuneConfig], context: RankContext) -> Trainer:
     )
 
 
-def _read_labelled(config: FinetuneConfig) -> tuple[Corpus, Classes]:
-    """Reads the data sets, finds or reads the classes, and checks every label before anything is decoded.
-
-    Raises:
-        ManifestError: a data set cannot be used, or has no clip to train on. LabelError: a label that cannot be used.
-    """
-    unusable = {_UNUSABLE[config.task]: f"cannot be used for --task {config.task}"}
-    corpus = read_corpus(config.data, unusable, config.model.input, sound_only=config.model.modality == "audio")
-    multi = config.model.labels == "multi"
-    alone = len(corpus.sources) == 1  # the clips of shards need no list of all
-    clips = corpus.sources[0].clips if alone else list(corpus.training_clips())
-    if config.classes is not None:
-        classes = read_classes(config.classes, config.label, multi)
-    else:
-        classes = find_classes(clips, ", ".join(config.data.sources), config.label, multi)
-    if multi and (bare := sum(not labels_of(clip, config.label) for clip in clips)):
-        corpus.notes.append(f"{bare} of {len(clips)} training clips have no label in column {config.label}: no loss")
-    without = set(classes.names)
-    for source in corpus.sources:
-        without &= set(classes.check(source.clips, f"{source.name}, split train"))
-    if len(without) == len(classes.names):
-        raise LabelError(f"{config.data.sources[0]}, column {config.label}: no training clip has any of the classes")
-    corpus.notes += _missing("train", without)
-    held_out = {name: clips for name, clips in sorted(corpus.held_out.items()) if clips}
-    if held_out:
-        checks = [set(classes.check(clips, f"{name}, held out")) for name, clips in held_out.items()]
-        corpus.notes += _missing("held out", set.intersection(*checks))
-    return corpus, classes
-
-
-def silence(corpus: Corpus, spec: InputConfig) -> list[str]:
-    """How many of the clips to train on are silence, among some that are listened to, if any."""
-    found = survey({source.name: source.clips for source in corpus.sources}, spec)
+def silence(corpus: Corpus, spec: InputConfig, found: Survey | None = None) -> list[str]:
+    """How many of the clips to train on are silence, among some that are listened to, if any. ``found``: of a survey
+    that was made already."""
+    found = found or survey({source.name: source.clips for source in corpus.sources}, spec)
     if not found.silent:
         return []
     return [f"{found.silent} of {found.with_sound} clips that were listened to are silence; they are trained on"]
-
-
-def _missing(split: str, names: set[str]) -> list[str]:
-    if not names:
-        return []
-    first = ", ".join(sorted(names)[:5])
-    return [f"{len(names)} classes have no clip in the split {split}: {first}{', ...' if len(names) > 5 else ''}"]
-
-
-def _changed(config: FinetuneConfig, names: list[str]) -> str:
-    """How the classes differ from those that the run began with: its outputs would mean something else."""
-    began = config.model.classes
-    at = next((at for at, pair in enumerate(zip(began, names, strict=False)) if pair[0] != pair[1]), None)
-    how = f"{len(began)} then, {len(names)} now" if at is None else f"number {at} was {began[at]!r}, is {names[at]!r}"
-    where = config.classes or ", ".join(config.data.sources)
-    return f"the classes of {where}, column {config.label}, are not those that the run began with ({how}); begin anew"
 
 
 def _model(config: FinetuneConfig, restored: bool) -> tuple[Classifier, str]:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from train.config.finetuning import NAMES, PAPER, FinetuneConfig, Task, recipe
-from train.core.command import AUTO, Job, Parser, add_training_flags, resumes, separate_resume, set_training_flags
+from train.auto.choices import flat
+from train.config.finetuning import AUTO, NAMES, PAPER, SAMPLE_LABELS, FinetuneConfig, Task, recipe
+from train.core.command import AUTO as RESUME_AUTO
+from train.core.command import Job, Parser, add_training_flags, resumes, separate_resume, set_training_flags
 from train.core.run_folder import RunFolder, load_config
-from vatt.config import ConfigError, nearest, override, to_dict, update
+from vatt.config import ConfigError, nearest, override, parse_override, to_dict, update
 from vatt.models.config import (
     ClassifierConfig,
     I3DConfig,
@@ -56,16 +58,17 @@ def parser() -> argparse.ArgumentParser:
     add("--classes", metavar="FILE", help="one class per line, in the order of the outputs (default: all in train)")
     add("--init", metavar="DIR", help="pretrained model: a run, a converted one, a classifier (default: from scratch)")
     add("--model", metavar="NAME", help=f"from scratch: one of {', '.join((*CLASSIFIERS, *PRESETS))}")
-    add("--config", metavar="NAME", help=f"{', '.join(NAMES)}, or a .json or .toml file (default: by the task)")
+    add("--config", metavar="NAME", help=f"{AUTO} (for your clips and machine), {', '.join(NAMES)}, or a file")
     add_training_flags(made)
     return made
 
 
-def parse(arguments: list[str]) -> Job[FinetuneConfig]:
+def parse(arguments: list[str], on_gpu: bool = False) -> Job[FinetuneConfig]:
     """The job that the arguments describe.
 
     Order of precedence: overrides, flags, the pretrained model (its backbone), the configuration file or recipe,
-    defaults. A resumed run takes the configuration that it began with.
+    defaults. A resumed run takes the configuration that it began with. With ``--config auto``, the default with data
+    of one's own, the rest is chosen when the clips are known (`train.finetuning.auto`).
 
     Raises:
         ConfigError: a key, name or value that is not valid. PretrainedError: --init holds no model that fits.
@@ -75,7 +78,13 @@ def parse(arguments: list[str]) -> Job[FinetuneConfig]:
         if (key := text.partition("=")[0].strip()) in _ELSEWHERE:
             raise ConfigError(f"{key}: {_ELSEWHERE[key]}")
     resume = resumes(options)
-    config = _resumed(options) if resume else _with_backbone(_base(options), options)
+    auto = not resume and (options.config == AUTO or (options.config is None and _own_data(options)))
+    if resume:
+        config = _resumed(options)
+    elif auto:
+        config = _auto_base(options, on_gpu)
+    else:
+        config = _with_backbone(_base(options), options)
     began = to_dict(config) if resume else {}
     data = {} if options.data is None else {"sources": [options.data], "weights": []}
     config = set_training_flags(config, options, **data)
@@ -90,8 +99,10 @@ def parse(arguments: list[str]) -> Job[FinetuneConfig]:
         options.out,
         resume,
         sample=not config.data.sources,
+        auto=auto,
+        given=_by_hand(options) if auto else {},
         began=began,
-        restart=options.resume == AUTO and not resume,
+        restart=options.resume == RESUME_AUTO and not resume,
         allow_changes=options.allow_changes,
     )
 
@@ -104,7 +115,7 @@ def _resumed(options: argparse.Namespace) -> FinetuneConfig:
         for name in ("config", "model", "init", "task", "classes", "label")
         if (value := getattr(options, name)) is not None
     }
-    if given and options.resume != AUTO:
+    if given and options.resume != RESUME_AUTO:
         raise ConfigError(f"--resume goes on with the configuration of the run; leave --{next(iter(given))} out")
     config = update(FinetuneConfig(), load_config(RunFolder.reopen(options.out).config))
     own = {name: getattr(config, name, None) for name in given}
@@ -119,8 +130,7 @@ def _base(options: argparse.Namespace) -> FinetuneConfig:
     """The recipe or the file, before any flag."""
     task = options.task
     if options.config is None:
-        own = options.data or any(text.startswith("data.sources=") for text in options.overrides)
-        return recipe(PAPER[task or "video"] if own else "sample", task or "video")
+        return recipe("sample", task or "video")
     if options.config in NAMES or not Path(options.config).suffix:
         return recipe(options.config, task or _task_of(options.config))
     values = load_config(Path(options.config))
@@ -133,6 +143,42 @@ def _base(options: argparse.Namespace) -> FinetuneConfig:
     return config
 
 
+def _own_data(options: argparse.Namespace) -> bool:
+    return bool(options.data) or any(text.startswith("data.sources=") for text in options.overrides)
+
+
+def _auto_base(options: argparse.Namespace, on_gpu: bool) -> FinetuneConfig:
+    """What ``--config auto`` begins with: the task, and the model with the input that it has. Without a model, a tiny
+    one on a CPU, and on a GPU the paper's Base."""
+    task: Task = options.task or "video"
+    name = "wat-base" if task == "audio" else "vit-base"
+    if options.init is None and options.model is None:
+        options = argparse.Namespace(**{**vars(options), "model": name if on_gpu else "vatt-tiny"})
+    model = replace(classifier_preset(name), labels="single")
+    label = FinetuneConfig.label if _own_data(options) else SAMPLE_LABELS[task]
+    config = FinetuneConfig(task=task, label=label, model=model)
+    source = _source(config.init, options)
+    assert source is not None
+    spec = source.input
+    if task == "image":
+        section = backbone_config(source, "video")
+        assert isinstance(section, VideoConfig)
+        spec = replace(spec, frames=section.temporal_patch_size)
+    made = _with_backbone(config, options)
+    return replace(made, model=replace(made.model, input=replace(spec)))
+
+
+def _by_hand(options: argparse.Namespace) -> dict[str, Any]:
+    """The dotted settings that flags and overrides set, and "model" and "init", where they are named."""
+    names = {"run.steps": "steps", "run.batch_size": "batch_size", "engine.zero": "zero", "model": "model"}
+    given = {setting: getattr(options, name) for setting, name in (names | {"init": "init"}).items()}
+    given = {setting: value for setting, value in given.items() if value is not None}
+    for assignment in options.overrides:
+        setting, value = parse_override(assignment)
+        given |= flat({setting: value})
+    return given
+
+
 def _task_of(name: str) -> Task:
     return next((task for task, recipe_name in PAPER.items() if recipe_name == name), "video")
 
@@ -140,19 +186,8 @@ def _task_of(name: str) -> Task:
 def _with_backbone(config: FinetuneConfig, options: argparse.Namespace) -> FinetuneConfig:
     """The backbone of the pretrained or named model in place of the recipe's; DropToken stays the recipe's."""
     init = options.init or config.init
-    if init is not None and options.model is not None:
-        raise ConfigError("--model is for training from scratch; --init brings its own model")
-    source: VATTConfig | ClassifierConfig
-    if init is not None:
-        source = read_config(model_folder(init))
-    elif options.model is None:
+    if (source := _source(init, options)) is None:
         return config
-    elif options.model in PRESETS:
-        source = preset(options.model)
-    elif options.model in CLASSIFIERS:
-        source = classifier_preset(options.model)
-    else:
-        raise ConfigError(f"unknown model {options.model!r}; {nearest(options.model, (*CLASSIFIERS, *PRESETS))}")
     modality = config.model.modality
     section = backbone_config(source, modality)
     name = f"{source.name}-{config.task}"
@@ -169,3 +204,19 @@ def _with_backbone(config: FinetuneConfig, options: argparse.Namespace) -> Finet
     else:
         model.waveform = replace(section, **kept)
     return replace(config, init=init, model=model)
+
+
+def _source(init: str | None, options: argparse.Namespace) -> VATTConfig | ClassifierConfig | None:
+    """The configuration of the pretrained model, or of the named one; None where the recipe brings its own."""
+    name = options.model
+    if (init := options.init or init) is not None:
+        if name is not None:
+            raise ConfigError("--model is for training from scratch; --init brings its own model")
+        return read_config(model_folder(init))
+    if name is None:
+        return None
+    if name in PRESETS:
+        return preset(name)
+    if name in CLASSIFIERS:
+        return classifier_preset(name)
+    raise ConfigError(f"unknown model {name!r}; {nearest(name, (*CLASSIFIERS, *PRESETS))}")

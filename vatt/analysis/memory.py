@@ -11,19 +11,31 @@ Sizes: D width of the model, H heads, n tokens of a sequence, s bytes of an elem
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from vatt.analysis.convolutions import of_audio, of_video
 from vatt.analysis.flops import Branch, branches_of, tokens
 from vatt.kernels.patch_embed.gather import KEPT_BYTES
+<<<<<<< HEAD
 from vatt.models.config import TextConfig, TransformerConfig, VATTConfig
 from vatt.models.mmv.layers import NO_CHECKPOINTING
+=======
+from vatt.models.config import (
+    ClassifierConfig,
+    TextConfig,
+    TransformerConfig,
+    VATTConfig,
+    VideoConfig,
+    WaveformConfig,
+)
+>>>>>>> 6c28815 (Fine-tuning with own data takes --config auto: the model's own input, and batch, steps, rate and views by clips, classes and machine)
 from vatt.models.sound import log_mel_shape
 from vatt.objectives.contrastive import PAIRS
 
-BACKENDS = ("torch", "triton", "auto")
+BACKENDS = ("torch", "triton", "auto", "cpu")
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class _Mode:
     gathers: int  # samples of a batch whose patches the patch embedding keeps, if they are few enough; 0: it never does
     mask: int  # bytes per element of a stored dropout mask
     fused_rms: bool  # the RMS norm is one operation
+    flash: bool = False  # attention without dropout keeps no weights
 
 
 def activation_bytes(
@@ -77,7 +90,8 @@ def activation_bytes(
         dtype: float32, or bfloat16 as the engine casts the module (statistics and losses stay float32).
         checkpointing: encoder layers keep only their inputs.
         backend: "torch", the plain reference of every operation, or "triton", our kernels; "auto": our kernels, and a
-            patch embedding that gathers (`vatt.kernels.patch_embed.gather`), which may be chosen and keeps more.
+            patch embedding that gathers (`vatt.kernels.patch_embed.gather`), which may be chosen and keeps more; "cpu":
+            as "torch", with an attention that keeps no weights where it drops none, as runs on a CPU have it.
         device: "cuda", or "cpu", where PyTorch stores dropout masks as floats and T5's norm in several operations.
         parts: in which the batch passes the backbones (engine.contrastive_parts); head and loss see all of it.
 
@@ -103,10 +117,11 @@ def activation_bytes(
     s, part = dtype.itemsize, batch // parts
     mode = _Mode(
         s,
-        backend != "torch",
+        backend not in ("torch", "cpu"),
         part if backend == "auto" else 0,
         s if device == "cpu" else 1,
         fused_rms=device == "cuda",
+        flash=backend == "cpu",
     )
     views = config.head.kind == "fac" and parts == 1
     branches = branches_of(config, training=True)
@@ -140,6 +155,39 @@ def activation_bytes(
     )
 
 
+def classifier_activation_bytes(
+    config: ClassifierConfig,
+    dtype: torch.dtype,
+    batch: int,
+    *,
+    checkpointing: bool = False,
+    backend: str = "triton",
+    device: str = "cuda",
+) -> int:
+    """What the forward pass of a classifier saves in fine-tuning, in bytes: the path of its modality, as in
+    `activation_bytes`, and its logits.
+
+    Raises:
+        ValueError: as `activation_bytes`.
+    """
+    spec = config.input
+    least: dict[str, Any] = dict(num_layers=1, d_model=1, d_kv=1, d_ff=1, num_heads=1, random_patch_sampling=False)
+    other: dict[str, Any] = {"text": TextConfig(kind="linear", d_model=1, d_embedding=1, vocab_size=2)}
+    if config.modality == "video":  # of the path that is not there next to nothing is counted: a patch or two
+        other |= {"video": config.video}
+        other["waveform"] = WaveformConfig(**least, temporal_patch_size=min(spec.samples, 65_536))
+    else:
+        other |= {"waveform": config.waveform}
+        patch: dict[str, Any] = dict(
+            temporal_patch_size=min(spec.frames, 1024), spatial_patch_size=min(spec.size, 1024)
+        )
+        other["video"] = VideoConfig(**least, **patch)
+    whole = VATTConfig(input=replace(spec, candidates=1, words=1), **other)
+    kept = activation_bytes(whole, dtype, batch, checkpointing=checkpointing, backend=backend, device=device)
+    logits = batch * config.num_classes * (2 * dtype.itemsize + 3 * 4)  # and their softmax, loss and targets in fp32
+    return kept.samples[config.modality] + kept.constant + kept.recomputed + logits
+
+
 def _is_t5(part: TransformerConfig) -> bool:
     return isinstance(part, TextConfig) and part.kind == "t5"
 
@@ -164,6 +212,8 @@ def _layer(branch: Branch, mode: _Mode, masked: bool) -> int:
     size = n * s * (4 * D + 4 * inner + 2 * part.d_ff) + 8 * n + (_rms(part, n, mode) if _is_t5(part) else 8 * n)
     if mode.triton:  # log-sum-exp of each row and head; a byte per masked key; dropout is a seed
         return size + 4 * H * n + (n if masked else 0)
+    if mode.flash and not drop and not masked:
+        return size + 4 * H * n
     weights = 4 + (s if s < 4 or drop else 0) + (mode.mask if drop else 0)
     return size + H * n * n * weights + (n * (2 * D + part.d_ff) * mode.mask if drop else 0)
 

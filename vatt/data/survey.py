@@ -7,7 +7,7 @@ one that crashes or hangs a decoder is counted as broken, and nothing else happe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -164,14 +164,14 @@ def survey(
     Args:
         spec: the windows of a model.
         workers: processes.
-        most: clips that are opened; as many from all data sets together.
+        most: clips that are opened; as many from all data sets together; 0: none.
         seconds: after which no further one is opened; each clip may take 10.
 
     Raises:
         StartError: no process can be started.
     """
     count = sum(map(len, data.values()))
-    found = Survey(count, _videos(data.values()), sum(map(count_captioned, data.values())))
+    found = Survey(count, count_videos(data.values()), sum(map(count_captioned, data.values())))
     found = _with_captions(found, data)
     return _with_looks(found, _looks(data, replace(spec, size=_SIDE), workers, most, seconds))
 
@@ -188,7 +188,8 @@ def evenly(data: Mapping[str, Sequence[Clip]], most: int) -> Iterator[tuple[str,
         before += len(clips)
 
 
-def _videos(sets: Any) -> int:
+def count_videos(sets: Iterable[Sequence[Clip]]) -> int:
+    """The files that the clips of all data sets are of."""
     return sum(
         len(np.unique(clips.digests())) if isinstance(clips, ClipTable) else len({clip.video for clip in clips})
         for clips in sets
@@ -245,6 +246,8 @@ def _looks(
             yield _Item(number, clip, spec, listen=not is_url(name))
 
     looks: dict[int, Look] = {}
+    if most < 1:
+        return []
     workers = min(workers, most, sum(map(len, data.values())))
     for item, result in run_isolated(look, items(), workers=workers, seconds=2 * _EACH, fork=True):
         if isinstance(result, Failed):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
+from torch import nn
 
 from vatt.models import VATT
 from vatt.models.config import VATTConfig
@@ -77,7 +78,11 @@ class Weights:
 def weights(config: VATTConfig) -> Weights:
     """Counts the parameters without allocating them. Raises ValueError for a model that cannot be built."""
     with torch.device("meta"):
-        model = VATT(config)
+        return weights_of(VATT(config))
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """Counts the parameters of a model, which may be without memory."""
     found = list(model.parameters())
     return Weights(
         tuple(p.numel() for p in found if p.requires_grad),
@@ -109,10 +114,17 @@ def state_bytes(
     Raises:
         ValueError: as `effective_stage`, or fewer than 1 rank.
     """
+    return states_of(weights(config), zero, ranks, dtype, buckets, parts)
+
+
+def states_of(
+    count: Weights, zero: int, ranks: int, dtype: torch.dtype, buckets: Buckets | None = None, parts: int = 1
+) -> States:
+    """As `state_bytes`, of any model by the number of its parameters."""
     stage = effective_stage(zero, dtype, parts)
     if ranks < 1:
         raise ValueError(f"ranks: {ranks} must be 1 or more")
-    count, s, sizes = weights(config), dtype.itemsize, buckets or Buckets()
+    s, sizes = dtype.itemsize, buckets or Buckets()
     if stage == 0:
         return _whole(count, s, sizes)
     found = _flat(count, ranks, s, sizes) if stage < 3 else _partitioned(count, ranks, s, sizes)
