@@ -129,6 +129,26 @@ def nearest(name: str, valid: typing.Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(valid)}"
 
 
+def _nearest_setting(key: str, where: str, names: list[str], root: Any) -> str:
+    """A hint for a setting that its section does not have: a name of that section that is nearly the same, else a
+    setting of another section that is called so, or begins so (``data.batch``: run.batch_size), else the nearest."""
+    if close := difflib.get_close_matches(key[:100], names, n=1, cutoff=0.75):
+        return f"did you mean {where + close[0]!r}?"
+    settings = [(dotted, dotted.rpartition(".")[2]) for dotted in _dotted(root)]
+    alike = [dotted for dotted, name in settings if name == key]
+    alike += [dotted for dotted, name in settings if len(key) > 2 and name.startswith(f"{key}_")]
+    return f"did you mean {alike[0]!r}?" if alike else nearest(where + key, [where + name for name in names])
+
+
+def _dotted(config: Any, where: str = "") -> Iterator[str]:
+    """The names of all settings, in their order."""
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            yield from _dotted(value, f"{where}{field.name}.")
+        else:
+            yield where + field.name
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain dictionaries and lists, ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -143,20 +163,22 @@ def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Con
     return update(cls(), values, where)
 
 
-def update(config: Config, values: dict[str, Any], where: str = "") -> Config:
-    """A copy of ``config`` with the (nested) ``values`` put in."""
+def update(config: Config, values: dict[str, Any], where: str = "", root: Any = None) -> Config:
+    """A copy of ``config`` with the (nested) ``values`` put in. ``root``: the whole that it is a section of, of whose
+    names hints are made."""
+    root = config if root is None else root
     hints = _hints(config)
     changes = {}
     for key, value in values.items():
         dotted = f"{where}{key}"
         if key not in hints:
-            hint = nearest(dotted, [where + name for name in hints])
+            hint = _nearest_setting(key, where, list(hints), root)
             raise ConfigError(f"unknown configuration key {show(dotted)}; {hint}")
         current = getattr(config, key)
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
             if not isinstance(value, dict):
                 raise ConfigError(f"{dotted}: is a section, cannot be set to {show(value)}; set {dotted}.<field>")
-            changes[key] = update(current, value, f"{dotted}.")
+            changes[key] = update(current, value, f"{dotted}.", root)
         else:
             changes[key] = _convert(hints[key], value, dotted)
     try:

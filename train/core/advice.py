@@ -4,8 +4,9 @@ have collapsed, modalities that are not there, runs that nobody will wait for.
 A pair is at its chance (`vatt.objectives.contrastive.chance`) where its loss is not below that by 1%, in the mean over
 the last half of the steps since the warm-up. That is judged once there are 100 such steps and as many as the warm-up
 had, and the run is half over or has done 1000 of them: a hard pair may stay there for a while and then learn.
-Embeddings have collapsed where different clips have a mean cosine above 0.99 in two records after the warm-up, and the
-loss is not below its chance: with it they begin to part, as words of a small model do in a run that goes well.
+Embeddings have collapsed where different clips have a mean cosine above 0.99 in two records, and the loss is not below
+its chance: with it they begin to part, as words of a small model do in a run that goes well. Sounds may need 150 of 652
+steps for that (bench/LOG.md, "Stamps"), so it is judged after twice the warm-up and a third of the run, or 1000 steps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _MARGIN = 0.01  # of the chance, within which a loss is at it
 _COLLAPSED = 0.99  # mean cosine of different clips
 _FEWEST, _MANY = 100, 1000  # steps after the warm-up: before nothing is judged, and from then on always
 _SOON = 20  # steps after the warm-up, before which nothing has collapsed; also before the summary says anything
+_THIRD = 3  # the part of a run after which what is alike stays alike
 _MOST = 100  # records that a judgement rests on
 _CLIPS = 200  # without sound or captions, before it is told
 _HOPELESS = 30 * 86_400.0  # seconds
@@ -126,7 +128,8 @@ def findings(records: Sequence[Record], config: Record, ended: bool = False) -> 
     judged |= ended and count >= _SOON
     pairs = dict(_chances(last))
     found = dict(_missing(records, config, ended))
-    collapsed = {name: _collapsed(records, name) if count >= _SOON else [] for name in pairs}
+    late = count >= max(_SOON, warmup_of(warmup, steps)) and (count >= _MANY or _THIRD * last["step"] >= steps)
+    collapsed = {name: _collapsed(records, name) if late or (ended and count >= _SOON) else [] for name in pairs}
     behind = [name for name in pairs if not collapsed[name] and judged and _gain(part, name) < _MARGIN]
     for name, sides in collapsed.items():
         if sides:

@@ -31,7 +31,8 @@ def train_to_end(
             _finish(trainer, export, prefix, report)
         else:
             path = trainer.folder.path
-            trainer.reporter.say(f"stopped after step {trainer.step}; go on with: --out {path} --resume")
+            what = f"stopped after step {trainer.step}; go on" if trainer.step else "stopped; begin again"
+            trainer.reporter.say(f"{what} with: --out {path} --resume")
         status = next((status for status in gather(signals.status()) if status), 0)
         trainer.close()
         return status

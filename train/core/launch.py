@@ -17,6 +17,9 @@ import torch.distributed as dist
 
 from vatt.config import ConfigError
 
+if not torch.cuda.is_available():  # else DeepSpeed warns of that when it is imported, before the one line of an error
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
 # How long ranks wait for each other at the start. Who starts the nodes by hand needs minutes.
 MEETING = timedelta(minutes=10)
 _NEEDED = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

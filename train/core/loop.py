@@ -69,6 +69,7 @@ class Trainer:
     counts: dict[str, int] = field(default_factory=lambda: {"skipped_steps": 0})
     pending: dict[str, list[float]] = field(default_factory=dict)
     evaluation_samples: int = 0
+    _begun: bool = False  # a step of this process
     _skipped_in_a_row: int = 0
     _unread: tuple[int, StepResult] | None = None  # the newest step, and what came of it
     _waited_device: float = 0.0
@@ -118,7 +119,8 @@ class Trainer:
                 if self._due(run.eval_every) and self.step < run.steps:
                     self._read()
                     self._aside("evaluation", lambda: self.evaluate(self.step), pace)
-            self.save()
+            if self.step:  # what was stopped before its first step begins again
+                self.save()
         return self.step >= run.steps
 
     @contextmanager
@@ -127,7 +129,10 @@ class Trainer:
 
         def answer() -> None:
             with suppress(OSError):  # the terminal may be gone
-                self.reporter.say("told to stop: this step is finished first; a second Ctrl-C ends at once")
+                what = (
+                    "this step is finished first; a second Ctrl-C ends at once" if self._begun else "no step has begun"
+                )
+                self.reporter.say(f"told to stop: {what}")
 
         signals.on_signal(answer)
         try:
@@ -163,8 +168,9 @@ class Trainer:
         self._waited_ranks += time.monotonic() - before
         records = [record for part in gather(unread) for record in part] if skipped else []
         self.skips.add(self.config.run.batch_size // self.config.data.windows_per_open, records)
+        self._begun |= not stop
         if stop:
-            self.reporter.say("stopping; a checkpoint is written")
+            self.reporter.say("stopping; a checkpoint is written" if self.step else "stopping before the first step")
         return stop
 
     def _read(self) -> None:

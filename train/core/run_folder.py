@@ -108,11 +108,13 @@ class RunFolder:
             return
         assert out is not None
         if "config.json" not in names or names - _OF_A_START - _OF_A_RUN or not names - {LOCK, "config.json"}:
-            raise ConfigError(f"--out {out}: holds files; choose an empty folder, or add --resume to go on with it")
+            raise ConfigError(f"--out {out}: holds files, and no run; choose an empty folder")
         if cls(out).has_checkpoints():
-            raise ConfigError(f"--out {out}: holds files of a run; choose an empty folder, or add --resume to go on")
+            raise ConfigError(f"--out {out}: holds a run; choose an empty folder, or add --resume to go on with it")
         if not restart:
-            raise ConfigError(f"--out {out}: holds files of a run without a checkpoint; --resume begins it again")
+            raise ConfigError(
+                f"--out {out}: holds a run without a checkpoint; choose an empty folder, or add --resume to begin again"
+            )
 
     @classmethod
     def reopen(cls, out: Path) -> RunFolder:

@@ -27,6 +27,7 @@ from vatt import signals
 
 _LOOK = 0.5  # seconds between two looks at launcher and rank
 ENOUGH = 600.0  # seconds that a rank has to finish its step and to save, once its supervisor was killed
+_GO_ON = "; go on with --resume: what was saved is whole"
 _NAME = 15  # prctl: the name of a process, as ps shows it
 _link: socket.socket | None = None  # of a rank, to its supervisor
 
@@ -145,7 +146,9 @@ def _watch(link: socket.socket, above: list[Process]) -> NoReturn:
     if code := said.strip():
         os._exit(int(code))
     rank_of = os.environ.get("RANK", "0")
-    _tell(f"error: rank {rank_of} (process {pid.decode()}) was killed, perhaps by the system because memory was short")
+    how = "" if "evaluate" in {Path(word).stem for word in sys.argv[:2]} else _GO_ON
+    of = f"rank {rank_of} (process {pid.decode()})"
+    _tell(f"error: {of} was killed, perhaps by the system because memory was short{how}")
     os._exit(128 + signal.SIGKILL)
 
 

@@ -43,9 +43,7 @@ class Start:
             reporter.say(f"data: {self.facts.survey.line()}")
             reporter.say(f"labels: column {config.label}, {labels.line()}")
             self.choices.append(expected_row(expected(config, self.facts, labels.held_out)))
-            reporter.say(
-                "--config auto: what is chosen for these clips and this machine; settings and flags override it"
-            )
+            reporter.say("--config auto: chosen for these clips and this machine; settings and flags override it")
             reporter.say(table(self.choices))
             if not self.facts.on_gpu:
                 reporter.say(beside_the_paper(config, self.facts, labels.held_out))
@@ -150,9 +148,10 @@ def _hopeless(config: FinetuneConfig, facts: Facts, held_out: int) -> Iterator[s
         yield f"run.batch_size: {at_once:,} clips at once {room}; {way}"
     run, estimate = config.run, expected(config, facts, held_out, timed=False)
     if not facts.on_gpu and estimate.seconds > LONG:
+        told = expected(config, facts, held_out)  # at the speed that the other lines are told at
         yield (
             f"{run.steps:,} steps of {run.batch_size:,} clips of {config.model.name} are "
-            f"{in_words(expected(config, facts, held_out).seconds)} on this CPU (an estimate: {estimate.basis}): "
+            f"{in_words(told.seconds)} on this CPU (an estimate: {told.basis}): "
             "hopeless here; try --config auto, fewer --steps, a smaller model.input.size or model, or a GPU"
         )
 

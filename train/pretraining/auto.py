@@ -242,11 +242,12 @@ def _length(picks: Choosing, facts: Facts) -> None:
     elif steps > PAPER_STEPS:
         steps, reason = PAPER_STEPS, "as long as the paper's"
     limit = PATIENCE[facts.device]
-    rate, basis = computing_rate(facts, timed=False)  # timing differs from start to start, and the choice must not
+    rate, _ = computing_rate(facts, timed=False)  # timing differs from start to start, and the choice must not
     least = train_flops_per_sample(config.model) * batch / facts.ranks / rate
     if steps * least > limit:
         steps = max(LEAST_STEPS, int(limit / least))
-        reason = f"as many as {in_words(limit)} allow at {basis}; the data would carry {passes:.3g} passes"
+        of = f"the data would carry {passes:.3g} passes"
+        reason = f"as many as {in_words(limit)} allow on a machine that is not busy; {of}"
     picks.set("run.steps", steps, reason)
 
 

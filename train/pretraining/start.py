@@ -15,9 +15,17 @@ from train.core.console import Reporter
 from train.core.data import build_large, read_data, refuse_without_training, sample_manifest
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
-from train.pretraining.auto import CLIPS, choose, refuse_unbuildable, refuse_without_pairs, training_clips
+from train.pretraining.auto import (
+    CLIPS,
+    choose,
+    refuse_unbuildable,
+    refuse_without_pairs,
+    training_clips,
+    training_windows,
+)
 from train.pretraining.expected import expected
 from train.pretraining.memory import in_parts, local_batch
+from vatt.config import ConfigError
 from vatt.data.clips import Clips
 from vatt.data.splits import splits_of
 from vatt.json_files import read_json
@@ -98,9 +106,22 @@ def prepare(job: Job[PretrainConfig], context: RankContext) -> Start:
         job.config = config
     else:
         refuse_without_pairs(facts)
+    if not job.auto or "run.batch_size" in job.given:
+        refuse_repeats(job.config, facts)
     if find_parts:
         start.parts = _find_parts(job.config, facts)
     return start
+
+
+def refuse_repeats(config: PretrainConfig, facts: Facts) -> None:
+    """Raises ConfigError: a batch of more clips than there are windows, so that each is the negative of itself."""
+    clips, batch = training_clips(config, facts), config.run.batch_size
+    if batch > max(clips, training_windows(config, facts)):
+        least = max(2, facts.ranks * config.engine.parts)
+        raise ConfigError(
+            f"run.batch_size: {batch:,} clips of a step, but there are about {clips:,} to train on, so each would be "
+            f"the negative of itself; try --batch-size {max(least, clips // 2)}"
+        )
 
 
 def _find_parts(config: PretrainConfig, facts: Facts) -> str:
@@ -192,10 +213,10 @@ def hopeless(config: PretrainConfig, facts: Facts) -> Iterator[str]:
     """A run that nobody will see the end of, on a CPU: whatever else this one is busy with just now."""
     estimate = expected(config, facts, timed=False)
     if not facts.on_gpu and estimate.seconds > HOPELESS:
-        run = config.run
+        run, told = config.run, expected(config, facts)  # at the speed that the other lines are told at
         yield (
             f"{run.steps:,} steps of {run.batch_size:,} clips of {config.model.name} are "
-            f"{in_words(estimate.seconds)} on this CPU (an estimate: {estimate.basis}); try --config auto, or "
+            f"{in_words(told.seconds)} on this CPU (an estimate: {told.basis}); try --config auto, or "
             "fewer --steps"
         )
 
@@ -204,8 +225,8 @@ def beside_the_paper(config: PretrainConfig, facts: Facts) -> str:
     """What the paper's recipe would take here."""
     paper = recipe("paper")
     paper.data.workers = config.data.workers
-    run, found = paper.run, expected(paper, facts, timed=False)
+    run, found = paper.run, expected(paper, facts)
     return (
         f"--config paper is {run.steps:,} steps of {run.batch_size:,} clips of {paper.model.name}: "
-        f"{in_words(found.seconds)} on this CPU ({found.basis})"
+        f"{in_words(found.seconds)} on this CPU"
     )

@@ -134,14 +134,16 @@ def _retrieval(run: Run) -> str:
 
 
 def _contact_sheet(results: Record) -> str:
-    queries = results.get("queries", [])
-    if not queries:
+    found = results.get("queries", [])
+    if not found:
         return ""
+    queries = list({query["text"]: query for query in reversed(found)}.values())[::-1]  # the first of equal sentences
     count = min(_QUERIES, len(queries))
     chosen = [queries[i * len(queries) // count] for i in range(count)]
     note = (
-        f"{count} of {len(queries)} sentences, evenly spread over the list, whatever they found. Three frames of each "
-        "clip, below them its place and similarity. Green frame: the sentence's own clip; dashed: not among the first."
+        f"{count} of {len(queries)} different sentences, evenly spread over the list, whatever they found. Three "
+        "frames of each clip, below them its place and similarity. Green frame: the sentence's own clip; dashed: not "
+        "among the first."
     )
     strip = cache(_strip)  # most clips are found by several sentences
     rows = [_query(query, results["table"]["chance"]["n"], strip) for query in chosen]

@@ -1,6 +1,7 @@
 """Floating-point operations of a model, counted from its configuration.
 
-Convention: 2 operations per multiply-add, of the forward pass of one clip. Only matrix products are counted:
+Convention: 2 operations per multiply-add, of the forward pass of one clip. Only matrix products are counted, and the
+Fourier transforms of a spectrogram model:
 
     patch                  patch or word projection, and the GELU projections before and after the encoder
     attention_projections  query, key, value and output: 8 N D (H E) per layer
@@ -8,19 +9,22 @@ Convention: 2 operations per multiply-add, of the forward pass of one clip. Only
     mlp                    4 N D F per layer
     convolutions           of the convolutional networks (`vatt.analysis.convolutions`)
     head                   projections to the common spaces
+    log_mel                of a spectrogram model: for each step in time a real Fourier transform of W samples,
+                           2.5 W log2 W, and its product with the mel filters; the backward pass has none of it
 
 for N tokens (with the aggregation token), width D, H heads of E dimensions, F inner dimensions of the MLP. The figures
-published with the paper count the attention products once (2 N^2 D): halve that field to compare with them. Not counted
-is what makes the log-mel of a spectrogram model (25 million a clip, forward alone).
+published with the paper count the attention products once (2 N^2 D): halve that field to compare with them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import astuple, dataclass, replace
 
 from vatt.analysis.convolutions import of_audio, of_video
 from vatt.models.config import ClassifierConfig, DropTokenConfig, TextConfig, TransformerConfig, VATTConfig
+from vatt.models.sound import log_mel_shape
 
 # Device peaks: dense bf16 operations per second with float32 sums, by words of the name that the driver reports; the
 # first match counts. The data sheets state them with sparsity, which is twice as much, and for whole systems. Sources,
@@ -61,6 +65,7 @@ class Flops:
     mlp: int = 0
     convolutions: int = 0
     head: int = 0
+    log_mel: int = 0
 
     def __add__(self, other: Flops) -> Flops:
         return Flops(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -145,6 +150,8 @@ def forward_flops(config: VATTConfig, training: bool = True, project_all: bool =
         }
     found = {name: _branch_flops(branch) for name, branch in branches.items()}
     found["text"] = found["text"] * sentences
+    if config.backbone == "separate" and config.audio_input == "spectrogram":
+        found["audio"] += Flops(log_mel=_log_mel_flops(config))
     if config.backbone == "convolutional":
         networks = {"video": of_video(config), "audio": of_audio(config)}
         found = {name: Flops(convolutions=passed.flops) for name, passed in networks.items()} | found
@@ -210,6 +217,12 @@ def _branch_flops(branch: Branch) -> Flops:
     )
 
 
+def _log_mel_flops(config: VATTConfig) -> int:
+    window = int(config.input.sample_rate * config.spectrogram.stft_length)
+    steps, bins = log_mel_shape(config.input, config.spectrogram)
+    return steps * (round(2.5 * window * math.log2(window)) + 2 * (window // 2 + 1) * bins)
+
+
 def _head_flops(config: VATTConfig, sentences: int) -> int:
     width = config.feature_widths
     va, vat = config.head.d_va, config.head.d_vat
@@ -219,8 +232,10 @@ def _head_flops(config: VATTConfig, sentences: int) -> int:
 
 
 def train_flops_per_sample(config: VATTConfig) -> float:
-    """Operations of the forward and backward pass of one clip: three forward passes, recomputation not counted."""
-    return 3.0 * sum(part.total for part in forward_flops(config).values())
+    """Operations of the forward and backward pass of one clip: three forward passes, but one log-mel; recomputation not
+    counted."""
+    parts = forward_flops(config).values()
+    return 3.0 * sum(part.total for part in parts) - 2.0 * sum(part.log_mel for part in parts)
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -69,7 +69,10 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="limit for a file (30)")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels (label)")
     parser.add_argument("--split", metavar="NAME", help="rows of this split alone: train, val, test, ... (all)")
-    parser.add_argument("--sound", action="store_true", help="videos without sound, and silent clips, are faults, too")
+    parser.add_argument(
+        "--sound", action="store_true", help="name videos without sound and silent clips, count equal sounds"
+    )
+    parser.add_argument("--need-sound", action="store_true", help="as --sound, and such clips are left out as faults")
     parser.add_argument("--quick", action="store_true", help="of shards: compare the sizes of files alone")
 
 
@@ -119,7 +122,8 @@ def _check_media(options: argparse.Namespace, begun: float, cache: ResultCache) 
             options.source,
             workers=options.workers,
             seconds=options.seconds,
-            sound=options.sound,
+            sound=options.sound or options.need_sound,
+            need_sound=options.need_sound,
             column=options.label,
             split=options.split,
             progress=tell,
@@ -131,9 +135,12 @@ def _check_media(options: argparse.Namespace, begun: float, cache: ResultCache) 
         print(printable(note))
     if checked.sounds:
         print(checked.sounds)
+    if checked.silent:
+        print(f"without sound: {listed(checked.silent, 'clips')}")
+        print("they stay, for their pictures and captions; --need-sound leaves them out")
     _print_counts(checked)
     if options.report is not None:
-        write_skipped(checked.skipped, options.report)
+        write_skipped([*checked.skipped, *checked.silent], options.report)
         print(printable(options.report))
     if options.counts is not None:
         write_lines(options.counts, checked.counts.table())

@@ -45,11 +45,11 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
         yield tell
 
 
-def listed(faults: Sequence[dict[str, Any]]) -> str:
+def listed(faults: Sequence[dict[str, Any]], what: str = "faults") -> str:
     """How many faults, and a line for each of the first ones, from records {file, field, reason}."""
     if not faults:
         return "no fault"
-    text = f"{len(faults)} faults" + "".join(
+    text = f"{len(faults)} {what}" + "".join(
         "\n  " + printable(f"{record['file']}: {record['field']}: {record['reason']}") for record in faults[:SHOWN]
     )
     return text + (f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")

@@ -27,7 +27,7 @@ _ENGLISH = (
     rf"(upper|lower|top|bottom|far|front|rear|middle|cent(er|re)) {_SIDE}",
     "in the left",
     rf"(turn|go|goe|mov|slid|glid|lean|look|step|swing|driv|steer|drift|roll|run|walk|fly|flie|point|fac|jump|shift|"
-    rf"scroll|pan|travel|spin|veer|swerv|kick|punch|pas|swip|dart|hop|bounc|float|head|danc|div|rac|rid|rotat|bend|"
+    rf"scroll|pan|travel|spin|veer|swerv|kick|punch|pass|swip|dart|hop|bounc|float|head|danc|div|rac|rid|rotat|bend|"
     rf"curv|push|pull|drag|crawl|tilt)(e|s|es|ing|ning|ping|ming|d|ed)? "
     rf"(to )?{_SIDE}{_NOT_A_SIDE}",
 )
@@ -40,6 +40,12 @@ _OTHERS = (  # German and Dutch, French, Spanish, Italian, Portuguese: whole wor
 )
 _DIRECTION = re.compile(rf"\b({'|'.join((*_ENGLISH, *_OTHERS))})\b")
 _CHARACTERS = re.compile("[左右]")  # Chinese and Japanese have no spaces
+# "two steps left" and "no turns left" are what remains.
+_REMAINING = re.compile(
+    r"\b(no|any|some|few|many|several|one|two|three|four|five|six|seven|eight|nine|ten|\d+) (more |last )?"
+    r"\w+ left\b"
+    r"(?! (hand|side|arm|leg|foot|eye|ear|corner|edge|half|lane|turn|wing|wall|bank|border))"
+)
 _IDIOMS = re.compile("(?:左右|右左)")  # "about", or both sides
 
 # Black, white and grey stay what they are when hues are turned.
@@ -86,7 +92,7 @@ _HUE_CHARACTERS = re.compile("[红紅赤黄黃绿綠緑蓝藍青紫]")
 def tells_left_from_right(sentence: str) -> bool:
     """Whether a mirrored picture would belie the sentence."""
     said = " ".join(sentence.lower().replace("-", " ").split())
-    said = _BOTH.sub(" ", said)
+    said = _REMAINING.sub(" ", _BOTH.sub(" ", said))
     return bool(_DIRECTION.search(said)) or bool(_CHARACTERS.search(_IDIOMS.sub("", said)))
 
 

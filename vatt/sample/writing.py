@@ -71,7 +71,7 @@ def build(
         name: a key of `vatt.sample.scene.SETS`.
         train, val: clips; None takes as many as the set has.
         workers: processes; None takes the cores that this process may use.
-        say: called with a line that says whether the set is written or reused; of the large one, how far it is.
+        say: called with a line that says whether the set is written or reused, and now and then how far it is.
         tell: called now and then with the clips that are written and their number, in place of those lines.
 
     Returns:
@@ -109,8 +109,7 @@ def build(
             there = _written(partly)
             goes_on = f", of which {there} are there from an earlier build" if there else ""
             say(f"sample set: writing {train + val} clips of {SECONDS:g} s to {out}{goes_on}")
-            if tell or of.goes_on:
-                stack.enter_context(_telling(partly, train + val, tell or _lines(say)))
+            stack.enter_context(_telling(partly, train + val, tell or _lines(say)))
             _write_shares(partly, of, seed, chosen, workers)
             _write_manifest(partly, chosen)
             (partly / SUMS).write_text(json.dumps(_sums(partly)), encoding="utf-8")

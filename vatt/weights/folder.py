@@ -150,6 +150,12 @@ def model_folder(folder: str | Path) -> Path:
     for candidate in (folder, folder / "model"):
         if (candidate / WEIGHTS).is_file():
             return candidate
+    if saved := sorted(path.name for path in (folder / "checkpoints").glob("step-*")):
+        step = saved[-1].rpartition("-")[2].lstrip("0") or "0"
+        raise PretrainedError(
+            f"{folder}: the run has not ended, so it holds no {WEIGHTS} yet: go on with its command and --out {folder} "
+            f"--resume; with --steps {step} beside, it ends at its newest checkpoint, and writes model/"
+        )
     what = "holds no" if folder.is_dir() else "no such folder with a"
     raise PretrainedError(f"{folder}: {what} {WEIGHTS}; a run writes model/ when it has ended")
 

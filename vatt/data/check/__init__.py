@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vatt.data.check.cache import ResultCache, key_of
 from vatt.data.check.counts import Counts, columns_of, count
-from vatt.data.check.media import SILENT, CheckError, FileResult, MediaFile, Range, check_file
+from vatt.data.check.media import SILENT, SOUNDLESS, CheckError, FileResult, MediaFile, Range, check_file
 from vatt.data.clips import Clip, Clips, ManifestError
 from vatt.data.labels import labels_of
 from vatt.data.manifest import (
@@ -64,6 +64,7 @@ class Checked:
         skipped: a record {file, field, reason} of each other one; a file that several rows name has one.
         counts: of the rows that can be used.
         files: number of files that were tried.
+        silent: as ``skipped``, of what has no sound or is silent, and is of use by its pictures and captions.
         sounds: what was heard, in words; "" if nobody listened.
         notes: lines that a person should see, such as how many files of a folder were passed over.
     """
@@ -73,6 +74,7 @@ class Checked:
     counts: Counts
     files: int
     sounds: str = ""
+    silent: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -82,6 +84,7 @@ def check(
     workers: int = 2,
     seconds: float = 30.0,
     sound: bool = False,
+    need_sound: bool = False,
     column: str = "label",
     split: str | None = None,
     progress: Callable[[int, int, int], None] | None = None,
@@ -95,8 +98,8 @@ def check(
 
     Args:
         workers: number of processes.
-        sound: whether videos without sound, and clips that are silent wherever one listens, are skipped, and equal
-            sounds are counted.
+        sound: whether videos without sound, and clips that are silent wherever one listens, are named, and equal
+            sounds are counted. need_sound: and such rows are skipped.
         column: of the labels.
         split: only rows of this split, see `vatt.data.splits`; None: all.
         progress: called with (files done, files in all, faults so far).
@@ -130,20 +133,23 @@ def check(
         for span, digest in zip(file.ranges, results[file.path, file.kind].sounds, strict=False)
     }
     good: list[CheckedRow] = []
+    silent: list[Record] = []
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
         path_kind = row.clip.video, row.clip.kind
-        record = _what_is_wrong(row, results[path_kind], labelled, column)
-        if record is None and heard.get((*path_kind, (row.clip.start, row.clip.end))) == SILENT:
-            where = f"{row.line}: " if len(ranges[path_kind]) > 1 else ""
-            record = {"file": str(row.clip.video), "field": "audio", "reason": f"{where}is silent"}
-        if record is None:
+        wrong = _what_is_wrong(row, results[path_kind], labelled, column)
+        record = wrong
+        if wrong is None and (digest := heard.get((*path_kind, (row.clip.start, row.clip.end)))) in (SILENT, SOUNDLESS):
+            where = f"{row.line}: " if digest == SILENT and len(ranges[path_kind]) > 1 else ""
+            reason = f"{where}is silent" if digest == SILENT else results[path_kind].reason
+            record = {"file": str(row.clip.video), "field": "audio", "reason": str(reason)}
+        if record is None or (wrong is None and not need_sound):
             good.append(row)
-        elif (key := (record["file"], record["field"], record["reason"])) not in seen:
+        if record is not None and (key := (record["file"], record["field"], record["reason"])) not in seen:
             seen.add(key)
-            skipped.append(record)
+            (silent if wrong is None and not need_sound else skipped).append(record)
     counts = count([row.clip for row in good], column)
-    return Checked(good, skipped, counts, len(files), _sounds(list(heard.values())), notes)
+    return Checked(good, skipped, counts, len(files), _sounds(list(heard.values())), silent, notes)
 
 
 def _check_all(
@@ -187,9 +193,11 @@ def _sounds(digests: list[bytes | None]) -> str:
     """What was heard of the clips (of a file that several rows name alike: of one), in words."""
     if not digests:
         return ""
-    silent, unheard = digests.count(SILENT), digests.count(None)
-    many = [number for digest, number in Counter(digests).items() if digest and number > 1]
+    silent, unheard, without = digests.count(SILENT), digests.count(None), digests.count(SOUNDLESS)
+    known = [digest for digest in digests if digest not in (None, SILENT, SOUNDLESS)]
+    many = [number for number in Counter(known).values() if number > 1]
     words = f"sound of {len(digests) - unheard} clips: {silent} are silent"
+    words += f", {without} have none" if without else ""
     if many:
         words += f", {sum(many)} have the sound of another ({len(many)} different sounds)"
     return words + (f"; {unheard} were not listened to, as time was up" if unheard else "")

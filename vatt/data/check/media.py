@@ -33,7 +33,7 @@ Range = tuple[float | None, float | None]  # start and end of a clip in its file
 _SPEC = InputConfig(size=32)
 # Where windows of a clip lie that are listened to, until one is not silent.
 _PLACES = (0.5, *(number / 15 for number in range(16)))
-SILENT = b""
+SILENT, SOUNDLESS = b"", b"none"  # in place of a digest
 
 
 class CheckError(UserError, ValueError):
@@ -45,7 +45,7 @@ class MediaFile:
     """A file to try, as a row of ``kind`` (video, audio or image) uses it.
 
     Attributes:
-        sound: whether a video must have sound, too, and its clips are listened to.
+        sound: whether it is looked for in a video, too, and its clips are listened to.
         seconds: for decoding.
         ranges: the clips of the file that are listened to.
     """
@@ -61,8 +61,8 @@ class MediaFile:
 class FileResult:
     """What a file gave: its duration (seconds; 0 if it is not known or a picture), or what is wrong with which part.
 
-    ``sounds``: of each of the ranges the `sound_digest` of its first window that is not silent, or `SILENT`; None where
-    time was up before.
+    ``sounds``: of each of the ranges the `sound_digest` of its first window that is not silent, or `SILENT`, or
+    `SOUNDLESS` of a file that has none, for the ``reason``; None where time was up before.
     """
 
     duration: float = 0.0
@@ -89,7 +89,7 @@ class FileResult:
 
 def check_file(file: MediaFile) -> FileResult:
     """Decodes one window in the middle of the file. Does not raise for a bad file, but says what is wrong with it."""
-    until = time.monotonic() + file.seconds
+    until, without = time.monotonic() + file.seconds, ""
     try:
         if file.kind == "image":
             decode_picture(file.path, CentreView(), _SPEC, file.seconds)
@@ -99,10 +99,12 @@ def check_file(file: MediaFile) -> FileResult:
         else:
             window = decode_window(file.path, _middle, CentreView(), _SPEC, file.seconds)
             if file.sound and window.audio_L is None:
-                return FileResult(field="audio", reason=window.lost or "the file has no sound")
+                without = window.lost or "the file has no sound"
         with open_media(file.path, file.kind, limit=TimeLimit(file.path, file.seconds)) as container:
             duration = duration_of(container, file.path)
         check_numbers(file.path, file.seconds)
+        if without:
+            return FileResult(duration, reason=without, sounds=(SOUNDLESS,) * len(file.ranges))
         sounds = tuple(_hear(file, each, until) for each in file.ranges) if file.sound else ()
         return FileResult(duration, sounds=sounds)
     except Exception as error:
