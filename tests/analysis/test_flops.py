@@ -76,6 +76,11 @@ def test_parts_and_training():
     assert parts["video"].mlp == 12 * 4 * n * 768 * 3072
     assert parts["video"].patch == 2 * 784 * 768 * 4 * 16 * 16 * 3
     assert train_flops_per_sample(config) == 3 * sum(part.total for part in parts.values())
+    sound = replace(config, audio_input="spectrogram")
+    counted = forward_flops(sound)
+    assert counted["audio"].log_mel == 151 * (2.5 * 2048 * 11 + 2 * 1025 * 80)  # 3.2 s in steps of 1,024 samples
+    whole = sum(part.total for part in counted.values())
+    assert train_flops_per_sample(sound) == 3 * whole - 2 * counted["audio"].log_mel
     no_text = replace(config, text=TextConfig(kind="linear"))
     assert forward_flops(no_text)["text"].mlp == 0
 

@@ -17,12 +17,14 @@ DIRECTED = [
         "point to your left",
     ),
     *("a ball moving left", "sliding right", "drives left", "a dog facing right", "at the bottom left"),
+    *("a car passes left", "one dog turns left", "a turn left"),
     *("Das Auto fährt nach links", "elle tourne à gauche", "à droite", "a la derecha", "en la izquierda", "左边的狗"),
 ]
 SYMMETRIC = [
     *("glides left and right", "all right now", "turn right now", "she left the room", "right here on the table"),
     *("go right ahead", "walks right past the door", "in the right way", "a bottle left over"),
     *("it's right there", "passes right by", "walks right into it", "the remaining left over", "look right at me"),
+    *("two steps left", "no turns left", "3 more jumps left", "one pass left"),
     *("a drink to the lighthouse", "au droit", "nach links und rechts", "他大概十左右", ""),
 ]
 

@@ -113,10 +113,15 @@ def test_faults_are_named_and_the_rest_is_written(media, tmp_path, capsys):
 
 def test_a_folder_and_videos_that_must_have_sound(media, tmp_path, capsys):
     out = tmp_path / "clean.jsonl"
-    assert vatt(["data", "check", str(media), "--sound", "--out", str(out), "--seconds", str(HANG)]) == 0
+    check_of = ["data", "check", str(media), "--out", str(out), "--seconds", str(HANG)]
+    assert vatt([*check_of, "--need-sound"]) == 0
     assert [clip.video.name for clip in read_clips(out).clips] == ["good.mp4"]
     assert not Path(json.loads(out.read_text())["video"]).is_absolute()
     assert "mute.mp4: audio: the file has no sound" in capsys.readouterr().out
+    assert vatt([*check_of, "--sound"]) == 0
+    assert [clip.video.name for clip in read_clips(out).clips] == ["good.mp4", "mute.mp4"]  # of use without sound
+    said = capsys.readouterr().out
+    assert "mute.mp4: audio: the file has no sound\nthey stay, for their pictures and captions; --need-sound" in said
 
 
 def test_silence_and_equal_sounds(tmp_path, capsys):
@@ -134,9 +139,10 @@ def test_silence_and_equal_sounds(tmp_path, capsys):
         ("none.mov", "audio", "the file has no sound"),
         ("silent.mov", "audio", "is silent"),
     ]
-    assert "sound of 4 clips: 1 are silent, 2 have the sound of another (1 different sounds)" in capsys.readouterr().out
+    told = "sound of 5 clips: 1 are silent, 1 have none, 2 have the sound of another (1 different sounds)"
+    assert told in capsys.readouterr().out
     rows = [{"video": "late.mov", "start": start, "end": start + 3.2} for start in (0.5, 4.0)]
-    checked = check(manifest(tmp_path, *rows), sound=True, workers=1, seconds=HANG)
+    checked = check(manifest(tmp_path, *rows), sound=True, need_sound=True, workers=1, seconds=HANG)
     assert [row.clip.start for row in checked.rows] == [0.5]
     assert [record["reason"] for record in checked.skipped] == ["line 2: is silent"]
     assert not check(manifest(tmp_path, *rows), workers=1, seconds=HANG).sounds

@@ -62,6 +62,7 @@ def test_overrides_convert_and_do_not_change_the_original():
     [
         ("inner.rat=1", r"unknown configuration key 'inner.rat'; did you mean 'inner.rate'\?"),
         ("stepz=1", r"did you mean 'steps'\?"),
+        ("inner.steps=1", r"unknown configuration key 'inner.steps'; did you mean 'steps'\?"),
         ("steps=many", "steps: expected int, got 'many'"),
         ("steps=1.5", "steps: expected int, got 1.5"),
         ("steps=true", "steps: expected int, got True"),

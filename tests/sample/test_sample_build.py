@@ -87,9 +87,11 @@ def test_a_finished_set_is_used_again_and_another_one_is_kept(sample):
     assert before == {p: p.stat().st_mtime_ns for p in sample.rglob("*")}
 
 
-def test_a_changed_set_is_noticed(tmp_path):
-    out = tmp_path / "s"
-    build(out, train=3, val=1, workers=1)
+def test_a_changed_set_is_noticed(tmp_path, monkeypatch):
+    out, said = tmp_path / "s", []
+    monkeypatch.setattr(writing, "_TOLD_EVERY", 0.0)
+    build(out, train=3, val=1, workers=1, say=said.append)
+    assert all(re.match(r"sample set: \d of 4 clips", line) for line in said[1:])  # how far it is, each second
     videos = sorted(out.glob("*/*.mp4"))
     whole = videos[0].read_bytes()
     videos[0].write_bytes(videos[1].read_bytes())

@@ -277,6 +277,7 @@ def test_the_message_of_a_bad_label_comes_before_anything_is_decoded(sample, mod
     command = [sys.executable, "train/finetune.py", *map(str, words), "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 1
+    assert done.stderr.startswith("error: ")  # DeepSpeed says nothing before it
     assert "typo.csv, held out" in done.stderr
     assert "'bouncy' is no class; did you mean 'bounce'" in done.stderr
 

@@ -189,6 +189,21 @@ def test_a_signal_while_a_batch_is_waited_for_ends_the_run_with_a_checkpoint(tra
     assert made.engine.steps == 2
 
 
+def test_a_signal_before_the_first_step_leaves_no_checkpoint(trainer):
+    made, _ = trainer()
+
+    class Stalls(Loader):
+        def __next__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not self.interrupted():
+                pass
+            raise Interrupted
+
+    made.loader = Stalls()
+    assert not made.run()
+    assert (made.engine.log, made.saved) == ([], None)
+
+
 def test_what_is_saved_or_evaluated_was_read(trainer):
     made, _ = trainer(save_every=2, eval_every=4, log_every=5)
     saved = []

@@ -105,6 +105,7 @@ def test_a_file_may_name_a_preset(tmp_path):
     [
         (["optim.learning_rate=1"], "unknown configuration key 'optim.learning_rate'"),
         (["optim.l=1"], "did you mean 'optim.lr'"),
+        (["data.batch=1"], "did you mean 'run.batch_size'"),
         (["--model", "vatt-huge"], "unknown model 'vatt-huge'"),
         (["--config", "papr"], "unknown configuration 'papr'; did you mean 'paper'"),
         (["--config", "atuo"], "unknown configuration 'atuo'; did you mean 'auto'"),

@@ -154,6 +154,15 @@ def test_a_browser_shows_all_of_it_and_fetches_nothing(run, tmp_path):
     assert all(height > 100 for height in charts)
 
 
+def test_equal_sentences_are_shown_once(run):
+    found = json.loads(run.retrieval.read_text())
+    found["queries"] = [found["queries"][1], *found["queries"], found["queries"][1]]
+    run.retrieval.write_text(json.dumps(found))
+    text = Page(write_report(run.path)).text
+    assert "2 of 2 different sentences" in text
+    assert text.count("something green") == 1
+
+
 def test_the_contact_sheet_shows_the_clips(run):
     page = Page(write_report(run.path))
     assert "rank 17 of 40" in page.text

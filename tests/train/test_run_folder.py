@@ -45,7 +45,10 @@ def test_a_start_that_came_to_nothing_can_be_made_again(tmp_path, names):
     ],
 )
 def test_what_somebody_wants_to_keep_is_not_written_over(tmp_path, names):
-    with pytest.raises(ConfigError, match=r"^--out .*: holds files"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^--out .*: holds .*run.*; choose an empty folder",
+    ):
         RunFolder.create(holding(tmp_path, *names), "mine")
 
 
@@ -83,7 +86,7 @@ def test_one_command_goes_on_or_starts_or_says_why_not(tmp_path, names, found):
 
 def test_a_run_without_a_checkpoint_is_started_again_where_that_was_asked_for(tmp_path):
     holding(tmp_path, "config.json", "metrics.jsonl", "skipped.jsonl", "tensorboard/events", "tokenizer.json")
-    with pytest.raises(ConfigError, match="holds files of a run without a checkpoint; --resume begins it again"):
+    with pytest.raises(ConfigError, match="a run without a checkpoint; choose an empty folder, or add --resume"):
         RunFolder.create(tmp_path, "mine")
     RunFolder.create(tmp_path, "mine", restart=True)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.json", "run.lock"}

@@ -129,6 +129,9 @@ def test_a_rank_that_is_killed_is_told(job):
     made = job()
     os.kill(made.rank, signal.SIGKILL)
     said = made.deepspeed.communicate(timeout=HANG)[1]
-    assert said == f"error: rank 0 (process {made.rank}) was killed, perhaps by the system because memory was short\n"
+    assert said == (
+        f"error: rank 0 (process {made.rank}) was killed, perhaps by the system because memory was short; go on with "
+        "--resume: what was saved is whole\n"
+    )
     assert made.deepspeed.returncode == 128 + signal.SIGKILL
     assert made.saved is None

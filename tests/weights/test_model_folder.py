@@ -16,7 +16,7 @@ from vatt.clip import InputConfig
 from vatt.inference import VATT, Classifier, load_pretrained, save_pretrained
 from vatt.models import ClassifierConfig
 from vatt.presets import CLASSIFIERS, classifier_preset, preset
-from vatt.weights.folder import PretrainedError, export_model, read_config
+from vatt.weights.folder import PretrainedError, export_model, model_folder, read_config
 from vatt.weights.restore import backbone_config, fit_positions, restore_backbone
 from vatt.weights.tensors import TensorFile, Tensors
 
@@ -225,3 +225,10 @@ def test_classifier_round_trip_and_presets(tmp_path):
         section = backbone_config(config, config.modality)
         fit_positions(section, config.input)
         assert section == config.backbone  # the tables fit the input of the recipe
+
+
+def test_a_run_that_has_not_ended_is_told_how_to_end_it(tmp_path):
+    for step in (30, 120):
+        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    with pytest.raises(PretrainedError, match=r"the run has not ended, .* --resume; with --steps 120 beside, it ends"):
+        read_config(model_folder(tmp_path))
