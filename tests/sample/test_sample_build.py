@@ -17,7 +17,7 @@ import pytest
 
 from tests.limits import HANG
 from vatt.data import read_clips
-from vatt.sample import EncoderError, SampleError, build, build_pictures
+from vatt.sample import EncoderError, SampleError, build, build_pictures, writing
 
 SAMPLE = [sys.executable, "-m", "vatt", "sample"]
 

@@ -338,4 +338,4 @@ def test_what_the_figures_say_is_told_at_the_start_and_after_the_record(trainer)
     made.run()
     assert records[0] == "the warm-up takes 200 steps, half of the run, not optim.warmup_steps=210"
     place = next(place for place, line in enumerate(records) if "embeddings of different clips" in str(line))
-    assert records[place - 1][0] == 250
+    assert records[place - 1][0] == 300

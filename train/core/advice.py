@@ -6,7 +6,8 @@ the last half of the steps since the warm-up. That is judged once there are 100 
 had, and the run is half over or has done 1000 of them: a hard pair may stay there for a while and then learn.
 Embeddings have collapsed where different clips have a mean cosine above 0.99 in two records, and the loss is not below
 its chance: with it they begin to part, as words of a small model do in a run that goes well. Sounds may need 150 of 652
-steps for that (bench/LOG.md, "Stamps"), so it is judged after twice the warm-up and a third of the run, or 1000 steps.
+steps for that (bench/LOG.md, "Stamps"): it is judged after as many steps as the warm-up had, but a quarter of the run
+at most, once a third of the run is over or 1000 steps are done.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def findings(records: Sequence[Record], config: Record, ended: bool = False) -> 
     judged |= ended and count >= _SOON
     pairs = dict(_chances(last))
     found = dict(_missing(records, config, ended))
-    late = count >= max(_SOON, warmup_of(warmup, steps)) and (count >= _MANY or _THIRD * last["step"] >= steps)
+    late = count >= max(_SOON, min(warmup, steps // 4)) and (count >= _MANY or _THIRD * last["step"] >= steps)
     collapsed = {name: _collapsed(records, name) if late or (ended and count >= _SOON) else [] for name in pairs}
     behind = [name for name in pairs if not collapsed[name] and judged and _gain(part, name) < _MARGIN]
     for name, sides in collapsed.items():

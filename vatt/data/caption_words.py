@@ -17,7 +17,9 @@ _BOTH = re.compile(
     r"sinistra (e|o) (a )?destra|destra (e|o) (a )?sinistra|esquerda (e|ou) direita|direita (e|ou) esquerda)\b"
 )
 _SIDE = r"(left|right)"
-_NOT_A_SIDE = r"(?! (now|away|ahead|past|through|here|there|then|before|after|at|in|into|on|up|out|over|behind|off)\b)"
+_NOT_A_SIDE = (
+    r"(?! (now|away|ahead|past|by|through|here|there|then|before|after|at|in|into|on|up|out|over|behind|off)\b)"
+)
 _ENGLISH = (
     r"(left|right)(wards?|most|hand)",
     r"(anti|counter)?-?clockwise",
