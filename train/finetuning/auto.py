@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from train.auto.choices import BY_HAND, Choice, Choosing
@@ -19,6 +20,7 @@ from train.config.finetuning import CLIP_BACKBONE, FinetuneConfig, recipe
 from train.finetuning.expected import fit, training_flops
 from train.finetuning.labelled import Labels, shown
 from vatt.config import ConfigError
+from vatt.models.config import I3DConfig, ResNetConfig
 
 GIB = 2**30
 # What was measured: the sample's recipe, which fine-tunes a tiny model on 768 clips in minutes.
@@ -71,7 +73,12 @@ def _refuse_without_sound(config: FinetuneConfig, facts: Facts) -> None:
 
 def tiny(config: FinetuneConfig) -> bool:
     """Whether the model is as small as those of the sample."""
-    return config.model.backbone.d_model <= _RATES[0][0]
+    return _width(config) <= _RATES[0][0]
+
+
+def _width(config: FinetuneConfig) -> int:
+    section = config.model.backbone
+    return section.width if isinstance(section, I3DConfig | ResNetConfig) else section.d_model
 
 
 def _model(picks: Choosing[FinetuneConfig], facts: Facts, given: Mapping[str, Any]) -> None:
@@ -177,9 +184,13 @@ def _batch(picks: Choosing[FinetuneConfig], facts: Facts, labels: Labels) -> Non
         reason = f"the least: {local} on each of {facts.ranks} ranks"
     elif batch < wanted / 2:
         reason = f"at most a quarter of the {clips:,} clips"
+    room = f"{facts.memory / GIB:.0f} GiB"
+    if picks.config.model.network == "convolutional":  # whose batch comes in one part
+        while local % (2 * unit) == 0 and not _fits(picks, facts, batch):
+            local //= 2
+            batch, reason = local * facts.ranks, f"as many as {room} hold (predicted): batch norms see all at once"
     picks.set("run.batch_size", batch, reason)
     found, engine = fit(picks.config, facts, by_hand=picks.given), picks.config.engine
-    room = f"{facts.memory / GIB:.0f} GiB"
     if picks.is_given("engine.zero") or found.zero != engine.zero:
         picks.set("engine.zero", found.zero, "spreads optimizer and weights over the GPUs, as they do not fit on one")
     if found.checkpointing or picks.is_given("engine.activation_checkpointing"):
@@ -189,6 +200,11 @@ def _batch(picks: Choosing[FinetuneConfig], facts: Facts, labels: Labels) -> Non
         reason = f"{room} hold {found.part} of its clips at once (predicted); the loss is that of the whole batch"
         reason = reason if found.part else f"{room} may not even hold one clip at a time (predicted)"
         picks.set("engine.gradient_accumulation", found.parts, reason)
+
+
+def _fits(picks: Choosing[FinetuneConfig], facts: Facts, batch: int) -> bool:
+    config = picks.config
+    return fit(replace(config, run=replace(config.run, batch_size=batch)), facts, by_hand=picks.given).part > 0
 
 
 def _length(picks: Choosing[FinetuneConfig], facts: Facts, labels: Labels) -> None:
@@ -215,7 +231,7 @@ def _rate(picks: Choosing[FinetuneConfig]) -> None:
     config, paper = picks.config, recipe("paper", picks.config.task)
     picks.set("optim.kind", "adam", "learns in short runs; the paper's sgd takes tens of thousands of steps")
     picks.put({"optim.schedule": "cosine"})
-    width = config.model.backbone.d_model
+    width = _width(config)
     rate = next((rate for most, rate in _RATES if width <= most), _LARGE_RATE)
     reason = (
         "measured on the sample" if tiny(config) else f"for a width of {width}: less than for tiny models (a guess)"

@@ -162,8 +162,8 @@ def _auto_base(options: argparse.Namespace, on_gpu: bool) -> FinetuneConfig:
     spec = source.input
     if task == "image":
         section = backbone_config(source, "video")
-        assert isinstance(section, VideoConfig)
-        spec = replace(spec, frames=section.temporal_patch_size)
+        if isinstance(section, VideoConfig):
+            spec = replace(spec, frames=section.temporal_patch_size)
     made = _with_backbone(config, options)
     return replace(made, model=replace(made.model, input=replace(spec)))
 

@@ -42,13 +42,14 @@ def fit(config: FinetuneConfig, facts: Facts, by_hand: Collection[str] = ()) -> 
     """The first of these that gives parts of 4 clips, or the whole batch: as it is; higher stages of ZeRO, on several
     GPUs; and layers that are computed twice. What was set by hand stays."""
     engine, local = config.engine, local_batch(config, facts)
+    transformer = config.model.network == "transformer"
     stages, twice = [engine.zero], [engine.activation_checkpointing]
     if "engine.zero" not in by_hand and facts.ranks > 1:
         stages += [stage for stage in (1, 2, 3) if stage > engine.zero]
-    if "engine.activation_checkpointing" not in by_hand and not twice[0]:
+    if "engine.activation_checkpointing" not in by_hand and not twice[0] and transformer:
         twice.append(True)
     possible = [n for n in range(1, local + 1) if local % n == 0 and local // n % config.data.windows_per_open == 0]
-    if "engine.gradient_accumulation" in by_hand:
+    if "engine.gradient_accumulation" in by_hand or not transformer:  # batch norms must see the whole batch
         possible = [engine.gradient_accumulation]
     weights, best = count_weights(config), None
     for checkpointing in twice:
@@ -96,7 +97,7 @@ def needed(config: FinetuneConfig, facts: Facts, weights: Weights, zero: int, ch
         config.model,
         dtype,
         part,
-        checkpointing=checkpointing or config.freeze_backbone,
+        checkpointing=(checkpointing or config.freeze_backbone) and config.model.network == "transformer",
         backend="auto" if facts.on_gpu else "cpu",
         device="cuda" if facts.on_gpu else "cpu",
     )

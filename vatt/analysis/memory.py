@@ -19,10 +19,6 @@ import torch
 from vatt.analysis.convolutions import of_audio, of_video
 from vatt.analysis.flops import Branch, branches_of, tokens
 from vatt.kernels.patch_embed.gather import KEPT_BYTES
-<<<<<<< HEAD
-from vatt.models.config import TextConfig, TransformerConfig, VATTConfig
-from vatt.models.mmv.layers import NO_CHECKPOINTING
-=======
 from vatt.models.config import (
     ClassifierConfig,
     TextConfig,
@@ -31,7 +27,7 @@ from vatt.models.config import (
     VideoConfig,
     WaveformConfig,
 )
->>>>>>> 6c28815 (Fine-tuning with own data takes --config auto: the model's own input, and batch, steps, rate and views by clips, classes and machine)
+from vatt.models.mmv.layers import NO_CHECKPOINTING
 from vatt.models.sound import log_mel_shape
 from vatt.objectives.contrastive import PAIRS
 
@@ -170,7 +166,10 @@ def classifier_activation_bytes(
     Raises:
         ValueError: as `activation_bytes`.
     """
-    spec = config.input
+    spec, logits = config.input, batch * config.num_classes * (2 * dtype.itemsize + 3 * 4)  # with loss and targets
+    if config.network == "convolutional":
+        passed = of_video(config, dtype) if config.modality == "video" else of_audio(config, dtype)
+        return batch * passed.bytes + passed.constant + logits
     least: dict[str, Any] = dict(num_layers=1, d_model=1, d_kv=1, d_ff=1, num_heads=1, random_patch_sampling=False)
     other: dict[str, Any] = {"text": TextConfig(kind="linear", d_model=1, d_embedding=1, vocab_size=2)}
     if config.modality == "video":  # of the path that is not there next to nothing is counted: a patch or two
@@ -184,7 +183,6 @@ def classifier_activation_bytes(
         other["video"] = VideoConfig(**least, **patch)
     whole = VATTConfig(input=replace(spec, candidates=1, words=1), **other)
     kept = activation_bytes(whole, dtype, batch, checkpointing=checkpointing, backend=backend, device=device)
-    logits = batch * config.num_classes * (2 * dtype.itemsize + 3 * 4)  # and their softmax, loss and targets in fp32
     return kept.samples[config.modality] + kept.constant + kept.recomputed + logits
 
 
