@@ -8,7 +8,9 @@ import torch
 from train.core import data
 from train.core.ranks import RankContext
 from train.pretraining.cli import parse
+from train.study.__main__ import FIELDS, PAGE, RESULTS
 from vatt.objectives.pretraining import Pretraining
+from vatt.results import read
 from vatt.sample import SampleError, build
 
 
@@ -35,3 +37,13 @@ def test_the_recipe_builds_its_set_once(tmp_path, monkeypatch):
     found.clips[0].video.write_bytes(b"")
     with pytest.raises(SampleError, match="changed since it was written"):
         data.build_large(job.config.data.sources, context, str)
+
+
+def test_the_page_says_what_the_rows_say():
+    found = {(row["label"], row["init"]): row for row in read(RESULTS.with_name("sample_large.csv"), FIELDS)}
+    shown = {name: f"{float(row['value']):.1%}" for name, row in found.items()}
+    chance = f"{float(found['shape', 'random']['chance']):.1%}"
+    page = PAGE.read_text(encoding="utf-8")
+    assert f"| shape | {shown['shape', 'pretrained']} | {shown['shape', 'random']} | {chance} |" in page
+    assert f"| motion | {shown['motion', 'pretrained']} | not run | {chance} |" in page
+    assert {row["n"] for row in found.values()} == {"384"}
