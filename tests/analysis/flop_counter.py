@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vatt.models import VATT
+from vatt.models.sound import log_mel_shape
 
 
 def count_flops(config, training):
@@ -18,8 +19,10 @@ def count_flops(config, training):
         audio = torch.zeros(clips, spec.samples)
         if config.audio_input == "spectrogram":
             part = config.spectrogram
-            bins = part.max_spectoral_buckets * part.spectoral_patch_size
-            audio = torch.zeros(clips, part.max_temporal_buckets * part.temporal_patch_size, bins)
+            shape = part.max_temporal_buckets * part.temporal_patch_size, part.mel_bins
+            if config.backbone == "convolutional":
+                shape = log_mel_shape(spec, config.resnet)
+            audio = torch.zeros(clips, *shape)
         text = torch.ones(clips, spec.candidates if training else 1, spec.words, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(video, audio, text)

@@ -48,6 +48,7 @@ CONFIGS = {
     "projections": projections,
     "spectrogram": spectrogram,
     "joint": joint_head,
+    "mmv-tiny": lambda: preset("mmv-tiny"),
 }
 
 

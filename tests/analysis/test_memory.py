@@ -65,6 +65,8 @@ CONFIGS = {
     "projections": projections,
     "spectrogram": spectrogram,
     "joint": lambda: tiny("vatt-tiny", "head.kind=joint", "loss.aud_txt_weight=1"),
+    "mmv-tiny": lambda: tiny("mmv-tiny", "input.size=40", "input.frames=9"),
+    "mmv joint": lambda: tiny("mmv-tiny", "input.size=32", "head.kind=joint", "loss.aud_txt_weight=1"),
     "symmetric": lambda: tiny("vatt-ma-tiny", "loss.kind=symmetric"),
 }
 
@@ -89,7 +91,8 @@ def saved(config, clips, monkeypatch, backend="torch", dtype=torch.float32, chec
     A checkpointed layer keeps its arguments without telling the hooks: they are counted where it is called.
     """
     module = Pretraining(config, backend).train().to(dtype)
-    module.vatt.activation_checkpointing = checkpointing
+    if checkpointing:
+        module.vatt.activation_checkpointing = True
     batch = batch_of(config, clips)
     own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers(), *batch.values())}
     kept = {}  # the storages themselves: one that were freed would give its address to another
@@ -151,7 +154,7 @@ def test_checkpointing_keeps_the_inputs_of_layers(name, monkeypatch):
     assert 0 < found.recomputed < predicted(config, 3, backend="torch").total
 
 
-@pytest.mark.parametrize("name", ["vatt-tiny", "dropout"])
+@pytest.mark.parametrize("name", ["vatt-tiny", "dropout", "mmv-tiny"])
 def test_bfloat16(name, monkeypatch):
     config = CONFIGS[name]()
     found = predicted(config, 2, torch.bfloat16, backend="torch").total

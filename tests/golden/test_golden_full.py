@@ -7,12 +7,15 @@ import torch
 
 from tests.golden.golden import FORWARD, FORWARD_TRAINING, assert_close, assert_gradients, load, loaded, vatt_config
 from vatt.objectives.pretraining import Pretraining
+from vatt.weights.tensorflow.config import official_config
 from vatt.weights.tensorflow.variables import variables
 
 FILES = ["full_tx_fac", "full_ut_fac"]
 
 
 def build(golden):
+    if "model_config" in golden.config:  # the convolutional baseline, whose official configuration is whole
+        return Pretraining(official_config(golden.config))
     parts = dict(golden.config)
     sync = parts.pop("use_xreplica_bn")
     parts["head"] = dict(parts["head"], sync_bn=sync)

@@ -15,11 +15,10 @@ import pytest
 import torch
 
 from tests.golden.golden import FORWARD, REFERENCE, assert_close, load, loaded
-from tests.golden.test_golden_full import batch, compare
+from tests.golden.test_golden_full import batch, build, compare
 from vatt.models import I3D, ResNet
 from vatt.models.mmv.layers import ConvBatchNorm
-from vatt.objectives.pretraining import Pretraining
-from vatt.weights.tensorflow.config import i3d_config, official_config, resnet_config
+from vatt.weights.tensorflow.config import i3d_config, resnet_config
 from vatt.weights.tensorflow.variables import gradients, variables
 
 EXACT, GRADIENT = 1e-9, 1e-5  # of the largest value; of the norm of a tensor
@@ -149,13 +148,9 @@ def test_ordinary_batch_norm_keeps_the_unbiased_variance(name):
         assert_close(variables(model)[path].tensor, value, FORWARD, path)
 
 
-def whole(golden):
-    return loaded(Pretraining(official_config(golden.config)), golden)
-
-
 def test_whole_model():
     golden = read("full_cnn_fac")
-    model, inputs = whole(golden), batch(golden)
+    model, inputs = loaded(build(golden), golden), batch(golden)
     with torch.no_grad():
         embeddings = model.vatt(inputs["video"], inputs["audio"], inputs["text"])
         compare(golden, "infer", FORWARD, embeddings, model(inputs, seed=0))
@@ -172,7 +167,7 @@ def test_whole_model():
 
 def test_whole_model_in_float64():
     golden = read("full_cnn_fac")
-    model = whole(golden).double().train()
+    model = loaded(build(golden), golden).double().train()
     inputs = {name: x.double() if x.is_floating_point() else x for name, x in batch(golden).items()}
     embeddings = model.vatt(inputs["video"], inputs["audio"], inputs["text"])
     losses = model.loss(embeddings, inputs["audio_mask"], inputs["text_mask"])

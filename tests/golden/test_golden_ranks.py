@@ -19,6 +19,7 @@ from vatt.models.heads import BatchNorm
 EXACT = 1e-9
 RANKS = 2
 CASES = [(name, masks) for name in FILES for masks in ("none", "balanced", "recorded")]
+CASES += [("full_cnn_fac", "balanced")]  # whose backbones have batch norms
 
 
 def joined(name, masks):

@@ -231,8 +231,8 @@ def _ends(branch: Branch, mode: _Mode, checkpointing: bool, views: bool) -> int:
     part, n, s = branch.encoder, branch.tokens, mode.s
     rows, output = n * part.d_model, s if views else 0
     size = n * branch.post * (s + output) + rows * (s if branch.post else output)
-    if branch.layers == 0:
-        return rows * s
+    if branch.layers == 0:  # words, and their maximum
+        return (rows + part.d_model) * s
     if not _pre_norm(part):
         return size
     mask = rows * mode.mask if part.dropout_rate > 0 else 0

@@ -63,7 +63,7 @@ class VATT(nn.Module):
     def activation_checkpointing(self) -> bool:
         """Whether the encoder layers keep only their inputs in training, and compute the rest again backwards.
 
-        Raises ValueError when it is switched on for convolutional networks, whose batch norms would see a batch twice.
+        Raises ValueError when it is switched on for convolutional networks.
         """
         return self.config.backbone != "convolutional" and all(
             encoder.activation_checkpointing for encoder in self._encoders()

@@ -20,7 +20,7 @@ from vatt.models.layers import glorot_uniform
 from vatt.models.tokens import ItemDraws
 
 NO_CHECKPOINTING = (
-    "activation_checkpointing: convolutional networks compute nothing twice; their batch norms would see a batch twice"
+    "activation_checkpointing: cannot be used with convolutional networks, whose batch norms would see a batch twice"
 )
 
 _CONVOLUTIONS: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
@@ -52,9 +52,12 @@ class Conv(nn.Module):
         volume = math.prod(kernel)
         self.weight = nn.Parameter(glorot_uniform(torch.empty(d_out, d_in, *kernel), volume * d_in, volume * d_out))
         self.kernel, self.stride, self.same = tuple(kernel), stride, same
+        self._is_product = volume == stride == 1 and len(self.kernel) == 3
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, ...) -> (B, C_out, ...)."""
+        if self._is_product and x.device.type == "cpu":  # where PyTorch's conv3d would give up channels last
+            return F.linear(x.movedim(1, -1), self.weight.flatten(1)).movedim(-1, 1)
         pads = [(side // 2, side // 2) for side in self.kernel]  # sides are odd
         if self.same:
             pads = [same_padding(size, side, self.stride) for size, side in zip(x.shape[2:], self.kernel, strict=True)]
