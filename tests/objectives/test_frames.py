@@ -181,3 +181,15 @@ def part_of(module, batch, number, size):
     """Its clips, with what is drawn for them, as an engine gives them to a module."""
     own = {name: x[number * size : (number + 1) * size] for name, x in batch.items()}
     return module.prepare(own | module.draw(own, 5, number * size))
+
+
+@pytest.mark.parametrize("size", [SIZE, 36])
+def test_a_convolutional_network_gets_whole_frames(size):
+    config = preset("mmv-tiny")
+    config.input, config.text.vocab_size = InputConfig(FRAMES, 4.0, size, sample_rate=2048), 20
+    with torch.device("meta"):
+        module = Pretraining(config)
+    batch = frames(config.input)
+    prepared = module.prepare(batch)
+    assert prepared.keys() == {"video"}
+    assert torch.equal(prepared["video"], rgb(batch, "video", config.input)["video"])
