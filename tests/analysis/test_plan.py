@@ -304,6 +304,8 @@ PARTS = {*predict(Request("vatt-tiny", 2, 4)).memory}
         (["--latency-us", "-1"], "--latency-us"),
         (["--mfu", "1.5"], "--mfu"),
         (["--results", "none.csv"], "--results"),
+        (["--model", "mmv-i3d", "--checkpointing"], "--checkpointing: mmv-i3d has convolutional networks"),
+        (["--model", "mmv-i3d", "--contrastive-parts", "2"], "--contrastive-parts: the batch norms of mmv-i3d"),
     ],
 )
 def test_nonsense_names_the_flag_and_ends_with_2(changes, flag, capsys):

@@ -65,6 +65,18 @@ def rows(choices):
     return {choice.setting: choice for choice in choices}
 
 
+def test_a_convolutional_model_drops_nothing_and_has_its_batch_at_once():
+    known = facts(100_000_000, "one gpu")
+    config, choices = choose(known, {"model": "mmv-i3d"})
+    assert "DropToken" not in rows(choices)
+    assert (config.engine.contrastive_parts, config.engine.activation_checkpointing) == (1, False)
+    assert in_parts(config, known, 0, False).part == config.run.batch_size < 2048
+    assert "at once (predicted)" in rows(choices)["run.batch_size"].reason
+    for setting, value in (("activation_checkpointing", True), ("contrastive_parts", 2)):
+        with pytest.raises(ConfigError, match=f"engine.{setting}: cannot be used with convolutional networks"):
+            choose(known, {"model": "mmv-tiny", f"engine.{setting}": value})
+
+
 @pytest.mark.parametrize(("machine", "seconds"), [*((name, 2.0) for name in MACHINES), ("one gpu", 600.0)])
 def test_every_choice_is_valid_and_grows_with_the_data(machine, seconds):
     seen = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from train.auto.facts import Facts
 from train.auto.rates import computing_rate, in_words
 from train.auto.rules import PATIENCE, TELLING, augmentation, pace, power_of_two, warm_up, workers
 from train.config.pretraining import PretrainConfig
+from train.config.sections import refuse_for_convolutions
 from train.pretraining.expected import held_out
-from train.pretraining.memory import fit, host_batch
+from train.pretraining.memory import fit, host_batch, in_parts
 from vatt.analysis.flops import train_flops_per_sample
 from vatt.analysis.plan.zero import weights
 from vatt.config import ConfigError
@@ -57,6 +59,7 @@ def choose(facts: Facts, given: Mapping[str, Any]) -> tuple[PretrainConfig, list
     name, why = _model(facts, given)
     picks = Choosing(PretrainConfig(model=preset(name)), {key: x for key, x in given.items() if key != "model"})
     refuse_unbuildable(picks.config.model)
+    refuse_for_convolutions(picks.config.engine, convolutional=picks.config.model.backbone == "convolutional")
     picks.tell("model", name, why)
     _pairs(picks, facts)
     if facts.survey.captioned:
@@ -187,6 +190,16 @@ def _held_out(picks: Choosing, facts: Facts) -> None:
     picks.set("evaluation.windows", count, reason)
 
 
+def _at_once(config: PretrainConfig, facts: Facts, local: int, unit: int) -> int:
+    """Clips of a rank, halved until they fit at once where a batch cannot go in parts."""
+    while config.model.backbone == "convolutional" and local // 2 >= max(2, unit):
+        asked = replace(config, run=replace(config.run, batch_size=local * facts.ranks))
+        if in_parts(asked, facts, config.engine.zero, checkpointing=False).part:
+            break
+        local = local // 2 // unit * unit
+    return local
+
+
 def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     """The batch grows with the root of the number of windows from the sample's 32 to the paper's 2,048. What of it does
     not fit into memory at once goes in parts, which give the loss of the whole."""
@@ -202,6 +215,7 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
     unit = math.lcm(data.windows_per_open, 2 * parts if parts > 1 else 1)
     local = min(power_of_two(size / facts.ranks), power_of_two(host_batch(picks.config, facts)))
     local = max(2, unit, local // unit * unit)
+    whole, local = local, _at_once(picks.config, facts, local, unit)
     batch = local * facts.ranks
     reason = "measured: 32 for the 768 clips of the sample; it grows with the root of the windows"
     if scarce < 0.9:
@@ -210,6 +224,8 @@ def _memory_and_batch(picks: Choosing, facts: Facts) -> None:
         reason = "the least of which clips can be told apart"
         if facts.ranks * unit > 1:
             reason = f"the least: {local} on each of {facts.ranks} ranks"
+    elif local < whole:
+        reason = "as many as fit at once (predicted): the batch norms of convolutions must see the whole batch"
     elif batch >= most:
         reason = f"the paper's {PAPER_BATCH:,}" if facts.on_gpu else "the most on a CPU: more would leave few steps"
     elif batch < wanted / math.sqrt(2):

@@ -133,6 +133,11 @@ def _complaint(request: Request) -> str | None:
         return f"--batch: {request.batch} samples cannot be shared out to {request.gpus} GPUs (--gpus), at least 2 each"
     if request.local_batch % request.contrastive_parts:
         return f"--contrastive-parts: {request.contrastive_parts} do not divide the {request.local_batch} samples a GPU"
+    if preset(request.model).backbone == "convolutional":
+        if request.checkpointing:
+            return f"--checkpointing: {request.model} has convolutional networks, whose batch norms rule it out"
+        if request.contrastive_parts > 1:
+            return f"--contrastive-parts: the batch norms of {request.model} must see the whole batch of a GPU"
     if peak_flops(request.gpu) is None:
         return f"--gpu: no data-sheet peak is known for {request.gpu!r}; vatt/analysis/flops.py lists those known"
     return None

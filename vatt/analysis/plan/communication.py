@@ -124,6 +124,6 @@ def _backbone_norms(config: VATTConfig, ranks: int) -> list[Collective]:
         norms = [part for part in VATT(config).modules() if isinstance(part, ConvBatchNorm) and part.sync]
     channels = sum(len(norm.weight) for norm in norms)
     return [
-        Collective("convolutions' batch norms, all-gather", ranks * 4 * (2 * channels + len(norms)), ONCE, len(norms)),
-        Collective("their gradients, all-reduce", 4 * 2 * channels, TWICE, len(norms)),
+        Collective("norms of backbones, all-gather", ranks * 4 * (2 * channels + len(norms)), ONCE, len(norms)),
+        Collective("norms of backbones, all-reduce", 4 * 2 * channels, TWICE, len(norms)),
     ]

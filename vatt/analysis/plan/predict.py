@@ -196,8 +196,11 @@ def largest_batch(request: Request, config: VATTConfig, states: States) -> int:
 
 
 def fewest_parts(request: Request) -> int | None:
-    """The fewest parts in which the memory of a GPU holds the batch; None where not even single samples fit."""
+    """The fewest parts in which the memory of a GPU holds the batch; None where not even single samples fit, and for
+    convolutional networks, whose batch norms must see the whole batch."""
     config = preset(request.model)
+    if config.backbone == "convolutional":
+        return None
     for parts in range(1, request.local_batch + 1):
         if request.local_batch % parts == 0:
             asked = replace(request, contrastive_parts=parts)
