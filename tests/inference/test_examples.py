@@ -44,7 +44,8 @@ def run(folder, monkeypatch, capsys):
 @pytest.fixture
 def good(run):
     def go(name, *arguments):
-        code, out, err = run(name, *arguments, "--model", "model", "--windows", "1", "--workers", "0")
+        windows = () if name == "search_videos" else ("--windows", "1")  # an index has all of a file
+        code, out, err = run(name, *arguments, "--model", "model", *windows, "--workers", "0")
         assert code == 0, err
         return out.splitlines()
 
@@ -52,19 +53,20 @@ def good(run):
 
 
 def test_search_videos(good, folder):
-    lines = good("search_videos", "a red star", "--videos", "clips/val", "--index", "index.npy", "--top", "1")
+    lines = good("search_videos", "a red star", "--videos", "clips/val", "--index", "index", "--top", "1")
     assert lines[0] == "a red star"
     assert lines[1].endswith(".mp4")
     assert len(lines) == 2
-    assert (folder / "index.json").is_file()
+    assert (folder / "index" / "index.json").is_file()
     assert good("search_videos", "--videos", "clips/val")[0] == "a red circle"
-    assert (folder / "runs" / "index-val-model.npy").is_file()
+    assert (folder / "runs" / "index-val-model").is_dir()
 
 
 def test_a_search_for_words_that_the_model_does_not_know_is_refused(run):
-    code, out, err = run("search_videos", "a red circle", "xylophone", "--videos", "clips/val", "--model", "model")
-    assert (code, out) == (1, "")
-    assert err.strip() == "error: text, item 1: 'xylophone' holds no word that the model knows"  # before the long work
+    options = ("--videos", "clips/val", "--model", "model", "--workers", "0")
+    code, out, err = run("search_videos", "xylophone", *options)
+    assert (code, out) == (1, "xylophone\n")
+    assert err.strip().endswith("error: text, item 0: 'xylophone' holds no word that the model knows")
 
 
 def test_similar_sounds(good):

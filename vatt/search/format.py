@@ -125,7 +125,7 @@ def read_segment(path: Path, widths: Mapping[str, int]) -> Segment:
     except (PretrainedError, OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ").removeprefix("cannot be read: ")
         raise SearchError(f"{path}: cannot be read: {reason}") from error
-    whole = np.memmap(path, np.uint8, "r")
+    whole = np.memmap(path, np.uint8, "c")  # PyTorch takes no array that is read only; nobody writes
 
     def column(name: str, dtype: Any, *shape: int) -> np.ndarray:
         kind, found = header.get(name, ("", ()))
