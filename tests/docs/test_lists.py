@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ LISTS = {
 def test_a_page_names_all_that_there_is(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert [name for name in LISTS[page] if name not in text] == []
+
+
+def test_the_index_of_commands_has_them_all_and_no_other():
+    table = (
+        (ROOT / "docs" / "start.md").read_text(encoding="utf-8").partition("## All commands")[2].partition("## Next")[0]
+    )
+    first = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert sorted(re.findall(r"`vatt (\w+)`", first)) == sorted([*COMMANDS, *JOBS])
 
 
 def test_the_sub_commands_of_vatt_are_shown():

@@ -198,7 +198,7 @@ class _Tracker:
     def wait(self) -> None:
         self._thread.join(0.0 if self._gone else _PATIENCE)
         if self._thread.is_alive() and not self._gone:
-            self._give_up(f"did not end in {_PATIENCE:.0f} s")
+            self._give_up(f"did not end in {_PATIENCE:.0f} s", "what it had written by then is there")
 
     def _work(self) -> None:
         try:
@@ -210,10 +210,10 @@ class _Tracker:
             reason = str(error).strip().split("\n")[0]
             self._give_up(f"failed: {type(error).__name__}{': ' if reason else ''}{reason}")
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, then: str = "the run goes on without it") -> None:
         self._gone = True
         with suppress(OSError):  # the terminal may be gone
-            self.run.say(f"warning: run.track: {self.name} {why}; the run goes on without it")
+            self.run.say(f"warning: run.track: {self.name} {why}; {then}")
 
 
 def _ids(folder: RunFolder, names: list[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ _SHOWN = 5  # faults that are printed
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="DIR", help="folder of a model or of a run")
+    add("--model", required=True, metavar="DIR", help="folder of a model or of a run, or OWNER/NAME of the hub")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--tasks", nargs="+", metavar="NAME", help="tasks of mteb (those of the paper's data sets)")
     what.add_argument("--data", metavar="MANIFEST", help="tasks of this data set in place of public ones")

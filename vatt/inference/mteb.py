@@ -23,6 +23,7 @@ from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.manifest import read_clips
 from vatt.errors import UserError
+from vatt.hub.remote import local_model
 from vatt.inference.api import VATT
 from vatt.inference.embed import embed_clips, embed_sentences
 from vatt.inference.spaces import FEATURES, SpaceError, spaces_of
@@ -103,14 +104,22 @@ class MTEBModel:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, name: str | None = None, **options: Any) -> MTEBModel:
-        """The model of a folder, with a checksum of its weights as revision. Raises PretrainedError, TextError."""
-        path = model_folder(folder)
-        model = VATT.from_pretrained(folder)
+        """The model of a folder or of the hub, with a checksum of its weights as revision.
+
+        Args:
+            folder: see `VATT.from_pretrained`, also for what is raised.
+            name: on the board; of a model of the hub its name there, else local/ and the name of its folder.
+        """
+        place = local_model(folder)
+        path = model_folder(place)
+        model = VATT.from_pretrained(place)
         digest = hashlib.sha256()
         with (path / "model.safetensors").open("rb") as file:
             while part := file.read(_BYTES):
                 digest.update(part)
-        own = Path(folder).resolve()
+        if place != Path(folder):
+            name = name or str(folder).partition("@")[0]
+        own = place.resolve()
         own = own.parent if own.name == "model" else own
         return cls(model, name or f"local/{own.name}", digest.hexdigest()[:12], **options)
 
