@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vatt import __version__
 from vatt.errors import UserError, in_short
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -122,7 +121,7 @@ def _library() -> Any:
 
 
 def _api() -> Any:
-    return _library().HfApi(library_name="vatt-torch", library_version=__version__)
+    return _library().HfApi(library_name="vatt-torch")
 
 
 def _is_cached(repo: str, name: str, commit: str | None) -> bool:
