@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0, also with faults, which are listed; 1 if nothing could be packed. Raises UserError: it cannot be done."""
     workers = len(os.sched_getaffinity(0)) if options.jobs is None else options.jobs
-    share = re.fullmatch(r"(\d+)/(\d+)", options.shard_of)
+    share = re.fullmatch(r"(\d{1,9})/(\d{1,9})", options.shard_of)
     if share is None:
-        raise PackError(f"--shard-of {options.shard_of}: must be I/N, such as 1/8")
+        raise PackError(f"--shard-of {options.shard_of[:40]}: must be I/N, such as 1/8")
     place = (int(share[1]), int(share[2]))
     job = PackJob(options.source, options.out, settings_of(options), workers, place, options.seconds, options.split)
     begun = time.monotonic()

@@ -27,6 +27,9 @@ from vatt.data.shards.format import ShardError
 from vatt.presets import PRESETS, preset
 from vatt.results import ResultsError
 
+_MOST = {"gpus": 10**6, "batch": 10**7, "gpus_per_node": 10**4, "steps": 10**12, "contrastive_parts": 65_536}
+_LARGEST = 1e9  # of a rate, a size or a time
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The fields of a `Request`. Their defaults stay out of the namespace, so that it tells what the user set."""
@@ -115,16 +118,18 @@ def _complaint(request: Request) -> str | None:
         preset(request.model)
     except ConfigError as error:
         return f"--model: {error}"
-    for name in ("gpus", "batch", "gpus_per_node", "steps", "contrastive_parts"):
+    for name, most in _MOST.items():
         if getattr(request, name) < 1:
             return f"--{name.replace('_', '-')}: {getattr(request, name)} must be 1 or more"
+        if getattr(request, name) > most:
+            return f"--{name.replace('_', '-')}: {getattr(request, name):.3g} must be {most:,} or less"
     positive = ("intra_gbps", "inter_gbps", "memory_gib", "clips_per_core", "cores_per_gpu", "storage_mbps", "clip_mb")
     for name in positive:
-        if getattr(request, name) is not None and not 0 < getattr(request, name) < float("inf"):
-            return f"--{name.replace('_', '-')}: {getattr(request, name)} must be above 0"
+        if getattr(request, name) is not None and not 0 < getattr(request, name) <= _LARGEST:
+            return f"--{name.replace('_', '-')}: {getattr(request, name)} must be above 0, and {_LARGEST:g} at most"
     for name in ("latency_us", "reserve_gib"):
-        if not 0 <= getattr(request, name) < float("inf"):
-            return f"--{name.replace('_', '-')}: {getattr(request, name)} must be 0 or more"
+        if not 0 <= getattr(request, name) <= _LARGEST:
+            return f"--{name.replace('_', '-')}: {getattr(request, name)} must be 0 or more, and {_LARGEST:g} at most"
     if not 0 < request.mfu <= 1:
         return f"--mfu: {request.mfu} is not a share above 0 and up to 1"
     if request.gpus > request.gpus_per_node and request.gpus % request.gpus_per_node:

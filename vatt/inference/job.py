@@ -70,13 +70,12 @@ class EmbedJob:
     split: str | None = None  # of a manifest or shards: only the clips of this split; None: all
 
     def __post_init__(self) -> None:
-        for name in ("windows", "batch_size"):
-            if getattr(self, name) < 1:
-                raise EmbedError(f"{name}: must be 1 or more, got {getattr(self, name)}")
+        for name, least, most in (("windows", 1, 1000), ("batch_size", 1, 1_000_000), ("workers", 0, 1024)):
+            if not least <= (value := getattr(self, name)) <= most:
+                limit = f"{least} or more" if value < least else f"{most:,} or less"
+                raise EmbedError(f"{name}: must be {limit}, got {value}")
         if self.join and self.shard_of.count > 1:
             raise EmbedError("--join: takes the parts of all jobs; leave --shard-of out")
-        if self.workers < 0:
-            raise EmbedError(f"workers: must be 0 or more, got {self.workers}")
 
 
 @dataclass(frozen=True)

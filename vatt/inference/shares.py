@@ -32,9 +32,9 @@ class Share:
     @classmethod
     def read(cls, text: str) -> Share:
         """From "i/n". Raises EmbedError for anything else, and where i is not from 1 to n."""
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise EmbedError(f"--shard-of {text}: must be i/n with i from 1 to n, such as 3/8")
+            raise EmbedError(f"--shard-of {text[:40]}: must be i/n with i from 1 to n, such as 3/8")
         return cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
