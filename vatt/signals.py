@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
 
+from vatt.errors import UserError
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 0.5  # seconds within which two Ctrl-C are one: of the terminal, and of a launcher that hands it on
 _AGAIN = 2.0  # seconds that a second Ctrl-C leaves the main thread to end by itself
@@ -110,7 +112,7 @@ def _to_handle() -> Iterator[int]:
 @contextmanager
 def ending() -> Iterator[None]:
     """Inside, the first signal raises `SignalInterrupt` in the main thread. Nothing changes in another thread, or where
-    it is inside another one."""
+    it is inside another one. Raises UserError: the system allows no thread."""
     if _state.active or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -118,11 +120,16 @@ def ending() -> Iterator[None]:
     heard, tell = os.pipe()
     for end in (heard, tell):
         os.set_blocking(end, end == heard)
+    listener = threading.Thread(target=_listen, args=(heard, os.getpid()), name="signals", daemon=True)
+    try:
+        listener.start()
+    except RuntimeError as error:
+        os.close(heard)
+        os.close(tell)
+        raise UserError("no thread can be started; see the limit of ulimit -u") from error
     before: dict[int, Any] = {number: signal.signal(number, _note) for number in _to_handle()}
     wakeup = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     _state.active, _state.tell = True, tell
-    listener = threading.Thread(target=_listen, args=(heard, os.getpid()), name="signals", daemon=True)
-    listener.start()
     hook = sys.unraisablehook
     sys.unraisablehook = lambda found: _raise_elsewhere(found, hook)
     try:

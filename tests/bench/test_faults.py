@@ -29,7 +29,7 @@ def test_a_few_faults_are_survived():
             assert f"| {fault.name} | {fault.quick} | {fault.quick} |" in done.stdout
 
 
-class NoLab:
+class NoHarness:
     def clear(self):
         pass
 
@@ -46,7 +46,7 @@ def outcomes(*found):
 def test_what_is_below_the_promise_is_counted_and_told(capsys):
     equal, worse, unequal = Outcome(3, True), Outcome(4, True), Outcome(0, False, "losses of step 7")
     fault = outcomes(equal, worse, unequal, PromiseBroken("hangs"), Outcome(1))
-    row = inject(NoLab(), fault, 5, range(5))
+    row = inject(NoHarness(), fault, 5, range(5))
     assert {name: row[name] for name in ("injected", "survived", "compared", "equal", "lost", "below")} == {
         **{"injected": 5, "survived": 4, "compared": 3, "equal": 2, "lost": 4, "below": 3},
     }
@@ -58,7 +58,7 @@ def test_what_is_below_the_promise_is_counted_and_told(capsys):
 
 
 def test_what_a_machine_does_not_allow_is_told_and_not_counted(capsys):
-    row = inject(NoLab(), outcomes(NotInjected("needs root")), 5, range(1))
+    row = inject(NoHarness(), outcomes(NotInjected("needs root")), 5, range(1))
     assert "needs root" in capsys.readouterr().out
     assert "| a fault | not injected |" in table([row])
 

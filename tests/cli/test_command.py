@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +48,27 @@ def test_errors_that_a_user_can_mend_are_one_line(error, status, line, monkeypat
     monkeypatch.setattr(info, "run", run)
     assert main(["info"]) == status
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most", "words"), [(1, "no thread can be started"), (2, "no process can be started")])
+def test_a_limit_of_processes_is_told(most, words, tmp_path):
+    """A real one, `ulimit -u`, as another user (root has none) who may read what root may."""
+    if os.getuid() or not shutil.which("setpriv") or not shutil.which("prlimit"):
+        pytest.skip("takes root and util-linux")
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    tmp_path.chmod(0o777)
+    may = "+dac_override,+dac_read_search"
+    user = ["setpriv", f"--reuid={54321 + most}", "--clear-groups", f"--inh-caps={may}", f"--ambient-caps={may}"]
+    command = [*user, "prlimit", f"--nproc={most}", sys.executable, "-m", "vatt", "data", "check", str(tmp_path)]
+    environment = {**os.environ, "VATT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, env=environment)
+    if "setpriv" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {words}"), done.stderr
+    assert "ulimit" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_fault_of_this_project_is_not_hidden(monkeypatch):
