@@ -13,7 +13,7 @@ from vatt.config import nearest
 from vatt.environment import cores
 from vatt.errors import UserError
 from vatt.memory import available_gib
-from vatt.presets import PRESETS
+from vatt.presets import PRESETS, preset
 
 JOBS = {
     "pretrain": "training steps on random inputs: presets, rates of DropToken, batches doubling until memory ends",
@@ -171,6 +171,8 @@ class Options:
     def cases(self, sweep: Sweep) -> list[tuple[int, tuple[int, ...]]]:
         """(drop in %, batches in rising order), in the order of measuring."""
         batches, first = self.batches or doubling(sweep.first, sweep.last), self.batches or (sweep.first,)
+        if preset(sweep.model).backbone == "convolutional":  # drops nothing
+            return [(0, batches)]
         return [(drop, batches if sweep.full or drop == DROPS[0] else first) for drop in self.drops or DROPS]
 
     def reading(self) -> list[tuple[str, int]]:

@@ -404,4 +404,6 @@ def test_sweeps_double_from_the_first_to_the_last_batch():
     assert doubling(4, 32) == doubling(4, 63) == (4, 8, 16, 32)
     base = SIZES["cpu"].sweeps[1]
     assert Options("cpu", "cpu").cases(base) == [(50, (1, 2)), (0, (1,)), (25, (1,)), (75, (1,))]
+    (baseline,) = Options("cpu", "cpu", models=("mmv-tiny",), batches=(4,)).sweeps()
+    assert Options("cpu", "cpu", batches=(4,)).cases(baseline) == [(0, (4,))]  # there is nothing to drop
     assert all(sweep.full for sweep in SIZES["gpu"].sweeps)

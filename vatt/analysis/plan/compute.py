@@ -135,7 +135,7 @@ def _drop(model: str) -> str:
     """The share of patches that the preset drops, as a job's case names it."""
     config = preset(model)
     if config.backbone == "convolutional":
-        return ""  # drops nothing
+        return "0%"
     part = config.unified if config.backbone == "unified" else config.video
     return f"{100 * (1 - part.patch_sampling_rate):.0f}%"
 
