@@ -15,6 +15,7 @@ let actions = {};
 let loaded = "";
 let names = new Map(); // folder -> number of its colour
 let hidden = new Set(); // colours that the legend has switched off
+let wanted = () => true; // of a point: whether the filters of the page let it pass
 let dragged = 0;
 let note = "";
 
@@ -73,8 +74,13 @@ export async function open() {
   }
 }
 
-// What was found is drawn above the rest.
-export function mark(results) {
+const isShown = (point) => !hidden.has(colourOf(point)) && wanted(point);
+
+// What was found is drawn above the rest; what the filters leave out is not drawn.
+export function mark(results, { folder = "", kind = "", shortest = 0, longest = Infinity } = {}) {
+  wanted = (point) =>
+    (!folder || `${point.in}/`.startsWith(`${folder}/`)) && (!kind || point.kind === kind) &&
+    point.seconds >= Number(shortest) && point.seconds <= Number(longest);
   found = new Map();
   results.forEach((one, at) => {
     if (one.score === undefined) return;
@@ -141,7 +147,7 @@ function draw() {
     pen.arc(x, y, size, 0, 2 * Math.PI);
     pen.fill();
   };
-  const shown = points.filter((point) => !hidden.has(colourOf(point)));
+  const shown = points.filter(isShown);
   for (const point of shown) if (!found.has(point.row)) paint(point, radius, found.size ? 0.22 : 0.82);
   pen.strokeStyle = resolved("--ink");
   pen.lineWidth = 1.5;
@@ -163,7 +169,7 @@ function nearest(x, y) {
   let best = -1;
   let least = NEAR ** 2;
   points.forEach((point, at) => {
-    if (hidden.has(colourOf(point))) return;
+    if (!isShown(point)) return;
     const [px, py] = placeOf(point);
     const far = (px - x) ** 2 + (py - y) ** 2;
     if (far < least) [best, least] = [at, far];
@@ -228,7 +234,11 @@ function whole() {
 
 function pressed(event) {
   const turns = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (turns) choose(next(...turns));
+  if (turns) {
+    const at = next(...turns);
+    if (at >= 0) show(points[at]);
+    choose(at);
+  }
   else if (event.key === "Enter" && chosen >= 0) actions.play(points, chosen);
   else if (event.key.toLowerCase() === "l" && chosen >= 0) actions.alike(points[chosen]);
   else if (event.key === "+") zoom(1.6);
@@ -238,14 +248,21 @@ function pressed(event) {
   event.stopPropagation();
 }
 
+// Moves the map so far that a point lies on it.
+function show(point) {
+  const [x, y] = placeOf(point);
+  view.x += Math.max(0, 40 - x) - Math.max(0, x - canvas.clientWidth + 40);
+  view.y += Math.max(0, 40 - y) - Math.max(0, y - canvas.clientHeight + 40);
+}
+
 // The nearest point in a direction, as far as it lies there more than aside.
 function next(toX, toY) {
-  if (chosen < 0) return points.length ? Math.max(0, nearestToMiddle()) : -1;
+  if (chosen < 0) return nearestToMiddle();
   const [x, y] = placeOf(points[chosen]);
   let best = chosen;
   let least = Infinity;
   points.forEach((point, at) => {
-    if (hidden.has(colourOf(point))) return;
+    if (!isShown(point)) return;
     const [px, py] = placeOf(point);
     const ahead = (px - x) * toX + (py - y) * toY;
     const aside = Math.abs((px - x) * toY) + Math.abs((py - y) * toX);
@@ -255,6 +272,7 @@ function next(toX, toY) {
 }
 
 function nearestToMiddle() {
-  const far = (point) => (point.x - 0.5) ** 2 + (point.y - 0.5) ** 2;
-  return points.reduce((best, point, at) => (far(point) < far(points[best]) ? at : best), 0);
+  const far = (point) => (isShown(point) ? (point.x - 0.5) ** 2 + (point.y - 0.5) ** 2 : Infinity);
+  const best = points.reduce((least, point, at) => (least < 0 || far(point) < far(points[least]) ? at : least), -1);
+  return best >= 0 && isShown(points[best]) ? best : -1;
 }

@@ -101,7 +101,7 @@ function show(answer) {
   const total = answer.total ?? results.length;
   by("more").hidden = state.top >= 200 || (isAsked() ? results.length < state.top : total <= results.length);
   by("examples").hidden = isAsked() || !by("examples").children.length;
-  map.mark(results);
+  map.mark(results, filters());
   const narrowed = Object.keys(filters()).length > 0;
   by("clear").hidden = !narrowed;
   if (!results.length) say(narrowed ? "Nothing here with these filters." : "Nothing was found.");
@@ -304,7 +304,7 @@ function setTheme(theme) {
 function turnTheme() {
   const now = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   setTheme(now === "dark" ? "light" : "dark");
-  map.mark(results);
+  map.mark(results, filters());
 }
 
 function say(text, bad = false) {
