@@ -105,7 +105,7 @@ function show(answer) {
   const narrowed = Object.keys(filters()).length > 0;
   by("clear").hidden = !narrowed;
   if (!results.length) say(narrowed ? "Nothing here with these filters." : "Nothing was found.");
-  else if (isAsked()) say(`${counted(results.length, "file", "files")}, the best first · ${answer.milliseconds} ms`);
+  else if (isAsked()) say(`${counted(results.length, "file", "files")}, the best first`, false, `${Math.round(answer.milliseconds)} ms on the server`);
   else if (narrowed) say(counted(total, "file", "files"));
   else say(`${counted(about.files, "file", "files")}, ${lasting(about.seconds)}, ${counted(about.windows, "moment", "moments")}`);
 }
@@ -307,8 +307,9 @@ function turnTheme() {
   map.mark(results, filters());
 }
 
-function say(text, bad = false) {
+function say(text, bad = false, more = "") {
   by("status").textContent = text;
+  by("status").title = more;
   by("status").classList.toggle("bad", bad);
 }
 
