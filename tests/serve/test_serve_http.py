@@ -410,7 +410,7 @@ def test_the_command_serves_until_it_is_told_to_end(served, tmp_path):
             assert b"<title>" in page.read()
         process.send_signal(signal.SIGTERM)
         _out, errors = process.communicate(timeout=HANG)
-        assert (process.returncode, errors) == (143, "interrupted\n")
+        assert (process.returncode, errors) == (143, "ended by SIGTERM\n")
     finally:
         process.kill()
         process.communicate()
