@@ -63,15 +63,16 @@ def run(options: argparse.Namespace) -> int:
             )
         except Exception as error:  # of one task: data that cannot be fetched, a space that the model lacks
             failed += 1
-            print(f"error: {name}: {type(error).__name__}: {printable(error)}", file=sys.stderr)
+            reason = f"{name}: {type(error).__name__}: {error}"
+            print(f"error: {printable(reason)}", file=sys.stderr)
             continue
         for result in done.task_results:
             print(f"{name:<36} {task.metadata.main_score:<12} {result.get_score():.4f}", flush=True)
     for line in model.faults[:_SHOWN]:
         print(f"warning: {printable(line)}", file=sys.stderr)
     if len(model.faults) > _SHOWN:
-        print(f"warning: and {len(model.faults) - _SHOWN} more could not be embedded", file=sys.stderr)
-    print(f"results of {model.name}, revision {model.revision}: {printable(options.out)}")
+        print(len(model.faults) - _SHOWN, "more could not be embedded", file=sys.stderr)
+    print(f"results of {printable(model.name)}, revision {model.revision}: {printable(options.out)}")
     return int(failed > 0)
 
 
