@@ -57,7 +57,7 @@ def embed_on(
         _Share(device, model, precision, vocabulary, replace(work, groups=work.groups[number::count]), config, count)
         for number, device in enumerate(devices[:count])
     ]
-    context = multiprocessing.get_context(_START)
+    context: Any = multiprocessing.get_context(_START)
     crew: list[tuple[Any, Connection]] = []
     try:
         for share in shares:

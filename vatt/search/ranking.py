@@ -13,7 +13,7 @@ import numpy as np
 from vatt.search.exact import best_first
 from vatt.search.state import Rows
 
-NEAR = 0.04  # of the distance of two windows that are drawn at random: nearer ones are copies (docs/search.md)
+NEAR = 0.01  # of the distance of two windows that are drawn at random: nearer ones are copies (docs/search.md)
 _JOINS = 0.5  # standard deviations of all scores, by which a window may be worse than the best one of its moment
 _TOUCH = 0.05  # seconds between two windows that touch
 _LOOKED_AT = 1 << 15  # windows at most, the best ones, from which moments are made
