@@ -233,7 +233,7 @@ def test_nothing_is_imported_early():
 def test_presets_without_baselines_say_why():
     for name in PRESETS:
         config = preset(name)
-        assert bool(models(config)) == (not name.startswith("vatt-ma")) == (missing(config) is None)
+        assert bool(models(config)) == (not name.startswith(("vatt-ma", "mmv"))) == (missing(config) is None)
     assert "backbone 'unified'" in missing(preset("vatt-ma-tiny"))
     config = preset("vatt-tiny")
     assert "audio_input" in missing(replace(config, audio_input="spectrogram"))
