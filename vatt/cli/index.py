@@ -79,7 +79,8 @@ def devices_of(text: str) -> tuple[str, ...]:
 def _report(done: IndexResult, job: IndexJob) -> None:
     out = printable(job.out)
     for name in done.redone:
-        print(f"warning: {out}: a segment was damaged, its windows were done again: {name}", file=sys.stderr)
+        text = f"{job.out}: a segment was damaged, its windows were done again: {name}"
+        print(f"warning: {printable(text)}", file=sys.stderr)
     changes = ", ".join(f"{done.counts[name]} {_WORDS.get(name, name)}" for name in _ORDER if done.counts[name])
     what = f"{out}: {done.files} files, {done.windows} windows"
     if done.embedded:
