@@ -8,6 +8,7 @@ import pytest
 
 from tests.inference.library_models import save_classifier, save_model
 from vatt.__main__ import main
+from vatt.data.survey import Survey
 from vatt.hub.remote import HubError
 from vatt.hub.share import write_folder
 from vatt.inference import VATT
@@ -15,6 +16,7 @@ from vatt.inference import VATT
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 LEVEL = {"r1": 0.25, "r5": 0.5, "r10": 1.0, "median_rank": 4.5, "n": 96}
 SECRET = "/home/anna/private"
+BROKEN = " of them broken"
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def run(tmp_path):
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps) + '{"kind": "tra')
     files = {
         "config.json": {"run": {"steps": 300}, "optim": {"kind": "adam", "lr": 0.003}, "data": {"sources": [SECRET]}},
-        "recipe.json": {"data": "864 clips | <b>, 4 s each", "choices": []},
+        "recipe.json": {"data": f"864 clips | <b>, 4 s each; 60 looked at, 1{BROKEN} ({SECRET}: no)", "choices": []},
         "environment.json": {"torch": "2.13.0", "nodes": "annas-laptop", "CPU": "Xeon"},
         "retrieval.json": {
             "table": {"text_to_video": LEVEL, "chance": {**LEVEL, "r1": 0.0104}},
@@ -54,7 +56,7 @@ def test_dry_run_writes_the_folder(run, capsys, monkeypatch):
     for line in (
         'license: "cc-by-4.0"',
         'model = VATT.from_pretrained("me/tiny")',
-        r"864 clips \| \<b\>, 4 s each; 1 source.",
+        r"864 clips \| \<b\>, 4 s each; 60 looked at, 1 of them broken; 1 source.",
         "| learning rate | 0.003 |",
         "| 300 | 1.500 | 1.250 |",
         "![loss](loss.png)",
@@ -70,6 +72,12 @@ def test_dry_run_writes_the_folder(run, capsys, monkeypatch):
         assert secret.encode() not in content
     assert main(["push", str(run), "me/tiny", "--license", "mit", "--dry-run"]) == 1
     assert "run-hub: is there already; name an empty folder" in capsys.readouterr().err
+
+
+def test_the_line_of_a_survey_is_known(run):
+    """The card leaves out the path with which it ends."""
+    survey = Survey(3, 3, 0, looked_at=2, broken=(f"{SECRET}: decode: no",))
+    assert f"1{BROKEN} ({SECRET}" in survey.line()
 
 
 def test_a_licence_must_be_given(run, capsys):

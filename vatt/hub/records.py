@@ -51,7 +51,7 @@ def read_records(run: Path) -> Records:
         recipe, skipped = _object(run / "recipe.json"), run / "skipped.jsonl"
         return Records(
             config=_object(run / "config.json"),
-            data=str(recipe.get("data", "")) + (_skips(skipped) if skipped.is_file() else ""),
+            data=_without_names(str(recipe.get("data", ""))) + (_skips(skipped) if skipped.is_file() else ""),
             train=[record for record in metrics if record.get("kind") == "train"],
             evaluations=[record for record in metrics if record.get("kind") == "eval"],
             retrieval=_object(run / "retrieval.json"),
@@ -82,6 +82,12 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 def _object(path: Path) -> dict[str, Any]:
     return read_json(path, dict, most=_MOST, surrogates=True) if path.is_file() else {}
+
+
+def _without_names(line: str) -> str:
+    """`vatt.data.survey.Survey.line` ends with the path of a clip that is broken, if one was found."""
+    before, broken, _ = line.partition(" of them broken")
+    return before + broken
 
 
 def _skips(path: Path) -> str:
