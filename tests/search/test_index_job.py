@@ -20,7 +20,7 @@ from tests.search.tiny import job, make_index
 from vatt import VATT, Clip
 from vatt.__main__ import main
 from vatt.search import Index, SearchError, build_index
-from vatt.search.format import SEGMENTS, read_segment, segment_paths
+from vatt.search.format import SEGMENTS, read_segment, segment_paths, write_segment
 from vatt.search.listing import merged
 from vatt.search.windows import make_groups, window_starts
 
@@ -159,7 +159,7 @@ def test_what_has_changed_is_done_again_and_nothing_else(own, capsys):
 
 
 def test_an_index_is_compacted_and_holds_the_same(own, monkeypatch):
-    monkeypatch.setattr("vatt.search.job._ROWS", 4)  # many segments
+    monkeypatch.setattr("vatt.search.writing._ROWS", 4)  # many segments
     build_index(job(own, out=own / "many", batch_size=4))
     monkeypatch.setattr("vatt.search.compaction._MANY", 1)
     (own / "films" / "2.mp4").unlink()
@@ -196,7 +196,7 @@ def killed(job, windows):
 
 def test_kill_9_in_the_middle_loses_nothing(own, monkeypatch):
     """The next start does the rest, and all is bit for bit the same as without."""
-    monkeypatch.setattr("vatt.search.job._ROWS", 4)
+    monkeypatch.setattr("vatt.search.writing._ROWS", 4)
     out = own / "killed"
     assert killed(job(own, out=out, workers=1, batch_size=3), 9) == -signal.SIGKILL
     (out / SEGMENTS / ".00000009.safetensors.partly").write_bytes(b"half")
@@ -207,6 +207,28 @@ def test_kill_9_in_the_middle_loses_nothing(own, monkeypatch):
     assert (again.files, again.windows) == (5, 21)
     build_index(job(own, out=own / "whole", batch_size=3))
     assert_equal(out, own / "whole")
+
+
+def test_an_interrupt_while_a_segment_is_written_loses_nothing(own, monkeypatch):
+    """What was collected is written once more on the way out, and no window is counted without its vectors."""
+    calls = []
+
+    def interrupted(path, batch, widths):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write_segment(path, batch, widths)
+
+    monkeypatch.setattr("vatt.search.writing._ROWS", 4)
+    monkeypatch.setattr("vatt.search.writing.write_segment", interrupted)
+    out = own / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        build_index(job(own, out=out, batch_size=3))
+    found = Index.open(out)
+    assert len(calls) == 3
+    assert len(found) == 12
+    assert build_index(job(own, out=out, batch_size=3)).embedded == 21 - len(found)
+    assert listed(Index.open(out)) == listed(Index.open(own / "index"))
 
 
 def test_a_damaged_segment_is_told_and_done_again(own, caplog):

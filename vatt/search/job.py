@@ -13,14 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vatt.data.config import DataConfig
-from vatt.data.reading import bad_clip, check_there
-from vatt.data.sidecars import Sidecars
+from vatt.data.reading import check_there
 from vatt.errors import printable
 from vatt.files import remove_partly, write_lines
-from vatt.isolated import Failed, run_isolated
 from vatt.json_files import json_line
 from vatt.models.config import VATTConfig
 from vatt.precision import type_of
@@ -40,17 +37,17 @@ from vatt.search.format import (
     locked,
     read_segment,
     segment_paths,
-    write_segment,
 )
-from vatt.search.listing import Entry, Listing, captions_of, list_source
+from vatt.search.listing import Entry, Listing, list_source, path_of
 from vatt.search.model import check_same, config_of, describe_model, widths_of
+from vatt.search.probing import probe_all
 from vatt.search.state import Content, Named, State
-from vatt.search.windows import Group, Probed, ReadGroups, digest_of, make_groups, probe, window_starts
+from vatt.search.windows import Group, ReadGroups, digest_of, make_groups, window_starts
+from vatt.search.writing import SegmentWriter, Todo
 from vatt.weights.folder import held_out_share
 from vatt.weights.tensors import TensorFile, TensorFileError
 
 _log = logging.getLogger(__name__)
-_ROWS, _SECONDS = 4096, 20.0  # a segment is written when it has so many windows or is so old
 Progress = Callable[[int, int, int], object]  # windows done, windows in all, faults so far
 
 
@@ -203,16 +200,6 @@ def _sound_segments(out: Path, widths: dict[str, int], result: IndexResult) -> l
     return found
 
 
-@dataclass
-class _Todo:
-    """What is to be embedded of an entry."""
-
-    entry: Entry
-    content: Content
-    probed: Probed
-    starts: list[int]
-
-
 class _Update:
     """One start of a job, on an index that is open."""
 
@@ -228,16 +215,14 @@ class _Update:
     ) -> None:
         self.job, self.config, self.about, self.listing = job, config, about, listing
         self.segments, self.state, self.result = segments, state, result
-        self.sidecars = Sidecars()
-        paths = segment_paths(job.out)
-        self.next = int(paths[-1].stem) + 1 if paths else 0
+        self.writer = SegmentWriter(job.out, about.vectors, config.input, segments, state)
 
     def run(self, progress: Progress) -> None:
         begun = time.monotonic()
         records, fresh = self._compare()
         todo = self._probe(fresh, records)
         if records:
-            self._commit(Batch(records=records))
+            self.writer.write(Batch(records=records))
         self._embed(todo, progress)
         live = self.state.live()
         if worn(self.segments, self.state):
@@ -308,10 +293,10 @@ class _Update:
             return None
         return next((content for content in contents if content.sha256 == sha256), None)
 
-    def _probe(self, fresh: list[Entry], records: list[Record]) -> list[_Todo]:
+    def _probe(self, fresh: list[Entry], records: list[Record]) -> list[Todo]:
         """Opens each file that is to be embedded. Those that cannot be opened become records."""
-        found, spec, hop = list[_Todo](), self.config.input, _hop(self.job, self.config)
-        for entry, probed in zip(fresh, _probe_all(fresh, self.job), strict=True):
+        found, spec, hop = list[Todo](), self.config.input, _hop(self.job, self.config)
+        for entry, probed in zip(fresh, probe_all(fresh, self.job.workers), strict=True):
             if isinstance(probed, dict):
                 self._check_there(probed["file"], probed["reason"])
                 content = Content(entry.id, entry.kind, entry.size, 0.0, entry.sha256, entry.ranges, 0)
@@ -325,10 +310,10 @@ class _Update:
             if before is not None and not before.complete and before.windows == len(starts):
                 content.done = before.done
                 content.rows = before.rows
-            found.append(_Todo(entry, content, probed, starts))
+            found.append(Todo(entry, content, probed, starts))
         return found
 
-    def _embed(self, todo: list[_Todo], progress: Progress) -> None:
+    def _embed(self, todo: list[Todo], progress: Progress) -> None:
         """Writes segments as the windows are done; also what is done when it is interrupted."""
         groups = list(
             make_groups(
@@ -341,24 +326,23 @@ class _Update:
             return
         done = sum(one.content.done for one in todo)
         total = sum(len(one.starts) for one in todo)
-        batch = _Growing(self, todo)
-        faults = 0
+        writer, faults = self.writer, 0
         try:
             for stretches in self._results(todo, groups):
                 for one in stretches:
                     for fault in one.faults:
-                        self._check_there(_path_of(todo[one.stretch.entry].entry), fault["reason"])
+                        self._check_there(path_of(todo[one.stretch.entry].entry), fault["reason"])
+                writer.add(todo, stretches)
                 for one in stretches:
-                    batch.add(one)
                     done, faults = done + len(one.stretch.starts), faults + len(one.faults)
                     self.result.embedded += len(one.good)
                 progress(done, total, faults)
-                if batch.rows >= _ROWS or time.monotonic() - batch.since > _SECONDS:
-                    batch.commit()
+                if writer.is_due():
+                    writer.commit()
         finally:
-            batch.commit()
+            writer.commit()
 
-    def _results(self, todo: list[_Todo], groups: list[Group]) -> Iterator[list[Done]]:
+    def _results(self, todo: list[Todo], groups: list[Group]) -> Iterator[list[Done]]:
         job = self.job
         config = DataConfig(workers=job.workers)
         work = ReadGroups(
@@ -370,15 +354,6 @@ class _Update:
             config.decode_timeout,
         )
         return embed_on(job.devices, job.model, job.precision, job.vocabulary, work, config)
-
-    def _commit(self, batch: Batch) -> None:
-        """Writes a segment and takes it into the state."""
-        path = self.job.out / SEGMENTS / f"{self.next:08d}.safetensors"
-        write_segment(path, batch, self.about.vectors)
-        self.next += 1
-        segment = read_segment(path, self.about.vectors)
-        self.state.apply([segment], len(self.segments))
-        self.segments.append(segment)
 
     def _check_there(self, file: str, reason: str) -> None:
         """Raises Vanished: the files have gone, and no fault is recorded of them."""
@@ -394,102 +369,3 @@ class _Update:
         if lines:
             write_lines(path, lines)
         return len(lines)
-
-
-class _Growing:
-    """A segment that is being filled."""
-
-    def __init__(self, update: _Update, todo: list[_Todo]) -> None:
-        self.update, self.todo = update, todo
-        self._clear()
-
-    def _clear(self) -> None:
-        self.batch, self.rows, self.since = Batch(), 0, time.monotonic()
-        self._parts: dict[int, tuple[int, int, int, list[dict[str, Any]]]] = {}  # entry -> from, to, rows, faults
-
-    def add(self, done: Done) -> None:
-        """A stretch, the next of its file."""
-        todo, stretch = self.todo[done.stretch.entry], done.stretch
-        todo.content.sha256 = todo.content.sha256 or done.sha256
-        if stretch.first == 0:
-            todo.content.captions = captions_of(todo.entry, self.update.sidecars)
-        number = list(self._parts).index(stretch.entry) if stretch.entry in self._parts else len(self._parts)
-        first, _, rows, faults = self._parts.get(stretch.entry, (stretch.first, 0, 0, []))
-        last = stretch.first + len(stretch.starts)
-        self._parts[stretch.entry] = (first, last, rows + len(done.good), [*faults, *_in_short(faults, done.faults)])
-        spec, batch = self.update.config.input, self.batch
-        length = min(spec.seconds, todo.content.seconds) if todo.content.seconds else spec.seconds
-        starts = [stretch.starts[good] / spec.fps for good in done.good]
-        batch.content_N += [number] * len(done.good)
-        batch.start_N += starts
-        batch.end_N += [start + length for start in starts]
-        for name, x_VD in done.vectors.items():
-            batch.vectors.setdefault(name, []).append(x_VD)
-            batch.has.setdefault(name, []).append(done.has[name])
-        self.rows += len(done.good)
-
-    def commit(self) -> None:
-        """Writes it, if there is anything in it."""
-        if self._parts:
-            for entry, (first, last, rows, faults) in self._parts.items():
-                todo = self.todo[entry]
-                content = todo.content
-                content.rows += rows
-                if last == content.windows and not content.rows and not faults:
-                    faults = [{"start": None, "field": "audio", "reason": "is silent"}]
-                self.batch.records.append(content.record((first, last), rows, faults))
-                if first == 0:
-                    named = todo.entry
-                    record = Named(named.name, content.id, named.size, named.mtime, named.label).record()
-                    self.batch.records.append(record)
-            self.update._commit(self.batch)
-        self._clear()
-
-
-def _in_short(before: list[dict[str, Any]], faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Faults of windows, once where neighbours have the same: with ``until``, where the last of them begins."""
-    found = list[dict[str, Any]]()
-    for fault in faults:
-        last = found[-1] if found else before[-1] if before else None
-        if last is not None and (last["field"], last["reason"]) == (fault["field"], fault["reason"]):
-            last["until"] = fault["start"]
-        else:
-            found.append(dict(fault))
-    return found
-
-
-def _path_of(entry: Entry) -> str:
-    return str(entry.media) if isinstance(entry.media, Path) else entry.media.name
-
-
-def _probe_all(entries: list[Entry], job: IndexJob) -> list[Probed | dict[str, str]]:
-    """What each file says of itself, or why it cannot be opened."""
-    found: dict[int, Any] = {}
-    timeout = DataConfig().decode_timeout
-    files = [number for number, entry in enumerate(entries) if isinstance(entry.media, Path)]
-    for number, entry in enumerate(entries):
-        if not isinstance(entry.media, Path) or not job.workers:
-            found[number] = _probe_one((entry, timeout))
-    if job.workers:
-        items = [(number, entries[number], timeout) for number in files]
-        # What FFmpeg has for a file that means harm is limited there: a process that crashes or hangs costs its file.
-        for (number, entry, _), answer in run_isolated(
-            _probe_item, items, workers=job.workers, seconds=2 * timeout, fork=True
-        ):
-            if isinstance(answer, Failed):
-                answer = {"file": _path_of(entry), "field": "decode", "reason": answer.reason}
-            found[number] = answer
-    return [found[number] for number in range(len(entries))]
-
-
-def _probe_item(item: tuple[int, Entry, float]) -> Probed | dict[str, str]:
-    return _probe_one(item[1:])
-
-
-def _probe_one(item: tuple[Entry, float]) -> Probed | dict[str, str]:
-    entry, timeout = item
-    try:
-        return probe(entry, timeout)
-    except Exception as error:
-        bad = bad_clip(error, _path_of(entry))
-        return {"file": bad.file, "field": bad.field, "reason": bad.reason}

@@ -146,6 +146,11 @@ def _look(entry: Entry) -> dict[str, Any] | None:
     return None
 
 
+def path_of(entry: Entry) -> str:
+    """For messages: the file, or its name in shards."""
+    return str(entry.media) if isinstance(entry.media, Path) else entry.media.name
+
+
 def merged(ranges: Iterable[Range]) -> list[Range]:
     """Ranges that overlap or touch as one, in order."""
     found: list[Range] = []

@@ -29,55 +29,25 @@ from vatt.data.decode import (
     ChooseStart,
     MediaError,
     RgbFrames,
-    TimeLimit,
     Wanted,
     decode_sounds,
     decode_windows,
-    duration_of,
-    film_of,
     is_silent,
-    open_media,
     write_picture,
 )
-from vatt.data.decode.streams import sound_length, sound_of
 from vatt.data.reading import bad_clip
 from vatt.data.samples import Layout
 from vatt.data.slots import NoRoom, fit_prefetch
 from vatt.data.windows import window_start
 from vatt.data.workers import Pool
 from vatt.memory import free_memory
-from vatt.search.listing import Entry, Range
+from vatt.search.listing import Entry, Range, path_of
+from vatt.search.probing import Probed
 
 MOST_WINDOWS = 200_000  # of a file: 89 hours of windows of 3.2 s; a header may claim any length
 _NEAR = 1e-6  # of a frame: what a time that is meant to lie on the grid may lie beside it
 _HASHED = 1 << 22  # bytes that are read at a time
 Fault = dict[str, Any]  # {"start", "field", "reason"}; start is None for the whole file
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What a file says of itself: seconds (0: not known), and what it has."""
-
-    seconds: float
-    picture: bool
-    sound: bool
-
-
-def probe(entry: Entry, timeout: float) -> Probed:
-    """Opens a file. Raises MediaError: it is no film, sound or picture that can be read."""
-    if not isinstance(entry.media, Path):
-        packed = entry.media
-        return Probed(packed.duration or packed.sound or 0.0, entry.kind != "audio", packed.sound is not None)
-    if entry.kind == "image":
-        return Probed(0.0, True, False)
-    path, limit = entry.media, TimeLimit(entry.media, timeout)
-    with open_media(path, entry.kind, limit=limit) as container:
-        film = entry.kind == "video" and film_of(container) is not None
-        sound = sound_of(container) is not None
-        if not film and not sound:
-            raise MediaError(path, entry.kind, "the file has no film and no sound")
-        seconds = duration_of(container, path, limit) if film else sound_length(container, path, limit)[0]
-    return Probed(seconds, film, sound)
 
 
 def window_starts(ranges: Sequence[Range], seconds: float, spec: InputConfig, hop: int) -> list[int]:
@@ -225,7 +195,7 @@ class ReadGroups:
                     self._read_one(entry, stretch, number, frames, audio_CL, seen)
             _check_unchanged(entry)
         except Exception as error:
-            bad = bad_clip(error, _name(entry))
+            bad = bad_clip(error, path_of(entry))
             fault = {"start": None, "field": bad.field, "reason": bad.reason}
             return Seen(
                 faults=[fault | {"start": start / self.spec.fps} for start in stretch.starts], sha256=seen.sha256
@@ -244,7 +214,7 @@ class ReadGroups:
             wanted = Wanted(lambda duration: begin, [RgbFrames(CentreView(), frames)], sound_L)
             (written,) = decode_windows(entry.media, [wanted], whole, self.timeout * count)
         except Exception as error:
-            bad_clip(error, _name(entry))  # raises what is no fault of the file
+            bad_clip(error, path_of(entry))  # raises what is no fault of the file
             return False
         for number, start in enumerate(stretch.starts):
             at = start - stretch.starts[0]
@@ -282,7 +252,7 @@ class ReadGroups:
                 decode_sounds(entry.media, [choose], [audio_CL[number]], spec, self.timeout)
                 heard = not is_silent(audio_CL[number])
         except Exception as error:
-            bad = bad_clip(error, _name(entry))
+            bad = bad_clip(error, path_of(entry))
             seen.faults.append({"start": begin, "field": bad.field, "reason": bad.reason})
             return
         if has.picture:
@@ -295,10 +265,6 @@ def _add(seen: Seen, number: int, at: int, heard: bool) -> None:
     seen.good.append(number)
     seen.at.append(at)
     seen.heard.append(heard)
-
-
-def _name(entry: Entry) -> str:
-    return str(entry.media) if isinstance(entry.media, Path) else entry.media.name
 
 
 def _check_unchanged(entry: Entry) -> None:
