@@ -116,6 +116,14 @@ def test_without_the_hub_the_copy_in_the_cache_is_used(hub, shared, monkeypatch,
     refused("runs/mine", r"^runs/mine: no such folder here; as a model of the hub .*127.0.0.1:9 cannot be reached")
 
 
+def test_a_download_that_breaks_off_is_one_line(hub, shared, monkeypatch):
+    def broken(*args, **options):
+        raise ConnectionResetError("peer has gone")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    refused("me/tiny", "^me/tiny: was not read to its end: http://127.* cannot be reached .ConnectionResetError.; try")
+
+
 def test_a_new_version_is_fetched(hub, shared):
     before = local_model("me/tiny")
     shared.files["config.json"] += b"\n"

@@ -66,10 +66,13 @@ def download(repo: str, revision: str | None = None) -> Path:
         return _cached(repo, revision, where, error)
     _check_listed(where, info.siblings or [])
     had = {name: _is_cached(repo, name, info.sha) for name in FILES}
-    with _telling(where), _quiet():
-        folder = Path(
-            hub.snapshot_download(repo, revision=revision, allow_patterns=list(FILES), library_name="vatt-torch")
-        )
+    try:
+        with _telling(where), _quiet():
+            folder = Path(
+                hub.snapshot_download(repo, revision=revision, allow_patterns=list(FILES), library_name="vatt-torch")
+            )
+    except _Unreachable as error:
+        raise HubError(f"{where}: was not read to its end: {error}; try again") from None
     if folder.name != info.sha:
         raise HubError(f"{where}: was changed while it was read; try again")
     for entry in info.siblings or []:
