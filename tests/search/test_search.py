@@ -92,6 +92,25 @@ def test_windows_of_a_file_are_merged_where_they_match(tmp_path):
     assert len(index.search(words(unit(0)), top=9, per_file=1)) == 2  # one of each file
 
 
+def test_few_long_files_are_not_searched_to_their_last_window(tmp_path, monkeypatch):
+    """Two films of 300 moments show six, however many are asked for."""
+    films = {name: {"v": {10.0 * n: noise(1000 * at + n) for n in range(300)}} for at, name in enumerate("ab")}
+    films["b"]["captions"] = [[2.0 * n, 2.0 * n + 2, f"number {n}"] for n in range(1500)] + [[None, None, "title"]]
+    index = plant(tmp_path / "x", films)
+    counts = []
+
+    def counted(scores, allowed, count):
+        counts.append(count)
+        return best_first(scores, allowed, count)
+
+    monkeypatch.setattr("vatt.search.ranking.best_first", counted)
+    hits = index.search(words(noise(1000 + 7)), 20)
+    assert len(hits) == 6
+    assert counts == [160]
+    assert (hits[0].start_s, hits[0].window.caption) == (70.0, "number 35")
+    assert len(index.search(words(noise(7)), 20, per_file=None)) == 20
+
+
 def test_near_copies_are_folded_and_shown_by_all(tmp_path, capsys):
     one, other = unit(0, 1, rest=0.2), noise(7)
     near = one + 0.01 * noise(3)

@@ -162,9 +162,11 @@ class Index:
         return Window(row, self.files[file], start, end, self._caption(file, start, end))
 
     def _caption(self, file: int, start: float, end: float) -> str:
-        captions = [Caption(text, first, last) for first, last, text in self._contents[file].captions]
-        timed = [(each, each.start, each.end) for each in captions if each.start is not None and each.end is not None]
-        near = [each for each, first, last in timed if first < end and last > start] if timed else captions[:1]
+        # A long film has thousands, and many of its windows are asked for: only what is near is made.
+        captions = self._contents[file].captions
+        timed = [each for each in captions if each[0] is not None and each[1] is not None]
+        chosen = [each for each in timed if each[0] < end and each[1] > start] if timed else captions[:1]
+        near = [Caption(text, first, last) for first, last, text in chosen]
         return choose_candidates(near, start, end, 1, None)[0] if near else ""
 
     def has(self, space: str) -> np.ndarray:

@@ -137,10 +137,13 @@ def moments(
     possible = min(int(allowed.sum()), max(_LOOKED_AT, 8 * top))
     count = min(possible, max(64, 8 * top))
     copies = Copies(index) if fold else None
+    # Of few files there may be no more to show, however long they are: their last windows need no look.
+    files = np.count_nonzero(np.bincount(index.rows.file[allowed], minlength=1))
+    most = top if per_file is None else min(top, per_file * files)
     while True:
         order = best_first(scored.total, allowed, count)
         hits = _gather(index, scored, order, top, merge, per_file, copies)
-        if len(hits) >= top or count >= possible:
+        if len(hits) >= most or count >= possible:
             return hits
         count = min(possible, 8 * count)
 
