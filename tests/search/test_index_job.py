@@ -283,6 +283,20 @@ def _error(capsys, arguments):
     return capsys.readouterr().err
 
 
+def test_words_that_lie_elsewhere_are_found_again(own, capsys):
+    """Of a model folder without tokenizer.json, as of a converted one."""
+    save_model(own / "bare", tokenizer=False)
+    words, out, source = own / "words.txt", own / "other", own / "sounds"
+    words.write_text("<pad>\n<unk>\nred\ncircle\n")
+    source.mkdir()
+    shutil.copy(own / "films" / "noise.wav", source)
+    build_index(job(own, model=own / "bare", out=out, source=source, vocabulary=words))
+    query = Index.open(out, own / "bare").encoder.words("red circle")
+    assert query.vectors["video-text"].shape == (8,)
+    words.write_text("<pad>\n<unk>\ncircle\nred\n")
+    assert "was made with the model" in _error(capsys, ["search", str(out), "red circle"])
+
+
 def test_bad_files_are_told_and_skipped(own, capsys):
     films = own / "films"
     (films / "bad.mp4").write_bytes(b"not a video")

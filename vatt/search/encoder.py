@@ -71,6 +71,7 @@ class Encoder:
     Args:
         like: the vectors of a window of the index, by its id.
         workers: processes that decode files; 0 decodes here.
+        vocabulary: the words, for a folder without tokenizer.json.
     """
 
     def __init__(
@@ -80,15 +81,17 @@ class Encoder:
         device: str,
         like: Callable[[int], dict[str, np.ndarray]],
         workers: int = 0,
+        vocabulary: Path | None = None,
     ) -> None:
         self.folder, self.spaces, self.device, self.workers = model, spaces, device, workers
+        self.vocabulary = vocabulary
         self._like, self._lock = like, threading.RLock()
         self._table = _FAC if "video-text" in spaces else _JOINT
 
     @cached_property
     def model(self) -> VATT:
         """Raises PretrainedError, SearchError: it cannot be loaded."""
-        return load(self.folder, self.device, "auto")
+        return load(self.folder, self.device, "auto", self.vocabulary)
 
     def words(self, text: str, *, target: Target | None = None) -> Query:
         """A sentence. With a joint head, a window without a picture is compared by its sound.

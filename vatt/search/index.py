@@ -70,7 +70,7 @@ class Index:
         self.spaces = dict(self.about.vectors)
         self._model, self._device, self._lock = model, device, threading.Lock()
         if model is not None:
-            check_same(self.about, describe_model(model), path)
+            check_same(self.about, describe_model(model, self._vocabulary), path)
         self._load()
 
     @classmethod
@@ -146,14 +146,20 @@ class Index:
         """The folder of the model."""
         return self._model or Path(self.about.model["path"])
 
+    @property
+    def _vocabulary(self) -> Path | None:
+        """The words of a model whose folder has none, as they were given to ``vatt index``."""
+        path = self.about.model.get("vocabulary")
+        return Path(path) if isinstance(path, str) else None
+
     @cached_property
     def encoder(self) -> Encoder:
         """Makes queries. Raises SearchError: the model is another one now. PretrainedError: it is not there."""
         try:
-            check_same(self.about, describe_model(self.model), self.path)
+            check_same(self.about, describe_model(self.model, self._vocabulary), self.path)
         except (PretrainedError, OSError) as error:
             raise SearchError(f"{self.path}: its model cannot be read: {error}; name it: --model DIR") from error
-        return Encoder(self.model, self.spaces, self._device, self._like)
+        return Encoder(self.model, self.spaces, self._device, self._like, vocabulary=self._vocabulary)
 
     def window(self, row: int) -> Window:
         """A window by its id, with the caption that it overlaps most."""

@@ -37,7 +37,8 @@ def config_of(model: Path) -> VATTConfig:
 
 
 def describe_model(model: Path, vocabulary: Path | None = None) -> dict[str, Any]:
-    """Name, path and digests of a model: of its configuration and weights, and of its words (None: it has none)."""
+    """Name, path and digests of a model: of its configuration and weights, and of its words (None: it has none); and
+    where these are, if not in its folder."""
     folder = model_folder(model)
     words = vocabulary or folder / TOKENIZER
     about = json.dumps([_checksum(folder / WEIGHTS), digest_of(folder / CONFIG)])
@@ -46,6 +47,7 @@ def describe_model(model: Path, vocabulary: Path | None = None) -> dict[str, Any
         "path": str(Path(model).resolve()),
         "weights": hashlib.sha256(about.encode()).hexdigest()[:16],
         "words": digest_of(words)[:16] if words.is_file() else None,
+        "vocabulary": None if vocabulary is None else str(Path(vocabulary).resolve()),
     }
 
 
