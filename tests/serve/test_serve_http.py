@@ -118,6 +118,13 @@ def test_a_query_that_makes_no_sense_is_told_why(client, query, status, words):
     assert words in told(client.get("/api/search", params=query), status)["error"]
 
 
+def test_it_is_told_whether_there_are_more(client):
+    """By moments, of which a file may have several."""
+    few = told(client.get("/api/search", params={"text": "a red circle", "top": 2}))
+    assert few["more"] is True
+    assert told(client.get("/api/search", params={"text": "a red circle", "top": 200}))["more"] is False
+
+
 def test_more_like_this_finds_the_moment_itself_first(client, served):
     row = int(np.flatnonzero(served.index.rows.file == served.turned)[0])
     found = told(client.get("/api/search", params={"like": row}))["results"]

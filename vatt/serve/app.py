@@ -177,11 +177,13 @@ class _Server:
             raise HTTPException(400, "text: say what to search for")
         top, wanted = _whole(request, "top", 48, 1, MOST_HITS), _wanted(request)
 
-        def found() -> list[dict[str, Any]]:
-            return self.collection.found(self.index.search(asked, top=top, filters=wanted))
+        def found() -> dict[str, Any]:
+            hits = self.index.search(asked, top=top, filters=wanted)
+            # A file may have several of the moments: how many files are shown does not tell whether there are more.
+            return {"results": self.collection.found(hits), "more": len(hits) >= top}
 
-        results = await run_in_threadpool(found)
-        return _json({"milliseconds": round(1000 * (time.perf_counter() - began), 1), "results": results})
+        answer = await run_in_threadpool(found)
+        return _json({"milliseconds": round(1000 * (time.perf_counter() - began), 1), **answer})
 
     async def _words(self, text: str) -> Query:
         if (known := self.sentences.get(text)) is None:

@@ -99,7 +99,7 @@ function show(answer) {
   results = answer.results;
   by("list").replaceChildren(...results.map((one, at) => card(one, at, { play: playResult, alike, folder: setFolder })));
   const total = answer.total ?? results.length;
-  by("more").hidden = state.top >= 200 || (isAsked() ? results.length < state.top : total <= results.length);
+  by("more").hidden = state.top >= 200 || (isAsked() ? !answer.more : total <= results.length);
   by("examples").hidden = isAsked() || !by("examples").children.length;
   map.mark(results, filters());
   const narrowed = Object.keys(filters()).length > 0;
