@@ -96,6 +96,7 @@ def test_a_model_without_a_run_and_a_classifier(tmp_path):
     assert "any number of classes of 3: left, right, up." in card
     assert "pipeline_tag: audio-classification" in card
     assert "## Recipe" not in card
+    assert "figures above" not in card
 
 
 def test_the_table_of_a_classifier(tmp_path):
@@ -105,6 +106,7 @@ def test_the_table_of_a_classifier(tmp_path):
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps({"table": table, "views": "1 x 1"}))
     card = (write_folder(tmp_path / "run", "me/c", "mit", tmp_path / "out") / "README.md").read_text()
     assert "| top 1 | 58.5% |\n| chance (the most frequent class) | 13.5% |\n| n | 378 |" in card
+    assert "The figures above are of held-out clips" in card
 
 
 def test_damaged_records_and_models_are_refused_and_nothing_is_written(run, tmp_path):

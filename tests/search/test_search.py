@@ -317,6 +317,7 @@ def test_what_cannot_be_asked_is_said_in_a_line(made, tmp_path, capsys):
         assert message in err
         assert err.startswith("error: ")
         assert err.count("\n") == 1
+    assert run(capsys, index, "a star", "--folder", "gone")[:2] == (0, "nothing was found in the folder gone\n")
 
 
 def test_a_search_with_another_model_is_refused(made, tmp_path, capsys):

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     for hit in hits:
         print(json_line(hit.as_json()) if options.json else as_line(hit))
     if not hits and not options.json:
-        print("nothing was found")
+        print("nothing was found" + printable(f" in the folder {options.folder}" if options.folder else ""))
     return 0
 
 

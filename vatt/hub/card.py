@@ -53,6 +53,13 @@ def model_card(
         parameters: numbers in the weights.
         license: an identifier of the hub, such as apache-2.0.
     """
+    figures = [
+        *_titled("Retrieval on held-out clips", _retrieval(records)),
+        *_titled("Classification of held-out clips", _classification(records)),
+    ]
+    limits = "The model knows what its data show, with their gaps and leanings; nobody has examined it for these."
+    if figures:
+        limits += " The figures above are of held-out clips of the same data, and say nothing of others."
     parts = [
         _head(config, records, license),
         f"# {name.partition('/')[2]}",
@@ -65,12 +72,10 @@ def model_card(
         *_titled("Data", _data(records)),
         *_titled("Recipe", _recipe(records)),
         *_titled("Curves", _curves(records)),
-        *_titled("Retrieval on held-out clips", _retrieval(records)),
-        *_titled("Classification of held-out clips", _classification(records)),
+        *figures,
         *_titled("Made with", _table(("", ""), _facts(records.environment, {name: name for name in _ENVIRONMENT}))),
         "## Limits",
-        "The model knows what its data show, with their gaps and leanings; nobody has examined it for these. The "
-        "figures above are of held-out clips of the same data, and say nothing of others.",
+        limits,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
