@@ -130,6 +130,7 @@ def test_refused_before_anything_is_traced(folder, capsys, monkeypatch):
         (("classifier", "--part", "audio"), "part: the classifier reads video, not audio"),
         (("model", "--part", "text", "--pixels", "float32"), "input: only video comes as uint8 or as float32"),
         (("model", "--part", "text", "--out", "x.txt"), "out: x.txt: the name of a file for torch ends in .pt2"),
+        (("model", "--part", "text", "--opset", "0"), "opset: from 1 to 100, got 0"),
         (("gone", "--part", "text"), "no such folder with a model.safetensors"),
     ]:
         assert main(["export", str(folder / arguments[0]), *arguments[1:], "--to", "torch"]) == 1

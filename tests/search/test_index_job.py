@@ -256,6 +256,7 @@ def test_another_model_other_settings_and_another_source_are_refused(own, capsys
         (["--model", str(own / "other")], "was made with the model vatt-tiny of "),
         (["--model", str(own / "model"), "--hop", "0.5"], "made with other settings: hop_s was 1.0, is 0.5"),
         (["--model", str(own / "model"), "--hop", "0"], "hop: must be more than 0 seconds"),
+        (["--model", str(own / "model"), "--batch-size", str(10**30)], "batch_size: must be 1,000,000 or less"),
         (["--model", str(own / "model"), "--device", "gpu7"], "'gpu7' is no device of PyTorch"),
         (["--model", str(own / "films")], "model.safetensors"),
     ):

@@ -18,7 +18,7 @@ from vatt.json_files import json_line
 from vatt.search import Filter, Index, Query, SearchError
 from vatt.search.exact import best_first, dot_products
 from vatt.search.format import ABOUT, SEGMENTS, About, Batch, write_segment
-from vatt.search.state import Content, Named
+from vatt.search.state import Content, Named, State
 from vatt.weights.folder import model_folder
 
 WIDTH = 16
@@ -176,6 +176,35 @@ def test_weights_combine_queries_whatever_their_spread(tmp_path):
     assert "mute.mp4" not in {h.window.file.name for h in index.search(hear, top=50, fold=False)}
 
 
+def test_weights_count_beside_each_other_alone(tmp_path):
+    index = plant(tmp_path / "i", {"a": {"v": {0.0: unit(0), 2.0: unit(1)}}, "b": {"v": {0.0: unit(0, 1)}}})
+    queries = [Query({"video-text": unit(0)}, 1.0, "one"), Query({"video-text": unit(1, 2)}, 0.5, "two")]
+    wanted = [(hit.window.row, hit.score) for hit in index.search(queries)]
+    for factor in (1e308, 1e-308):  # whose sums would be no numbers
+        hits = index.search([query.weighted(query.weight * factor) for query in queries])
+        assert [(hit.window.row, pytest.approx(hit.score)) for hit in hits] == wanted
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"seconds": "x"}, "seconds is 'x'"),
+        ({"seconds": 1e308}, "seconds is 1e+308"),
+        ({"media": "exe"}, "media is 'exe'"),
+        ({"captions": [1]}, "no file and no content"),
+        ({"captions": [["a", "b", "c"]]}, "a caption is"),
+        ({"captions": [[0, 1, 5]]}, "a caption is"),
+        ({"file": 5}, "file is '5'"),
+    ],
+)
+def test_records_that_mean_harm_are_told(tmp_path, record, message):
+    segment = plant(tmp_path / "i", {"a": {"v": {0.0: unit(0)}}})._segments[0]
+    segment.records[0 if "file" not in record else 1].update(record)
+    with pytest.raises(SearchError, match=r"00000000\.safetensors: a record is no file") as raised:
+        State().apply([segment])
+    assert message in str(raised.value)
+
+
 def test_filters_by_folder_length_and_kind(tmp_path):
     names = ["a/x.mp4", "a/b/y.mp4", "ab/z.mp4", "top.mp4"]
     files = {name: {"v": {0.0: noise(n)}, "seconds": 10.0 * n} for n, name in enumerate(names)}
@@ -306,6 +335,9 @@ def test_what_cannot_be_asked_is_said_in_a_line(made, tmp_path, capsys):
         ([index, "a star", "--weights", "audio=2"], "--weights: 'audio=2': must be K=W with a number W and K of text"),
         ([index, "a star", "--weights", "text=nan"], "--weights: 'text=nan'"),
         ([index, "a star", "--weights", "text=0"], "--weights: all are 0"),
+        ([index, "a star", "--max-length", "nan"], "--max-length: must be a number"),
+        ([index, "\udcff"], "holds no word"),
+        ([index, "a star", "--device", "meta"], "device: meta: computes nothing"),
         ([index, "a star", "--top", "0"], "--top: must be 1 or more"),
         ([index, "--video", tmp_path / "bad.mp4"], "cannot be decoded"),
         ([index, "--video", films / "0.mp4@99"], "behind the end of the file"),

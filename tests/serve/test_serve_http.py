@@ -356,6 +356,9 @@ def test_an_index_does_not_give_away_what_is_no_media(served, tmp_path, monkeypa
         answer = local.get(at)
         assert answer.status_code == 404
         assert "secret" not in answer.text
+    (tmp_path / "key.mp4").symlink_to(secret)  # of a folder that somebody else packed: it could not be read as media
+    files[served.film] = replace(files[served.film], path=tmp_path / "key.mp4", windows=0)
+    assert local.get(at).status_code == 404
 
 
 def test_the_map_has_a_place_for_each_moment_and_is_made_once(client, served):

@@ -46,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
     if options.top < 1 or options.per_file < 0:
         name = "top" if options.top < 1 else "per-file"
         raise SearchError(f"--{name}: must be {1 if name == 'top' else 0} or more")
+    for name in ("min_length", "max_length"):
+        if math.isnan(getattr(options, name)):
+            raise SearchError(f"--{name.replace('_', '-')}: must be a number of seconds, got nan")
     weights = _weights(options)
     index = Index.open(options.index, options.model, options.device)
     filters = Filter(options.folder, (), options.min_length, options.max_length)

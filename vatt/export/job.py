@@ -76,6 +76,8 @@ def export_part(
     """
     if floating and modality != "video":
         raise ExportError(f"input: only video comes as uint8 or as float32; {modality} has one type")
+    if not 1 <= opset <= 100:
+        raise ExportError(f"opset: from 1 to 100, got {opset}")
     if to == "onnx":
         _need_packages()
     model = load_pretrained(folder, backend="torch")  # plain operations, which others know

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vatt.clip import SILENCE, InputConfig
+from vatt.data.captions import whole_characters
 from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
@@ -140,8 +141,9 @@ def embed_sentences(
             "name them: VATT.from_pretrained(DIR, vocabulary=FILE)"
         )
     numbers = list(range(len(sentences)) if numbers is None else numbers)
+    sentences = list(map(whole_characters, sentences))  # a terminal gives what is not UTF-8 as half characters
     words = model.config.input.words
-    ids_BW = torch.from_numpy(tokenizer.encode(list(sentences), words))
+    ids_BW = torch.from_numpy(tokenizer.encode(sentences, words))
     skipped: list[Record] = []
     rows, found, unknown = list[int](), list[int](), list[str]()
     for row, (number, sentence) in enumerate(zip(numbers, sentences, strict=True)):

@@ -244,6 +244,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise EmbedError(f"device: {name!r} is no device of PyTorch, such as cpu or cuda") from error
+    if device.type == "meta":
+        raise EmbedError("device: meta: computes nothing; name cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EmbedError(f"device: {name}: PyTorch sees no CUDA device here")
     return device

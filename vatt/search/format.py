@@ -137,6 +137,8 @@ def read_segment(path: Path, widths: Mapping[str, int]) -> Segment:
 
     content_N = np.array(column("content", np.int32))
     start_N, end_N = (np.array(column(name, np.float64)) for name in ("start", "end"))
+    if not (np.isfinite(start_N).all() and np.isfinite(end_N).all()):
+        raise SearchError(f"{path}: is damaged: times that are no numbers")
     vectors = {name: column(name, np.float16, width) for name, width in widths.items()}
     has = {name: np.array(column(f"has {name}", np.uint8)) > 0 for name in widths}
     if len({len(x) for x in (content_N, start_N, end_N, *vectors.values(), *has.values())}) > 1:
@@ -196,6 +198,8 @@ class About:
         for name, kind in kinds.items():
             if not isinstance(found.get(name), kind):
                 raise SearchError(f"{path}: {name}: is missing, or no {kind.__name__}")
+        if not all(isinstance(found["model"].get(name), str) for name in ("name", "path")):
+            raise SearchError(f"{path}: model: needs a name and a path")
         widths = found["vectors"]
         if not all(type(width) is int and 0 < width <= 2**16 for width in widths.values()):
             raise SearchError(f"{path}: vectors: {widths} are no widths")

@@ -249,6 +249,7 @@ class Index:
     def _scored(self, queries: Sequence[Query]) -> Scored:
         cosines = {}
         total, known_N, weights = np.zeros(len(self), np.float32), np.zeros(len(self), bool), 0.0
+        largest = max(abs(query.weight) for query in queries) or 1.0  # the score depends on no common factor
         for query in queries:
             cosine, known = self.scores(query)
             cosines[query.name] = np.where(known, cosine, np.nan)
@@ -260,8 +261,9 @@ class Index:
             values = cosine[known]
             spread = max(float(values.std()), 1e-6) if len(values) else 1.0
             mean = float(values.mean()) if len(values) else 0.0
-            total += np.where(known, query.weight * (cosine - mean) / spread, 0).astype(np.float32)
-            weights += abs(query.weight)
+            weight = query.weight / largest
+            total += np.where(known, weight * (cosine - mean) / spread, 0).astype(np.float32)
+            weights += abs(weight)
         return Scored(total / (weights or 1.0), known_N, cosines, [name for q in queries for name in q.vectors])
 
     def _allowed(self, filters: Filter | np.ndarray | None) -> np.ndarray:

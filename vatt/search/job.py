@@ -76,10 +76,10 @@ class IndexJob:
     moved: bool = False  # the source may be another folder than before
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SearchError(f"batch_size: must be 1 or more, got {self.batch_size}")
-        if self.workers < 0:
-            raise SearchError(f"workers: must be 0 or more, got {self.workers}")
+        for name, least, most in (("batch_size", 1, 1_000_000), ("workers", 0, 1024)):
+            if not least <= (value := getattr(self, name)) <= most:
+                limit = f"{least} or more" if value < least else f"{most:,} or less"
+                raise SearchError(f"{name}: must be {limit}, got {value}")
         if not self.devices:
             raise SearchError("device: names no device")
         if self.hop is not None and not 0 < self.hop < 86_400:
@@ -349,7 +349,7 @@ class _Update:
             [one.entry for one in todo],
             {number: one.probed for number, one in enumerate(todo)},
             groups,
-            job.batch_size,
+            max(sum(len(one.starts) for one in group) for group in groups),  # few windows need no room for many
             self.config.input,
             config.decode_timeout,
         )

@@ -80,6 +80,8 @@ def load(model: Path, device: str, precision: str, vocabulary: Path | None = Non
     found = VATT.from_pretrained(model, vocabulary=vocabulary)
     try:
         place = torch.device(device)
+        if place.type == "meta":
+            raise SearchError("device: meta: computes nothing; name cpu or cuda")
         if place.type == "cuda" and not torch.cuda.is_available():
             raise SearchError(f"device: {device}: PyTorch sees no CUDA device here")
         found.to(place, type_of(precision, place))

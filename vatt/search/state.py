@@ -6,6 +6,7 @@ interrupted, or made by several processes, has the same rows as any other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,7 @@ class State:
             contents = 0
             try:
                 for record in segment.records:
+                    _check(record)
                     if "part" in record:
                         self.take(record, (number, contents))
                         contents += 1
@@ -113,6 +115,31 @@ class State:
     def live(self) -> list[Named]:
         """The files that have a content, in the order of their names."""
         return [self.files[name] for name in sorted(self.files) if self.files[name].content in self.contents]
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"file": str, "label": str, "content": str, "media": str, "sha256": str, "size": int, "mtime": int},
+    **{"seconds": (int, float), "windows": int, "rows": int, "part": list, "ranges": list, "faults": list},
+    "captions": list,
+}
+
+
+def _check(record: Record) -> None:
+    """Raises ValueError: a value that no index has, as of somebody who means harm."""
+    for name, value in record.items():
+        if not isinstance(value, _KINDS.get(name, object)):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
+    if record.get("media", "video") not in ("video", "audio", "image"):
+        raise ValueError(f"media is {record['media'][:40]!r}")
+    if not 0 <= record.get("seconds", 0) < 1e9:
+        raise ValueError(f"seconds is {record['seconds']!r}")
+    for start, end, text in record.get("captions", ()):
+        if not (isinstance(text, str) and _is_time(start) and _is_time(end)):
+            raise ValueError(f"a caption is {str([start, end, text])[:80]}")
+
+
+def _is_time(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,9 @@ def media_type(file: IndexedFile) -> str:
 
 
 def may_be_sent(file: IndexedFile) -> bool:
-    """Whether it is called like media: an index that somebody else made must not give away other files."""
-    return file.path is not None and kind_of(file.path) is not None
+    """Whether it is called like media, and windows of it were read: an index that somebody else made must not give away
+    other files, nor a link in a folder that somebody else made."""
+    return file.path is not None and kind_of(file.path) is not None and file.windows > 0
 
 
 def _examples(captions: Iterable[str]) -> list[str]:
