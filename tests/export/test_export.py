@@ -107,7 +107,7 @@ def test_a_program_of_torch(tmp_path):
     program = torch.export.load(tmp_path / "x.pt2", extra_files=extra)
     about = json.loads(extra["vatt.json"])
     assert (about["input"]["words"], about["normalised"]) == (6, False)
-    assert sum(x.numel() for x in program.state_dict.values()) < 3000  # nothing of the other parts
+    assert sum(x.numel() for x in program.state_dict.values()) < 4000  # of 71,476: nothing of the other parts
     x = torch.randint(0, 40, (3, 6))
     model = VATT.from_pretrained(tmp_path / "model")
     with torch.no_grad():

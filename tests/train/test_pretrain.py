@@ -125,7 +125,7 @@ REFUSED = {
     "empty": ["{folder}/empty", "no video file"],
     "below a file": ["--out {folder}/file/run", "cannot be written"],
     "proc": ["--out /proc/run", "cannot be written"],
-    "full": ["holds a run; choose an empty folder, or add --resume to go on with it"],
+    "full": ["holds files, and no run; choose an empty folder"],
     "no run": ["config.json"],
     "batch": ["run.batch_size"],
     "windows": ["data.windows_per_open: 3 windows of a clip do not divide the 8 clips"],

@@ -89,7 +89,9 @@ def _check_trackers(config: JobConfig, context: RankContext) -> None:
             choose_trackers(config.run.track)
         except ConfigError as error:
             problem = error
-    if (problem := gather(problem)[0]) is not None:
+    if context.ranks > 1:
+        problem = gather(problem)[0]
+    if problem is not None:
         raise problem
 
 
