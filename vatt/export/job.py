@@ -149,6 +149,8 @@ def write_onnx(
     except Exception as error:
         raise _refusal(part, error) from error
     assert made is not None
+    if (written := made.model.opset_imports.get("")) != opset:  # the exporter only logs that it could not convert
+        raise ExportError(f"opset: {opset}: PyTorch's exporter cannot write this model for it, only for {written}")
     made.model.metadata_props[KEY] = json.dumps(found)
     made.model.producer_name, made.model.producer_version = "vatt-torch", found["version"]
     made.save(str(path))
