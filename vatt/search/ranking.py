@@ -138,7 +138,7 @@ def moments(
     count = min(possible, max(64, 8 * top))
     copies = Copies(index) if fold else None
     # Of few files there may be no more to show, however long they are: their last windows need no look.
-    files = np.count_nonzero(np.bincount(index.rows.file[allowed], minlength=1))
+    files = int(np.count_nonzero(np.bincount(index.rows.file[allowed], minlength=1)))
     most = top if per_file is None else min(top, per_file * files)
     while True:
         order = best_first(scored.total, allowed, count)
