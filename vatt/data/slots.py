@@ -175,7 +175,7 @@ class Slots:
         """Page-locks the memory for copies to a GPU that the host does not wait for. ``note`` says why where it fails;
         batches are copied to pinned memory then, before they go to the GPU (`train.core.transfer.Uploader`).
 
-        tests/train/test_batches_to_device.py tries it where there is a GPU; it passed on an H200.
+        tests/train/test_batches_to_device.py tries it where there is a GPU; it did not fail on an H200.
         cudaHostRegister takes any pageable memory of the process (CUDA runtime API, section Memory Management), and
         shared mappings of anonymous files are such.
         """
