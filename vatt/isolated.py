@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from vatt.errors import UserError
 from vatt.limits import TooFewFiles, check_open_files, end_with_parent, read_strangers
-from vatt.signals import ENDING
+from vatt.signals import ENDING, children_without_interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,6 +47,9 @@ class _Process(Generic[Item]):
         try:
             self.pipe, other = context.Pipe()
             main = threading.current_thread() is threading.main_thread()
+            if context.get_start_method() == "forkserver":
+                with children_without_interrupts():  # of whom this server would be one
+                    forkserver.ensure_running()
             self.process = context.Process(target=_serve, args=(other, function, main), daemon=True)
             with warnings.catch_warnings():  # Python 3.12 warns of threads where it forks; no lock of theirs is touched
                 warnings.simplefilter("ignore", DeprecationWarning)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -240,6 +241,18 @@ def forward(number: int) -> None:
     be called from any thread."""
     if _state.received is None:
         _send(number)
+
+
+@contextmanager
+def children_without_interrupts() -> Iterator[None]:
+    """Processes that are started inside (not forked by Python) never get a Ctrl-C, which a terminal sends to all: until
+    one has imported what ignores it, it would end with a traceback. The parent ends them."""
+    resource_tracker.ensure_running()  # else multiprocessing starts it with the first one, and lets the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process has that of who starts it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _send(number: int) -> None:

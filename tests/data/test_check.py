@@ -101,7 +101,7 @@ def test_faults_are_named_and_the_rest_is_written(media, tmp_path, capsys):
     assert "10 files tried" in shown.out
     assert "5 rows are good; 10 faults" in shown.out
     assert "split train: 2 clips, 2 classes" in shown.out
-    assert "warning: split val: 1 classes have no clip: b" in shown.err
+    assert "warning: split val: classes without a clip (1): b" in shown.err
     with counts.open() as file:
         assert [list(row.values()) for row in csv.DictReader(file)] == [
             ["split", "train", "a", "1"],
@@ -159,10 +159,10 @@ def test_official_splits_and_folds_are_counted(media):
     rows = [{"audio": "sound.wav", "label": label, "fold": fold} for label, fold in (("a", 1), ("b", 1), ("a", 2))]
     unused = {"audio": "sound.wav", "label": "b", "fold": ""}  # in no split: there are such videos in HMDB51
     assert check(manifest(media, *rows, unused), workers=1, seconds=HANG).counts.warnings() == [
-        "fold 2: 1 classes have no clip: b"
+        "fold 2: classes without a clip (1): b"
     ]
     counts = check(manifest(media, *rows), workers=1, seconds=HANG).counts
-    assert counts.warnings() == ["fold 2: 1 classes have no clip: b"]
+    assert counts.warnings() == ["fold 2: classes without a clip (1): b"]
     assert counts.lines(40) == [
         "fold 1: 2 clips, 2 classes, 1 to 1 clips each",
         "fold 2: 1 clips, 1 classes, 1 to 1 clips each",

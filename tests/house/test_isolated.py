@@ -48,6 +48,39 @@ def test_a_crash_or_a_hang_costs_one_item_alone():
     }
 
 
+SLOW_IMPORT = """
+import time
+print("importing", flush=True)
+time.sleep(2)
+def work(item):
+    return item
+"""
+INTERRUPTED = """
+import slow_import
+from vatt.isolated import run_isolated
+if __name__ == "__main__":
+    try:
+        list(run_isolated(slow_import.work, [1], workers=1, seconds=60))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_while_processes_import_is_no_traceback(tmp_path):
+    """It goes to all processes of a terminal, to the server that forks them, too."""
+    (tmp_path / "slow_import.py").write_text(SLOW_IMPORT)
+    (tmp_path / "job.py").write_text(INTERRUPTED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    with subprocess.Popen([sys.executable, str(tmp_path / "job.py")], **pipes) as job:
+        for _ in range(2):  # its own import, then that of the server
+            assert job.stdout.readline() == "importing\n"
+        time.sleep(0.3)
+        os.killpg(job.pid, signal.SIGINT)
+        out, error = job.communicate(timeout=HANG)
+    assert (out, error) == ("interrupted\n", "")
+
+
 def test_items_may_follow_from_results():
     waiting, running, found = ["a"], 0, []
 

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, context: RankContext) -> int:
     clips, split, missing = clips_of(context, options)
     where = f"{options.data}, split {split}"
     if without := classes.check(clips, where):
-        context.say(f"warning: {len(without)} classes have no clip in {where}: {', '.join(without[:5])}")
+        context.say(f"warning: classes without a clip ({len(without)}) in {where}: {', '.join(without[:5])}")
     windows, crops = VIEWS[options.task]
     views = Views(options.clips or windows, options.crops or crops)
     data = DataConfig(workers=options.workers)

@@ -119,7 +119,7 @@ def _tells_sides(name: str) -> bool:
 def _missing(split: str, names: set[str]) -> list[str]:
     if not names:
         return []
-    return [f"{len(names)} classes have no clip in the split {split}: {shown(sorted(names))}"]
+    return [f"classes without a clip ({len(names)}) in the split {split}: {shown(sorted(names))}"]
 
 
 def shown(names: Sequence[str]) -> str:

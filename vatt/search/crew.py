@@ -22,7 +22,7 @@ from vatt.search.embedding import Done, embed_groups
 from vatt.search.format import SearchError
 from vatt.search.model import load
 from vatt.search.windows import ReadGroups
-from vatt.signals import ENDING
+from vatt.signals import ENDING, children_without_interrupts
 
 _START: Literal["spawn", "fork"] = "spawn"  # a forked process may not use a GPU
 _GONE = 5.0  # seconds until a killed process has gone
@@ -63,7 +63,8 @@ def embed_on(
         for share in shares:
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=_serve, args=(there, share, os.getpid()))
-            process.start()
+            with children_without_interrupts():
+                process.start()
             there.close()
             crew.append((process, here))
         for number in range(len(work.groups)):

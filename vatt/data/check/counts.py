@@ -44,7 +44,7 @@ class Counts:
                 continue
             if missing := [label for label in self.classes if label not in having]:
                 more = ", ..." if len(missing) > 5 else ""
-                found.append(f"{name}: {len(missing)} classes have no clip: {', '.join(missing[:5])}{more}")
+                found.append(f"{name}: classes without a clip ({len(missing)}): {', '.join(missing[:5])}{more}")
         return found
 
     def lines(self, most: int) -> list[str]:
