@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import torch
 
 from train.auto.facts import Facts
+from train.auto.fitting import Fit, first_fit, local_batch
 from train.auto.rates import START, Expected, computing_rate, step_seconds
 from train.auto.rules import OF_PROCESS, RESERVE, SHARE, training_type
 from train.config.finetuning import FinetuneConfig
@@ -20,52 +20,24 @@ from vatt.models import Classifier
 _FEW = 4  # clips of a part below which layers are computed twice, so that more fit
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a batch fits.
-
-    Attributes:
-        part: clips of a rank that fit at once; 0 where not even one does.
-        parts: into how many its batch is divided (engine.gradient_accumulation). The loss is a mean over clips, so
-            that of the whole batch.
-        needed: bytes of a rank.
-    """
-
-    zero: int
-    checkpointing: bool
-    part: int
-    parts: int
-    needed: int
-
-
 def fit(config: FinetuneConfig, facts: Facts, by_hand: Collection[str] = ()) -> Fit:
-    """The first of these that gives parts of 4 clips, or the whole batch: as it is; higher stages of ZeRO, on several
-    GPUs; and layers that are computed twice. What was set by hand stays."""
+    """See `first_fit`."""
     engine, local = config.engine, local_batch(config, facts)
     transformer = config.model.network == "transformer"
-    stages, twice = [engine.zero], [engine.activation_checkpointing]
-    if "engine.zero" not in by_hand and facts.ranks > 1:
-        stages += [stage for stage in (1, 2, 3) if stage > engine.zero]
-    if "engine.activation_checkpointing" not in by_hand and not twice[0] and transformer:
-        twice.append(True)
     possible = [n for n in range(1, local + 1) if local % n == 0 and local // n % config.data.windows_per_open == 0]
     if "engine.gradient_accumulation" in by_hand or not transformer:  # batch norms must see the whole batch
         possible = [engine.gradient_accumulation]
-    weights, best = count_weights(config), None
-    for checkpointing in twice:
-        for zero in stages:
-            found = _in_parts(config, facts, weights, zero, checkpointing, possible or [1])
-            if best is None or (found.part, -found.needed) > (best.part, -best.needed):
-                best = found
-            if found.part >= min(local, _FEW):
-                return best
-    assert best is not None
-    return best
+    weights = count_weights(config)
 
+    def in_parts(zero: int, checkpointing: bool) -> Fit:
+        size, parts = 0, 1
+        for parts in possible or [1]:
+            size = needed(config, facts, weights, zero, checkpointing, parts)
+            if size <= SHARE * facts.memory:
+                return Fit(zero, checkpointing, local // parts, parts, size)
+        return Fit(zero, checkpointing, 0, parts, size)
 
-def local_batch(config: FinetuneConfig, facts: Facts) -> int:
-    """Clips of a step on a rank."""
-    return max(1, config.run.batch_size // facts.ranks)
+    return first_fit(config, facts, in_parts, _FEW, by_hand, transformer)
 
 
 def count_weights(config: FinetuneConfig) -> Weights:
@@ -75,17 +47,6 @@ def count_weights(config: FinetuneConfig) -> Weights:
     if config.freeze_backbone:
         model.backbone.requires_grad_(False)
     return weights_of(model)
-
-
-def _in_parts(
-    config: FinetuneConfig, facts: Facts, weights: Weights, zero: int, checkpointing: bool, possible: Collection[int]
-) -> Fit:
-    local, size, parts = local_batch(config, facts), 0, 1
-    for parts in possible:
-        size = needed(config, facts, weights, zero, checkpointing, parts)
-        if size <= SHARE * facts.memory:
-            return Fit(zero, checkpointing, local // parts, parts, size)
-    return Fit(zero, checkpointing, 0, parts, size)
 
 
 def needed(config: FinetuneConfig, facts: Facts, weights: Weights, zero: int, checkpointing: bool, parts: int) -> int:

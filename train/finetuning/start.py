@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from train.auto.choices import Choice, table
 from train.auto.facts import Facts, gather_facts
+from train.auto.fitting import local_batch
 from train.auto.rates import Expected, in_words
 from train.auto.rules import TELLING
 from train.config.finetuning import FinetuneConfig, recipe
@@ -16,7 +17,7 @@ from train.core.data import read_data, sample_manifest
 from train.core.ranks import RankContext
 from train.core.run_folder import RunFolder
 from train.finetuning.auto import choose, share_held_out
-from train.finetuning.expected import expected, fit, local_batch
+from train.finetuning.expected import expected, fit
 from train.finetuning.labelled import Labelled, read_labelled, shown
 from vatt.config import ConfigError
 from vatt.data.survey import count_videos

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from functools import partial
 
 from train.auto.facts import Facts
+from train.auto.fitting import Fit, first_fit, local_batch
 from train.auto.rules import OF_PROCESS, RESERVE, SHARE, training_type
 from train.config.pretraining import PretrainConfig
 from vatt.analysis.memory import activation_bytes
@@ -16,48 +17,10 @@ from vatt.data.slots import PROCESS
 _LEAST = 8  # clips of a part below which layers are computed twice, so that more fit
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a batch fits.
-
-    Attributes:
-        part: clips of a rank that fit at once; 0 where not even the smallest part does.
-        parts: into how many its batch is divided (engine.contrastive_parts).
-        needed: bytes of a rank.
-    """
-
-    zero: int
-    checkpointing: bool
-    part: int
-    parts: int
-    needed: int
-
-
 def fit(config: PretrainConfig, facts: Facts, by_hand: Collection[str] = ()) -> Fit:
-    """The first of these that gives parts of 8 clips, or the whole batch: as it is; higher stages of ZeRO, on several
-    GPUs; and layers that are computed twice. What was set by hand stays."""
-    enough = min(local_batch(config, facts), _LEAST)
-    stages = [config.engine.zero]
-    if "engine.zero" not in by_hand and facts.ranks > 1:
-        stages += [stage for stage in (1, 2, 3) if stage > config.engine.zero]
-    twice = [config.engine.activation_checkpointing]
-    if config.model.backbone != "convolutional" and "engine.activation_checkpointing" not in by_hand and not twice[0]:
-        twice.append(True)
-    best: Fit | None = None
-    for checkpointing in twice:
-        for zero in stages:
-            found = in_parts(config, facts, zero, checkpointing)
-            if best is None or found.part > best.part:
-                best = found
-            if found.part >= enough:
-                return best
-    assert best is not None
-    return best
-
-
-def local_batch(config: PretrainConfig, facts: Facts) -> int:
-    """Clips of a step on a rank."""
-    return max(1, config.run.batch_size // facts.ranks)
+    """See `first_fit`."""
+    layers = config.model.backbone != "convolutional"
+    return first_fit(config, facts, partial(in_parts, config, facts), _LEAST, by_hand, layers)
 
 
 def in_parts(config: PretrainConfig, facts: Facts, zero: int, checkpointing: bool) -> Fit:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from train.auto.choices import Choice, table
 from train.auto.facts import Facts, gather_facts
+from train.auto.fitting import local_batch
 from train.auto.rates import HOPELESS, Expected, in_words
 from train.auto.rules import TELLING
 from train.config.pretraining import PretrainConfig, recipe
@@ -24,7 +25,7 @@ from train.pretraining.auto import (
     training_windows,
 )
 from train.pretraining.expected import expected
-from train.pretraining.memory import in_parts, local_batch
+from train.pretraining.memory import in_parts
 from vatt.config import ConfigError
 from vatt.data.clips import Clips
 from vatt.data.splits import splits_of

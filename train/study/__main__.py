@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -18,12 +17,11 @@ from typing import Any
 
 import torch
 
-from train.study.experiments import SAMPLE, Experiment, StudyError, figures, study
+from train.study.experiments import SAMPLE, Experiment, StudyError, figures, run_missing, study
 from train.study.tables import TABLES, draw
 from vatt import results
 from vatt.errors import UserError, printable
 from vatt.files import TREE
-from vatt.process import running
 from vatt.results import Row, Table
 from vatt.sample import build, build_pictures
 from vatt.sample.writing import FORMAT
@@ -75,20 +73,7 @@ def run(found: Sequence[Experiment], path: Path) -> None:
     """
     build(SAMPLE, seed=0, say=print)
     build_pictures(SAMPLE)
-    table = Table(path, FIELDS, resume=True)
-    for number, experiment in enumerate(found, start=1):
-        if table.find(command=experiment.line, sample=FORMAT):
-            continue
-        print(f"{number}/{len(found)} {experiment.line}", flush=True)
-        where = origin(path)
-        if not experiment.result.is_file():
-            if experiment.what["kind"] != "probe":  # the folder of a run that was stopped
-                shutil.rmtree(experiment.result.parent, ignore_errors=True)
-            with running([sys.executable, *experiment.command], folder=TREE, name=experiment.line) as process:
-                process.finish()
-        row = row_of(experiment, where)
-        table.add(row)
-        print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
+    run_missing(found, Table(path, FIELDS, resume=True), origin, row_of, sample=FORMAT)
 
 
 def origin(path: Path) -> dict[str, Any]:

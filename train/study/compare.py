@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from train.study.experiments import SAMPLE, Experiment, StudyError, figures
+from train.study.experiments import SAMPLE, Experiment, StudyError, figures, run_missing
 from train.study.search import origin
 from train.study.tables import spread
 from vatt import results
@@ -25,7 +24,6 @@ from vatt.analysis.flops import classifier_flops, train_flops_per_sample
 from vatt.errors import UserError, printable
 from vatt.files import TREE
 from vatt.models.config import VATTConfig
-from vatt.process import running
 from vatt.results import Row, Table
 from vatt.sample import build
 from vatt.weights.folder import model_folder, read_config
@@ -146,19 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(found: Sequence[Experiment], path: Path) -> None:
     """Runs what has no row yet. Raises ProcessFailed: a command ended badly. StudyError: its result cannot be read."""
     build(SAMPLE, seed=0, say=print)
-    rows = Table(path, FIELDS, resume=True)
-    for number, experiment in enumerate(found, start=1):
-        if rows.find(command=experiment.line):
-            continue
-        print(f"{number}/{len(found)} {experiment.line}", flush=True)
-        where = origin(path)
-        if not experiment.result.is_file():
-            shutil.rmtree(experiment.result.parent, ignore_errors=True)  # of a run that was stopped
-            with running([sys.executable, *experiment.command], folder=TREE, name=experiment.line) as process:
-                process.finish()
-        row = row_of(experiment, where)
-        rows.add(row)
-        print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
+    run_missing(found, Table(path, FIELDS, resume=True), origin, row_of)
 
 
 if __name__ == "__main__":

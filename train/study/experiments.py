@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vatt.errors import UserError
+from vatt.files import TREE
+from vatt.process import running
+from vatt.results import Table
 
 SAMPLE = Path("runs/sample-clips")
 DROPPED = (0, 25, 50, 75)  # per cent of the patches
@@ -110,6 +115,37 @@ def study(out: Path, seeds: Sequence[int]) -> list[Experiment]:
         found += [finetuning(out, "pretrained", seed, "video", "motion", dropped) for dropped in DROPPED[1:]]
         found += [pretraining(out, seed, SHORT, dropped) for dropped in DROPPED]
     return found
+
+
+def run_missing(
+    found: Sequence[Experiment],
+    table: Table,
+    origin: Callable[[Path], dict[str, Any]],
+    row_of: Callable[[Experiment, dict[str, Any]], dict[str, Any]],
+    **same: Any,
+) -> None:
+    """Runs what has no row with its command, and the columns ``same``, in the table yet, and adds its row.
+
+    Args:
+        origin: where a row that is made now comes from; asked before the command.
+        row_of: of an experiment that has ended, and its origin.
+
+    Raises:
+        ProcessFailed: a command ended badly. StudyError: its result cannot be read.
+    """
+    for number, experiment in enumerate(found, start=1):
+        if table.find(command=experiment.line, **same):
+            continue
+        print(f"{number}/{len(found)} {experiment.line}", flush=True)
+        where = origin(table.path)
+        if not experiment.result.is_file():
+            if experiment.what["kind"] != "probe":  # the folder of a run that was stopped
+                shutil.rmtree(experiment.result.parent, ignore_errors=True)
+            with running([sys.executable, *experiment.command], folder=TREE, name=experiment.line) as process:
+                process.finish()
+        row = row_of(experiment, where)
+        table.add(row)
+        print(f"    {row['metric']} {100 * row['value']:.1f}% (chance {100 * row['chance']:.1f}%)", flush=True)
 
 
 def figures(experiment: Experiment) -> Figures:
