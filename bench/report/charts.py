@@ -17,7 +17,7 @@ def bars(rows: Mapping[str, Row]) -> list[Bar]:
     out here and listed as failures."""
     rates = all(row["rate"] for row in rows.values() if data.timed(row))
     values = {name: value for name, row in rows.items() if (value := number(row, "rate" if rates else "ms"))}
-    ours = data.primary(values)
+    ours = data.primary({name: rows[name] for name in values})
     found = []
     for name, value in values.items():
         row = rows[name]

@@ -174,7 +174,7 @@ ROLES = {
     "compiled": "compiled PyTorch",
     "baseline": "a baseline",
 }
-# Ours as a user gets it: the first that was measured is what the others are compared with.
+# Ours as a user gets it, where nothing says which is the fastest.
 _FIRST = (f"ours {OURS}", OURS, f"ours {AUTO}", AUTO)
 _BACKENDS = (OURS, "triton_gemm", "gather", "matmul", AUTO)
 
@@ -196,16 +196,20 @@ def role(name: str) -> str:
     return "ours" if is_ours(name) else "baseline"
 
 
-def primary(names: Iterable[str]) -> str | None:
-    """The one of ours that the others are compared with, or None."""
-    known = list(names)
-    return next((name for name in (*_FIRST, *known) if name in known and role(name) == "ours"), None)
+def primary(rows: Mapping[str, Row]) -> str | None:
+    """The one of ours that the others are compared with, or None: the fastest backend, which "auto" takes once it was
+    checked. ``rows``: of one case and mode by provider."""
+    known = [name for name in rows if role(name) == "ours"]
+    timed = {name: ms for name in known if "+" not in name and (ms := number(rows[name], "ms"))}
+    if timed:
+        return min(timed, key=lambda name: timed[name])
+    return next((name for name in (*_FIRST, *known) if name in known), None)
 
 
 def noise(rows: Mapping[str, Row]) -> float | None:
     """How far the second timing of ours lies from the first, relative. ``rows``: of one case and mode by provider."""
-    ours = primary(rows)
-    first, again = (number(rows.get(name, {}), "ms") for name in (f"{ours}", f"{ours}{AGAIN}"))
+    twice = next((name for name in rows if f"{name}{AGAIN}" in rows), "")
+    first, again = (number(rows.get(name, {}), "ms") for name in (twice, f"{twice}{AGAIN}"))
     return None if first is None or again is None else abs(again / first - 1)
 
 

@@ -43,9 +43,7 @@ def lines(cases: Iterable[Measured]) -> list[Entry]:
 def _line(case: Measured) -> Entry | None:
     for mode in (*_MODES, *case.modes):
         of = {name: row for name, row in case.modes.get(mode, {}).items() if row["ms"]}
-        # The fastest of our backends: that which "auto" takes, once it was checked.
-        backends = [name for name in of if data.role(name) == "ours" and "+" not in name]
-        ours = min(backends, key=lambda name: float(of[name]["ms"]), default=None)
+        ours = data.primary(of)
         if ours is not None:
             roles = ("eager",), ("compiled", "ours compiled"), ("baseline",)
             kinds = ([row for name, row in of.items() if data.role(name) in wanted] for wanted in roles)

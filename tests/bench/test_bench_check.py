@@ -127,6 +127,8 @@ def test_resume_keeps_rows_and_a_spent_budget_is_named(tmp_path):
     assert check.main([*arguments, "--resume"]) == 0
     assert (tmp_path / "correctness.csv").read_text() == before
     assert before.count("\n") > 10
+    assert check.main(["--device", "cpu", "--tiny", "--only", "train", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "correctness.csv").read_text() == before  # another stage loses none
 
 
 @pytest.mark.slow

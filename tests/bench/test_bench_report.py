@@ -221,9 +221,11 @@ def test_bars_of_rates_turn_the_percentiles_round(tmp_path):
 
 def test_who_is_who():
     names = ["sdpa", "torch", "torch.compile of gather", "triton again", "triton", "triton_gemm", "ours torch.compile"]
-    assert primary(names) == "triton"
-    assert primary(["ours torch", "ours torch.compile", "ours auto"]) == "ours auto"
-    assert primary(["torch", "sdpa", "ours torch.compile"]) is None
+    assert primary({name: {} for name in names}) == "triton"
+    assert primary({"ours torch": {}, "ours torch.compile": {}, "ours auto": {}}) == "ours auto"
+    assert primary({"torch": {}, "sdpa": {}, "ours torch.compile": {}}) is None
+    times = {"triton+sdpa": "1", "gather": "2", "triton": "3", "triton again": "0.5", "torch.compile": "0.1"}
+    assert primary({name: {"ms": ms} for name, ms in times.items()}) == "gather"
     assert list(map(role, names)) == ["baseline", "eager", "compiled", "again", "ours", "ours", "ours compiled"]
     assert [name for name in names if is_ours(name)] == names[3:]
     assert role("ours torch") == "eager"

@@ -11,6 +11,7 @@ import torch
 from tests.train.test_auto import MACHINES, rows
 from train.auto.choices import BY_HAND, table
 from train.auto.facts import Facts
+from train.auto.fitting import Fit, first_fit
 from train.auto.rules import SHARE
 from train.config.finetuning import PAPER, FinetuneConfig, recipe
 from train.core.command import Job
@@ -50,6 +51,30 @@ def base(task="video", *words, on_gpu=False):
 
 def of_sample(task="video", clips=768):
     return choose(base(task, "--model", "vatt-tiny"), facts(clips, named=(clips, 96)), labels(clips, held_out=96), {})
+
+
+# Of a batch of 16 clips on two GPUs, each with 8: clips at once and bytes by stage of ZeRO, and with layers twice.
+@pytest.mark.parametrize(
+    ("parts", "by_hand", "found"),
+    [
+        ({(0, False): (4, 9)}, (), (0, False)),
+        ({(2, False): (4, 5)}, (), (2, False)),  # nothing else gives parts of four clips
+        ({(0, False): (2, 9), (1, False): (2, 8)}, (), (0, False)),  # no reason for another stage
+        ({(0, False): (1, 9), (0, True): (3, 4)}, (), (0, True)),
+        ({(3, True): (0, 2)}, (), (3, True)),  # nothing fits: what needs the least
+        ({(2, False): (4, 5), (0, True): (4, 6)}, ("engine.zero",), (0, True)),
+        ({(2, True): (8, 5)}, ("engine.activation_checkpointing",), (0, False)),
+    ],
+)
+def test_what_fits_first_is_taken(parts, by_hand, found):
+    def in_parts(zero, checkpointing):
+        part, size = parts.get((zero, checkpointing), (0, 9))
+        return Fit(zero, checkpointing, part, 1, size)
+
+    config = base()
+    config.run.batch_size = 16
+    fitting = first_fit(config, replace(facts(768), ranks=2), in_parts, 4, by_hand, layers=True)
+    assert (fitting.zero, fitting.checkpointing) == found
 
 
 @pytest.mark.parametrize(

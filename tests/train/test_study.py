@@ -12,11 +12,12 @@ from train.evaluation.cli import parse as parse_evaluation
 from train.finetuning.cli import parse as parse_finetuning
 from train.pretraining.cli import parse as parse_pretraining
 from train.study.__main__ import FIELDS, PAGE, PICTURE, RESULTS, filled, main, origin, row_of
-from train.study.experiments import StudyError, finetuning, pretraining, probe, study
+from train.study.experiments import Experiment, StudyError, finetuning, pretraining, probe, run_missing, study
 from train.study.tables import TABLES, against_scratch, draw, newest
 from vatt.models import VATT
 from vatt.presets import preset
-from vatt.results import append, read
+from vatt.process import ProcessFailed
+from vatt.results import Table, append, read
 from vatt.weights.folder import save_pretrained
 
 
@@ -43,6 +44,29 @@ def test_every_command_is_valid(tmp_path):
         else:
             options = parse_evaluation(words)
             assert (options.random_init is None) == (experiment.what["init"] == "pretrained")
+
+
+def test_what_is_missing_is_run_once_and_what_was_stopped_anew(tmp_path, capsys):
+    def made(name, code):
+        result = tmp_path / name / "result.json"
+        return Experiment({"kind": "pretrain", "seed": name}, ("-c", code.format(result=str(result))), result)
+
+    writes = "import pathlib; f = pathlib.Path({result!r}); f.parent.mkdir(); f.write_text('3')"  # fails where one is
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "half").touch()
+    found = [made("new", writes), made("stopped", writes)]
+    table = Table(tmp_path / "rows.csv", ("command", "seed", "metric", "value", "chance"), resume=True)
+
+    def row_of(experiment, where):
+        return where | {"command": experiment.line, "seed": experiment.what["seed"], "metric": "R@5", "chance": 0.5}
+
+    for _ in range(2):
+        run_missing(found, table, lambda path: {"value": 1.0}, row_of)
+    assert [row["seed"] for row in table.rows] == ["new", "stopped"]
+    assert capsys.readouterr().out.count("R@5 100.0% (chance 50.0%)") == 2
+    with pytest.raises(ProcessFailed, match="status 5"):
+        run_missing([made("bad", "raise SystemExit(5)")], table, lambda path: {}, row_of)
+    assert len(table.rows) == 2
 
 
 def test_rows_are_what_the_commands_left(tmp_path):
