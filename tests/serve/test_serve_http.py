@@ -22,7 +22,8 @@ from tests.data.media import write
 from tests.limits import HANG
 from tests.serve.conftest import CAPTION, HOSTILE, RATE, tone
 from vatt.serve import guard
-from vatt.serve.app import Kept, Settings, _body, build_app
+from vatt.serve.app import Kept, Settings, build_app
+from vatt.serve.parameters import read_body
 
 httpx = pytest.importorskip("httpx2")
 testclient = pytest.importorskip("starlette.testclient")
@@ -194,7 +195,7 @@ def test_an_upload_without_a_length_is_cut_off_at_the_limit():
 
     scope = {"type": "http", "method": "POST", "path": "/api/upload", "query_string": b"", "headers": []}
     with pytest.raises(HTTPException) as refused:
-        asyncio.run(_body(Request(scope, receive), 1 << 20))
+        asyncio.run(read_body(Request(scope, receive), 1 << 20))
     assert (refused.value.status_code, given) == (413, 5)
 
 

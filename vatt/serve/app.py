@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import math
 import os
 import secrets
 import stat
@@ -19,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -32,11 +30,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from vatt.errors import UserError, in_short, printable
-from vatt.files import kind_of
-from vatt.search import Filter, Index, Query
+from vatt.search import Index, Query
 from vatt.serve import guard
 from vatt.serve.collection import Collection, may_be_sent, media_type
 from vatt.serve.decoding import BusyError, DecodeError, Decoder, Poster, Shape, Upload
+from vatt.serve.parameters import filter_of, kind_of_name, number, read_body, whole_number
 from vatt.serve.projection import MOST_POINTS, project, spread
 
 Key = TypeVar("Key")
@@ -45,7 +43,6 @@ Value = TypeVar("Value")
 MOST_WORDS = 1000  # characters of a sentence that is asked
 MOST_HITS = 200
 UPLOAD_BYTES = 64 << 20
-_UPLOAD_SECONDS = 120.0  # that sending an upload may take
 _UPLOADS = 4  # at once, each in memory
 _TOKENS = 256  # uploads whose vectors are kept
 _SENTENCES = 4096  # whose vectors are kept
@@ -148,8 +145,8 @@ class _Server:
 
     async def browse(self, request: Request) -> Response:
         """Files in order of their names, with the first window of each."""
-        first, count = _whole(request, "from", 0, 0, 10**9), _whole(request, "count", 48, 1, MOST_HITS)
-        wanted = _wanted(request)
+        first, count = whole_number(request, "from", 0, 0, 10**9), whole_number(request, "count", 48, 1, MOST_HITS)
+        wanted = filter_of(request)
 
         def found() -> dict[str, Any]:
             numbers = [number for number, file in enumerate(self.index.files) if wanted.passes(file)]
@@ -166,7 +163,7 @@ class _Server:
         text = request.query_params.get("text", "").strip()
         if len(text) > MOST_WORDS:
             raise HTTPException(400, f"text: has {len(text)} characters, at most {MOST_WORDS}")
-        weight = _number(request, "weight", 0.5, 0.0, 1.0)  # of the words beside what else is asked
+        weight = number(request, "weight", 0.5, 0.0, 1.0)  # of the words beside what else is asked
         other = await self._other(request)
         asked: list[Query] = []
         if text and (other is None or weight > 0):
@@ -175,7 +172,7 @@ class _Server:
             asked.append(other.weighted(1 - weight if text else 1.0))
         if not asked:
             raise HTTPException(400, "text: say what to search for")
-        top, wanted = _whole(request, "top", 48, 1, MOST_HITS), _wanted(request)
+        top, wanted = whole_number(request, "top", 48, 1, MOST_HITS), filter_of(request)
 
         def found() -> dict[str, Any]:
             hits = self.index.search(asked, top=top, filters=wanted)
@@ -208,7 +205,7 @@ class _Server:
                 raise HTTPException(410, "upload: is not known any more; send it again")
             return known
         if "like" in request.query_params:
-            row = _whole(request, "like", 0, 0, 10**12)
+            row = whole_number(request, "like", 0, 0, 10**12)
             if row >= len(self.index):
                 raise HTTPException(404, "like: no such moment")
             return await run_in_threadpool(self.index.encoder.like, row)
@@ -217,19 +214,19 @@ class _Server:
     async def upload(self, request: Request) -> Response:
         """The body is the file. Answers a token to search by, and what to show of it."""
         name = request.query_params.get("name", "")[-200:]
-        kind = _kind_of(name)
+        kind = kind_of_name(name)
         if kind is None:
             raise HTTPException(415, "name: ends like no video, sound or picture that is known here")
         asked_by = request.query_params.get("by") or ("audio" if kind == "audio" else "video")
         by: Literal["video", "audio"] = "audio" if asked_by == "audio" else "video"
         if by != asked_by or (by, kind) in (("video", "audio"), ("audio", "image")):
             raise HTTPException(400, "by: a video has a picture and sound, other files only one of them")
-        at = _number(request, "at", 0.0, 0.0, 1e6) if "at" in request.query_params else None
+        at = number(request, "at", 0.0, 0.0, 1e6) if "at" in request.query_params else None
         if self.sending >= _UPLOADS:
             raise BusyError("other uploads are under way; try again in a moment")
         self.sending += 1
         try:
-            content = await _body(request, self.settings.upload_bytes)
+            content = await read_body(request, self.settings.upload_bytes)
             decoded = await self.uploads.ask(Upload(content, name, kind, by, self.index.input, at=at))
             del content
             encoder = self.index.encoder
@@ -359,66 +356,6 @@ class Kept(Generic[Key, Value]):
         while self._size > self._most:
             _, (_, gone) = self._values.popitem(last=False)
             self._size -= gone
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The whole body. Raises HTTPException: it is too large, empty or too slow."""
-    too_large = HTTPException(413, f"the file is larger than {most >> 20} MiB, which is the most that is taken here")
-    with_length = request.headers.get("content-length", "")
-    if with_length.isdecimal() and int(with_length) > most:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(_UPLOAD_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise too_large
-                parts.append(part)
-    except TimeoutError as error:
-        raise HTTPException(408, "the upload took too long") from error
-    if not size:
-        raise HTTPException(400, "the file is empty")
-    return b"".join(parts)
-
-
-def _kind_of(name: str) -> str | None:
-    """By the ending of a name, of which nothing else is used."""
-    return kind_of(Path("upload." + name.rpartition(".")[2][:8].replace("/", "").replace("\0", "")))
-
-
-def _wanted(request: Request) -> Filter:
-    kind = request.query_params.get("kind", "")
-    if kind not in ("", "video", "audio", "image"):
-        raise HTTPException(400, "kind: video, audio or image")
-    return Filter(
-        folder=request.query_params.get("folder", "")[:4096],
-        kinds=(kind,) if kind else (),
-        min_seconds=_number(request, "shortest", 0.0, 0.0, math.inf),
-        max_seconds=_number(request, "longest", math.inf, 0.0, math.inf),
-    )
-
-
-def _whole(request: Request, name: str, otherwise: int, least: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return otherwise
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15 and least <= int(text) <= most):
-        raise HTTPException(400, f"{name}: a whole number from {least} to {most}")
-    return int(text)
-
-
-def _number(request: Request, name: str, otherwise: float, least: float, most: float) -> float:
-    text = request.query_params.get(name)
-    if text is None:
-        return otherwise
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= most:
-        raise HTTPException(400, f"{name}: a number from {least:g} to {most:g}")
-    return value
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:
