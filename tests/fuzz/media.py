@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.fuzz.memory import Growth
+from tests.memory import Growth
 from vatt.clip import InputConfig
 from vatt.data.augment import CentreView
 from vatt.data.decode import MediaError, decode_picture, decode_sound, decode_window, duration_of, open_media
@@ -189,7 +189,7 @@ def one(folder: Path, names: list[str], seed: int) -> tuple[str, float, float]:
             outcome = decode(Path(file.name), kind_of(name))
         except MediaError as error:
             outcome = error.field
-    return outcome, _GROWTH[0].megabytes(), time.monotonic() - began
+    return outcome, _GROWTH[0].megabytes() or 0.0, time.monotonic() - began
 
 
 def main(count: int = 2000, seed: int = 0, workers: int = 1) -> int:

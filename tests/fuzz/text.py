@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.data.caption_cases import CASES
-from tests.fuzz.memory import Growth
+from tests.memory import Growth
 from vatt.data.captions import Caption, choose_candidates, read_captions
 from vatt.data.clips import Clip
 from vatt.data.datasets import read_dataset
@@ -231,7 +231,7 @@ def main(count: int, seed: int) -> int:
                 path.unlink()
     finally:
         signal.signal(signal.SIGALRM, old)
-    growth = memory.megabytes()
+    growth = memory.megabytes() or 0.0
     if growth > GROWTH:
         findings += 1
         print(f"memory grew by {growth:.0f} MB")

@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 import traceback
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +19,7 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.memory import Growth
 from tests.train.capture import Capture
 from train.config.sections import EngineConfig, OptimConfig
 from train.core import engine as engine_file
@@ -125,23 +126,6 @@ class Wide(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return {"loss": x.square().mean()}
-
-
-class Growth:
-    """How far the memory of this process grows, in MiB, at its highest. None where the system does not tell."""
-
-    def __init__(self) -> None:
-        self.before = None
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
-            self.before = self._now("VmRSS")
-
-    def so_far(self) -> float | None:
-        return None if self.before is None else self._now("VmHWM") - self.before
-
-    def _now(self, name: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def rate(kind: str, step: int) -> float:
@@ -251,7 +235,7 @@ def run(job: dict, context: RankContext) -> None:
         if context.first:
             write_tensors(Path(job["out"]).with_name(f"{Path(job['out']).name}.{name}"), tensors)
         tensors.skip()
-    grown = gather(growth.so_far())
+    grown = gather(growth.megabytes())
     if context.first:
         Path(job["out"]).write_text(json.dumps([{"growth": grown}] if job.get("model") == "wide" else log))
     engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +13,16 @@ class Growth:
 
     def __init__(self) -> None:
         gc.collect()  # what goes later would make up for what is taken
+        with suppress(AttributeError):  # of glibc: free memory that it holds would be taken again without growth
+            ctypes.CDLL(None).malloc_trim(0)
+        self._before: int | None = None
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now, see proc(5)
-        self._before = _status("VmRSS")
+            self._before = _status("VmRSS")
 
-    def megabytes(self) -> float:
-        """The most that was held beyond what was held at first."""
-        return max(0.0, (_status("VmHWM") - self._before) / 1024)
+    def megabytes(self) -> float | None:
+        """The most (MiB) that was held beyond what was held at first. None where the system does not tell."""
+        return None if self._before is None else max(0.0, (_status("VmHWM") - self._before) / 1024)
 
 
 def _status(name: str) -> int:
