@@ -58,7 +58,9 @@ def test_a_row_has_what_a_run_found_and_took(tmp_path):
     rows = read(tmp_path / "rows.csv", FIELDS)
     lines = table(rows).splitlines()
     assert lines[2] == "| text to video, R@5 | 20.0% | 40.0% | 5.0% |"
-    assert "| clips a second in pretraining | 5 | 5 |  |" in lines
+    assert "| clips a second in pretraining, the fastest run | 5 | 5 |  |" in lines
+    slower = {**rows[0], "command": "seed 4", "samples_per_s": "3"}
+    assert "| clips a second in pretraining, the fastest run | 5 | 5 |  |" in table([*rows, slower]).splitlines()
     assert not any("fine-tuned" in line for line in lines)
     page = filled("a\n<!-- table: compare -->\nold\n<!-- end -->\nb", rows)
     assert page.startswith("a\n<!-- table: compare -->\n| ")
