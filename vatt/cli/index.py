@@ -10,9 +10,11 @@ import torch
 
 from vatt.cli.progress import progress
 from vatt.errors import printable
+from vatt.inference.shares import ALL, Share
 from vatt.precision import PRECISIONS
 from vatt.search.format import FAULTS, SearchError
 from vatt.search.job import IndexJob, IndexResult, build_index
+from vatt.search.joining import join_index
 
 _ORDER = ("new", "changed", "moved", "copied", "back", "same", "deleted")
 _WORDS = {"same": "with another time and the same content"}
@@ -37,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda, cuda:1; several with commas, a process each; all: every GPU (%(default)s)",
     )
     add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, else fp32)")
+    jobs = parser.add_mutually_exclusive_group()
+    jobs.add_argument("--shard-of", metavar="I/N", help="the share of job I of N independent ones, I from 1 to N")
+    jobs.add_argument("--join", action="store_true", help="write the index from the shares of all jobs")
     add("--vocabulary", type=Path, metavar="FILE", help="the words, for a model folder without tokenizer.json")
 
 
@@ -51,13 +56,14 @@ def run(options: argparse.Namespace) -> int:
             )
         },
         devices=devices_of(options.device),
+        shard_of=ALL if options.shard_of is None else Share.read(options.shard_of),
     )
     try:
         with progress("windows") as tell:
-            done = build_index(job, tell)
+            done = join_index(job) if options.join else build_index(job, tell)
     except OSError as error:
         raise SearchError(f"{error.filename or job.out}: {error.strerror or error}") from error
-    _report(done, job)
+    _report(done, job, options.join)
     return 0
 
 
@@ -76,17 +82,19 @@ def devices_of(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _report(done: IndexResult, job: IndexJob) -> None:
-    out = printable(job.out)
+def _report(done: IndexResult, job: IndexJob, joined: bool) -> None:
+    out = printable(job.out) + (f", {job.shard_of}" if job.shard_of.count > 1 else "")
     for name in done.redone:
-        text = f"{job.out}: a segment was damaged, its windows were done again: {name}"
+        text = f"{job.folder}: a segment was damaged, its windows were done again: {name}"
         print(f"warning: {printable(text)}", file=sys.stderr)
     changes = ", ".join(f"{done.counts[name]} {_WORDS.get(name, name)}" for name in _ORDER if done.counts[name])
     what = f"{out}: {done.files} files, {done.windows} windows"
-    if done.embedded:
+    if joined:
+        print(f"{what}; joined")
+    elif done.embedded:
         rate = done.embedded / max(done.seconds, 1e-9)
         print(f"{what}; {changes or 'went on'}; {done.embedded} windows in {done.seconds:.1f} s, {rate:.1f} windows/s")
     else:
         print(f"{what}; {changes or 'nothing has changed'}")
     if done.faults:
-        print(f"{done.faults} could not be read, wholly or in part: {printable(job.out / FAULTS)}", file=sys.stderr)
+        print(f"{done.faults} could not be read, wholly or in part: {printable(job.folder / FAULTS)}", file=sys.stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +52,11 @@ class Share:
 
     def parts(self, out: Path) -> Path:
         """The folder of this job's parts, beside the result ``out`` of all."""
-        if self.count == 1:
-            return out.with_suffix(".parts")
-        return out.with_name(f"{out.stem}-{self.index:05d}-of-{self.count:05d}.parts")
+        return out.with_suffix(".parts") if self.count == 1 else self.folder(out.with_suffix(""))
+
+    def folder(self, base: Path) -> Path:
+        """What this job leaves beside ``base``, which has no suffix."""
+        return base.with_name(f"{base.name}-{self.index:05d}-of-{self.count:05d}.parts")
 
 
 ALL = Share()
@@ -74,6 +76,27 @@ def counts_of(folder: Path) -> tuple[int, int] | None:
     return found["items"], found["faults"]
 
 
+def shares_beside(base: Path) -> list[Share]:
+    """All shares, of which there is at least the folder of one. Raises EmbedError: of none, or of several numbers."""
+    places = {path: _FOLDER.fullmatch(path.name.removeprefix(base.name)) for path in base.parent.glob("*.parts")}
+    counts = {int(match[2]) for path, match in places.items() if match and path.name.startswith(base.name)}
+    if len(counts) != 1:
+        shown = " and ".join(f"{base.name}-*-of-{count:05d}.parts" for count in sorted(counts))
+        raise EmbedError(
+            f"{base.parent}: parts of several numbers of jobs: {shown}; remove those that are old"
+            if counts
+            else f"{base}: no parts of it are there; run the jobs first, with --shard-of i/n"
+        )
+    count = counts.pop()
+    return [Share(index, count) for index in range(1, count + 1)]
+
+
+def named(shares: Sequence[Share]) -> str:
+    """For messages: the option of these shares, or of the first of them."""
+    more = f" and {len(shares) - 8} more" if len(shares) > 8 else ""
+    return f"--shard-of {', '.join(map(str, shares[:8]))}{more}"
+
+
 class Joined:
     """The parts of all jobs of ``out``, for `vatt.inference.output.write_output`.
 
@@ -85,20 +108,9 @@ class Joined:
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], stack: ExitStack) -> None:
-        places = {path: _FOLDER.fullmatch(path.name.removeprefix(out.stem)) for path in out.parent.glob("*.parts")}
-        counts = {int(match[2]) for path, match in places.items() if match and path.name.startswith(out.stem)}
-        if len(counts) != 1:
-            shown = " and ".join(f"{out.stem}-*-of-{count:05d}.parts" for count in sorted(counts))
-            raise EmbedError(
-                f"{out.parent}: parts of several numbers of jobs: {shown}; remove those that are old"
-                if counts
-                else f"{out}: no parts of it are there; run the jobs first, with --shard-of i/n"
-            )
-        count = counts.pop()
-        shares = [Share(index, count) for index in range(1, count + 1)]
-        if missing := [str(share) for share in shares if counts_of(share.parts(out)) is None]:
-            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-            raise EmbedError(f"{out}: not done: --shard-of {', '.join(missing[:8])}{more}")
+        shares = shares_beside(out.with_suffix(""))
+        if missing := [share for share in shares if counts_of(share.parts(out)) is None]:
+            raise EmbedError(f"{out}: not done: {named(missing)}")
         self._jobs: list[Parts] = []
         for share in shares:
             parts = stack.enter_context(open_parts(share.parts(out), settings))

@@ -4,6 +4,7 @@
     INDEX/segments/00000003.safetensors     some windows: which file, when, their vectors; and records of files
     INDEX/faults.jsonl                      what could not be read, for people
     INDEX/lock                              held by the one process that writes
+    INDEX-00003-of-00008.parts/             the same of a share of the files, and finished.json when it is done
 
 A segment appears whole or not at all, so its presence is what commits it. A later record of a file replaces earlier
 ones.
@@ -35,7 +36,7 @@ from vatt.weights.folder import PretrainedError, read_header
 from vatt.weights.tensors import Tensors, write_tensors
 
 FORMAT = 1
-ABOUT, SEGMENTS, FAULTS, LOCK = "index.json", "segments", "faults.jsonl", "lock"
+ABOUT, SEGMENTS, FAULTS, LOCK, FINISHED = "index.json", "segments", "faults.jsonl", "lock", "finished.json"
 MOST_RECORDS = 2**30  # bytes of the records of a segment: a million files have 300 MB
 _TYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8}
 Record = dict[str, Any]

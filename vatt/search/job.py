@@ -6,8 +6,9 @@ is left, and are committed in order.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from vatt.data.config import DataConfig
 from vatt.data.reading import check_there
-from vatt.errors import printable
-from vatt.files import remove_partly, write_lines
+from vatt.files import remove_partly, write_lines, write_text
+from vatt.inference.shares import ALL, Share
 from vatt.json_files import json_line
 from vatt.models.config import VATTConfig
 from vatt.precision import type_of
@@ -25,9 +26,8 @@ from vatt.search.compaction import compact, worn
 from vatt.search.crew import embed_on
 from vatt.search.embedding import Done
 from vatt.search.format import (
-    ABOUT,
     FAULTS,
-    LOCK,
+    FINISHED,
     SEGMENTS,
     About,
     Batch,
@@ -39,13 +39,13 @@ from vatt.search.format import (
     segment_paths,
 )
 from vatt.search.listing import Entry, Listing, list_source, path_of
-from vatt.search.model import check_same, config_of, describe_model, widths_of
+from vatt.search.model import config_of, describe_model, widths_of
+from vatt.search.opening import agreed, prepare, sound_segments
 from vatt.search.probing import probe_all
 from vatt.search.state import Content, Named, State
 from vatt.search.windows import Group, ReadGroups, digest_of, make_groups, window_starts
 from vatt.search.writing import SegmentWriter, Todo
 from vatt.weights.folder import held_out_share
-from vatt.weights.tensors import TensorFile, TensorFileError
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int, int], object]  # windows done, windows in all, faults so far
@@ -74,6 +74,7 @@ class IndexJob:
     vocabulary: Path | None = None
     retry: bool = False  # files that could not be read
     moved: bool = False  # the source may be another folder than before
+    shard_of: Share = ALL  # the files of one of several independent jobs
 
     def __post_init__(self) -> None:
         for name, least, most in (("batch_size", 1, 1_000_000), ("workers", 0, 1024)):
@@ -84,6 +85,18 @@ class IndexJob:
             raise SearchError("device: names no device")
         if self.hop is not None and not 0 < self.hop < 86_400:
             raise SearchError(f"hop: must be more than 0 seconds, and less than a day, got {self.hop:g}")
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes: the index, or what a share of it is kept in beside that."""
+        if self.shard_of.count == 1:
+            return self.out
+        return self.shard_of.folder(self.out if self.out.name.strip(".") else self.out.resolve())
+
+    def has(self, name: str) -> bool:
+        """Whether a file is in its share: always the same one, whatever other files there are."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") % self.shard_of.count == self.shard_of.index - 1
 
 
 @dataclass
@@ -104,32 +117,62 @@ class IndexResult:
     counts: Counter[str] = field(default_factory=Counter)
     redone: list[str] = field(default_factory=list)
 
+    def tell(self, folder: Path, state: State, live: list[Named], skipped: list[Record]) -> None:
+        """Counts what an index has, and writes its list of faults."""
+        self.files = len(live)
+        self.windows = sum(state.contents[named.content].rows for named in live)
+        lines = [json_line(record) for record in skipped]
+        for named in live:
+            lines += [json_line({"file": named.name} | fault) for fault in state.contents[named.content].faults]
+        self.faults = len(lines)
+        (folder / FAULTS).unlink(missing_ok=True)
+        if lines:
+            write_lines(folder / FAULTS, lines)
+
+    def check(self, folder: Path) -> None:
+        """Raises SearchError: there is nothing in it."""
+        if not self.windows:
+            raise SearchError(f"{folder}: nothing could be embedded; see {folder / FAULTS}")
+
 
 def build_index(job: IndexJob, progress: Progress = lambda done, total, faults: None) -> IndexResult:
     """Brings the index at ``job.out`` up to date with its source, or makes it.
+
+    With ``job.shard_of`` it does so for a share of the files. What is new goes to a folder beside the index, which
+    stays as it is until `vatt.search.joining.join_index` has put all shares into it.
 
     Raises:
         SearchError: another model or other settings than it was made with, another process at work in it, a folder that
             is no index, or nothing that could be embedded.
         ManifestError, PretrainedError, TextError: the source, the model or its words.
     """
-    config = config_of(job.model)
-    listing = list_source(job.source, job.split, held_out_share(job.model), job.pictures)
-    about = _about(job, config)
-    _prepare(job.out)
-    with locked(job.out):
-        about = _agreed(about, job)
-        folder = job.out / SEGMENTS
-        folder.mkdir(exist_ok=True)
-        remove_partly(job.out, SEGMENTS)
+    config, listing, about = plan(job)
+    prepare(job.folder)
+    with locked(job.folder):
+        about = agreed(about, job.folder, job.moved)
+        (job.folder / SEGMENTS).mkdir(exist_ok=True)
+        (job.folder / FINISHED).unlink(missing_ok=True)
+        remove_partly(job.folder, SEGMENTS)
         result = IndexResult()
-        segments = _sound_segments(job.out, about.vectors, result)
+        segments, result.redone = sound_segments(job.folder, about.vectors)
+        if job.folder != job.out:  # what the index has is not done again
+            agreed(about, job.out, job.moved)
+            segments = [read_segment(path, about.vectors) for path in segment_paths(job.out)] + segments
         state = State()
         state.apply(segments)
-        about.write(job.out)
+        about.write(job.folder)
         update = _Update(job, config, about, listing, segments, state, result)
         update.run(progress)
+        if job.folder != job.out:
+            write_text(job.folder / FINISHED, json.dumps({"files": listing.digest()}))
         return result
+
+
+def plan(job: IndexJob) -> tuple[VATTConfig, Listing, About]:
+    """The configuration of the model, the files that are there now, and what the index is to be made with."""
+    config = config_of(job.model)
+    listing = list_source(job.source, job.split, held_out_share(job.model), job.pictures)
+    return config, listing, _about(job, config)
 
 
 def _about(job: IndexJob, config: VATTConfig) -> About:
@@ -150,56 +193,6 @@ def _hop(job: IndexJob, config: VATTConfig) -> int:
     return max(1, spec.frames // 2 if job.hop is None else round(job.hop * spec.fps))
 
 
-def _prepare(out: Path) -> None:
-    """Raises SearchError: a folder that is there, and is no index."""
-    if out.exists() and not (out / ABOUT).is_file():
-        other = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-        if other - {LOCK, SEGMENTS, f".{ABOUT}.partly"}:
-            raise SearchError(f"{out}: is there, and is no index; name another --out")
-    out.mkdir(parents=True, exist_ok=True)
-
-
-def _agreed(about: About, job: IndexJob) -> About:
-    """What the index is to be made with, which is what it was made with. Raises SearchError: it was made otherwise."""
-    if not (job.out / ABOUT).is_file():
-        return about
-    before = About.read(job.out)
-    check_same(before, about.model, job.out)
-    names = {**before.settings, **about.settings}
-    differ = [
-        f"{name} was {before.settings.get(name)!r}, is {about.settings.get(name)!r}"
-        for name in names
-        if before.settings.get(name) != about.settings.get(name)
-    ]
-    if differ or before.vectors != about.vectors:
-        raise SearchError(f"{job.out}: made with other settings: {'; '.join(differ) or 'vectors'}; name another --out")
-    if before.source != about.source and not job.moved and (_is_there(before.source) or "://" in about.source):
-        raise SearchError(
-            f"{job.out}: is an index of {before.source}, not of {about.source}; name another --out, or say --moved if "
-            "these are the same files"
-        )
-    return about
-
-
-def _is_there(source: str) -> bool:
-    return "://" in source or os.path.exists(source)
-
-
-def _sound_segments(out: Path, widths: dict[str, int], result: IndexResult) -> list[Segment]:
-    """The segments that agree with their checksums; others are set aside, and their windows done again."""
-    found = []
-    for path in segment_paths(out):
-        try:
-            TensorFile(path)
-            found.append(read_segment(path, widths))
-        except (TensorFileError, SearchError) as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            os.replace(path, aside)
-            result.redone.append(aside.name)
-            _log.warning("%s", printable(error))
-    return found
-
-
 class _Update:
     """One start of a job, on an index that is open."""
 
@@ -215,7 +208,7 @@ class _Update:
     ) -> None:
         self.job, self.config, self.about, self.listing = job, config, about, listing
         self.segments, self.state, self.result = segments, state, result
-        self.writer = SegmentWriter(job.out, about.vectors, config.input, segments, state)
+        self.writer = SegmentWriter(job.folder, about.vectors, config.input, segments, state)
 
     def run(self, progress: Progress) -> None:
         begun = time.monotonic()
@@ -224,18 +217,17 @@ class _Update:
         if records:
             self.writer.write(Batch(records=records))
         self._embed(todo, progress)
-        live = self.state.live()
-        if worn(self.segments, self.state):
+        whole = self.job.folder == self.job.out
+        live = [named for named in self.state.live() if self.job.has(named.name)]
+        if whole and worn(self.segments, self.state):
             self.segments = compact(self.job.out, self.segments, self.state, self.about.vectors)
             self.state = State()
             self.state.apply(self.segments)
         result = self.result
         result.seconds = time.monotonic() - begun
-        result.files = len(live)
-        result.windows = sum(self.state.contents[named.content].rows for named in live)
-        result.faults = self._write_faults(live)
-        if not result.windows:
-            raise SearchError(f"{self.job.out}: nothing could be embedded; see {self.job.out / FAULTS}")
+        result.tell(self.job.folder, self.state, live, self.listing.skipped if whole else [])
+        if whole:
+            result.check(self.job.out)
 
     def _compare(self) -> tuple[list[Record], list[Entry]]:
         """Records of what has changed but needs no embedding, and the entries that do."""
@@ -250,7 +242,7 @@ class _Update:
         gone = {state.files[record["file"]].content for record in records}
         moved_to = set[str]()
         fresh = []
-        for entry in self.listing.entries:
+        for entry in filter(lambda entry: self.job.has(entry.name), self.listing.entries):
             named = state.files.get(entry.name)
             content = state.contents.get(named.content) if named is not None else None
             if named and content and (content.id == entry.id or self._is_as_it_was(named, content, entry)):
@@ -358,14 +350,3 @@ class _Update:
     def _check_there(self, file: str, reason: str) -> None:
         """Raises Vanished: the files have gone, and no fault is recorded of them."""
         check_there(self.listing.clips, file, reason, str(self.job.source))
-
-    def _write_faults(self, live: list[Named]) -> int:
-        lines = [json_line(record) for record in self.listing.skipped]
-        for named in live:
-            content = self.state.contents[named.content]
-            lines += [json_line({"file": named.name} | fault) for fault in content.faults]
-        path = self.job.out / FAULTS
-        path.unlink(missing_ok=True)
-        if lines:
-            write_lines(path, lines)
-        return len(lines)

@@ -68,6 +68,11 @@ class Listing:
     clips: Sequence[Clip] = ()
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with the files, but not with where they are, nor with their times."""
+        told = [[entry.name, entry.kind, entry.size, entry.sha256, entry.ranges] for entry in self.entries]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
 
 def list_source(source: str | Path, split: str | None = None, share: float = SHARE, pictures: bool = False) -> Listing:
     """Lists a folder (films and sounds, all the way down), a manifest, or shards (their folder or URL).
