@@ -44,15 +44,22 @@ class Repository:
 
 class FakeHub:
     """Attributes: ``repositories`` by name; ``requests``: (method, path, headers) of each; ``status``: answers all
-    requests with it, if it is set, and with the headers that came in the body; ``elsewhere``: files of LFS are sent
-    from this address."""
+    requests with it, if it is set, and with the headers that came in the body; ``answered``: headers of that answer;
+    ``elsewhere``: files of LFS are sent from this address; ``moved``: all requests are sent to it; ``accepted``:
+    headers of those who may write; ``cut``: answers to requests of which the path holds it break off in their middle;
+    ``waited``: seconds for which the library would have slept."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.stored: dict[str, bytes] = {}
         self.status: int | None = None
+        self.answered: dict[str, str] = {}
         self.elsewhere: str | None = None
+        self.moved: str | None = None
+        self.accepted = {f"Bearer {TOKEN}"}
+        self.cut: str | None = None
+        self.waited: list[float] = []
         self.url = ""
 
     def asked(self, method: str) -> list[str]:
@@ -90,7 +97,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.hub.requests.append((self.command, self.path, dict(self.headers)))
         if self.hub.status is not None:
-            return self._json({"error": f"told by a rude hub: {dict(self.headers)}"}, self.hub.status)
+            error = {"error": f"told by a rude hub: {dict(self.headers)}"}
+            return self._json(error, self.hub.status, self.hub.answered)
+        if self.hub.moved:
+            return self._send(307, b"", {"Location": self.hub.moved + self.path})
         path = unquote(urlsplit(self.path).path)
         parts = path.strip("/").split("/")
         if path == "/api/repos/create":
@@ -108,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, self.hub.stored[parts[1]])
         name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2]).removesuffix(".git")
         repository = self.hub.repositories.get(name)
-        told = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        told = self.headers.get("Authorization") in self.hub.accepted
         if repository is None or (repository.private and not told):
             return self._json({"error": "Repository not found"}, 404 if told else 401, {"X-Error-Code": "RepoNotFound"})
         if self.command in ("POST", "PUT") and not told:
@@ -120,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._file(repository, parts[3], "/".join(parts[4:]))
 
     def _create(self, asked: dict[str, Any]) -> None:
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if self.headers.get("Authorization") not in self.hub.accepted:
             return self._json({"error": "Invalid credentials"}, 401)
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.hub.repositories:
@@ -152,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
                 repository.files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 repository.files[value["path"]] = self.hub.stored[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del repository.files[value["path"]]
         commit = repository.commit
         return self._json({"success": True, "commitOid": commit, "commitUrl": f"{self.hub.url}/{name}/commit/{commit}"})
 
@@ -190,7 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if self.hub.cut and self.hub.cut in self.path:
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        else:
             self.wfile.write(content)
 
 

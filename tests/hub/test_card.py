@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -10,7 +12,7 @@ from tests.inference.library_models import save_classifier, save_model
 from vatt.__main__ import main
 from vatt.data.survey import Survey
 from vatt.hub.remote import HubError
-from vatt.hub.share import write_folder
+from vatt.hub.share import contents, write_folder
 from vatt.inference import VATT
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
@@ -70,8 +72,75 @@ def test_dry_run_writes_the_folder(run, capsys, monkeypatch):
     content = b"".join(path.read_bytes() for path in out.iterdir())
     for secret in (SECRET, "annas-laptop", "my secret film"):
         assert secret.encode() not in content
-    assert main(["push", str(run), "me/tiny", "--license", "mit", "--dry-run"]) == 1
-    assert "run-hub: is there already; name an empty folder" in capsys.readouterr().err
+
+
+def test_a_second_dry_run_writes_the_folder_anew_but_only_its_own(run, capsys):
+    command = ["push", str(run), "me/tiny", "--license", "mit", "--dry-run"]
+    out = run.parent / "run-hub"
+    out.mkdir()
+    assert main(command) == 0
+    (run / "loss.png").unlink()
+    assert main([*command[:4], "apache-2.0", "--dry-run"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert 'license: "apache-2.0"' in (out / "README.md").read_text()
+    (run.parent / ".run-hub.0123abcd.partly").mkdir()  # what a killed process left
+    capsys.readouterr()
+    (out / "LICENSE").write_text("mine")
+    assert main(command) == 1
+    error = f"{out}: is there already, and vatt push has not written all of it (LICENSE); it stays as it is"
+    assert capsys.readouterr().err == f"error: {error}: name another folder by --out\n"
+    assert (out / "LICENSE").read_text() == "mine"
+    (out / "LICENSE").unlink()
+    (out / "README.md").write_text("# My own page")
+    assert main(command) == 1
+    assert "(README.md); it stays" in capsys.readouterr().err
+    shutil.rmtree(out)
+    out.write_text("a file")
+    assert main(command) == 1
+    assert "run-hub: is there already" in capsys.readouterr().err
+    out.unlink()
+    assert main(command) == 0
+    assert not list(run.parent.glob(".*partly"))
+
+
+HOSTILE = "a | b\n\n# <script>x</script> ![i](https://evil.example/i.png) www.evil.example @all \x1b[31m\u202e `c` $m$"
+
+
+def test_words_in_records_are_no_markup(run):
+    """A model of somebody else has records that may say anything where a number is expected."""
+    level = {"r1": HOSTILE, "r5": [HOSTILE], "r10": True, "median_rank": HOSTILE, "n": HOSTILE}
+    files = {
+        "config.json": {"run": {"steps": HOSTILE}, "optim": {"kind": HOSTILE, "lr": [HOSTILE]}, "label": HOSTILE},
+        "recipe.json": {"data": HOSTILE},
+        "environment.json": {"torch": HOSTILE, "CPU": {"x": HOSTILE}, "ranks": -1},
+        "retrieval.json": {
+            "table": {"text_to_video": level, HOSTILE: level, "chance": HOSTILE},
+            "oracle": {HOSTILE: level, "text_to_video": level},
+        },
+        "evaluation.json": {"table": {"top1": HOSTILE, "d-prime": HOSTILE, "n": HOSTILE}, "views": HOSTILE},
+    }
+    for name, content in files.items():
+        (run / name).write_text(json.dumps(content))
+    (run / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1, "loss": HOSTILE, HOSTILE: 1.0}) + "\n")
+    card = contents(run, "me/tiny", "mit")["README.md"].decode()
+    found = re.findall(r"a \\\| b.*?\\\$m\\\$", card)
+    shown = (
+        r"a \| b\\n\\n\# \<script\>x\</script\> \!\[i\](https\://evil.example/i.png) www\.evil.example \@all "
+        r"\\x1b\[31m\\u202e \`c\` \$m\$"
+    )
+    assert len(found) == 10
+    assert set(found) == {shown}
+    rest = card.replace(shown, "")
+    for mark in ("<script", "evil", "@all", "\x1b", "\u202e", "$m$"):
+        assert mark not in rest
+    widths = [line.replace("\\|", "").count("|") for line in rest.splitlines() if line.startswith("|")]
+    assert set(widths) <= {2, 3, 4, 5, 7}
+    assert "| ranks | -1 |" in card
 
 
 def test_the_line_of_a_survey_is_known(run):

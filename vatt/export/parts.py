@@ -98,6 +98,33 @@ def example_input(part: ExportedPart, rows: int, floating: bool = False, seed: i
     return ids
 
 
+@torch.no_grad()
+def not_finite(part: ExportedPart, x: Tensor) -> str | None:
+    """Why the outputs of an input are no numbers: the name of the first of them, and of the layer that made it so.
+    None if all are finite."""
+    found = [name for name, y in zip(part.outputs, part(x), strict=True) if not torch.isfinite(y).all()]
+    if not found:
+        return None
+    first: list[str] = []
+
+    def look(name: str, output: object) -> None:
+        if not first and isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
+            first.append(name)
+
+    hooks = [
+        module.register_forward_hook(lambda module, args, output, name=name: look(name, output))
+        for name, module in part.model.named_modules()
+        if name
+    ]
+    try:
+        part(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    where = f", from {first[0]} on" if first else ""
+    return f"the model gives values in {found[0]} that are not finite{where}"
+
+
 def input_of(model: VATT | Classifier) -> InputConfig:
     """What the model reads. A part has a configuration, or `part_of` would not have made it."""
     assert model.config is not None

@@ -35,7 +35,8 @@ _SETTINGS = {  # of a run, by where they stand in its config.json
     "freeze_backbone": "backbone frozen",
 }
 _ENVIRONMENT = ("vatt-torch", "python", "torch", "deepspeed", "CPU", "GPU", "GPU 0", "CUDA", "ranks", "type")
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|!&~$])")
+# Marks of Markdown and HTML; what begins a list or a rule; and what makes links and mentions of plain text.
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|!&~$@]|^[-+=]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
 def model_card(
@@ -186,7 +187,7 @@ def _retrieval(records: Records) -> str:
         (
             name,
             *(_percent(level.get(key)) for key in ("r1", "r5", "r10")),
-            _number(level.get("median_rank")),
+            _shown(level.get("median_rank")),
             _count(level),
         )
         for name, level in rows
@@ -208,8 +209,8 @@ def _classification(records: Records) -> str:
         "AUC": "AUC",
     }
     rows = [(shares[key], _percent(value)) for key, value in table.items() if key in shares]
-    rows += [(key, _number(value)) for key, value in table.items() if key in ("d-prime", "n", "classes", "skipped")]
-    rows.append(("views of a clip (windows x crops)", _plain(str(records.classification.get("views", "n/a")))))
+    rows += [(key, _shown(value)) for key, value in table.items() if key in ("d-prime", "n", "classes", "skipped")]
+    rows.append(("views of a clip (windows x crops)", _shown(records.classification.get("views"))))
     return _table(("", ""), rows)
 
 
@@ -219,7 +220,7 @@ def _titled(title: str, text: str) -> tuple[str, ...]:
 
 def _facts(values: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str]]:
     found = [(label, _of(values, key)) for key, label in names.items()]
-    return [(label, _plain(_number(value))) for label, value in found if isinstance(value, str | int | float | bool)]
+    return [(label, _shown(value)) for label, value in found if isinstance(value, str | int | float | bool)]
 
 
 def _of(values: dict[str, Any], dotted: str) -> Any:
@@ -240,7 +241,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _plain(text: str, most: int = 300) -> str:
     """Text of a file as no markup: on one line, without what Markdown or HTML would read."""
-    return _MARKUP.sub(r"\\\1", printable(text[:most]))
+    return _MARKUP.sub(r"\\\g<0>", printable(text[:most]).strip())
 
 
 def _is_number(value: Any) -> bool:
@@ -251,12 +252,15 @@ def _percent(value: Any) -> str:
     return f"{100 * value:.1f}%" if _is_number(value) else "n/a"
 
 
-def _number(value: Any) -> str:
-    if value is None:
+def _shown(value: Any) -> str:
+    """A value of a record, which may be anything that JSON knows, as a cell of a table."""
+    if value is None or isinstance(value, list | dict):
         return "n/a"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:g}" if isinstance(value, float) else _plain(str(value))
 
 
 def _count(level: dict[str, Any]) -> str:

@@ -15,17 +15,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from vatt.errors import UserError, in_short
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 FILES = (CONFIG, WEIGHTS, TOKENIZER)
+WRITTEN = (*FILES, "README.md", "loss.png", "retrieval.png")  # what vatt push may write
 # Bytes: as many as the readers of local folders take; of weights what the largest configuration has.
 _MOST = {CONFIG: 16 * 2**20, TOKENIZER: 64 * 2**20, WEIGHTS: 400 * 10**9}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy")
-_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]{1,100}))?")
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?i:bearer)\s+\S+")
+_NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]{1,100}))?", re.ASCII
+)
+_REVISION = re.compile(r"[\w./-]{1,100}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?i:bearer|basic)\s+\S+")
 _SECONDS = 10.0  # of waiting for an answer
+_SECONDS_TO_WRITE = 300.0  # likewise, where the hub may be at work on what it was sent
+_MOST_PAGE = 2**20  # bytes of a README.md
+_SHORTEST_SECRET = 4  # a shorter one is a part of ordinary words
+_STAYS = (".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")  # of a model that is still empty
 _log = logging.getLogger(__name__)
 
 
@@ -33,19 +43,26 @@ class HubError(UserError, ValueError):
     """A model on the hub that cannot be read or written. The message names it, and the file."""
 
 
-def local_model(model: str | Path) -> Path:
+def local_model(model: str | Path, revision: str | None = None) -> Path:
     """The folder of a model: itself, or of one on the hub that of its copy in the cache, brought up to date.
 
     Args:
         model: a folder, or OWNER/NAME of the hub, or OWNER/NAME@REVISION. A folder that is there comes first; a `Path`
             is always a folder.
+        revision: a branch, a tag or a commit, as behind the @; of a name on the hub alone.
 
     Raises:
-        HubError: there is no such folder, and no such model on the hub that could be used.
+        HubError: there is no such folder, and no such model on the hub that could be used; or a folder with a revision.
     """
-    if isinstance(model, Path) or Path(model).exists() or not (found := _NAME.fullmatch(model)):
+    found = None if isinstance(model, Path) or Path(model).exists() else _NAME.fullmatch(model)
+    if found is None:
+        if revision is not None:
+            raise HubError(f"revision: {in_short(str(model), 100)} is a folder, or no name on the hub; it has none")
         return Path(model)
-    return download(found["repo"], found["revision"])
+    if revision is not None and (found["revision"] or not _REVISION.fullmatch(revision)):
+        why = f"stands in the name, too: {model}" if found["revision"] else "is none: letters, digits, . _ / -"
+        raise HubError(f"revision: {in_short(revision, 100)!r} {why}")
+    return download(found["repo"], revision or found["revision"])
 
 
 def download(repo: str, revision: str | None = None) -> Path:
@@ -65,6 +82,8 @@ def download(repo: str, revision: str | None = None) -> Path:
     except _Unreachable as error:
         return _cached(repo, revision, where, error)
     _check_listed(where, info.siblings or [])
+    if not _COMMIT.fullmatch(info.sha or ""):  # it names a folder of the cache
+        raise HubError(f"{where}: {_host(hub.constants.ENDPOINT)} names {in_short(repr(info.sha), 80)} as its commit")
     had = {name: _is_cached(repo, name, info.sha) for name in FILES}
     try:
         with _telling(where), _quiet():
@@ -84,22 +103,52 @@ def download(repo: str, revision: str | None = None) -> Path:
 def upload(files: Mapping[str, Path | bytes], repo: str, message: str, private: bool | None = None) -> str:
     """Makes files, by their names, one commit of a model on the hub, which is created if it is not there.
 
+    What an earlier commit of this project wrote, and this one has not, is removed by it; anything else stays.
+
     Returns:
         The address of the model.
 
     Raises:
-        HubError: without a token, or the hub refuses.
+        HubError: without a token, the hub refuses, or the model there is of somebody else's making.
     """
     hub = _library()
     api = _api()
     try:
-        with _telling(repo, "written"), _quiet():
-            made = api.create_repo(repo, private=private, exist_ok=True)
-            adds = [hub.CommitOperationAdd(name, content) for name, content in files.items()]
-            api.create_commit(repo, adds, commit_message=message)
+        with _telling(repo, "written"), _quiet(), _patient():
+            api.create_repo(repo, private=private, exist_ok=True)
+            stale = sorted(_ours_there(repo) - files.keys())
+            changes = [hub.CommitOperationAdd(name, content) for name, content in files.items()]
+            changes += [hub.CommitOperationDelete(name) for name in stale]
+            api.create_commit(repo, changes, commit_message=message)
     except _Unreachable as error:
-        raise HubError(f"{repo}: {error}") from error
-    return str(made)
+        raise HubError(f"{repo}: was not written: {error}; try again") from None
+    return f"{_host(hub.constants.ENDPOINT)}/{repo}"
+
+
+def written_here(page: str) -> bool:
+    """Whether a README.md is one that `vatt.hub.card` has written: the head of it names the package."""
+    head, end, _ = page.removeprefix("---\n").partition("\n---\n")
+    return page.startswith("---\n") and bool(end) and "library_name: vatt-torch" in head.splitlines()
+
+
+def _ours_there(repo: str) -> set[str]:
+    """The names of the files that `vatt push` has written into a model that is there; none in an empty one.
+
+    Raises:
+        HubError: it holds a model that this project has not written, which must not be lost among ours.
+    """
+    info = _api().model_info(repo, files_metadata=True, timeout=_SECONDS)
+    sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
+    if not sizes.keys() - set(_STAYS):
+        return set()
+    if 0 < sizes.get("README.md", 0) <= _MOST_PAGE:
+        page = _library().hf_hub_download(repo, "README.md", revision=info.sha, library_name="vatt-torch")
+        if written_here(Path(page).read_text(encoding="utf-8", errors="replace")):
+            return sizes.keys() & set(WRITTEN)
+    other = in_short(min(sizes.keys() - set(_STAYS)), 100)
+    raise HubError(
+        f"{repo}: holds a model there that vatt push has not written ({other}); choose another name, or remove it first"
+    )
 
 
 def check_name(repo: str) -> None:
@@ -136,7 +185,10 @@ def _cached(repo: str, revision: str | None, where: str, why: _Unreachable) -> P
     try:
         with _quiet():
             folder = hub.snapshot_download(repo, revision=revision, allow_patterns=list(FILES), local_files_only=True)
-    except Exception:  # of several kinds: there is no copy, or a part of one
+        whole = all((Path(folder) / name).is_file() for name in (CONFIG, WEIGHTS))
+    except Exception:  # of several kinds: there is no copy
+        whole = False
+    if not whole:
         raise HubError(
             f"{where}: no such folder here; as a model of the hub it is not in the cache, and {why}"
         ) from None
@@ -184,6 +236,13 @@ def _telling(where: str, done: str = "read") -> Iterator[None]:
     """
     from huggingface_hub import constants, errors
 
+    redacted, all_names = (
+        _Redacted(),
+        list(logging.root.manager.loggerDict),
+    )  # a parent's sees less
+    loggers = [logging.getLogger(name) for name in all_names if name.startswith("huggingface_hub")]
+    for logger in loggers:
+        logger.addFilter(redacted)
     try:
         yield
     except errors.OfflineModeIsEnabled:
@@ -207,6 +266,11 @@ def _telling(where: str, done: str = "read") -> Iterator[None]:
                 f"{where}: cannot be {done} with the token that is given, or without one ({status}); log in by "
                 "hf auth login, or give HF_TOKEN, of a token that may do it"
             ) from None
+        if status == 429:
+            wait = str(error.response.headers.get("Retry-After", ""))
+            known = wait.isascii() and wait.isdigit() and len(wait) < 10
+            when = f"in {int(wait):,} seconds" if known else "later"
+            raise _Unreachable(f"{_host(constants.ENDPOINT)} answers 429, it was asked too often; ask {when}") from None
         if status is not None and status >= 500:
             raise _Unreachable(f"{_host(constants.ENDPOINT)} answers {status}") from None
         raise HubError(f"{where}: {_host(constants.ENDPOINT)}: {_clean(error)}") from None
@@ -218,21 +282,56 @@ def _telling(where: str, done: str = "read") -> Iterator[None]:
         names = {kind.__name__ for kind in type(error).__mro__}
         if names & {"TransportError", "RequestException", "ConnectionError", "TimeoutException", "TimeoutError"}:
             raise _Unreachable(f"{_host(constants.ENDPOINT)} cannot be reached ({type(error).__name__})") from None
-        raise HubError(f"{where}: cannot be {done}: {_clean(error)}") from None
+        raise HubError(f"{where}: cannot be {done} ({type(error).__name__}): {_clean(error)}") from None
+    finally:
+        for logger in loggers:
+            logger.removeFilter(redacted)
 
 
 def _host(endpoint: str) -> str:
-    """The address of the hub without a name and password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//", endpoint)
+    """The address of the hub without what may be secret in it: a name and password, a query. To the last @: a password
+    may hold slashes."""
+    return re.sub(r"//.*@", "//", endpoint).partition("?")[0].partition("#")[0].rstrip("/")
 
 
 def _clean(error: BaseException) -> str:
-    """A message as one line, without tokens."""
+    """A message as one line, without tokens, and without names and passwords in addresses."""
     words = [str(part) for part in (error, error.__cause__) if part is not None]
-    text = _host(_TOKEN.sub("***", " ".join(" ".join(words).split()) or type(error).__name__))
-    for secret in filter(None, (os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"))):
-        text = text.replace(secret, "***")
-    return in_short(text, 300)
+    return in_short(_without_secrets(" ".join(" ".join(words).split()) or type(error).__name__), 300)
+
+
+def _without_secrets(text: str) -> str:
+    hub = _library()
+    endpoint = hub.constants.ENDPOINT
+    text = text.replace(endpoint, _host(endpoint))
+    secrets = [os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"), hub.get_token()]
+    if (shown := re.search(r"//(.*)@", endpoint)) is not None:
+        user, _, password = shown[1].partition(":")
+        secrets += [shown[1], unquote(shown[1]), password or user, unquote(password or user)]
+    for secret in secrets:
+        if secret and len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return re.sub(r"//[^/?#\s]*@", "//", _TOKEN.sub("***", text))
+
+
+class _Redacted(logging.Filter):
+    """What the library tells while it tries again, with addresses that have no secrets in them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = _without_secrets(record.getMessage()), None
+        return True
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """The library's own client waits for ever for a hub that has taken a request and is silent."""
+    session = _library().utils.get_session()
+    before = getattr(session, "timeout", None)
+    session.timeout = _SECONDS_TO_WRITE
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 @contextmanager

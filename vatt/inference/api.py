@@ -37,7 +37,12 @@ class VATT(models.VATT):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, backend: str = "auto", *, vocabulary: str | Path | None = None
+        cls,
+        folder: str | Path,
+        backend: str = "auto",
+        *,
+        vocabulary: str | Path | None = None,
+        revision: str | None = None,
     ) -> Self:
         """The model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
 
@@ -45,13 +50,14 @@ class VATT(models.VATT):
             folder: or, as a string, OWNER/NAME or OWNER/NAME@REVISION of the hub, where no folder has that name; see
                 `vatt.hub.remote.local_model`.
             vocabulary: the words, if the folder has no tokenizer.json: one per line, or BERT's ``vocab.txt``.
+            revision: of a name on the hub: a branch, a tag or a commit, in place of @REVISION.
 
         Raises:
             PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a classifier.
             TextError: the words cannot be read, or are more than the model has vectors for.
             HubError: the hub has no such model, or none that may be used.
         """
-        folder = local_model(folder)
+        folder = local_model(folder, revision)
         if not isinstance(read_config(model_folder(folder)), VATTConfig):
             raise PretrainedError(
                 f"{folder}: holds a Classifier, which knows classes and no common space; name a pretraining model, or "
@@ -132,17 +138,17 @@ class Classifier(models.Classifier):
     """A fine-tuned model that names what it sees or hears."""
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, backend: str = "auto") -> Self:
+    def from_pretrained(cls, folder: str | Path, backend: str = "auto", *, revision: str | None = None) -> Self:
         """The fine-tuned model in a folder that a run, or ``vatt convert``, has left; on the CPU, in evaluation mode.
 
         Args:
-            folder: or a name on the hub, as `VATT.from_pretrained` takes it.
+            folder: or a name on the hub, as `VATT.from_pretrained` takes it; ``revision`` likewise.
 
         Raises:
             PretrainedError: see `vatt.weights.folder.load_pretrained`; also for the folder of a pretraining model.
             HubError: the hub has no such model, or none that may be used.
         """
-        folder = local_model(folder)
+        folder = local_model(folder, revision)
         if isinstance(read_config(model_folder(folder)), VATTConfig):
             raise PretrainedError(
                 f"{folder}: holds a VATT, which has no classes; fine-tune it first "
@@ -169,20 +175,21 @@ class Classifier(models.Classifier):
         return classify_files(self, files, top=top, views=views)
 
 
-def load_pretrained(folder: str | Path, backend: str = "auto") -> VATT | Classifier:
+def load_pretrained(folder: str | Path, backend: str = "auto", *, revision: str | None = None) -> VATT | Classifier:
     """The model in a folder, whichever it is, with its tokenizer; on the CPU in float32, in evaluation mode.
 
     Args:
         folder: as `save_pretrained` writes it; the folder of a whole run is taken too (its ``model/``), and a name on
             the hub, as by `VATT.from_pretrained`.
         backend: of all operations, see `vatt.kernels`.
+        revision: as of `VATT.from_pretrained`.
 
     Raises:
         HubError: the hub has no such model, or none that may be used.
         PretrainedError: a file is missing or unreadable, of another model, or holds a weight that is not finite.
         TextError: its tokenizer.json cannot be read, or has more words than the model has vectors for.
     """
-    folder = local_model(folder)
+    folder = local_model(folder, revision)
     config = read_config(model_folder(folder))
     kind = VATT if isinstance(config, VATTConfig) else Classifier
     return kind.from_pretrained(folder, backend)
