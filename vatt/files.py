@@ -28,6 +28,7 @@ PICTURES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"),
     *(".jpe", ".jfif", ".pgm", ".pbm", ".pnm", ".apng", ".jp2", ".qoi"),
 )
+_PARTLY, _OLD = ".partly", ".old.partly"  # endings of folders that are to appear, and that gave up their name
 KINDS = {"video": VIDEOS, "audio": SOUNDS, "image": PICTURES}
 
 
@@ -125,7 +126,7 @@ def appearing_folder(path: Path, *, replace: bool = False, sync: bool = False) -
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partly = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partly")
+    partly = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTLY}")
     partly.mkdir()
     try:
         yield partly
@@ -155,9 +156,17 @@ def remove_partly(folder: Path, names: str) -> None:
     """Removes what killed processes left of folders inside ``folder`` that were to appear, or to go. None may be at
     work on them.
 
+    Where a folder was renamed to make place for a new one (`appearing_folder`), and nothing has its name, the new one,
+    which was complete then, gets it; without that one, the old one.
+
     Args:
         names: of those folders, as a glob pattern.
     """
+    for old in folder.glob(f".{names}.*{_OLD}"):
+        place = folder / old.name[1:].removesuffix(_OLD).rpartition(".")[0]
+        new = old.with_name(old.name.removesuffix(_OLD) + _PARTLY)
+        if not place.exists():
+            os.replace(new if new.is_dir() else old, place)
     for left in folder.glob(f".{names}.*partly"):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -167,7 +176,7 @@ def _take_the_place(new: Path, old: Path) -> None:
     where the system can exchange two names (Linux, on most file systems); elsewhere ``old`` is renamed first."""
     aside = new
     if not _exchange(new, old):
-        aside = new.with_name(new.name.replace(".partly", ".old.partly"))
+        aside = new.with_name(new.name.removesuffix(_PARTLY) + _OLD)
         os.replace(old, aside)
         try:
             os.replace(new, old)

@@ -387,7 +387,7 @@ def clip(tmp_path_factory):
 def test_a_row_that_starts_behind_the_end_is_a_bad_clip(clip):
     reader = PretrainReader(Tokenizer.train(["a"]), SPEC, DataConfig(augment=AugmentConfig(enabled=False)))
     rng = np.random.default_rng(0)
-    message = r"a\.mp4: start: line 7: starts at 20 s, behind the end of the file at 6\.0\d s"
+    message = r"a\.mp4: start: line 7: starts at 20 s, behind the end of the file, which is 6\.0\d s long"
     with pytest.raises(MediaError, match=message):
         reader(clip, rng)
     for modality in ("video", "audio"):

@@ -59,6 +59,17 @@ class Tokenizer:
         places = [place for index, place in zip(ids, found.offsets, strict=False) if index == unknown_id]
         return [sentence[first:end] for first, end in places], sum(index not in (0, unknown_id) for index in ids)
 
+    def known_words(self, sentence: str, words: int | None = None) -> list[str]:
+        """Of the first ``words`` of a sentence those that the vocabulary has, or the pieces of them, as they are
+        written."""
+        found = self._fast.encode(sentence, add_special_tokens=False)
+        strange = (0, self._fast.token_to_id(self._fast.model.unk_token))
+        return [
+            sentence[first:end]
+            for index, (first, end) in zip(found.ids[:words], found.offsets, strict=False)
+            if index not in strange
+        ]
+
     @classmethod
     def from_vocabulary(cls, path: str | Path) -> Tokenizer:
         """The official layout: one word per line (its line is its id) or "id word"; has <pad> (id 0) and <unk>.

@@ -46,8 +46,14 @@ def check_start(clip: Clip, duration: float) -> None:
     """Raises MediaError: the clip begins behind the end of its file, of ``duration`` seconds (0: not known)."""
     if clip.start is not None and 0 < duration <= clip.start:
         where = f"{clip.row}: " if clip.row else ""
-        reason = f"{where}starts at {clip.start:g} s, behind the end of the file at {duration:.2f} s"
+        reason = f"{where}starts at {clip.start:g} s, behind the end of the file, which is {_length(duration)} long"
         raise MediaError(clip.video if clip.packed is None else clip.packed.name, "start", reason)
+
+
+def _length(seconds: float) -> str:
+    """For people: seconds, beyond a minute also as a player shows it."""
+    clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    return f"{seconds:.2f} s" + (f" ({clock})" if seconds >= 60 else "")
 
 
 def spread(count: int) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,8 +46,16 @@ def compact(out: Path, segments: Sequence[Segment], state: State, widths: Mappin
         if batch.records or not number:
             write_segment(partly / f"{number:08d}.safetensors", batch, widths)
         for path in folder.glob("*.damaged"):
-            os.link(path, partly / path.name)
+            _keep(path, partly / path.name)
     return [read_segment(path, widths) for path in segment_paths(out)]
+
+
+def _keep(path: Path, place: Path) -> None:
+    """The same file under another name; a copy where the file system has one name for a file only."""
+    try:
+        os.link(path, place)
+    except OSError:
+        shutil.copyfile(path, place)
 
 
 def _take(

@@ -5,6 +5,7 @@ Shapes: V windows, T frames, S side, L samples, D width.
 
 from __future__ import annotations
 
+import string
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vatt.clip import SILENCE
+from vatt.data.captions import whole_characters
 from vatt.data.clips import Clip
 from vatt.data.decode import MediaError
+from vatt.data.tokenizer import TextError
 from vatt.inference.api import VATT
 from vatt.inference.embed import embed_inputs, embed_media, embed_text
 from vatt.search.format import SearchError
@@ -44,6 +47,24 @@ _JOINT = {
 }
 _MODALITY = {"words": "text", "sound": "audio", "film": "video"}
 _LIKE = {"words": "picture", "sound": "sound", "film": "picture"}  # like with like
+
+
+# Words that stand in captions of everything: articles, forms of "be" and "have", pronouns, prepositions without a
+# direction. Of the kinds that lists of stop words have, those that a caption may be about are left out, such as "up".
+STOP_WORDS = frozenset(
+    """
+    a an the this that these those some any each every there here is are was were be been being am has have had having do
+    does did and or but nor so as if then than of to in on at by for with from into onto it its he she they them his her
+    their we us our you your i me my who which what where when how not no very just also too can will would could should
+    may s t
+    """.split()  # noqa: SIM905
+)
+_NAMED = 5  # words in a message
+
+
+def _listed(words: list[str]) -> str:
+    shown = ", ".join(map(repr, dict.fromkeys(words[:_NAMED])))
+    return shown + (f" and {len(words) - _NAMED} more" if len(words) > _NAMED else "")
 
 
 @dataclass(frozen=True)
@@ -98,11 +119,13 @@ class Encoder:
 
         Raises:
             TextError: no word that the model knows, or it has no words.
-            SearchError: words and sounds have no common space in this model.
+            SearchError: words and sounds have no common space in this model; or beside words that the model does not
+                know, the sentence has only such as "a" and "the", which all films fit alike.
         """
         targets = list(TARGETS) if target is None and self._table is _JOINT else [target]
         pairs = [self._pair("words", one) for one in targets]
         with self._lock:
+            self._check_words(text)
             x_D = embed_text(self.model, self.model.tokenizer, text, space=pairs[0][0]).numpy()
         return Query({name: x_D for _, name in pairs}, name="text")
 
@@ -116,11 +139,11 @@ class Encoder:
         Raises:
             MediaError: it cannot be decoded, or is silent.
         """
-        return self._of_file("sound", self._clip(path, "audio", at), target, "audio")
+        return self._of_file("sound", self._clip(path, "audio", at), target, "audio", at)
 
     def film(self, path: str | Path, at: float | None = None, *, target: Target | None = None) -> Query:
         """The picture of a film, compared with that of windows (None, too), or with their sound; see `sound`."""
-        return self._of_file("film", self._clip(path, "video", at), target, "video")
+        return self._of_file("film", self._clip(path, "video", at), target, "video", at)
 
     def picture(self, path: str | Path, *, target: Target | None = None) -> Query:
         """A picture, as a film in which nothing moves; see `film`."""
@@ -155,6 +178,18 @@ class Encoder:
             raise SearchError("sound: is silent, or no number, so it is like no other sound")
         return self._of_tensor("sound", x[heard], target)
 
+    def _check_words(self, text: str) -> None:
+        if self.model.tokenizer is None:
+            return
+        tokenizer, words, text = self.model.tokenizer, self.model.config.input.words, whole_characters(text)
+        unknown, known = tokenizer.unknown_words(text, words)[0], tokenizer.known_words(text, words)
+        if not known:
+            raise TextError(f"text: {text!r} holds no word{' that the model knows' if unknown else ''}")
+        if unknown and all(word.lower().strip(string.punctuation) in STOP_WORDS for word in known):
+            raise SearchError(
+                f"text: {text!r}: the model does not know {_listed(unknown)}, and {_listed(known)} alone says nothing"
+            )
+
     def _pair(self, kind: str, target: Target | None) -> tuple[str, str]:
         found = self._table.get((kind, target or _LIKE[kind]))  # type: ignore[arg-type]
         if found is None:
@@ -169,13 +204,21 @@ class Encoder:
         half = self.model.config.input.seconds / 2
         return Clip(Path(path), max(0.0, at - half), max(0.0, at - half) + 2 * half, kind=kind)
 
-    def _of_file(self, kind: str, clip: Clip, target: Target | None, name: str) -> Query:
+    def _of_file(
+        self, kind: str, clip: Clip, target: Target | None, name: str, at: float | None = None
+    ) -> Query:
         space, found = self._pair(kind, target)
         windows = 1 if clip.start is not None or clip.kind == "image" else _WINDOWS
         settings: dict[str, Any] = {"space": space, "windows": windows, "workers": self.workers}
         modality = "audio" if kind == "sound" else "video"
         with self._lock:
-            x_D = embed_media(self.model, clip, modality, **settings).numpy()  # type: ignore[arg-type]
+            try:
+                x_D = embed_media(self.model, clip, modality, **settings).numpy()  # type: ignore[arg-type]
+            except MediaError as error:
+                if error.field != "start" or at is None:
+                    raise
+                _, behind, length = error.reason.partition("behind the end")  # the window begins before what was asked
+                raise MediaError(clip.video, f"@{at:g}", f"is {behind}{length}") from error
         if not np.isfinite(x_D).all():
             raise MediaError(clip.video, "embedding", "the model gives values that are not finite")
         return Query({found: x_D}, name=name)

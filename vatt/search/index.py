@@ -18,7 +18,7 @@ from vatt.data.captions import Caption, choose_candidates
 from vatt.data.shards.dataset import is_shards
 from vatt.search.encoder import Encoder, Query
 from vatt.search.exact import dot_products
-from vatt.search.format import About, SearchError, read_segment, segment_paths
+from vatt.search.format import SEGMENTS, About, SearchError, read_segment, segment_paths
 from vatt.search.model import check_same, config_of, describe_model
 from vatt.search.ranking import Hit, IndexedFile, Scored, Window, moments
 from vatt.search.state import Rows, State, rows_of
@@ -89,6 +89,11 @@ class Index:
 
     def _load(self) -> None:
         paths = segment_paths(self.path)
+        if not paths:
+            raise SearchError(
+                f"{self.path}: has no segment in {SEGMENTS}/: they were removed, or vatt index has not written the "
+                "first one yet; run it again"
+            )
         segments = [read_segment(path, self.spaces) for path in paths]
         state = State()
         state.apply(segments)
@@ -210,7 +215,7 @@ class Index:
             physical = np.concatenate(
                 [np.empty(0, np.float32), *(dot_products(one.vectors[name], vector_D) for one in self._segments)]
             )[self.rows.physical]
-            new = self._has[name] & ~known
+            new = self._has[name] & ~known & np.isfinite(physical)  # `vatt index` does again what is no number
             found[new] = physical[new]
             known |= new
         return found, known

@@ -150,9 +150,9 @@ def build_index(job: IndexJob, progress: Progress = lambda done, total, faults: 
     prepare(job.folder)
     with locked(job.folder):
         about = agreed(about, job.folder, job.moved)
+        remove_partly(job.folder, SEGMENTS)
         (job.folder / SEGMENTS).mkdir(exist_ok=True)
         (job.folder / FINISHED).unlink(missing_ok=True)
-        remove_partly(job.folder, SEGMENTS)
         result = IndexResult()
         segments, result.redone = sound_segments(job.folder, about.vectors)
         if job.folder != job.out:  # what the index has is not done again

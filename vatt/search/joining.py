@@ -43,8 +43,8 @@ def join_index(job: IndexJob) -> IndexResult:
     with ExitStack() as stack:
         stack.enter_context(locked(out))
         about = agreed(about, out, job.moved)
-        (out / SEGMENTS).mkdir(exist_ok=True)
         remove_partly(out, SEGMENTS)
+        (out / SEGMENTS).mkdir(exist_ok=True)
         segments, result.redone = sound_segments(out, about.vectors)
         for share in shares:
             stack.enter_context(locked(share.folder(out)))

@@ -14,6 +14,7 @@ from vatt.search.format import (
     About,
     SearchError,
     Segment,
+    check_numbers,
     read_segment,
     segment_paths,
 )
@@ -70,7 +71,9 @@ def sound_segments(out: Path, widths: dict[str, int]) -> tuple[list[Segment], li
     for path in segment_paths(out):
         try:
             TensorFile(path)
-            found.append(read_segment(path, widths))
+            segment = read_segment(path, widths)
+            check_numbers(segment)
+            found.append(segment)
         except (TensorFileError, SearchError) as error:
             aside = path.with_name(f"{path.name}.damaged")
             os.replace(path, aside)
