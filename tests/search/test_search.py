@@ -40,8 +40,8 @@ def plant(folder, files):
         content = Content(
             name, about.get("kind", "video"), 0, about.get("seconds", 10.0), about.get("sha", ""), [], len(starts)
         )
-        content.captions = about.get("captions", [])
-        batch.records += [content.record((0, len(starts)), len(starts), []), Named(name, name, 0, 0).record()]
+        named = Named(name, name, 0, 0, captions=about.get("captions", []), beside=[])
+        batch.records += [content.record((0, len(starts)), len(starts), []), named.record()]
         batch.content_N += [number] * len(starts)
         batch.start_N += starts
         batch.end_N += [start + 2.0 for start in starts]
@@ -329,7 +329,7 @@ def test_what_cannot_be_asked_is_said_in_a_line(made, tmp_path, capsys):
         ([index], "nothing to look for"),
         ([tmp_path / "gone", "a star"], "no such folder; make an index with: vatt index"),
         ([films, "a star"], "has no index.json"),
-        ([index, "xylophone"], "'xylophone' holds no word that the model knows"),
+        ([index, "xylophone"], "text: 'xylophone' holds no word that the model knows"),
         ([index, "a star", "--text", "b"], "the words are given twice"),
         ([index, "a star", "--in", "sound"], "no common space of words and sounds"),
         ([index, "a star", "--weights", "audio=2"], "--weights: 'audio=2': must be K=W with a number W and K of text"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -16,11 +17,17 @@ from vatt.search.format import FAULTS, SearchError
 from vatt.search.job import IndexJob, IndexResult, build_index
 from vatt.search.joining import join_index
 
-_ORDER = ("new", "changed", "moved", "copied", "back", "same", "deleted")
-_WORDS = {"same": "with another time and the same content"}
+_WORDS = {
+    **{name: name for name in ("new", "changed", "left out", "moved", "copied", "back")},
+    "same": "with another time and the same content",
+    "captions": "with other captions",
+    "label": "with another label",
+    "deleted": "deleted",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(begun=time.monotonic())  # nearly all of the start, which imports PyTorch, is yet to come
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of films and sounds, manifest, or shards (folder or URL)")
     add("--model", type=Path, required=True, metavar="DIR", help="folder of a pretraining model or of its run")
@@ -60,10 +67,10 @@ def run(options: argparse.Namespace) -> int:
     )
     try:
         with progress("windows") as tell:
-            done = join_index(job) if options.join else build_index(job, tell)
+            done = join_index(job) if options.join else build_index(job, tell, tell)
     except OSError as error:
         raise SearchError(f"{error.filename or job.out}: {error.strerror or error}") from error
-    _report(done, job, options.join)
+    _report(done, job, options.join, time.monotonic() - options.begun)
     return 0
 
 
@@ -82,19 +89,24 @@ def devices_of(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _report(done: IndexResult, job: IndexJob, joined: bool) -> None:
+def _report(done: IndexResult, job: IndexJob, joined: bool, seconds: float) -> None:
     out = printable(job.out) + (f", {job.shard_of}" if job.shard_of.count > 1 else "")
     for name in done.redone:
         text = f"{job.folder}: a segment was damaged, its windows were done again: {name}"
         print(f"warning: {printable(text)}", file=sys.stderr)
-    changes = ", ".join(f"{done.counts[name]} {_WORDS.get(name, name)}" for name in _ORDER if done.counts[name])
-    what = f"{out}: {done.files} files, {done.windows} windows"
+    changes = ", ".join(f"{done.counts[name]} {words}" for name, words in _WORDS.items() if done.counts[name])
+    what = f"{out}: {_count(done.files, 'file')}, {_count(done.windows, 'window')}"
     if joined:
         print(f"{what}; joined")
     elif done.embedded:
-        rate = done.embedded / max(done.seconds, 1e-9)
-        print(f"{what}; {changes or 'went on'}; {done.embedded} windows in {done.seconds:.1f} s, {rate:.1f} windows/s")
+        rate = f"{_count(done.embedded, 'window')} embedded, {done.embedded / max(done.seconds, 1e-9):.1f} a second"
+        print(f"{what}; {changes or 'went on'}; {rate}; {seconds:.1f} s in all")
     else:
         print(f"{what}; {changes or 'nothing has changed'}")
     if done.faults:
-        print(f"{done.faults} could not be read, wholly or in part: {printable(job.folder / FAULTS)}", file=sys.stderr)
+        files = f"left out, wholly or in part: {_count(done.faulty, 'file')}"
+        print(f"{files}; why: {printable(job.folder / FAULTS)}", file=sys.stderr)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -19,7 +19,8 @@ LINE_EVERY = 30.0  # seconds between two lines if stderr is no terminal, as for 
 
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[..., None]]:
-    """Yields ``tell(done, total, faults=0)``, which draws a bar on a terminal, else writes a line now and then.
+    """Yields ``tell(done, total, faults=0, what=unit)``, which draws a bar on a terminal, else writes a line now and
+    then. ``what`` is counted; when it changes, so does the bar.
 
     Both go to stderr. The rate does not count the first call, whose items also waited for the workers to start, or were
     done by an earlier run.
@@ -29,13 +30,16 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         bar.add_task(unit, total=None)
         (task,) = bar.tasks
-        printed = time.monotonic()
+        printed, counted = time.monotonic(), unit
 
-        def tell(done: int, total: int, faults: int = 0) -> None:
-            nonlocal printed
+        def tell(done: int, total: int, faults: int = 0, what: str = unit) -> None:
+            nonlocal printed, counted
+            if what != counted:
+                bar.reset(task.id)
+                counted = what
             bar.update(task.id, completed=done, total=total)
             rate = "" if task.speed is None else f", {task.speed:.1f} a second"
-            words = unit + rate + (f", {faults} faults" if faults else "")
+            words = what + rate + (f", {faults} faults" if faults else "")
             bar.update(task.id, description=words)
             if not console.is_terminal and time.monotonic() - printed >= LINE_EVERY:
                 printed = time.monotonic()

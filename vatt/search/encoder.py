@@ -53,10 +53,10 @@ _LIKE = {"words": "picture", "sound": "sound", "film": "picture"}  # like with l
 # direction. Of the kinds that lists of stop words have, those that a caption may be about are left out, such as "up".
 STOP_WORDS = frozenset(
     """
-    a an the this that these those some any each every there here is are was were be been being am has have had having do
-    does did and or but nor so as if then than of to in on at by for with from into onto it its he she they them his her
-    their we us our you your i me my who which what where when how not no very just also too can will would could should
-    may s t
+    a an the this that these those some any each every there here is are was were be been being am has have had
+    having do does did and or but nor so as if then than of to in on at by for with from into onto it its he she
+    they them his her their we us our you your i me my who which what where when how not no very just also too can
+    will would could should may s t
     """.split()  # noqa: SIM905
 )
 _NAMED = 5  # words in a message
@@ -204,9 +204,7 @@ class Encoder:
         half = self.model.config.input.seconds / 2
         return Clip(Path(path), max(0.0, at - half), max(0.0, at - half) + 2 * half, kind=kind)
 
-    def _of_file(
-        self, kind: str, clip: Clip, target: Target | None, name: str, at: float | None = None
-    ) -> Query:
+    def _of_file(self, kind: str, clip: Clip, target: Target | None, name: str, at: float | None = None) -> Query:
         space, found = self._pair(kind, target)
         windows = 1 if clip.start is not None or clip.kind == "image" else _WINDOWS
         settings: dict[str, Any] = {"space": space, "windows": windows, "workers": self.workers}

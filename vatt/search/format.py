@@ -43,9 +43,10 @@ _TYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float1
 Record = dict[str, Any]
 """One of
 
-- ``{"content": id, "media", "size", "seconds", "sha256", "ranges", "windows", "part": [a, b], "rows", "faults": [...],
-  "captions": [...]}``: windows a to b of a content were tried; ``rows`` of them gave a vector and are in this segment.
-- ``{"file": name, "content": id, "size", "mtime", "label"}``: a name, and the content that it has now.
+- ``{"content": id, "media", "size", "seconds", "sha256", "ranges", "windows", "part": [a, b], "rows", "faults":
+  [...]}``: windows a to b of a content were tried; ``rows`` of them gave a vector and are in this segment.
+- ``{"file": name, "content": id, "size", "mtime", "label", "captions": [...], "beside": [...]}``: a name, the content
+  that it has now, and its captions, with what tells whether they are others now.
 - ``{"file": name, "deleted": true}``.
 """
 

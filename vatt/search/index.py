@@ -113,7 +113,7 @@ class Index:
             )
             for named in live
         ]
-        self._contents = [state.contents[named.content] for named in live]
+        self._captions = [state.captions_of(named) for named in live]
         self.rows: Rows = rows_of(live, state.contents, segments)
         self._has = {
             name: np.concatenate([np.empty(0, bool), *(one.has[name] for one in segments)])[self.rows.physical]
@@ -174,7 +174,7 @@ class Index:
 
     def _caption(self, file: int, start: float, end: float) -> str:
         # A long film has thousands, and many of its windows are asked for: only what is near is made.
-        captions = self._contents[file].captions
+        captions = self._captions[file]
         timed = [each for each in captions if each[0] is not None and each[1] is not None]
         chosen = [each for each in timed if each[0] < end and each[1] > start] if timed else captions[:1]
         near = [Caption(text, first, last) for first, last, text in chosen]

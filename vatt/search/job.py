@@ -41,7 +41,7 @@ from vatt.search.format import (
 from vatt.search.listing import Entry, Listing, list_source, path_of
 from vatt.search.model import config_of, describe_model, widths_of
 from vatt.search.opening import agreed, prepare, sound_segments
-from vatt.search.probing import probe_all
+from vatt.search.probing import OPENED, OpenedFiles, Opening
 from vatt.search.state import Content, Named, State
 from vatt.search.windows import Group, ReadGroups, digest_of, make_groups, window_starts
 from vatt.search.writing import SegmentWriter, Todo
@@ -104,14 +104,20 @@ class IndexResult:
     """How it ended.
 
     Attributes:
-        files, windows, faults: of the whole index.
-        embedded: windows of this start. new, changed, moved, copied, deleted: files, since the start before.
+        files: of the whole index that have windows. windows: of all of them.
+        faults, faulty: records in faults.jsonl, and the number of the files that they are of.
+        embedded: windows of this start.
+        seconds: from when the files were listed until all was done.
+        counts: files, since the start before: "new", "changed", "moved", "copied", "back" (after they were deleted),
+            "same" (another time, the same content), "deleted"; new or changed ones with nothing to be found by: "left
+            out"; that have other "captions" or another "label".
         redone: segments that could not be read; their files were done again.
     """
 
     files: int = 0
     windows: int = 0
     faults: int = 0
+    faulty: int = 0
     embedded: int = 0
     seconds: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
@@ -119,12 +125,13 @@ class IndexResult:
 
     def tell(self, folder: Path, state: State, live: list[Named], skipped: list[Record]) -> None:
         """Counts what an index has, and writes its list of faults."""
-        self.files = len(live)
-        self.windows = sum(state.contents[named.content].rows for named in live)
-        lines = [json_line(record) for record in skipped]
+        rows = [state.contents[named.content].rows for named in live]
+        self.files, self.windows = sum(count > 0 for count in rows), sum(rows)
+        faults = list(skipped)
         for named in live:
-            lines += [json_line({"file": named.name} | fault) for fault in state.contents[named.content].faults]
-        self.faults = len(lines)
+            faults += [{"file": named.name} | fault for fault in state.contents[named.content].faults]
+        self.faults, self.faulty = len(faults), len({fault["file"] for fault in faults})
+        lines = [json_line(fault) for fault in faults]
         (folder / FAULTS).unlink(missing_ok=True)
         if lines:
             write_lines(folder / FAULTS, lines)
@@ -135,7 +142,11 @@ class IndexResult:
             raise SearchError(f"{folder}: nothing could be embedded; see {folder / FAULTS}")
 
 
-def build_index(job: IndexJob, progress: Progress = lambda done, total, faults: None) -> IndexResult:
+def build_index(
+    job: IndexJob,
+    progress: Progress = lambda done, total, faults: None,
+    opening: Opening = lambda done, total, faults, what: None,
+) -> IndexResult:
     """Brings the index at ``job.out`` up to date with its source, or makes it.
 
     With ``job.shard_of`` it does so for a share of the files. What is new goes to a folder beside the index, which
@@ -161,7 +172,7 @@ def build_index(job: IndexJob, progress: Progress = lambda done, total, faults: 
         state = State()
         state.apply(segments)
         about.write(job.folder)
-        update = _Update(job, config, about, listing, segments, state, result)
+        update = _Update(job, config, about, listing, segments, state, result, opening)
         update.run(progress)
         if job.folder != job.out:
             write_text(job.folder / FINISHED, json.dumps({"files": listing.digest()}))
@@ -205,9 +216,12 @@ class _Update:
         segments: list[Segment],
         state: State,
         result: IndexResult,
+        opening: Opening,
     ) -> None:
         self.job, self.config, self.about, self.listing = job, config, about, listing
-        self.segments, self.state, self.result = segments, state, result
+        self.segments, self.state, self.result, self.opening = segments, state, result, opening
+        self.opened = OpenedFiles(job.folder / OPENED)
+        self.counted: dict[str, str] = {}  # id of an entry -> "new" or "changed"
         self.writer = SegmentWriter(job.folder, about.vectors, config.input, segments, state)
 
     def run(self, progress: Progress) -> None:
@@ -217,6 +231,8 @@ class _Update:
         if records:
             self.writer.write(Batch(records=records))
         self._embed(todo, progress)
+        self.opened.forget()
+        self._count(fresh)
         whole = self.job.folder == self.job.out
         live = [named for named in self.state.live() if self.job.has(named.name)]
         if whole and worn(self.segments, self.state):
@@ -229,29 +245,47 @@ class _Update:
         if whole:
             result.check(self.job.out)
 
+    def _count(self, fresh: list[Entry]) -> None:
+        """New and changed files, of which those that gave nothing are counted apart."""
+        counts, contents = self.result.counts, self.state.contents
+        for entry in fresh:
+            if (what := self.counted.get(entry.id)) is not None:
+                counts[what if entry.id in contents and contents[entry.id].rows else "left out"] += 1
+
     def _compare(self) -> tuple[list[Record], list[Entry]]:
         """Records of what has changed but needs no embedding, and the entries that do."""
         counts, state = self.result.counts, self.state
         names = {entry.name for entry in self.listing.entries}
         records: list[Record] = [{"file": name, "deleted": True} for name in state.files if name not in names]
-        same_size: dict[tuple[int, str], list[Content]] = defaultdict(list)
+        same_size: dict[tuple[int | str, str], list[Content]] = defaultdict(list)
         for each in state.contents.values():
             if each.complete and each.sha256 and not each.faults:
-                same_size[each.size, each.media].append(each)
+                same_size[each.size or each.sha256, each.media].append(each)  # in shards it has no size
         live = {named.content for named in state.files.values()}
         gone = {state.files[record["file"]].content for record in records}
         moved_to = set[str]()
         fresh = []
-        for entry in filter(lambda entry: self.job.has(entry.name), self.listing.entries):
+        entries = [entry for entry in self.listing.entries if self.job.has(entry.name)]
+        for number, entry in enumerate(entries):
             named = state.files.get(entry.name)
             content = state.contents.get(named.content) if named is not None else None
             if named and content and (content.id == entry.id or self._is_as_it_was(named, content, entry)):
+                now = self.writer.named(entry, content.id, named)
+                if now != named:
+                    records.append(now.record())
+                    if now.captions != state.captions_of(named):
+                        counts["captions"] += 1
+                    if now.label != named.label:
+                        counts["label"] += 1
                 if not content.complete or (self.job.retry and content.faults):
                     fresh.append(entry)
                 continue
-            known = self._known(entry, same_size[entry.size, entry.kind])
+            alike = [e for e in same_size[entry.size or entry.sha256, entry.kind] if e.ranges == entry.ranges]
+            if alike:
+                self.opening(number, len(entries), 0, "files compared")
+            known = self._known(entry, alike)
             if known is None:
-                counts["changed" if named is not None else "new"] += 1
+                self.counted[entry.id] = "changed" if named is not None else "new"
                 fresh.append(entry)
                 continue
             moves = known.id in gone and known.id not in moved_to
@@ -260,7 +294,7 @@ class _Update:
                 where = "same" if named.content == known.id else "changed"
             counts[where] += 1
             moved_to.add(known.id)
-            records.append(Named(entry.name, known.id, entry.size, entry.mtime, entry.label).record())
+            records.append(self.writer.named(entry, known.id).record())
         if lost := len(gone - moved_to):
             counts["deleted"] = lost
         return records, fresh
@@ -276,7 +310,6 @@ class _Update:
     @staticmethod
     def _known(entry: Entry, contents: list[Content]) -> Content | None:
         """The content of a file, if the index has it: the file was moved or copied, or only its time has changed."""
-        contents = [content for content in contents if content.ranges == entry.ranges]
         if not contents:
             return None
         try:
@@ -288,13 +321,14 @@ class _Update:
     def _probe(self, fresh: list[Entry], records: list[Record]) -> list[Todo]:
         """Opens each file that is to be embedded. Those that cannot be opened become records."""
         found, spec, hop = list[Todo](), self.config.input, _hop(self.job, self.config)
-        for entry, probed in zip(fresh, probe_all(fresh, self.job.workers), strict=True):
+        opened = self.opened.probe(fresh, self.job.workers, self.opening)
+        for entry, probed in zip(fresh, opened, strict=True):
             if isinstance(probed, dict):
                 self._check_there(probed["file"], probed["reason"])
                 content = Content(entry.id, entry.kind, entry.size, 0.0, entry.sha256, entry.ranges, 0)
                 fault = {"start": None, "field": probed["field"], "reason": probed["reason"]}
                 records.append(content.record((0, 0), 0, [fault]))
-                records.append(Named(entry.name, entry.id, entry.size, entry.mtime, entry.label).record())
+                records.append(self.writer.named(entry, entry.id).record())
                 continue
             starts = window_starts(entry.ranges, probed.seconds, spec, hop)
             content = Content(entry.id, entry.kind, entry.size, probed.seconds, entry.sha256, entry.ranges, len(starts))

@@ -8,6 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,22 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
             found[-1][1] = None if end is None or last is None else max(end, last)
         else:
             found.append([first, last])
+    return found
+
+
+def beside(entry: Entry, sidecars: Sidecars) -> list[Any]:
+    """What tells whether the captions of a file are others now: [name, bytes, nanoseconds] of each caption file beside
+    it; of captions that a manifest or shards have, a digest."""
+    if entry.captions is not None:
+        told = json.dumps([[caption.start, caption.end, caption.text] for caption in entry.captions])
+        return [hashlib.sha256(told.encode()).hexdigest()[:16]] if len(entry.captions) else []
+    if entry.kind == "image" or not isinstance(entry.media, Path):
+        return []
+    found = list[Any]()
+    for path in sidecars.of(entry.media):
+        with suppress(OSError):
+            status = os.stat(path)
+            found.append([path.name, status.st_size, status.st_mtime_ns])
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ from vatt.data.decode import MediaError, TimeLimit, duration_of, film_of, open_m
 from vatt.data.decode.streams import sound_length, sound_of
 from vatt.data.reading import bad_clip
 from vatt.isolated import Failed, run_isolated
+from vatt.json_files import JSONError, json_line, parse_json
 from vatt.search.listing import Entry, path_of
+
+OPENED = "opened.jsonl"  # beside the segments of an index that is being made
+Opening = Callable[[int, int, int, str], object]  # files done, files in all, faults so far, what is done to them
+_LINE = 1 << 12  # bytes that a line has at most
 
 
 @dataclass(frozen=True)
@@ -40,24 +47,76 @@ def _probe(entry: Entry, timeout: float) -> Probed:
     return Probed(seconds, film, sound)
 
 
-def probe_all(entries: list[Entry], workers: int) -> list[Probed | dict[str, str]]:
-    """What each file says of itself, or why it cannot be opened."""
-    found: dict[int, Any] = {}
+class OpenedFiles:
+    """What files said of themselves, a line of JSON each, kept until an index is up to date: a job that goes on after a
+    kill opens none of them twice. Those that cannot be opened are tried again.
+
+    Args:
+        path: of this list; it need not be there. A line that was cut off, or is no such line, counts as none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = dict(_read_lines(path))
+
+    def probe(self, entries: list[Entry], workers: int, opening: Opening) -> list[Probed | dict[str, str]]:
+        """What each file says of itself, or why it cannot be opened: {"file", "field", "reason"}."""
+        found: dict[int, Any] = {}
+        faults = 0
+        left = list[tuple[int, Entry]]()
+        for number, entry in enumerate(entries):
+            if (known := self._known.get(entry.id)) is not None:
+                found[number] = known
+            elif isinstance(entry.media, Path):
+                left.append((number, entry))
+            else:
+                found[number] = _probe_one((entry, 0.0))
+        if not left:
+            return [found[number] for number in range(len(entries))]
+        with self.path.open("a", encoding="utf-8") as lines:
+            lines.write("\n")  # after a line that was cut off
+            for number, answer in _answers(left, workers):
+                found[number] = answer
+                faults += not isinstance(answer, Probed)
+                if isinstance(answer, Probed):
+                    lines.write(json_line({"id": entries[number].id} | asdict(answer)) + "\n")
+                    lines.flush()  # which a kill does not undo
+                opening(len(found), len(entries), faults, "files opened")
+        return [found[number] for number in range(len(entries))]
+
+    def forget(self) -> None:
+        """All is done."""
+        self.path.unlink(missing_ok=True)
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Probed]]:
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        for line in iter(partial(lines.readline, _LINE), b""):
+            try:
+                found = parse_json(line, str(path), dict)
+                probed = Probed(found["seconds"], found["picture"], found["sound"])
+            except (JSONError, KeyError):
+                continue
+            flags = isinstance(probed.picture, bool) and isinstance(probed.sound, bool)
+            if flags and isinstance(probed.seconds, int | float) and 0 <= probed.seconds < 1e9:
+                yield str(found.get("id")), probed
+
+
+def _answers(left: list[tuple[int, Entry]], workers: int) -> Iterator[tuple[int, Probed | dict[str, str]]]:
+    """As they finish."""
     timeout = DataConfig().decode_timeout
-    files = [number for number, entry in enumerate(entries) if isinstance(entry.media, Path)]
-    for number, entry in enumerate(entries):
-        if not isinstance(entry.media, Path) or not workers:
-            found[number] = _probe_one((entry, timeout))
-    if workers:
-        items = [(number, entries[number], timeout) for number in files]
-        # What FFmpeg has for a file that means harm is limited there: a process that crashes or hangs costs its file.
-        for (number, entry, _), answer in run_isolated(
-            _probe_item, items, workers=workers, seconds=2 * timeout, fork=True
-        ):
-            if isinstance(answer, Failed):
-                answer = {"file": path_of(entry), "field": "decode", "reason": answer.reason}
-            found[number] = answer
-    return [found[number] for number in range(len(entries))]
+    if not workers:
+        for number, entry in left:
+            yield number, _probe_one((entry, timeout))
+        return
+    items = [(number, entry, timeout) for number, entry in left]
+    # What FFmpeg has for a file that means harm is limited there: a process that crashes or hangs costs its file.
+    for (number, entry, _), answer in run_isolated(_probe_item, items, workers=workers, seconds=2 * timeout, fork=True):
+        if isinstance(answer, Failed):
+            answer = {"file": path_of(entry), "field": "decode", "reason": answer.reason}
+        yield number, answer
 
 
 def _probe_item(item: tuple[int, Entry, float]) -> Probed | dict[str, str]:

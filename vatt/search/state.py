@@ -24,6 +24,7 @@ class Content:
         size: bytes; 0 in shards.
         done: windows that were tried, from the first on; all of them if this is ``windows``.
         rows: windows of these that have a vector.
+        captions: of an index that was made when contents had them.
         parts: (segment, content number there) of its rows.
     """
 
@@ -49,24 +50,33 @@ class Content:
         """What a segment keeps of these windows, of which ``rows`` have a vector."""
         names = ("media", "size", "seconds", "sha256", "ranges", "windows")
         found: Record = {"content": self.id} | {name: getattr(self, name) for name in names}
-        found |= {"part": list(part), "rows": rows, "faults": faults}
-        return found | ({"captions": self.captions} if self.captions and part[0] == 0 else {})
+        return found | {"part": list(part), "rows": rows, "faults": faults}
 
 
 @dataclass
 class Named:
-    """A file: its name, what the system said of it when it was read, and its content."""
+    """A file: its name, what the system said of it when it was read, its content, and its captions.
+
+    Attributes:
+        captions: [start, end, text] each.
+        beside: what tells whether they are others now, see `vatt.search.listing.beside`; None: not known.
+    """
 
     name: str
     content: str
     size: int
     mtime: int
     label: str | None = None
+    captions: list[list[Any]] = field(default_factory=list)
+    beside: list[Any] | None = None
 
     def record(self) -> Record:
         """What a segment keeps of it."""
         found: Record = {"file": self.name, "content": self.content, "size": self.size, "mtime": self.mtime}
-        return found | ({"label": self.label} if self.label else {})
+        for name in ("label", "captions", "beside"):
+            if (value := getattr(self, name)) or value == []:
+                found[name] = value
+        return found
 
 
 @dataclass
@@ -90,7 +100,8 @@ class State:
                         self.files.pop(record["file"], None)
                     else:
                         named = Named(*(record[key] for key in ("file", "content", "size", "mtime")))
-                        named.label = record.get("label")
+                        named.label, named.beside = record.get("label"), record.get("beside")
+                        named.captions = record.get("captions", [])
                         self.files[named.name] = named
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise SearchError(f"{segment.path}: a record is no file and no content: {error!r}") from error
@@ -112,6 +123,10 @@ class State:
         content.faults += record["faults"]
         content.parts.append(place)
 
+    def captions_of(self, named: Named) -> list[list[Any]]:
+        """[start, end, text] of each."""
+        return self.contents[named.content].captions if named.beside is None else named.captions
+
     def live(self) -> list[Named]:
         """The files that have a content, in the order of their names."""
         return [self.files[name] for name in sorted(self.files) if self.files[name].content in self.contents]
@@ -120,7 +135,7 @@ class State:
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **{"file": str, "label": str, "content": str, "media": str, "sha256": str, "size": int, "mtime": int},
     **{"seconds": (int, float), "windows": int, "rows": int, "part": list, "ranges": list, "faults": list},
-    "captions": list,
+    **{"captions": list, "beside": list},
 }
 
 

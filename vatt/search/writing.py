@@ -12,7 +12,7 @@ from vatt.clip import InputConfig
 from vatt.data.sidecars import Sidecars
 from vatt.search.embedding import Done
 from vatt.search.format import SEGMENTS, Batch, Segment, read_segment, segment_paths, write_segment
-from vatt.search.listing import Entry, captions_of
+from vatt.search.listing import Entry, beside, captions_of
 from vatt.search.state import Content, Named, State
 from vatt.search.windows import Probed
 
@@ -59,8 +59,6 @@ class SegmentWriter:
         for done in group:
             content = todo[done.stretch.entry].content
             content.sha256 = content.sha256 or done.sha256
-            if done.stretch.first == 0:
-                content.captions = captions_of(todo[done.stretch.entry].entry, self.sidecars)
         self._todo = todo
         self._done.extend(group)
 
@@ -103,8 +101,14 @@ class SegmentWriter:
         batch.records.append(content.record((first, last), rows, faults))
         batch.contents += 1
         if first == 0:
-            named = todo.entry
-            batch.records.append(Named(named.name, content.id, named.size, named.mtime, named.label).record())
+            batch.records.append(self.named(todo.entry, content.id).record())
+
+    def named(self, entry: Entry, content: str, before: Named | None = None) -> Named:
+        """The file as it is now, with its captions; these are read where they are others than ``before``."""
+        told = beside(entry, self.sidecars)
+        same = before is not None and before.beside == told
+        captions = before.captions if before is not None and same else captions_of(entry, self.sidecars)
+        return Named(entry.name, content, entry.size, entry.mtime, entry.label, captions, told)
 
     def write(self, batch: Batch) -> None:
         """Writes a segment and takes it into the state."""
