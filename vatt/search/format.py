@@ -37,7 +37,6 @@ from vatt.weights.tensors import Tensors, write_tensors
 
 FORMAT = 1
 ABOUT, SEGMENTS, FAULTS, LOCK, FINISHED = "index.json", "segments", "faults.jsonl", "lock", "finished.json"
-_READ = 1 << 14  # vectors that are looked at together
 MOST_RECORDS = 2**30  # bytes of the records of a segment: a million files have 300 MB
 _TYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8}
 Record = dict[str, Any]
@@ -157,17 +156,6 @@ def read_segment(path: Path, widths: Mapping[str, int]) -> Segment:
     if len(content_N) and not 0 <= content_N.min() <= content_N.max() < contents:
         raise SearchError(f"{path}: is damaged: windows of contents that it does not hold")
     return Segment(path, content_N, start_N, end_N, vectors, has, records)
-
-
-def check_numbers(segment: Segment) -> None:
-    """Reads all vectors of a segment. Raises SearchError: some are no numbers, as after a fault of memory or of another
-    program: a checksum that was made after it does not tell."""
-    for name, x_ND in segment.vectors.items():
-        for first in range(0, len(x_ND), _READ):
-            bad_N = ~np.isfinite(x_ND[first : first + _READ]).all(1)
-            if bad_N.any():
-                row = first + int(bad_N.argmax())
-                raise SearchError(f"{segment.path}: is damaged: {name}: the vector of window {row} holds no numbers")
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,9 @@ class _Update:
             alike = [e for e in same_size[entry.size or entry.sha256, entry.kind] if e.ranges == entry.ranges]
             if alike:
                 self.opening(number, len(entries), 0, "files compared")
-            known = self._known(entry, alike)
+            same = self._same(entry, alike)
+            # Of several copies, one that has lost its name is that which was moved.
+            known = next((each for each in same if each.id in gone - moved_to), same[0] if same else None)
             if known is None:
                 self.counted[entry.id] = "changed" if named is not None else "new"
                 fresh.append(entry)
@@ -308,15 +310,15 @@ class _Update:
         return same and (not entry.sha256 or entry.sha256 == content.sha256)
 
     @staticmethod
-    def _known(entry: Entry, contents: list[Content]) -> Content | None:
-        """The content of a file, if the index has it: the file was moved or copied, or only its time has changed."""
+    def _same(entry: Entry, contents: list[Content]) -> list[Content]:
+        """Which of these a file holds: it was moved or copied, or only its time has changed."""
         if not contents:
-            return None
+            return []
         try:
             sha256 = entry.sha256 or digest_of(Path(str(entry.media)))
         except OSError:
-            return None
-        return next((content for content in contents if content.sha256 == sha256), None)
+            return []
+        return [content for content in contents if content.sha256 == sha256]
 
     def _probe(self, fresh: list[Entry], records: list[Record]) -> list[Todo]:
         """Opens each file that is to be embedded. Those that cannot be opened become records."""

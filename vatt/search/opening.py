@@ -14,7 +14,6 @@ from vatt.search.format import (
     About,
     SearchError,
     Segment,
-    check_numbers,
     read_segment,
     segment_paths,
 )
@@ -70,10 +69,8 @@ def sound_segments(out: Path, widths: dict[str, int]) -> tuple[list[Segment], li
     found, damaged = list[Segment](), list[str]()
     for path in segment_paths(out):
         try:
-            TensorFile(path)
-            segment = read_segment(path, widths)
-            check_numbers(segment)
-            found.append(segment)
+            TensorFile(path)  # which also looks for values that are no numbers
+            found.append(read_segment(path, widths))
         except (TensorFileError, SearchError) as error:
             aside = path.with_name(f"{path.name}.damaged")
             os.replace(path, aside)
