@@ -18,6 +18,7 @@ from vatt import files
 from vatt.__main__ import main
 from vatt.files import remove_partly
 from vatt.search import Index, SearchError, build_index, compaction, probing
+from vatt.search import index as index_module
 from vatt.search.compaction import compact
 from vatt.search.format import SEGMENTS, Batch, read_segment, segment_paths, write_segment
 from vatt.search.probing import OPENED
@@ -91,6 +92,26 @@ def test_a_kill_at_any_moment_of_putting_segments_together_loses_nothing(made, t
             break
     assert lengths == {4, 1}
     assert number > 5
+
+
+def test_who_opens_an_index_while_it_is_put_together_sees_all_of_it(own, monkeypatch):
+    """Not the old first segment, with a file, beside new ones of the same names, which may hold anything."""
+    expected, calls = content(own / "index"), []
+    segments = opened(own / "index")
+    read = index_module.read_segment
+
+    def slow(path, widths):
+        segment = read(path, widths)
+        calls.append(path.name)
+        if len(calls) == 1:
+            compact(own / "index", *segments)
+            for number in (1, 2, 3):
+                write_segment(own / "index" / SEGMENTS / f"{number:08d}.safetensors", Batch(), widths)
+        return segment
+
+    monkeypatch.setattr(index_module, "read_segment", slow)
+    assert content(own / "index") == expected
+    assert len(calls) == 8
 
 
 def test_a_disk_without_hard_links_keeps_damaged_segments_too(own, monkeypatch):

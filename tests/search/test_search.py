@@ -319,7 +319,7 @@ def test_an_open_index_answers_as_the_command_does(made):
         index.encoder.of_sound(np.zeros(spec.samples, np.float32))
     with pytest.raises(SearchError, match=r"film: expected windows of \(4, 32, 32, 3\), uint8, got"):
         index.encoder.of_frames(torch.zeros(1, 4, 32, 32, 3))
-    assert not index.reload()
+    assert index.again() is None
 
 
 def test_what_cannot_be_asked_is_said_in_a_line(made, tmp_path, capsys):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import string
 import threading
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -108,6 +109,12 @@ class Encoder:
         self.vocabulary = vocabulary
         self._like, self._lock = like, threading.RLock()
         self._table = _FAC if "video-text" in spaces else _JOINT
+
+    def of_index(self, like: Callable[[int], dict[str, np.ndarray]]) -> Encoder:
+        """The same, with the same model, for another index that was made with it."""
+        other = copy(self)
+        other._like = like
+        return other
 
     @cached_property
     def model(self) -> VATT:

@@ -5,7 +5,7 @@ Shapes: N windows, D width.
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +18,14 @@ from vatt.data.captions import Caption, choose_candidates
 from vatt.data.shards.dataset import is_shards
 from vatt.search.encoder import Encoder, Query
 from vatt.search.exact import dot_products
-from vatt.search.format import SEGMENTS, About, SearchError, read_segment, segment_paths
+from vatt.search.format import SEGMENTS, About, SearchError, Segment, read_segment, segment_paths
 from vatt.search.model import check_same, config_of, describe_model
 from vatt.search.ranking import Hit, IndexedFile, Scored, Window, moments
 from vatt.search.state import Rows, State, rows_of
 from vatt.weights.folder import PretrainedError
 
 __all__ = ["Filter", "Index"]
+_TRIES = 3  # of opening segments that are put together meanwhile
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class Filter:
 
 
 class Index:
-    """An index to search in; make one with `Index.open`. Any number of threads may use it.
+    """An index to search in; make one with `Index.open`. It never changes, and any number of threads may use it.
 
     Attributes:
         about: model, settings and source.
-        files: in the order of their names.
+        files: those that have windows, in the order of their names.
         rows: the windows of these files, in order; their place is their id as long as the index is open.
         spaces: vector set -> width.
     """
@@ -68,7 +69,7 @@ class Index:
     def __init__(self, path: Path, model: Path | None = None, device: str = "cpu") -> None:
         self.path, self.about = path, About.read(path)
         self.spaces = dict(self.about.vectors)
-        self._model, self._device, self._lock = model, device, threading.Lock()
+        self._model, self._device = model, device
         if model is not None:
             check_same(self.about, describe_model(model, self._vocabulary), path)
         self._load()
@@ -88,18 +89,11 @@ class Index:
         return cls(Path(path), None if model is None else Path(model), device)
 
     def _load(self) -> None:
-        paths = segment_paths(self.path)
-        if not paths:
-            raise SearchError(
-                f"{self.path}: has no segment in {SEGMENTS}/: they were removed, or vatt index has not written the "
-                "first one yet; run it again"
-            )
-        segments = [read_segment(path, self.spaces) for path in paths]
+        segments, self._signature = _read_segments(self.path, self.spaces)
         state = State()
         state.apply(segments)
-        live = state.live()
+        live = [named for named in state.live() if state.contents[named.content].rows]
         root = self._root()
-        self._signature = _signature(paths)
         self._segments, self._state = segments, state
         self.files = [
             IndexedFile(
@@ -130,13 +124,21 @@ class Index:
             return None if is_shards(source) else source
         return source.parent
 
-    def reload(self) -> bool:
-        """Takes up what ``vatt index`` has changed since. True: something has, and ids of rows are others."""
-        if _signature(segment_paths(self.path)) == self._signature:
-            return False
-        with self._lock:
-            self._load()
-        return True
+    def again(self) -> Index | None:
+        """The index as ``vatt index`` has left it since, with the model that is loaded already; None: nothing has
+        changed.
+
+        This one stays as it is for those who search in it: ids of rows are others in the new one.
+
+        Raises:
+            SearchError: as `open`.
+        """
+        if _signature(self.path) == self._signature:
+            return None
+        new = Index(self.path, self._model, self._device)
+        if (encoder := self.__dict__.get("encoder")) is not None and new.about.model == self.about.model:
+            new.__dict__["encoder"] = encoder.of_index(new._like)
+        return new
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -280,5 +282,28 @@ class Index:
         return passes[self.rows.file] if len(passes) else np.zeros(0, bool)
 
 
-def _signature(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+_Signature = tuple[int, list[tuple[str, int, int]]]
+
+
+def _signature(folder: Path) -> _Signature:
+    """What changes with the segments: the folder is another one when they were put together."""
+    found = [(path.name, path.stat()) for path in segment_paths(folder)]
+    return os.stat(folder / SEGMENTS).st_ino, [(name, status.st_mtime_ns, status.st_size) for name, status in found]
+
+
+def _read_segments(folder: Path, widths: dict[str, int]) -> tuple[list[Segment], _Signature]:
+    """All of one moment, also while ``vatt index`` puts them together. Raises SearchError: one is damaged, or none is
+    there."""
+    for left in reversed(range(_TRIES)):
+        try:
+            signature = _signature(folder)
+            segments = [read_segment(path, widths) for path in segment_paths(folder)]
+            if segments and (_signature(folder)[0] == signature[0] or not left):
+                return segments, signature
+        except (SearchError, OSError):
+            if not left and (folder / SEGMENTS).is_dir():
+                raise
+    raise SearchError(
+        f"{folder}: has no segment in {SEGMENTS}/: they were removed, or vatt index has not written the first one yet; "
+        "run it again"
+    )
