@@ -3,8 +3,9 @@
 The names below are imported when they are first used, so that ``import vatt`` does not wait for PyTorch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vatt.lazy import on_first_use
 
 if TYPE_CHECKING:
     from vatt.data import Clip, ManifestError, MediaError, TextError, read_clips
@@ -28,19 +29,4 @@ __all__ = [
     "save_pretrained",
 ]
 
-_MODULES = {
-    "vatt.data": ("Clip", "ManifestError", "MediaError", "TextError", "read_clips"),
-    "vatt.inference": ("VATT", "Classifier", "SpaceError", "load_pretrained", "save_pretrained"),
-    "vatt.weights.folder": ("PretrainedError",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'vatt' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = on_first_use(__name__)

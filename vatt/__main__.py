@@ -36,8 +36,10 @@ JOBS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a sub-command; its exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs a sub-command; its exit status. ``arguments``: None takes those of this process, whose command it is."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+        signals.early()  # imports take seconds
     parser = argparse.ArgumentParser(
         prog="vatt", description="Video-Audio-Text Transformer: data, weights, training, embeddings, costs."
     )

@@ -29,6 +29,11 @@ def environment() -> dict[str, str]:
     return found | {"CUDA": str(torch.version.cuda or torch.version.hip)}
 
 
+def default_device() -> str:
+    """Of commands whose ``--device`` is not given."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def package_version(name: str) -> str | None:
     """The version of a distribution, or None if it is not installed."""
     try:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vatt.errors import UserError
+
 TREE = Path(__file__).resolve().parents[1]  # of the clone, where this is one
 VIDEOS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
@@ -30,6 +32,12 @@ PICTURES = (
 )
 _PARTLY, _OLD = ".partly", ".old.partly"  # endings of folders that are to appear, and that gave up their name
 KINDS = {"video": VIDEOS, "audio": SOUNDS, "image": PICTURES}
+
+
+def check_there(path: str | Path, hint: str = "") -> None:
+    """Raises UserError: there is no such file or folder. An address of a storage (``s3://``) is not looked at."""
+    if "://" not in str(path) and not os.path.exists(path):
+        raise UserError(f"{path}: no such file or folder{hint}")
 
 
 def kind_of(path: Path) -> str | None:

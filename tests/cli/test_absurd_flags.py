@@ -12,7 +12,7 @@ from vatt.cli import embed, plan
 ABSURD = ("-1", str(10**30), "1e30", "nan", "inf", "", "\udcff\x1b[31m", "9" * 5000)
 NUMBERS = {
     "plan": ["--model", "vatt-tiny", "--gpus", "4", "--batch", "16"],
-    "embed": ["nowhere", "--model", "nowhere", "--out", "x.npy"],
+    "embed": [__file__, "--model", __file__, "--out", "x.npy"],
 }
 
 

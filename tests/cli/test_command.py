@@ -7,13 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from textwrap import dedent
 
 import pytest
 
 from tests.limits import HANG
 from vatt.__main__ import COMMANDS, main
-from vatt.cli import info, progress
+from vatt.cli import info, progress, search
 from vatt.errors import UserError
+from vatt.search import encoder
 from vatt.signals import SignalInterrupt
 
 
@@ -92,3 +94,46 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
     with progress.progress("clips") as tell:
         tell(64, 100)
     assert capsys.readouterr().err == ""
+
+
+def test_help_and_refusals_do_not_wait_for_pytorch():
+    """Which takes many seconds to import on a machine that is busy."""
+    code = """
+        import sys
+        from vatt.__main__ import COMMANDS, main
+
+        def refused(*words):
+            try:
+                return main(list(words))
+            except SystemExit as stopped:
+                return stopped.code
+
+        assert refused("--help") == 0
+        for name in COMMANDS:
+            if name != "plan":
+                assert refused(name, "--help") == 0, name
+                assert refused(name, "--wrong-flag") == 2, name
+        given = {
+            "index": ["--model", ".", "--out", "out"],
+            "embed": ["--model", ".", "--out", "out.npy"],
+            "search": ["a dog"],
+            "serve": [],
+            "info": [],
+            "push": ["me/name", "--license", "mit"],
+        }
+        for name, rest in given.items():
+            assert refused(name, "/no/such/folder", *rest) == 1, name
+        assert refused("data", "check", "/no/such/folder") == 1
+        assert refused("serve", ".", "--port", "70000") == 1
+        assert "torch" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0, done.stderr[-2000:]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 8
+    assert all("/no/such/folder: no such file or folder" in line for line in errors[:-1])
+
+
+def test_what_search_compares_with_is_what_its_library_has():
+    """Written twice, as the library waits for PyTorch."""
+    assert search.TARGETS == encoder.TARGETS

@@ -6,11 +6,15 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from vatt.analysis.accounting import Account, accounts
-from vatt.analysis.published import Figure, figures
+from vatt.cli.progress import waiting
 from vatt.config import ConfigError
 from vatt.presets import PRESETS
+
+if TYPE_CHECKING:
+    from vatt.analysis.accounting import Account
+    from vatt.analysis.published import Figure
 
 _COLUMNS = (
     "model",
@@ -33,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a Markdown table, or JSON. Raises ConfigError for an unknown model."""
+    with waiting("starting PyTorch"):
+        from vatt.analysis.accounting import accounts
+        from vatt.analysis.published import figures
+
     if options.published:
         print(*published_table(figures()), sep="\n")
         return 0

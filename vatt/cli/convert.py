@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vatt.cli.progress import waiting
 from vatt.presets import CLASSIFIERS, PRESETS
-from vatt.weights.tensorflow.convert import Conversion, convert
+
+if TYPE_CHECKING:
+    from vatt.weights.tensorflow.convert import Conversion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Converts and prints an account of it. Raises UserError or OSError if it cannot."""
+    with waiting("starting PyTorch"):
+        from vatt.weights.tensorflow.convert import convert
+
     print(account(convert(options.checkpoint, options.model, options.out, options.overrides)))
     return 0
 

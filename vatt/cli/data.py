@@ -9,17 +9,20 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vatt.cli import pack
-from vatt.cli.progress import listed, progress
-from vatt.data.check import Checked, CheckError, check, write_clean, write_skipped
-from vatt.data.check.cache import ResultCache, cache_path
-from vatt.data.check.shards import check_shards, is_shards
+from vatt.cli.progress import listed, progress, waiting
 from vatt.data.clips import ManifestError
 from vatt.data.datasets import DATASETS, read_dataset
 from vatt.data.manifest import write_lines, write_manifest
 from vatt.errors import printable
+from vatt.files import check_there
 from vatt.signals import status_of, words_of
+
+if TYPE_CHECKING:
+    from vatt.data.check import Checked
+    from vatt.data.check.cache import ResultCache
 
 _MOST_CLASSES = 40  # that are printed with a line each
 
@@ -98,6 +101,12 @@ def _write_manifest(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    check_there(options.source)
+    with waiting("starting PyTorch"):
+        from vatt.data.check import CheckError
+        from vatt.data.check.cache import ResultCache, cache_path
+        from vatt.data.check.shards import is_shards
+
     if not 0 < options.seconds < float("inf"):
         raise CheckError(f"--seconds must be above 0, got {options.seconds:g}")
     _check_paths(options)
@@ -117,6 +126,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _check_media(options: argparse.Namespace, begun: float, cache: ResultCache) -> int:
     """0, or 1 if no row is left."""
+    from vatt.data.check import check, write_clean, write_skipped
+
     with progress("files") as tell:
         checked = check(
             options.source,
@@ -156,6 +167,9 @@ def _check_media(options: argparse.Namespace, begun: float, cache: ResultCache) 
 
 def _check_shards(options: argparse.Namespace, begun: float, cache: ResultCache) -> int:
     """0, or 1 if anything is wrong with a shard."""
+    from vatt.data.check import CheckError, write_skipped
+    from vatt.data.check.shards import check_shards
+
     if options.workers < 1:
         raise CheckError(f"workers must be 1 or more, got {options.workers}")
     for name in ("out", "counts", "split"):

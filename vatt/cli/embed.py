@@ -6,16 +6,16 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from vatt.cli.progress import progress
+from vatt.cli.progress import progress, waiting
 from vatt.errors import UserError, printable
-from vatt.inference.job import EmbedJob, EmbedResult, embed_dataset
-from vatt.inference.output import EmbedError
-from vatt.inference.shares import ALL, Share
+from vatt.files import check_there
 from vatt.inference.spaces import MODALITIES
 from vatt.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    from vatt.inference.job import EmbedResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--windows", type=int, default=4, metavar="N", help="windows of a file that are averaged (4)")
     add("--batch-size", type=int, metavar="N", help="items of a batch (8; text: 256)")
     add("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1 (cuda, or cpu without one)")
     add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, else fp32)")
     jobs = parser.add_mutually_exclusive_group()
     jobs.add_argument("--shard-of", metavar="I/N", help="the share of job I of N independent ones, I from 1 to N")
@@ -43,6 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Embeds and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
+    for path in (options.source, options.model):
+        check_there(path)
+    with waiting("starting PyTorch"):
+        from vatt.environment import default_device
+        from vatt.inference.job import EmbedJob, embed_dataset
+        from vatt.inference.output import EmbedError
+        from vatt.inference.shares import ALL, Share
+
+    options.device = options.device or default_device()
     settings = {field.name: getattr(options, field.name) for field in fields(EmbedJob)}
     settings["shard_of"] = ALL if options.shard_of is None else Share.read(options.shard_of)
     if options.batch_size is None:

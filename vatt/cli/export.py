@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vatt.cli.progress import waiting
 from vatt.errors import printable
-from vatt.export import OPSET, export_part
-from vatt.hub.remote import local_model
 from vatt.inference.spaces import MODALITIES
 
 
@@ -19,11 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE", help="FILE.onnx or FILE.pt2 (NAME-PART, here)")
     add("--pixels", choices=("uint8", "float32"), default="uint8", help="of video: 0 to 255, or -1 to 1 (uint8)")
     add("--raw", action="store_true", help="embeddings as the head gives them, to average windows before normalising")
-    add("--opset", type=int, default=OPSET, metavar="N", help="of ONNX (%(default)s)")
+    add("--opset", type=int, metavar="N", help="of ONNX (that of PyTorch's exporter)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Exports and says how well it agrees. Raises UserError: the model or the part cannot be exported."""
+    with waiting("starting PyTorch"):
+        from vatt.export import OPSET, export_part
+        from vatt.hub.remote import local_model
+
     done = export_part(
         local_model(options.model),
         options.part,
@@ -31,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         to=options.to,
         floating=options.pixels == "float32",
         normalised=not options.raw,
-        opset=options.opset,
+        opset=OPSET if options.opset is None else options.opset,
     )
     about = done.about["input"]
     shape = " x ".join(str(size) for size in about["shape"])

@@ -6,16 +6,15 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from vatt.cli.progress import progress
+from vatt.cli.progress import progress, waiting
 from vatt.errors import printable
-from vatt.inference.shares import ALL, Share
+from vatt.files import check_there
 from vatt.precision import PRECISIONS
-from vatt.search.format import FAULTS, SearchError
-from vatt.search.job import IndexJob, IndexResult, build_index
-from vatt.search.joining import join_index
+
+if TYPE_CHECKING:
+    from vatt.search import IndexJob, IndexResult
 
 _WORDS = {
     **{name: name for name in ("new", "changed", "left out", "moved", "copied", "back")},
@@ -41,9 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=2, metavar="N", help="decoding processes of each device (%(default)s)")
     add(
         "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
         metavar="D",
-        help="cpu, cuda, cuda:1; several with commas, a process each; all: every GPU (%(default)s)",
+        help="cpu, cuda, cuda:1; several with commas, a process each; all: every GPU (cuda, or cpu without one)",
     )
     add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, else fp32)")
     jobs = parser.add_mutually_exclusive_group()
@@ -54,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Indexes and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
+    for path in (options.source, options.model):
+        check_there(path)
+    with waiting("starting PyTorch"):
+        from vatt.environment import default_device
+        from vatt.inference.shares import ALL, Share
+        from vatt.search import IndexJob, SearchError, build_index
+        from vatt.search.joining import join_index
+
     job = IndexJob(
         **{
             name: getattr(options, name)
@@ -62,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
                 *("vocabulary", "retry", "moved"),
             )
         },
-        devices=devices_of(options.device),
+        devices=devices_of(options.device or default_device()),
         shard_of=ALL if options.shard_of is None else Share.read(options.shard_of),
     )
     try:
@@ -76,6 +82,10 @@ def run(options: argparse.Namespace) -> int:
 
 def devices_of(text: str) -> tuple[str, ...]:
     """The devices that ``--device`` names. Raises SearchError: one of them is none of PyTorch's, or not there."""
+    import torch
+
+    from vatt.search import SearchError
+
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["all"]:
         names = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
@@ -90,6 +100,8 @@ def devices_of(text: str) -> tuple[str, ...]:
 
 
 def _report(done: IndexResult, job: IndexJob, joined: bool, seconds: float) -> None:
+    from vatt.search.format import FAULTS
+
     out = printable(job.out) + (f", {job.shard_of}" if job.shard_of.count > 1 else "")
     for name in done.redone:
         text = f"{job.folder}: a segment was damaged, its windows were done again: {name}"

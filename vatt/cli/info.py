@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vatt.analysis.describe import PHASES, describe, describe_folder
-from vatt.analysis.flops import Flops
+from vatt.cli.progress import waiting
 from vatt.config import ConfigError, to_dict
 from vatt.errors import UserError
+from vatt.files import check_there
 from vatt.presets import PRESETS, preset
 
-_PARTS = tuple(asdict(Flops()))
 _SHOWN_CLASSES = 20
 
 Titled = tuple[str, Table]
@@ -38,6 +37,11 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.folder is not None and options.model is not None:
         raise UserError("give a folder or --model, not both")
+    if options.folder is not None:
+        check_there(options.folder)
+    with waiting("starting PyTorch"):
+        from vatt.analysis.describe import describe, describe_folder
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
@@ -79,6 +83,8 @@ def _show(found: dict[str, Any], console: Console, detailed: bool) -> None:
 
 def _model_tables(models: dict[str, dict[str, Any]]) -> list[Titled]:
     """Sizes and work of all models."""
+    from vatt.analysis.describe import PHASES
+
     columns = ("video", "audio", "text", "unified", "head", "total", "words")
     sizes = [[name, *(_millions(m["parameters"].get(c)) for c in columns)] for name, m in models.items()]
     work = []
@@ -99,11 +105,13 @@ def _model_tables(models: dict[str, dict[str, Any]]) -> list[Titled]:
 
 def _detail_tables(name: str, model: dict[str, Any]) -> list[Titled]:
     """GFLOPs of one model by modality and part, in both phases."""
-    tables = []
+    from vatt.analysis.flops import Flops
+
+    tables, counted = [], tuple(asdict(Flops()))
     for phase, parts in model["forward_flops"].items():
-        rows = [[part, *_gigas([flops[column] for column in _PARTS])] for part, flops in parts.items()]
-        rows.append(["all", *_gigas([sum(flops[column] for flops in parts.values()) for column in _PARTS])])
-        columns = ("part", *(column.replace("_", " ") for column in _PARTS), "all")
+        rows = [[part, *_gigas([flops[column] for column in counted])] for part, flops in parts.items()]
+        rows.append(["all", *_gigas([sum(flops[column] for flops in parts.values()) for column in counted])])
+        columns = ("part", *(column.replace("_", " ") for column in counted), "all")
         tables.append((f"{name}, {phase}: GFLOPs forward of one clip (2 a multiply-add)", _table(columns, rows)))
     return tables
 

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from vatt.cli.progress import waiting
 from vatt.errors import printable
-from vatt.inference.mteb import BOARDS, MTEBError, MTEBModel, check_installed, tasks_of
 from vatt.precision import PRECISIONS, type_of
 
 _SHOWN = 5  # faults that are printed
@@ -29,13 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--windows", type=int, default=4, metavar="N", help="windows of a file that are averaged (4)")
     add("--batch-size", type=int, default=8, metavar="N", help="items of a batch (8)")
     add("--workers", type=int, default=2, metavar="N", help="decoding processes (2)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1 (cuda, or cpu without one)")
     add("--precision", choices=PRECISIONS, default="auto", help="of the model (auto: bf16 on a GPU, else fp32)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluates and prints the main score of each task; 1 if one failed. Raises UserError."""
+    with waiting("starting PyTorch"):
+        from vatt.environment import default_device
+        from vatt.inference.mteb import BOARDS, MTEBError, MTEBModel, check_installed, tasks_of
+
     check_installed()
+    options.device = options.device or default_device()
     if options.name is not None and options.name.count("/") != 1:
         raise MTEBError(f"--name {options.name}: is not of the form OWNER/NAME")
     if options.windows < 1 or options.batch_size < 1 or options.workers < 0:
@@ -78,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _public(names: Any) -> list[Any]:
     import mteb
+
+    from vatt.inference.mteb import MTEBError
 
     found = []
     for name in names:

@@ -1,4 +1,4 @@
-"""How far a long command is, and what it found wrong."""
+"""How far a long command is, what it waits for, and what it found wrong."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
                 console.print(f"{done} of {total} {words}{left}", soft_wrap=True)
 
         yield tell
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Inside, a terminal shows what takes its time, on stderr; nothing stays of it."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{what} ..."):
+        yield
 
 
 def listed(faults: Sequence[dict[str, Any]], what: str = "faults") -> str:

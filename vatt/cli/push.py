@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vatt.cli.progress import waiting
 from vatt.errors import printable
-from vatt.hub.share import push, write_folder
+from vatt.files import check_there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Sends or writes the model. Raises UserError: it cannot be sent, or there is none."""
+    check_there(options.run)
+    with waiting("starting PyTorch"):
+        from vatt.hub.share import push, write_folder
+
     if options.dry_run:
         source = Path(options.run).absolute()
         out = options.out or source.with_name(f"{source.name}-hub")

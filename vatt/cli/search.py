@@ -6,13 +6,23 @@ import argparse
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vatt.errors import printable
+from vatt.cli.progress import waiting
+from vatt.errors import UserError, printable
+from vatt.files import check_there
 from vatt.json_files import json_line
-from vatt.search import Filter, Hit, Index, Query, SearchError
-from vatt.search.encoder import TARGETS
 
+if TYPE_CHECKING:
+    from vatt.search import Hit, Index, Query
+
+TARGETS = ("picture", "sound")  # those of vatt.search.encoder, which waits for PyTorch
+MAKE_ONE = "; make an index with: vatt index FOLDER --model M --out {}"
 _PARTS = ("text", "audio", "video", "image")
+
+
+class ArgumentError(UserError, ValueError):
+    """A flag that makes no sense; told before PyTorch is waited for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,26 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Searches and prints. Raises UserError: the index, the model or the query cannot be used."""
     if options.words is not None and options.text is not None:
-        raise SearchError("--text: the words are given twice")
+        raise ArgumentError("--text: the words are given twice")
     options.text = options.text if options.text is not None else options.words
     if all(getattr(options, part) is None for part in _PARTS):
-        raise SearchError("nothing to look for: give words, or --audio, --video or --image")
+        raise ArgumentError("nothing to look for: give words, or --audio, --video or --image")
     if options.top < 1 or options.per_file < 0:
         name = "top" if options.top < 1 else "per-file"
-        raise SearchError(f"--{name}: must be {1 if name == 'top' else 0} or more")
+        raise ArgumentError(f"--{name}: must be {1 if name == 'top' else 0} or more")
     for name in ("min_length", "max_length"):
         if math.isnan(getattr(options, name)):
-            raise SearchError(f"--{name.replace('_', '-')}: must be a number of seconds, got nan")
+            raise ArgumentError(f"--{name.replace('_', '-')}: must be a number of seconds, got nan")
     weights = _weights(options)
-    index = Index.open(options.index, options.model, options.device)
-    filters = Filter(options.folder, (), options.min_length, options.max_length)
-    hits = index.search(
-        _queries(index, options, weights),
-        options.top,
-        filters,
-        fold=not options.all,
-        per_file=options.per_file or None,
-    )
+    check_there(options.index, MAKE_ONE.format(printable(options.index)))
+    with waiting("reading the index and the model"):
+        from vatt.search import Filter, Index
+
+        index = Index.open(options.index, options.model, options.device)
+        filters = Filter(options.folder, (), options.min_length, options.max_length)
+        hits = index.search(
+            _queries(index, options, weights),
+            options.top,
+            filters,
+            fold=not options.all,
+            per_file=options.per_file or None,
+        )
     for hit in hits:
         print(json_line(hit.as_json()) if options.json else as_line(hit))
     if not hits and not options.json:
@@ -67,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> dict[str, float]:
-    """From "text=2,audio=1". Raises SearchError."""
+    """From "text=2,audio=1". Raises ArgumentError."""
     found = {part: 1.0 for part in _PARTS if getattr(options, part) is not None}
     for word in filter(None, (options.weights or "").split(",")):
         name, _, value = word.partition("=")
@@ -76,10 +90,10 @@ def _weights(options: argparse.Namespace) -> dict[str, float]:
         except ValueError:
             number = math.nan
         if name not in found or not math.isfinite(number):
-            raise SearchError(f"--weights: {word!r}: must be K=W with a number W and K of {', '.join(found)}")
+            raise ArgumentError(f"--weights: {word!r}: must be K=W with a number W and K of {', '.join(found)}")
         found[name] = number
     if not any(found.values()):
-        raise SearchError("--weights: all are 0")
+        raise ArgumentError("--weights: all are 0")
     return found
 
 
@@ -110,7 +124,7 @@ def _moment(text: str) -> tuple[str, float | None]:
     except ValueError:
         return text, None
     if not 0 <= seconds < 1e9:
-        raise SearchError(f"{text}: @{at}: must be seconds from the beginning of the file")
+        raise ArgumentError(f"{text}: @{at}: must be seconds from the beginning of the file")
     return path, seconds
 
 

@@ -7,10 +7,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
+from vatt.cli.progress import waiting
+from vatt.cli.search import MAKE_ONE
 from vatt.errors import UserError, printable
-from vatt.search import Index
+from vatt.files import check_there
 
 
 class ServeError(UserError, RuntimeError):
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-host", action="append", default=[], metavar="NAME", help="further names of this server, as of a proxy")
     add("--max-upload", type=int, default=64, metavar="MIB", help="largest sound or clip to search by (64)")
     add("--workers", type=int, default=2, metavar="N", help="processes that open media (2)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1 (cuda, or cpu without one)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,12 +41,16 @@ def run(options: argparse.Namespace) -> int:
     ):
         if not least <= value <= most:
             raise ServeError(f"{flag}: from {least} to {most}, got {value}")
-    from vatt.serve.app import Settings, build_app
-    from vatt.serve.guard import is_local
-    from vatt.serve.server import listen, serve
+    check_there(options.index, MAKE_ONE.format(printable(options.index)))
+    with waiting("reading the index and the model"):
+        from vatt.environment import default_device
+        from vatt.search import Index
+        from vatt.serve.app import Settings, build_app
+        from vatt.serve.guard import is_local
+        from vatt.serve.server import listen, serve
 
-    index = Index.open(options.index, model=options.model, device=options.device)
-    _ = index.encoder.model  # a model that cannot be loaded is told now, and the first search need not wait for it
+        index = Index.open(options.index, model=options.model, device=options.device or default_device())
+        _ = index.encoder.model  # a model that cannot be loaded is told now, and the first search need not wait for it
     settings = Settings(options.host, tuple(options.allow_host), options.max_upload << 20, options.workers)
     app = build_app(index, options.index.resolve().name, settings)
     with listen(options.host, options.port) as bound:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vatt.data.clips import Clip
 from vatt.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DECIMAL = re.compile(r"[+-]?\d+\.0+")  # a whole number, as pandas writes one into a column in which others are missing
 LIST_AS_TEXT = re.compile(r"\s*[\[{]\s*['\"]")  # as pandas writes a list into a table
@@ -67,6 +68,8 @@ class Classes:
 
     def target(self, clip: Clip) -> Tensor:
         """float32 (K,): 1 for each class of the clip. Raises LabelError, see `numbers`."""
+        import torch  # here, as annotations are read without it
+
         out = torch.zeros(len(self.names))
         out[self.numbers(clip)] = 1.0
         return out

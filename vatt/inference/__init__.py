@@ -4,9 +4,14 @@
 through a data set in batches and record what they leave out; the command ``vatt embed`` is `vatt.inference.job`.
 """
 
-from vatt.inference.api import VATT, Classifier, find_tokenizer, load_pretrained, save_pretrained
-from vatt.inference.embed import Embedded, embed_clips, embed_media, embed_sentences, embed_text
-from vatt.inference.spaces import SpaceError, output_name, spaces_of
+from typing import TYPE_CHECKING
+
+from vatt.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from vatt.inference.api import VATT, Classifier, find_tokenizer, load_pretrained, save_pretrained
+    from vatt.inference.embed import Embedded, embed_clips, embed_media, embed_sentences, embed_text
+    from vatt.inference.spaces import SpaceError, output_name, spaces_of
 
 __all__ = [
     "VATT",
@@ -23,3 +28,5 @@ __all__ = [
     "save_pretrained",
     "spaces_of",
 ]
+
+__getattr__, __dir__ = on_first_use(__name__)

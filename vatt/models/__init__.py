@@ -1,12 +1,17 @@
 """The models: backbones, heads, and the whole of VATT."""
 
-from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
-from vatt.models.classifier import Classifier
-from vatt.models.config import ClassifierConfig, VATTConfig
-from vatt.models.mmv import I3D, ConvBackbone, ResNet
-from vatt.models.text import TextBackbone
-from vatt.models.unified import UnifiedBackbone
-from vatt.models.vatt import VATT
+from typing import TYPE_CHECKING
+
+from vatt.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from vatt.models.backbones import Backbone, SpectrogramBackbone, VideoBackbone, WaveformBackbone
+    from vatt.models.classifier import Classifier
+    from vatt.models.config import ClassifierConfig, VATTConfig
+    from vatt.models.mmv import I3D, ConvBackbone, ResNet
+    from vatt.models.text import TextBackbone
+    from vatt.models.unified import UnifiedBackbone
+    from vatt.models.vatt import VATT
 
 __all__ = [
     "I3D",
@@ -23,3 +28,5 @@ __all__ = [
     "VideoBackbone",
     "WaveformBackbone",
 ]
+
+__getattr__, __dir__ = on_first_use(__name__)

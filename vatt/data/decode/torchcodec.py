@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from av.video.frame import VideoFrame
 
 from vatt.clip import InputConfig
@@ -49,6 +48,8 @@ def check_decoder(name: str, workers: int = 0) -> None:
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DecoderError(f"data.decoder={name}: the FFmpeg libraries of torchcodec do not load: {reason}") from error
+    import torch  # here, as this file is read by commands that do without
+
     if name == "torchcodec-cuda" and not torch.cuda.is_available():
         raise DecoderError(f"data.decoder={name}: there is no CUDA device")
     if name == "torchcodec-cuda" and workers:
