@@ -125,6 +125,32 @@ def test_a_script_that_is_being_imported_ends_in_a_line():
     assert told(code, INTERRUPT) == ("interrupted\n", 130)
 
 
+def test_an_import_does_not_swallow_it():
+    code = """
+        with signals.ending():
+            with signals.at_once("then "):
+                try:
+                    print("ready")
+                    time.sleep(60)
+                except BaseException:
+                    print("swallowed")
+    """
+    assert told(code, TERMINATE) == ("then ended by SIGTERM\n", 143)
+
+
+def test_a_library_that_must_not_be_interrupted_is_not():
+    code = """
+        signals._SAME, signals._AGAIN = 0.05, 60
+        with signals.put_off(second_raises=False):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.3)
+            print("done")
+        sys.exit(signals.status())
+    """
+    assert told(code) == ("done\n", 130)
+
+
 def test_nohup_is_heeded():
     code = """
         signals.early()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from vatt import signals
 from vatt.cli.jobs import start
@@ -37,6 +40,7 @@ JOBS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a sub-command; its exit status. ``arguments``: None takes those of this process, whose command it is."""
+    ours = arguments is None
     if arguments is None:
         arguments = sys.argv[1:]
         signals.early()  # imports take seconds
@@ -61,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         print(signals.words_of(error), file=sys.stderr)
+        if ours:
+            _leave(signals.status_of(error))
         return signals.status_of(error)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
@@ -68,6 +74,15 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print("error:", printable(error, keep="\n"), file=sys.stderr)
         return 1
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once: all has been unwound. Python's own end takes seconds once PyTorch is there, waits for
+    threads that compute, and leaves a second Ctrl-C to the system."""
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

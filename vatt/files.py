@@ -34,10 +34,10 @@ _PARTLY, _OLD = ".partly", ".old.partly"  # endings of folders that are to appea
 KINDS = {"video": VIDEOS, "audio": SOUNDS, "image": PICTURES}
 
 
-def check_there(path: str | Path, hint: str = "") -> None:
-    """Raises UserError: there is no such file or folder. An address of a storage (``s3://``) is not looked at."""
+def check_there(path: str | Path, reason: str = "no such folder or file") -> None:
+    """Raises UserError, for this reason, where nothing is there. An address of a storage (s3://) is not looked at."""
     if "://" not in str(path) and not os.path.exists(path):
-        raise UserError(f"{path}: no such file or folder{hint}")
+        raise UserError(f"{path}: {reason}")
 
 
 def kind_of(path: Path) -> str | None:

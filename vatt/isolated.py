@@ -46,8 +46,9 @@ class _Process(Generic[Item]):
     def __init__(self, context: Any, function: Callable[[Item], Any]) -> None:
         try:
             self.pipe, other = context.Pipe()
-            main = threading.current_thread() is threading.main_thread()
-            if context.get_start_method() == "forkserver":
+            forks = context.get_start_method() != "forkserver"  # here, and not in the main thread of that server
+            main = not forks or threading.current_thread() is threading.main_thread()
+            if not forks:
                 with children_without_interrupts():  # of whom this server would be one
                     forkserver.ensure_running()
             self.process = context.Process(target=_serve, args=(other, function, main), daemon=True)

@@ -6,12 +6,10 @@ them, and gives them with ``__getattr__, __dir__ = on_first_use(__name__)``.
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from inspect import getsource
 from typing import Any
 
 
@@ -20,6 +18,9 @@ def on_first_use(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
 
     @cache
     def modules() -> dict[str, str]:
+        import ast  # these two take longer than all that ``import vatt`` does
+        from inspect import getsource
+
         found = {}
         for node in ast.parse(getsource(sys.modules[package])).body:
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":

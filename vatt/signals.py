@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -45,6 +44,7 @@ class _Signals:
 
     active: bool = False  # whether handlers are installed
     raising: bool = True  # whether the first signal raises; else it is noted
+    second_raises: bool = True  # whether a second Ctrl-C does
     received: int | None = None  # the first signal
     second_interrupt: bool = False  # a second Ctrl-C came
     forwarded: list[int] = field(default_factory=list)  # signals that `forward` is about to send to this process
@@ -99,9 +99,9 @@ def _end_early(number: int, frame: FrameType | None) -> NoReturn:
     _end(number)
 
 
-def _end(number: int) -> NoReturn:
+def _end(number: int, before: str = "") -> NoReturn:
     with suppress(OSError):
-        os.write(2, f"{in_words(number)}\n".encode())
+        os.write(2, f"{before}{in_words(number)}\n".encode())
     os._exit(128 + number)
 
 
@@ -146,18 +146,40 @@ def ending() -> Iterator[None]:
 
 
 def _reset() -> None:
-    _state.raising, _state.received, _state.second_interrupt, _state.forwarded = True, None, False, []
+    _state.raising, _state.second_raises = True, True
+    _state.received, _state.second_interrupt, _state.forwarded = None, False, []
 
 
 @contextmanager
-def put_off() -> Iterator[None]:
-    """Inside, a signal is only noted: look at `received`. A second Ctrl-C raises `SignalInterrupt`."""
+def put_off(second_raises: bool = True) -> Iterator[None]:
+    """Inside, a signal is only noted: look at `received`. A second Ctrl-C raises `SignalInterrupt`; or it does not, and
+    ends the process in `_AGAIN` seconds: for libraries that an interrupt leaves half done, such as asyncio."""
     with ending():
-        before, _state.raising = _state.raising, False
+        before = _state.raising, _state.second_raises
+        _state.raising, _state.second_raises = False, second_raises
         try:
             yield
         finally:
-            _state.raising = before
+            _state.raising, _state.second_raises = before
+
+
+@contextmanager
+def at_once(before: str = "") -> Iterator[None]:
+    """Inside, a signal ends the process at once, in a line after ``before``: for imports, which may swallow what is
+    raised in them, and where there is nothing to finish. Nothing changes in another thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        _end(number, before)
+
+    handlers = {number: signal.signal(number, end) for number in _to_handle()}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -177,7 +199,7 @@ def _note(number: int, frame: FrameType | None) -> None:
     first = _state.received is None
     if first:
         _state.received = number
-    if _state.second_interrupt:
+    if _state.second_interrupt and _state.second_raises:
         _state.second_interrupt = False  # `_listen` interrupts as well
         raise SignalInterrupt(signal.SIGINT)
     if first and _state.raising:
@@ -247,6 +269,8 @@ def forward(number: int) -> None:
 def children_without_interrupts() -> Iterator[None]:
     """Processes that are started inside (not forked by Python) never get a Ctrl-C, which a terminal sends to all: until
     one has imported what ignores it, it would end with a traceback. The parent ends them."""
+    from multiprocessing import resource_tracker  # here, as a command begins with this file
+
     resource_tracker.ensure_running()  # else multiprocessing starts it with the first one, and lets the signal through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process has that of who starts it
     try:

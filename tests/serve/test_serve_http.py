@@ -6,9 +6,6 @@ import asyncio
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -405,42 +402,3 @@ def test_many_searches_at_once(address, served):
     assert len(answers) == count
     encoder = served.index.encoder
     assert set(answers) == {(s, served.index.search(encoder.words(s), top=1)[0].window.row) for s in sentences}
-
-
-@pytest.mark.slow
-def test_the_command_serves_until_it_is_told_to_end(served, tmp_path):
-    command = [sys.executable, "-m", "vatt", "serve", str(served.index.path), "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert "5 files" in process.stdout.readline()
-        address = process.stdout.readline().split()[0]
-        import urllib.request
-
-        with urllib.request.urlopen(address, timeout=HANG) as page:
-            assert b"<title>" in page.read()
-        process.send_signal(signal.SIGTERM)
-        _out, errors = process.communicate(timeout=HANG)
-        assert (process.returncode, errors) == (143, "ended by SIGTERM\n")
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--port", "70000"], "--port: from 0 to 65535"),
-        (["--host", "256.1.1.1"], "cannot be listened on"),
-        (["--max-upload", "0"], "--max-upload"),
-        (["--port", "TAKEN"], "cannot be listened on"),
-    ],
-)
-def test_what_cannot_be_served_is_one_line(served, taken_port, capsys, arguments, words):
-    from vatt.__main__ import main
-
-    given = [str(taken_port) if word == "TAKEN" else word for word in arguments]
-    assert main(["serve", str(served.index.path), "--device", "cpu", *given]) == 1
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1

@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Embeds and says what was done. Raises UserError: the source, the model or a setting cannot be used."""
-    for path in (options.source, options.model):
-        check_there(path)
+    check_there(options.source, "no such folder or manifest")
+    check_there(options.model)
     with waiting("starting PyTorch"):
         from vatt.environment import default_device
         from vatt.inference.job import EmbedJob, embed_dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vatt import signals
 from vatt.errors import printable
 
 SHOWN = 5  # faults named on the terminal
@@ -51,13 +53,17 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Inside, a terminal shows what takes its time, on stderr; nothing stays of it."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(f"{what} ..."):
-        yield
+    """Inside, a terminal shows what takes its time, on stderr; nothing stays of it. A signal ends the command at once,
+    as there is nothing to finish yet."""
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    if clear:
+        print(what, "...", end="", file=sys.stderr, flush=True)
+    try:
+        with signals.at_once(clear):
+            yield
+    finally:
+        if clear:
+            print(clear, end="", file=sys.stderr, flush=True)
 
 
 def listed(faults: Sequence[dict[str, Any]], what: str = "faults") -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vatt.search import Hit, Index, Query
 
 TARGETS = ("picture", "sound")  # those of vatt.search.encoder, which waits for PyTorch
-MAKE_ONE = "; make an index with: vatt index FOLDER --model M --out {}"
+NO_INDEX = "no such folder; make an index with: vatt index FOLDER --model M --out {}"
 _PARTS = ("text", "audio", "video", "image")
 
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         if math.isnan(getattr(options, name)):
             raise ArgumentError(f"--{name.replace('_', '-')}: must be a number of seconds, got nan")
     weights = _weights(options)
-    check_there(options.index, MAKE_ONE.format(printable(options.index)))
+    check_there(options.index, NO_INDEX.format(printable(options.index)))
     with waiting("reading the index and the model"):
         from vatt.search import Filter, Index
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vatt.cli.progress import waiting
-from vatt.cli.search import MAKE_ONE
+from vatt.cli.search import NO_INDEX
 from vatt.errors import UserError, printable
 from vatt.files import check_there
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         if not least <= value <= most:
             raise ServeError(f"{flag}: from {least} to {most}, got {value}")
-    check_there(options.index, MAKE_ONE.format(printable(options.index)))
+    check_there(options.index, NO_INDEX.format(printable(options.index)))
     with waiting("reading the index and the model"):
         from vatt.environment import default_device
         from vatt.search import Index

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -37,6 +38,7 @@ from vatt.isolated import Failed, run_isolated
 PEAKS = 96  # bars of the picture of a sound
 _WIDTH = 480  # pixels of the picture of a moment
 _LISTEN = 8000  # samples a second that a picture of a sound is made of
+_GOODBYE = 0.6  # seconds that threads have to end; one whose process is at work ends later, or with this process
 _GRACE = 5.0  # seconds beyond the limit that the decoder itself keeps
 
 
@@ -128,8 +130,9 @@ class Decoder:
 
     def __exit__(self, *error: object) -> None:
         self._end.set()
+        until = time.monotonic() + _GOODBYE
         for thread in self._threads:
-            thread.join(10)
+            thread.join(max(0.0, until - time.monotonic()))
         while True:  # whoever waits must not wait for ever
             try:
                 _, waiting = self._queue.get_nowait()

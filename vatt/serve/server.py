@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -54,16 +58,30 @@ def serve(app: Starlette, bound: socket.socket) -> None:
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_GOODBYE,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
 
-    def end() -> None:  # also for a signal that uvicorn does not listen to, as of a terminal that closes
+    def end() -> None:
         server.should_exit = True
 
-    with signals.put_off():  # uvicorn sends itself once more what it got, and nothing must be raised in its loop
+    # Nothing is raised in the loop of asyncio, which a half-built or half-closed one would tell in a traceback.
+    with signals.put_off(second_raises=False):
         signals.on_signal(end)
+        if signals.received() is not None:  # it came before
+            end()
+        # What is cut off now, such as a film that plays, is no fault.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
         try:
             server.run([bound])
         finally:
             signals.on_signal(end, forget=True)
+            for process in multiprocessing.active_children():  # at work, or still starting: Python would wait for them
+                process.kill()
     with signals.may_interrupt():
         pass
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to `vatt.signals`. What uvicorn hears of, it would raise anew inside its loop."""
+        yield
