@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ from vatt.export import ExportError, example_input, export_part, part_of
 from vatt.export.job import _refusal, compare, trace, write_onnx
 from vatt.inference import VATT, Classifier, load_pretrained
 from vatt.models.sound import log_mel_shape
+from vatt.presets import preset
 from vatt.weights.tensorflow.convert import convert
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +98,10 @@ def test_the_example_serves_text_without_torch(folder, text):
     model = VATT.from_pretrained(folder / "model")
     np.testing.assert_allclose([row["embedding"] for row in rows], model.embed_text(["a red star", "a cat"]), atol=1e-4)
     assert [row["text"] for row in rows] == ["a red star", "a cat"]
+    served = runpy.run_path(str(ROOT / "examples" / "onnx_text.py"))["Text"](text)
+    for sentences, told in (([], "no sentence"), (["star", "xyzzy"], "'xyzzy' holds no word"), ([""], "'' holds no")):
+        with pytest.raises(ValueError, match=told):  # a batch of no rows would end the process inside onnxruntime
+            served.embed(sentences)
 
 
 @pytest.mark.slow
@@ -122,6 +128,13 @@ def variants(name, **changes):
     if config.audio_input == "spectrogram":
         steps, _ = log_mel_shape(config.input, config.spectrogram)
         config.spectrogram.max_temporal_buckets = steps // config.spectrogram.temporal_patch_size
+    return config
+
+
+def convolutional():
+    config = preset("mmv-tiny")
+    config.input.frames, config.input.size, config.input.words = 4, 32, 6
+    config.text.vocab_size = 40
     return config
 
 
@@ -225,15 +238,19 @@ def test_refusals_of_the_exporters_name_the_operation(tmp_path):
         variants("vatt-tiny", audio_input="spectrogram", text__kind="bert"),
         variants("vatt-tiny", head__kind="joint", text__kind="bert_small", input__audio_level="as_is"),
         variants("vatt-tiny", text__kind="linear"),
+        convolutional(),
     ],
-    ids=["fac", "agnostic", "spectrogram", "joint", "linear"],
+    ids=["fac", "agnostic", "spectrogram", "joint", "linear", "convolutional"],
 )
 def test_every_kind_of_model(tmp_path, config, modality):
     save_model(tmp_path / "model", config)
     program = export_part(tmp_path / "model", modality, tmp_path / "x.pt2", to="torch")
     assert max(program.differences.values()) <= 1e-5
     done = export_part(tmp_path / "model", modality, tmp_path / "x.onnx")
-    assert max(done.differences.values()) <= 1e-5
+    # The logarithm of a mel bin that is nearly empty, as those above 4 kHz are here, magnifies the rounding of another
+    # Fourier transform. Convolutional networks of random weights add up some thousand numbers of all sizes.
+    rough = config.audio_input == "spectrogram" and modality != "text"
+    assert max(done.differences.values()) <= (5e-5 if rough else 1e-5)
     if modality == "video":
         export_part(tmp_path / "model", modality, tmp_path / "y.onnx", floating=True, opset=20, normalised=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from vatt.cli.progress import waiting
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE", help="FILE.onnx or FILE.pt2 (NAME-PART, here)")
     add("--pixels", choices=("uint8", "float32"), default="uint8", help="of video: 0 to 255, or -1 to 1 (uint8)")
     add("--raw", action="store_true", help="embeddings as the head gives them, to average windows before normalising")
+    add("--force", action="store_true", help="write FILE anew if it is there")
     add("--opset", type=int, metavar="N", help="of ONNX (that of PyTorch's exporter)")
 
 
@@ -35,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
         floating=options.pixels == "float32",
         normalised=not options.raw,
         opset=OPSET if options.opset is None else options.opset,
+        force=options.force,
+        tell=lambda line: print(printable(line), file=sys.stderr, flush=True),
     )
     about = done.about["input"]
     shape = " x ".join(str(size) for size in about["shape"])

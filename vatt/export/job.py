@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import re
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,7 +22,8 @@ from torch import Tensor
 from vatt.data.tokenizer import FILE as TOKENIZER
 from vatt.errors import in_short
 from vatt.export.about import KEY, about
-from vatt.export.parts import ExportedPart, ExportError, example_input, is_pretrained, part_of
+from vatt.export.fourier import translations
+from vatt.export.parts import ExportedPart, ExportError, example_input, is_pretrained, not_finite, part_of
 from vatt.files import appearing, write_bytes
 from vatt.inference import load_pretrained
 from vatt.json_files import read_bounded
@@ -32,6 +34,8 @@ TOLERANCE = 1e-4  # between the file and the model; of outputs beyond 1, relativ
 _TRACED_ROWS, _CHECKED_ROWS = 2, (1, 5)  # others than it was traced with: the batch must be free
 _MOST_BYTES = 2_000_000_000  # of an ONNX file in one piece
 _ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
+_SECONDS_A_LAYER = {"torch": 0.025, "onnx": 0.06}  # a module, traced and written: vatt-base on a core of a Xeon
+_TIMES = [(10, "10 seconds"), (30, "half a minute"), (90, "a minute"), (200, "3 minutes"), (450, "7 minutes")]
 _INSTALL = "pip install 'vatt-torch[export]'"
 _log = logging.getLogger(__name__)
 
@@ -56,6 +60,8 @@ def export_part(
     floating: bool = False,
     normalised: bool = True,
     opset: int = OPSET,
+    force: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Writes a part of a model, reads the file again and compares it with the model on random input.
 
@@ -68,10 +74,13 @@ def export_part(
         floating: takes pixels in [-1, 1] in place of uint8.
         normalised: see `ExportedPart`.
         opset: of ONNX.
+        force: whether a file that is there is replaced, once the new one is whole and was compared.
+        tell: is called with a line before each thing that takes its time.
 
     Raises:
-        ExportError: the model has no such part, an operation cannot be exported (it is named), a package is missing, or
-            the file does not compute what the model does; then no file is left.
+        ExportError: the model has no such part, an operation cannot be exported (it is named), a package is missing,
+            the file is there, cannot be written or would be too large, the model gives what is no number, or the file
+            does not compute what the model does; then no file is left, and one that was there stays.
         PretrainedError, TextError: see `vatt.inference.load_pretrained`.
     """
     if floating and modality != "video":
@@ -80,32 +89,64 @@ def export_part(
         raise ExportError(f"opset: from 1 to 100, got {opset}")
     if to == "onnx":
         _need_packages()
+    tell(f"loading {folder}")
     model = load_pretrained(folder, backend="torch")  # plain operations, which others know
-    part = part_of(model, modality, normalised)
+    assert model.config is not None
+    path = Path(f"{model.config.name}-{modality}{_ENDINGS[to]}" if out is None else out)
     words = model_folder(folder) / TOKENIZER
     content = read_bounded(words, 2**26) if modality == "text" and words.is_file() else None
+    beside = None if content is None else path.with_suffix(f".{TOKENIZER}")
+    _check_out(path, to, force)
+    if beside is not None and beside.exists() and not force and read_bounded(beside, 2**26) != content:
+        raise ExportError(f"out: {beside}: is there already, with other words; --force writes it anew")
+    part = part_of(model, modality, normalised)
     found = about(part, floating, None if content is None else hashlib.sha256(content).hexdigest())
-    path = Path(f"{found['model']}-{modality}{_ENDINGS[to]}" if out is None else out)
-    if path.suffix != _ENDINGS[to]:
-        raise ExportError(f"out: {path}: the name of a file for {to} ends in {_ENDINGS[to]}")
-    program = trace(part, example_input(part, _TRACED_ROWS, floating))
-    with appearing(path) as partly:
-        if to == "onnx":
-            write_onnx(program, part, found, partly, opset)
-            run = onnx_runner(partly, modality)
-        else:
-            write_torch(program, found, partly)
-            run = torch_runner(partly)
-        differences = compare(part, run, floating, path)
-    beside = None
-    if content is not None:
-        beside = path.with_suffix(f".{TOKENIZER}")
-        write_bytes(beside, content)
-    elif modality == "text" and is_pretrained(part):
+    if to == "onnx":
+        check_size(part)
+    x, start = example_input(part, _TRACED_ROWS, floating), time.monotonic()
+    if why := not_finite(part, x):
+        raise ExportError(f"{folder}: {modality}: {why}")
+    row = (time.monotonic() - start) / _TRACED_ROWS
+    layers = sum(1 for _ in part.modules())
+    tell(f"tracing {modality}, {layers} layers: {_about(layers * _SECONDS_A_LAYER['torch'])}")
+    program = trace(part, x)
+    try:
+        with appearing(path) as partly:
+            tell(f"writing {path}: {_about(layers * _SECONDS_A_LAYER[to])}")
+            if to == "onnx":
+                write_onnx(program, part, found, partly, opset)
+                run = onnx_runner(partly, modality)
+            else:
+                write_torch(program, found, partly)
+                run = torch_runner(partly)
+            tell(f"comparing it with the model on random input: {_about(2 * sum(_CHECKED_ROWS) * row)}")
+            differences = compare(part, run, floating, path)
+            if beside is not None and content is not None:
+                write_bytes(beside, content)  # first: its hash is in the file
+    except OSError as error:
+        raise ExportError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
+    if content is None and modality == "text" and is_pretrained(part):
         _log.warning(
             "%s: has no %s, so the file takes the ids of a vocabulary that is not known here", folder, TOKENIZER
         )
     return Exported(path, beside, found, differences)
+
+
+def _check_out(path: Path, to: str, force: bool) -> None:
+    """Before minutes of work. Raises ExportError: the file cannot be written there, or is there already."""
+    if path.suffix != _ENDINGS[to]:
+        raise ExportError(f"out: {path}: the name of a file for {to} ends in {_ENDINGS[to]}")
+    if not path.parent.is_dir():
+        raise ExportError(f"out: {path}: no such folder: {path.parent}")
+    if path.is_dir():
+        raise ExportError(f"out: {path}: is a folder")
+    if path.exists() and not force:
+        raise ExportError(f"out: {path}: is there already; --force writes it anew")
+
+
+def _about(seconds: float) -> str:
+    """A time that was estimated, of which only the order is known."""
+    return next((f"about {words}" for most, words in _TIMES if seconds <= most), "many minutes")
 
 
 def trace(part: ExportedPart, x: Tensor) -> torch.export.ExportedProgram:
@@ -126,9 +167,24 @@ def trace(part: ExportedPart, x: Tensor) -> torch.export.ExportedProgram:
 
 
 def write_torch(program: torch.export.ExportedProgram, found: dict[str, Any], path: Path) -> None:
-    """A program for ``torch.export.load``, with the metadata as the extra file vatt.json."""
+    """A program for ``torch.export.load``, with the metadata as the extra file vatt.json. Raises OSError."""
     with path.open("wb") as file:  # of a path, the ending must be .pt2
-        torch.export.save(program, file, extra_files={f"{KEY}.json": json.dumps(found)})
+        try:
+            torch.export.save(program, file, extra_files={f"{KEY}.json": json.dumps(found)})
+        except RuntimeError as error:  # of PyTorch's writer of archives, whose own writes have failed
+            if isinstance(cause := error.__cause__ or error.__context__, OSError):
+                raise cause from error
+            raise OSError(None, str(error).splitlines()[0]) from error
+
+
+def check_size(part: ExportedPart) -> None:
+    """Raises ExportError: its weights do not fit into an ONNX file of one piece, a message of at most 2 GiB."""
+    size = sum(x.numel() * x.element_size() for x in part.state_dict().values())
+    if size > _MOST_BYTES:
+        raise ExportError(
+            f"{part.modality}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB); a program of "
+            "torch.export has no such limit: --to torch"
+        )
 
 
 def write_onnx(
@@ -137,15 +193,19 @@ def write_onnx(
     """An ONNX file of one piece.
 
     Raises:
-        ExportError: an operation has no counterpart in ONNX, or the file would be too large.
+        ExportError: an operation has no counterpart in ONNX. OSError.
     """
-    size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
-    if size > _MOST_BYTES:
-        raise ExportError(f"{part.modality}: {size / 1e9:.1f} GB of weights do not fit into one ONNX file (2 GB)")
     names: dict[str, Any] = {"input_names": [part.modality], "output_names": list(part.outputs)}
     try:
         with torch.no_grad(), _quiet():
-            made = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, **names)
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                custom_translation_table=translations(program),
+                **names,
+            )
     except Exception as error:
         raise _refusal(part, error) from error
     assert made is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from vatt.clip import SILENCE, InputConfig
 from vatt.errors import UserError
@@ -164,9 +165,13 @@ def _store_constants(part: ExportedPart, x: Tensor) -> None:
 
 
 def _empty_unused(part: ExportedPart, x: Tensor) -> None:
-    """Leaves nothing of the parameters that the outputs do not depend on, such as those of other modalities."""
-    named = dict(part.requires_grad_().named_parameters())
-    total = torch.stack([y.sum() for y in part(x)]).sum()
+    """Leaves nothing of the parameters that the outputs do not depend on, such as those of other modalities.
+
+    Which these are is told by gradients of tensors without memory: those of a large model have gigabytes.
+    """
+    named = {name: parameter.detach().to("meta").requires_grad_() for name, parameter in part.named_parameters()}
+    buffers = {name: buffer.to("meta") for name, buffer in part.named_buffers()}
+    total = torch.stack([y.sum() for y in functional_call(part, {**named, **buffers}, (x.to("meta"),))]).sum()
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     for name, gradient in zip(named, gradients, strict=True):
         if gradient is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from vatt.models.vatt import VATT
 File = str | Path | Clip
 _SHOWN = 5  # unknown words that are named
 _log = logging.getLogger(__name__)
+_NOT_FINITE = "the model gives values that are not finite"
 _LARGEST = 1.001  # of a value in [-1, 1], with room for rounding
 
 
@@ -86,7 +88,7 @@ def embed_clips(
         good = finite & ~silent
         for number, fine, quiet in zip(found, good.tolist(), silent.tolist(), strict=True):
             if not fine:
-                not_finite = "embedding", "the model gives values that are not finite"
+                not_finite = "embedding", _NOT_FINITE
                 field, reason = ("audio", "is silent") if quiet else not_finite
                 skipped.append({"file": str(clips[number].video), "field": field, "reason": reason, "index": number})
         yield Embedded([n for n, fine in zip(found, good.tolist(), strict=True) if fine], x_BD[good], skipped)
@@ -157,7 +159,11 @@ def embed_sentences(
             skipped.append({"file": "", "field": "text", "reason": reason, "index": number})
     if not rows:
         return Embedded([], torch.empty(0, width_of(model.config, "text", space)), skipped)
-    return Embedded(found, embed_inputs(model, "text", ids_BW[rows], space), skipped, unknown)
+    x_BD = embed_inputs(model, "text", ids_BW[rows], space)
+    fine_B = torch.isfinite(x_BD).all(1)
+    for number in (n for n, fine in zip(found, fine_B.tolist(), strict=True) if not fine):
+        skipped.append({"file": "", "field": "embedding", "reason": _NOT_FINITE, "index": number})
+    return Embedded(list(compress(found, fine_B.tolist())), x_BD[fine_B], skipped, unknown)
 
 
 def tell_unknown(where: str, unknown: Iterable[str]) -> None:
