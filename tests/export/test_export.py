@@ -247,10 +247,7 @@ def test_every_kind_of_model(tmp_path, config, modality):
     program = export_part(tmp_path / "model", modality, tmp_path / "x.pt2", to="torch")
     assert max(program.differences.values()) <= 1e-5
     done = export_part(tmp_path / "model", modality, tmp_path / "x.onnx")
-    # The logarithm of a mel bin that is nearly empty, as those above 4 kHz are here, magnifies the rounding of another
-    # Fourier transform. Convolutional networks of random weights add up some thousand numbers of all sizes.
-    rough = config.audio_input == "spectrogram" and modality != "text"
-    assert max(done.differences.values()) <= (5e-5 if rough else 1e-5)
+    assert max(done.differences.values()) <= 1e-5  # of spectrograms too: 8.3e-5 with onnxruntime's own transform
     if modality == "video":
         export_part(tmp_path / "model", modality, tmp_path / "y.onnx", floating=True, opset=20, normalised=False)
 
