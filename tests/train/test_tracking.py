@@ -105,6 +105,63 @@ def test_a_tracker_that_fails_is_one_warning_and_the_others_get_all(place, made,
     assert made["notes"].got == [*((step, {"a": step}) for step in range(3)), True]
 
 
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(Mute(), "Mute"), (OSError(28, "full \x1b[2J\udcff"), r"OSError: [Errno 28] full \x1b[2J\udcff")]
+)
+def test_an_error_that_cannot_be_printed_is_told_all_the_same(error, told, folder, monkeypatch):
+    said = []
+
+    def say(text):
+        text.encode("ascii")
+        said.append(text)
+
+    def start(run):
+        raise error
+
+    monkeypatch.setitem(TRACKERS, "mute", start)
+    for speak, heard in ((say, 1), (lambda text: "ü".encode("ascii"), 1)):  # a terminal that knows no such letter
+        trackers = Trackers(["mute"], folder, {}, 0, speak)
+        trackers.write(1, {"a": 1.0})
+        trackers.close(failed=False)
+        assert said == [f"warning: run.track: mute failed: {told}; the run goes on without it"] * heard
+
+
+def test_a_machine_without_a_thread_left_costs_the_tracker_not_the_run(made, folder, monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    said = []
+    monkeypatch.setattr(threading.Thread, "start", start)
+    trackers = Trackers(["notes"], folder, {}, 0, said.append)
+    trackers.write(1, {"a": 1.0})
+    trackers.close(failed=False)
+    assert said == ["warning: run.track: notes did not start: can't start new thread; the run goes on without it"]
+
+
+def test_steps_that_are_done_again_are_written_once_unless_a_tracker_forgets(made, folder, monkeypatch):
+    got = []
+    for forgets in (False, True):
+        folder.tracking.unlink(missing_ok=True)
+        monkeypatch.setattr(Notes, "forgets", forgets, raising=False)
+        for steps in ((1, 2), (2, 3)):
+            trackers = Trackers(["notes"], folder, {}, steps[0] - 1, print)
+            for step in steps:
+                trackers.write(step, {"train/loss": float("nan")})
+                trackers.write(step, {"eval/r1": 0.5})
+            trackers.close(failed=False)
+            got.append([(item[0], *item[1]) for item in made["notes"].got[:-1]])
+    both = [[(step, name) for step in steps for name in ("train/loss", "eval/r1")] for steps in ((1, 2), (3,), (2, 3))]
+    assert got == [both[0], both[1], both[0], both[2]]
+    folder.tracking.write_text('{"notes": "abc", "steps": {"notes": 5, "other": {"train": "x"}}}')  # by another hand
+    assert tracking._Records(folder, ["notes"]).are_new("notes", 1, {"train/a": 1.0})
+    assert tracking._Records(folder, ["notes"]).ids == {"notes": "abc"}
+
+
 def test_a_tracker_that_hangs_holds_nothing_up(made, folder, monkeypatch):
     free, said = threading.Event(), []
     monkeypatch.setitem(TRACKERS, "hangs", lambda run: free.wait(HANG))
@@ -133,7 +190,7 @@ def test_a_resumed_run_is_the_same_tracked_run(made, folder, tmp_path):
         ids.append(made["notes"].run.id)
     assert ids[0] == ids[1] != ids[2]
     folder.tracking.write_text("damaged")
-    assert tracking._ids(folder, ["notes"])["notes"] not in ids
+    assert tracking._Records(folder, ["notes"]).ids["notes"] not in ids
     folder.remove_records()
     assert not folder.tracking.exists(), "what is started again is another run"
 
@@ -183,7 +240,7 @@ def test_wandb_writes_offline_without_a_key_and_goes_on_with_its_run(folder, mon
     monkeypatch.setattr(tracking, "_PATIENCE", HANG)
     said = start_twice("wandb", folder)
     assert said == [f"wandb: no API key, so the run is written to {folder.path / 'wandb'}; wandb sync sends it"] * 2
-    ids = tracking._ids(folder, ["wandb"])
+    ids = tracking._Records(folder, ["wandb"]).ids
     starts = sorted((folder.path / "wandb").glob("offline-run-*"))
     assert [path.name.rpartition("-")[2] for path in starts] == [ids["wandb"]] * 2
     for path in starts:
@@ -198,6 +255,8 @@ def test_trackio_goes_on_with_its_run(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(tracking, "_PATIENCE", HANG)
     start_twice("trackio", folder)
     import trackio
+    from trackio.sqlite_storage import SQLiteStorage
 
     (run,) = trackio.Api().runs("films")
-    assert run.name == f"holiday-{tracking._ids(folder, ['trackio'])['trackio']}"
+    assert [(row["step"], row["train/loss"]) for row in SQLiteStorage.get_logs("films", run.name)] == [(1, 1.0), (2, 2.0), (3, 13.0)]
+    assert run.name == f"holiday-{tracking._Records(folder, ['trackio']).ids['trackio']}"

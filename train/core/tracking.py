@@ -3,7 +3,8 @@
 A tracker is a guest. Each has a thread of its own, in which it starts, writes and ends, so that no step waits for a
 disk, a network or a server; what fails there is one warning, and the run goes on without it. Only rank 0 has trackers.
 
-A resumed run goes on with the run that its tracker has: the ids are in ``tracking.json`` of the folder of the run.
+A resumed run goes on with the run that its tracker has: ``tracking.json`` of the folder of the run has the ids, and up to
+which step a tracker that cannot forget has figures; what is done again is not written twice.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from typing import Any, Protocol
 
 from train.core.run_folder import RunFolder
 from vatt.config import ConfigError
+from vatt.errors import printable
 from vatt.json_files import JSONError, read_json
 
 PROJECT = "vatt"  # where WANDB_PROJECT or TRACKIO_PROJECT do not name another
 _PATIENCE = 30.0  # seconds that a tracker has to end; what it has written by then lies on the disk
 _MOST = 10_000  # records that wait for a tracker
+_STEPS = "steps"  # in tracking.json, beside the ids
 Values = Mapping[str, float]
 
 
 class Writer(Protocol):
-    """What a tracker does with the figures of a run."""
+    """What a tracker does with the figures of a run. One with a true attribute ``forgets`` gets also those of steps that a
+    resumed run does again."""
 
     def write(self, step: int, values: Values) -> None:
         """Figures after ``step`` steps by name, such as "train/loss"."""
@@ -63,6 +67,8 @@ class TrackedRun:
 
 class TensorBoard:
     """Event files in the folder of the run; those of steps that are done again are hidden."""
+
+    forgets = True
 
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -160,9 +166,9 @@ class Trackers:
     def write(self, step: int, values: Values) -> None:
         """Hands figures on; returns at once."""
         if self._threads is None:
-            ids = _ids(self.folder, self.names)
+            records = _Records(self.folder, self.names)
             self._threads = [
-                _Tracker(name, TrackedRun(self.folder, ids[name], self.config, self.step, self.say))
+                _Tracker(name, TrackedRun(self.folder, records.ids[name], self.config, self.step, self.say), records)
                 for name in self.names
             ]
         for thread in self._threads:
@@ -180,12 +186,15 @@ class Trackers:
 class _Tracker:
     """One tracker, in its thread."""
 
-    def __init__(self, name: str, run: TrackedRun) -> None:
-        self.name, self.run = name, run
+    def __init__(self, name: str, run: TrackedRun, records: _Records) -> None:
+        self.name, self.run, self.records = name, run, records
         self._todo: queue.Queue[tuple[int, Values] | bool] = queue.Queue(_MOST)
         self._gone = False  # it has failed, or does not keep up
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the machine has no thread left
+            self._give_up(f"did not start: {error}")
 
     def hand_on(self, item: tuple[int, Values] | bool) -> None:
         if self._gone:
@@ -196,37 +205,79 @@ class _Tracker:
             self._give_up(f"takes no figures any more ({_MOST} of them wait)")
 
     def wait(self) -> None:
-        self._thread.join(0.0 if self._gone else _PATIENCE)
+        if self._gone:
+            return
+        self._thread.join(_PATIENCE)
         if self._thread.is_alive() and not self._gone:
             self._give_up(f"did not end in {_PATIENCE:.0f} s", "what it had written by then is there")
 
     def _work(self) -> None:
         try:
             writer = TRACKERS[self.name](self.run)
+            forgets = getattr(writer, "forgets", False)
             while not isinstance(item := self._todo.get(), bool):
-                writer.write(*item)
+                step, values = item
+                if forgets or self.records.are_new(self.name, step, values):
+                    writer.write(step, values)
+                if not forgets:
+                    self.records.note(self.name, step, values)
             writer.close(item)
         except BaseException as error:  # whatever it is, SystemExit too: it is the tracker's, not the run's
-            reason = str(error).strip().split("\n")[0]
-            self._give_up(f"failed: {type(error).__name__}{': ' if reason else ''}{reason}")
+            self._give_up(f"failed: {type(error).__name__}{_reason(error)}")
 
     def _give_up(self, why: str, then: str = "the run goes on without it") -> None:
         self._gone = True
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(Exception):  # the terminal may be gone, or know no such letter
             self.run.say(f"warning: run.track: {self.name} {why}; {then}")
 
 
-def _ids(folder: RunFolder, names: list[str]) -> dict[str, str]:
-    """The id of this run for each tracker, made where there is none yet."""
+def _reason(error: BaseException) -> str:
+    """What an error of somebody else's says, in a line; its own text may fail."""
     try:
-        found = {name: text for name, text in read_json(folder.tracking, dict).items() if isinstance(text, str)}
-    except (OSError, JSONError):
-        found = {}
-    ids = {**{name: uuid.uuid4().hex[:12] for name in names}, **found}
-    if ids != found:
+        reason = printable(str(error).strip().split("\n")[0])
+    except Exception:
+        return ""
+    return f": {reason}" if reason else ""
+
+
+class _Records:
+    """``tracking.json``: the ids of this run for its trackers, made where there are none yet, and the newest step of each
+    kind of figures ("train", "eval") that they have."""
+
+    def __init__(self, folder: RunFolder, names: list[str]) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        try:
+            found = read_json(folder.tracking, dict)
+        except (OSError, JSONError):
+            found = {}
+        known = {name: text for name, text in found.items() if isinstance(text, str)}
+        self.ids = {**{name: uuid.uuid4().hex[:12] for name in names}, **known}
+        steps = found.get(_STEPS)
+        self._steps: dict[str, dict[str, int]] = {}
+        for name, kinds in steps.items() if isinstance(steps, dict) else ():
+            kinds = kinds if isinstance(kinds, dict) else {}
+            self._steps[name] = {kind: step for kind, step in kinds.items() if isinstance(step, int)}
+        if self.ids != known:
+            self._write()
+
+    def are_new(self, name: str, step: int, values: Values) -> bool:
+        """Whether a tracker has no such figures of ``step`` yet."""
+        return step > self._steps.get(name, {}).get(_kind(values), -1)
+
+    def note(self, name: str, step: int, values: Values) -> None:
+        """A tracker has the figures of ``step`` now."""
+        with self._lock:
+            kinds = self._steps.setdefault(name, {})
+            kinds[_kind(values)] = max(step, kinds.get(_kind(values), -1))
+            self._write()
+
+    def _write(self) -> None:
         with suppress(OSError):  # the next checkpoint tells of a full disk
-            folder.write_json(folder.tracking, ids)
-    return ids
+            self._folder.write_json(self._folder.tracking, {**self.ids, **({_STEPS: self._steps} if self._steps else {})})
+
+
+def _kind(values: Values) -> str:
+    return next(iter(values), "").partition("/")[0]
 
 
 def _has_key() -> bool:

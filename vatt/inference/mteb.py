@@ -1,7 +1,8 @@
 """A model on the public boards of MTEB (``mteb`` 2.26): retrieval, classification, clustering of video, sound and text.
 
-`MTEBModel` is what ``mteb.evaluate`` takes. Media are decoded here, as everywhere in this project, so that neither
-torchcodec nor torchaudio is needed. ``mteb`` and ``datasets`` are imported when they are used: the extra ``mteb``.
+`MTEBModel` is what ``mteb.evaluate`` takes. Media are decoded here, as everywhere in this project, so that within
+`media_as_files` neither torchcodec nor torchaudio is needed. ``mteb`` and ``datasets`` are imported when they are used:
+the extra ``mteb``.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from vatt.data.clips import Clip
 from vatt.data.config import DataConfig
+from vatt.data.decode import MediaError
 from vatt.data.manifest import read_clips
 from vatt.errors import UserError
 from vatt.hub.remote import local_model
@@ -82,6 +86,37 @@ def parts_of(config: VATTConfig, own: Iterable[str], other: Iterable[str], task:
     raise SpaceError(f"{task or 'task'}: {config.name} has no space in which it could compare {sides}")
 
 
+@contextmanager
+def media_as_files() -> Iterator[None]:
+    """Within it ``datasets`` hands videos and sounds on as they are stored, by path and bytes, and decodes none.
+
+    ``mteb`` looks at rows while it loads and arranges a data set; each look would decode a film that nobody asked for, and
+    fail where torchcodec is missing, or is one for another PyTorch or FFmpeg.
+    """
+    import datasets
+
+    before = [(kind, kind.decode_example, kind.encode_example) for kind in (datasets.Video, datasets.Audio)]
+
+    def stored(self: Any, value: Any, token_per_repo_id: Any = None) -> Any:
+        return value
+
+    def storing(encode: Any) -> Any:
+        def keep(self: Any, value: Any) -> Any:
+            if isinstance(value, dict) and value.keys() == {"path", "bytes"}:
+                return value
+            return encode(self, value)
+
+        return keep
+
+    try:
+        for kind, _, encode in before:
+            kind.decode_example, kind.encode_example = stored, storing(encode)
+        yield
+    finally:
+        for kind, decode, encode in before:
+            kind.decode_example, kind.encode_example = decode, encode
+
+
 class MTEBModel:
     """A `VATT` as ``mteb`` wants a model (its EncoderProtocol).
 
@@ -93,7 +128,7 @@ class MTEBModel:
         workers: decoding processes.
 
     Attributes:
-        faults: what could not be embedded, a line each: its embedding is zero, so that it is found by chance.
+        faults: what could not be embedded, a line each: its embedding is a random one, so that it is found by chance.
     """
 
     def __init__(self, model: VATT, name: str, revision: str, windows: int = 4, workers: int = 2) -> None:
@@ -101,6 +136,7 @@ class MTEBModel:
         self.windows, self.workers = windows, workers
         self.faults: list[str] = []
         self._told: set[str] = set()
+        self._random = torch.Generator().manual_seed(0)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, name: str | None = None, **options: Any) -> MTEBModel:
@@ -165,22 +201,29 @@ class MTEBModel:
         features are put side by side.
 
         Args:
-            inputs: a DataLoader over a ``datasets.Dataset`` with columns text, video, audio or image.
+            inputs: a DataLoader over a ``datasets.Dataset`` with columns text, video, audio or image, or whose batches have
+                these as names.
             task_metadata, prompt_type: say with what the items are compared.
 
         Raises:
-            SpaceError: see `parts_of`. MTEBError: a column that holds no media.
+            SpaceError: see `parts_of`. MTEBError: a column that holds something else than media.
         """
-        items = inputs.dataset
+        items = _items(inputs)
         own = [name for name in _ORDER if name in items.column_names]
         other = _others(task_metadata, prompt_type, own)
         parts = parts_of(self.model.config, own, other, task_metadata.name)
         if left_out := set(own) - {name for name, _ in parts}:
             self._tell(f"{task_metadata.name}: {', '.join(sorted(left_out))} has no place in the space of this task")
         x = [self._embed(items, name, space, batch_size, task_metadata.name) for name, space in parts]
-        if parts[0][1] == FEATURES:
-            return torch.cat([F.normalize(part_ND, dim=-1) for part_ND in x], dim=-1).numpy()
-        return F.normalize(torch.stack(x).sum(0), dim=-1).numpy()
+        unit = [F.normalize(part_ND, dim=-1) for part_ND in x]
+        features = parts[0][1] == FEATURES
+        x_ND = torch.cat(unit, dim=-1) if features else F.normalize(torch.stack(unit).sum(0), dim=-1)
+        # Zeros, to which nothing is similar, become NaN in some of mteb's measures; a vector that all share would make
+        # a damaged video find its own damaged sound.
+        nothing_N = (x_ND == 0).all(1)
+        drawn_MD = torch.randn(int(nothing_N.sum()), x_ND.shape[1], generator=self._random)
+        x_ND[nothing_N] = F.normalize(drawn_MD, dim=-1)
+        return x_ND.numpy()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines of all pairs, (N, M)."""
@@ -194,7 +237,7 @@ class MTEBModel:
         modality = "video" if name == "image" else name
         found_ND = torch.zeros(len(items), spaces_of(self.model.config)[modality][space])
         if name == "text":
-            sentences = [str(text) for text in items["text"]]
+            sentences = ["" if text is None else str(text) for text in items["text"]]
             for first in range(0, len(sentences), 256):
                 numbers = range(first, min(first + 256, len(sentences)))
                 part = [sentences[number] for number in numbers]
@@ -208,20 +251,26 @@ class MTEBModel:
         step = 8 * batch_size
         for first in range(0, len(stored), step):  # bytes become files for a while, a few at a time
             with tempfile.TemporaryDirectory(prefix="vatt-mteb-") as folder:
-                clips = [
-                    _clip(stored[number][name], name, Path(folder), number, task)
-                    for number in range(first, min(first + step, len(stored)))
-                ]
+                clips: dict[int, Clip] = {}
+                for number in range(first, min(first + step, len(stored))):
+                    value = stored[number][name]
+                    try:
+                        clips[number] = _clip(value, name, Path(folder), number, task)
+                    except MediaError as error:
+                        self._note([{"index": number, "field": name, "reason": error.reason}], task)
                 kind: Any = modality
                 options: dict[str, Any] = {"windows": self.windows, "config": DataConfig(workers=self.workers)}
-                for done in embed_clips(self.model, clips, kind, space=space, batch_size=batch_size, **options):
-                    found_ND[[first + number for number in done.numbers]] = done.x_BD
-                    self._note(done.skipped, task, first)
+                own = list(clips)
+                chosen = list(clips.values())
+                for done in embed_clips(self.model, chosen, kind, space=space, batch_size=batch_size, **options):
+                    found_ND[[own[number] for number in done.numbers]] = done.x_BD
+                    self._note(done.skipped, task, own)
         return found_ND
 
-    def _note(self, skipped: Sequence[Any], task: str, first: int = 0) -> None:
+    def _note(self, skipped: Sequence[Any], task: str, numbers: Sequence[int] | None = None) -> None:
         for record in skipped:
-            self.faults.append(f"{task}, item {first + record['index']}: {record['field']}: {record['reason']}")
+            number = record["index"] if numbers is None else numbers[record["index"]]
+            self.faults.append(f"{task}, item {number}: {record['field']}: {record['reason']}")
 
     def _tell(self, what: str) -> None:
         if what not in self._told:
@@ -229,13 +278,32 @@ class MTEBModel:
             _log.warning("%s", what)
 
 
+def _items(inputs: Any) -> Any:
+    """The items of a DataLoader as a ``datasets.Dataset``; of a data set of another library what its batches hold."""
+    if hasattr(inputs.dataset, "column_names"):
+        return inputs.dataset
+    import datasets
+
+    columns: dict[str, list[Any]] = {}
+    for batch in inputs:
+        for name in batch.keys() & set(_ORDER):
+            columns.setdefault(name, []).extend(batch[name])
+    return datasets.Dataset.from_dict(columns)
+
+
 def _others(task_metadata: Any, prompt_type: Any, own: Sequence[str]) -> set[str]:
     """The modalities of what items are compared with; none where they are classified, or grouped."""
+    letters = {"t": "text", "v": "video", "i": "image", "a": "audio"}
+    sides = (task_metadata.category or "").split("2")
+    left, right = ({letters[letter] for letter in side if letter in letters} for side in (sides[0], sides[-1]))
+    there = set(task_metadata.modalities)
+    if left | right == there:  # the category of a few tasks says something else
+        for side, other in ((left, right), (right, left)):  # both sides of a pair may be called documents
+            if set(own) == side:
+                return other
     if prompt_type is not None and task_metadata.category:
-        letters = {"t": "text", "v": "video", "i": "image", "a": "audio"}
-        sides = task_metadata.category.split("2")
-        return {letters[letter] for letter in sides[1 if prompt_type.value == "query" else 0] if letter in letters}
-    return set(task_metadata.modalities) - set(own)
+        return right if prompt_type.value == "query" else left
+    return there - set(own)
 
 
 def _undecoded(name: str) -> Any:
@@ -245,13 +313,22 @@ def _undecoded(name: str) -> Any:
 
 
 def _clip(stored: Any, kind: str, folder: Path, number: int, task: str) -> Clip:
-    """The file of an item: its own, or one made of its bytes."""
-    if not isinstance(stored, dict) or not (stored.get("bytes") or stored.get("path")):
+    """The file of an item: its own, or one made of its bytes. Raises MediaError: it has none; MTEBError: it is no file."""
+    if stored is None or (isinstance(stored, dict) and not (stored.get("bytes") or stored.get("path"))):
+        raise MediaError("", kind, "is missing")
+    if not isinstance(stored, dict):
         raise MTEBError(f"{task}, item {number}: its {kind} is neither a file nor the bytes of one")
-    path = Path(stored.get("path") or "")
-    if stored.get("bytes"):
-        path = folder / f"{number}{path.suffix}"
-        path.write_bytes(stored["bytes"])
+    place, content = str(stored.get("path") or ""), stored.get("bytes")
+    if not content and "://" in place:
+        try:
+            with fsspec.open(place, "rb") as file:
+                content = file.read()
+        except Exception as error:  # of any kind of store
+            raise MediaError(place, kind, f"{place}: {error}") from error
+    path = Path(place)
+    if content:
+        path = folder / f"{number}{path.suffix[:16]}"
+        path.write_bytes(content)
     return Clip(path, kind=kind)
 
 
