@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vatt.evaluation.probe import (
     splits_of,
     summary,
 )
+from vatt.extras import install
 
 CLASSES = Classes(("a", "b", "c"))
 QUICK = LowRankConfig(components=20, sampled=0.2, lr=1e-2, steps=200)
@@ -104,7 +106,7 @@ def test_the_svm_keeps_views_of_a_clip_together_when_a_class_has_few_clips():
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(ProbeError, match=r"pip install 'vatt-torch\[probe\]'"):
+    with pytest.raises(ProbeError, match=re.escape(install("probe"))):
         require_svm()
 
 

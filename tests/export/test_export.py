@@ -24,6 +24,7 @@ from tests.inference.library_models import save_classifier, save_model, small_co
 from vatt.__main__ import main
 from vatt.export import ExportError, example_input, export_part, part_of
 from vatt.export.job import _refusal, compare, trace, write_onnx
+from vatt.extras import install
 from vatt.inference import VATT, Classifier, load_pretrained
 from vatt.models.sound import log_mel_shape
 from vatt.presets import preset
@@ -36,7 +37,7 @@ long = pytest.mark.skipif(
 )
 onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason="needs onnx, onnxscript and onnxruntime: pip install 'vatt-torch[export]'",
+    reason=f"needs onnx, onnxscript and onnxruntime: {install('export')}",
 )
 
 
@@ -150,7 +151,7 @@ def test_refused_before_anything_is_traced(folder, capsys, monkeypatch):
         assert told in capsys.readouterr().err
     monkeypatch.setattr("vatt.export.job.find_spec", lambda name: None)
     assert main(["export", str(folder / "model"), "--part", "text"]) == 1
-    assert capsys.readouterr().err == ("error: --to onnx: needs the package onnx: pip install 'vatt-torch[export]'\n")
+    assert capsys.readouterr().err == f"error: --to onnx: needs the package onnx: {install('export')}\n"
     assert not list(Path().glob("*.onnx"))
 
 

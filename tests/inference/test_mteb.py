@@ -13,6 +13,7 @@ import torch
 from tests.data.media import RATE, write
 from tests.inference.library_models import save_model, small_config
 from vatt.__main__ import main
+from vatt.extras import install
 from vatt.inference import SpaceError
 from vatt.inference import mteb as adapter
 from vatt.inference.mteb import MTEBModel, parts_of
@@ -55,7 +56,7 @@ def test_sound_and_words_meet_in_a_joint_space_alone():
 def test_without_the_package_the_command_names_the_extra(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(adapter, "find_spec", lambda name: None)
     assert main(["mteb", "--model", str(tmp_path)]) == 1
-    line = "error: vatt mteb: the package mteb is not installed; pip install 'vatt-torch[mteb]'\n"
+    line = f"error: vatt mteb: the package mteb is not installed: {install('mteb')}\n"
     assert capsys.readouterr().err == line
 
 

@@ -44,7 +44,7 @@ class Hub:
         self.paths, self.kinds = paths, {"video": datasets.Video, "audio": datasets.Audio}
 
     def table(self, **columns):
-        """Columns by name; a kind of media stands for the clips' files, by their bytes; "audio2": those of the next clip."""
+        """Columns by name; a kind of media stands for the clips' files, "audio2" for those of other clips."""
         from datasets import ClassLabel, Dataset
 
         made = {}
@@ -115,7 +115,6 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def hub(clips, monkeypatch):
     import datasets
-    import mteb.tasks  # noqa: F401: its modules take the function by name
 
     hub = Hub(clips)
     real = datasets.load_dataset

@@ -3,8 +3,8 @@
 A tracker is a guest. Each has a thread of its own, in which it starts, writes and ends, so that no step waits for a
 disk, a network or a server; what fails there is one warning, and the run goes on without it. Only rank 0 has trackers.
 
-A resumed run goes on with the run that its tracker has: ``tracking.json`` of the folder of the run has the ids, and up to
-which step a tracker that cannot forget has figures; what is done again is not written twice.
+A resumed run goes on with the run that its tracker has: ``tracking.json`` of the folder of the run has the ids, and up
+to which step a tracker that cannot forget has figures; what is done again is not written twice.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from train.core.run_folder import RunFolder
 from vatt.config import ConfigError
 from vatt.errors import printable
+from vatt.extras import install
 from vatt.json_files import JSONError, read_json
 
 PROJECT = "vatt"  # where WANDB_PROJECT or TRACKIO_PROJECT do not name another
@@ -33,8 +34,8 @@ Values = Mapping[str, float]
 
 
 class Writer(Protocol):
-    """What a tracker does with the figures of a run. One with a true attribute ``forgets`` gets also those of steps that a
-    resumed run does again."""
+    """What a tracker does with the figures of a run. One with a true attribute ``forgets`` also gets those of steps
+    that a resumed run does again."""
 
     def write(self, step: int, values: Values) -> None:
         """Figures after ``step`` steps by name, such as "train/loss"."""
@@ -150,7 +151,7 @@ def choose_trackers(track: str) -> list[str]:
     names = [] if track == NONE else list(dict.fromkeys(name.strip() for name in track.split(",")))
     for name in names:
         if find_spec(name) is None:
-            raise ConfigError(f"run.track: {name} is not installed; pip install 'vatt-torch[{name}]'")
+            raise ConfigError(f"run.track: {name} is not installed: {install(name)}")
     return names
 
 
@@ -241,8 +242,8 @@ def _reason(error: BaseException) -> str:
 
 
 class _Records:
-    """``tracking.json``: the ids of this run for its trackers, made where there are none yet, and the newest step of each
-    kind of figures ("train", "eval") that they have."""
+    """``tracking.json``: the ids of this run for its trackers, made where there are none yet, and the newest step of
+    each kind of figures ("train", "eval") that they have."""
 
     def __init__(self, folder: RunFolder, names: list[str]) -> None:
         self._folder, self._lock = folder, threading.Lock()
@@ -273,7 +274,9 @@ class _Records:
 
     def _write(self) -> None:
         with suppress(OSError):  # the next checkpoint tells of a full disk
-            self._folder.write_json(self._folder.tracking, {**self.ids, **({_STEPS: self._steps} if self._steps else {})})
+            self._folder.write_json(
+                self._folder.tracking, {**self.ids, **({_STEPS: self._steps} if self._steps else {})}
+            )
 
 
 def _kind(values: Values) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from vatt.cli.progress import waiting
 from vatt.cli.search import NO_INDEX
 from vatt.errors import UserError, printable
+from vatt.extras import install
 from vatt.files import check_there
 
 
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Serves until it is told to end. Raises UserError: the index, the model or the address cannot be used."""
     for name in ("starlette", "uvicorn"):
         if find_spec(name) is None:
-            raise ServeError(f"vatt serve needs {name}: pip install 'vatt-torch[serve]'")
+            raise ServeError(f"vatt serve needs {name}: {install('serve')}")
     for flag, value, least, most in (
         ("--port", options.port, 0, 65535),
         ("--max-upload", options.max_upload, 1, 1024),

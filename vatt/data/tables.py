@@ -18,6 +18,7 @@ from typing import Any
 
 from vatt.data.captions import json_constant
 from vatt.data.clips import ManifestError
+from vatt.extras import install
 from vatt.files import KINDS, kind_of
 from vatt.json_files import JSONError, parse_json
 
@@ -147,7 +148,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise ManifestError(f"{path}: reading it takes pyarrow (pip install pyarrow); or give a .jsonl") from error
+        raise ManifestError(f"{path}: reading it takes pyarrow ({install('parquet')}); or give a .jsonl") from error
     number = 0
     try:
         with ParquetFile(path) as file:

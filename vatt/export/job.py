@@ -24,6 +24,7 @@ from vatt.errors import in_short
 from vatt.export.about import KEY, about
 from vatt.export.fourier import translations
 from vatt.export.parts import ExportedPart, ExportError, example_input, is_pretrained, not_finite, part_of
+from vatt.extras import install
 from vatt.files import appearing, write_bytes
 from vatt.inference import load_pretrained
 from vatt.json_files import read_bounded
@@ -36,7 +37,6 @@ _MOST_BYTES = 2_000_000_000  # of an ONNX file in one piece
 _ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 _SECONDS_A_LAYER = {"torch": 0.025, "onnx": 0.06}  # a module, traced and written: vatt-base on a core of a Xeon
 _TIMES = [(10, "10 seconds"), (30, "half a minute"), (90, "a minute"), (200, "3 minutes"), (450, "7 minutes")]
-_INSTALL = "pip install 'vatt-torch[export]'"
 _log = logging.getLogger(__name__)
 
 
@@ -264,7 +264,7 @@ def compare(part: ExportedPart, run: Any, floating: bool, path: Path) -> dict[st
 def _need_packages() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
-            raise ExportError(f"--to onnx: needs the package {package}: {_INSTALL}")
+            raise ExportError(f"--to onnx: needs the package {package}: {install('export')}")
 
 
 _OPERATION = re.compile(

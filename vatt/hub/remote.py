@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from vatt.errors import UserError, in_short
+from vatt.extras import install
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 FILES = (CONFIG, WEIGHTS, TOKENIZER)
@@ -168,7 +169,7 @@ def _library() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise HubError("models of the hub need the package huggingface_hub: pip install 'vatt-torch[hub]'") from error
+        raise HubError(f"models of the hub need the package huggingface_hub: {install('hub')}") from error
     return huggingface_hub
 
 

@@ -27,6 +27,7 @@ from vatt.data.config import DataConfig
 from vatt.data.decode import MediaError
 from vatt.data.manifest import read_clips
 from vatt.errors import UserError
+from vatt.extras import install
 from vatt.hub.remote import local_model
 from vatt.inference.api import VATT
 from vatt.inference.embed import embed_clips, embed_sentences
@@ -55,7 +56,7 @@ def check_installed() -> None:
     """Raises MTEBError: the packages are missing."""
     for name in ("mteb", "datasets"):
         if find_spec(name) is None:
-            raise MTEBError(f"vatt mteb: the package {name} is not installed; pip install 'vatt-torch[mteb]'")
+            raise MTEBError(f"vatt mteb: the package {name} is not installed: {install('mteb')}")
 
 
 def parts_of(config: VATTConfig, own: Iterable[str], other: Iterable[str], task: str = "") -> list[tuple[str, str]]:
@@ -90,8 +91,8 @@ def parts_of(config: VATTConfig, own: Iterable[str], other: Iterable[str], task:
 def media_as_files() -> Iterator[None]:
     """Within it ``datasets`` hands videos and sounds on as they are stored, by path and bytes, and decodes none.
 
-    ``mteb`` looks at rows while it loads and arranges a data set; each look would decode a film that nobody asked for, and
-    fail where torchcodec is missing, or is one for another PyTorch or FFmpeg.
+    ``mteb`` looks at rows while it loads and arranges a data set; each look would decode a film that nobody asked for,
+    and fail where torchcodec is missing, or is one for another PyTorch or FFmpeg.
     """
     import datasets
 
@@ -201,8 +202,8 @@ class MTEBModel:
         features are put side by side.
 
         Args:
-            inputs: a DataLoader over a ``datasets.Dataset`` with columns text, video, audio or image, or whose batches have
-                these as names.
+            inputs: a DataLoader over a ``datasets.Dataset`` with columns text, video, audio or image, or one whose
+                batches have these names.
             task_metadata, prompt_type: say with what the items are compared.
 
         Raises:
@@ -313,7 +314,7 @@ def _undecoded(name: str) -> Any:
 
 
 def _clip(stored: Any, kind: str, folder: Path, number: int, task: str) -> Clip:
-    """The file of an item: its own, or one made of its bytes. Raises MediaError: it has none; MTEBError: it is no file."""
+    """An item's own file, or one made of its bytes. Raises MediaError: it has none. MTEBError: it is no file."""
     if stored is None or (isinstance(stored, dict) and not (stored.get("bytes") or stored.get("path"))):
         raise MediaError("", kind, "is missing")
     if not isinstance(stored, dict):

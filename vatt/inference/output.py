@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from vatt.errors import UserError
+from vatt.extras import install
 from vatt.files import appearing, write_text
 from vatt.inference.embed import Embedded
 from vatt.json_files import json_line, parse_json
@@ -172,7 +173,7 @@ def check_output(path: Path) -> None:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
-            raise EmbedError(f"{path}: .parquet needs pyarrow: pip install 'vatt-torch[parquet]'") from error
+            raise EmbedError(f"{path}: .parquet needs pyarrow: {install('parquet')}") from error
 
 
 def write_output(

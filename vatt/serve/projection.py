@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vatt.errors import UserError
+from vatt.extras import install
 
 MOST_POINTS = 3000  # on a map: beyond them, a sample evenly spread over the collection
 _PLAIN = 12  # below so many points, t-SNE has no neighbours to keep
@@ -46,7 +47,7 @@ def project(x_PD: np.ndarray, seed: int = 0) -> Map:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise MapError("the map needs scikit-learn: pip install 'vatt-torch[serve]'") from error
+        raise MapError(f"the map needs scikit-learn: {install('serve')}") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of vectors that are all the same
         few = min(32, *x_PD.shape)

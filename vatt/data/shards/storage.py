@@ -19,6 +19,8 @@ import urllib3
 from fsspec.core import url_to_fs
 from urllib3.exceptions import HTTPError, IncompleteRead, NewConnectionError, TimeoutError
 
+from vatt.extras import install
+
 CONNECT, READ = 10.0, 10.0  # seconds to connect, and without a byte, after which a server counts as stalled
 _BLOCK = 2**18  # bytes of an answer that are read at once
 _CONNECTIONS = 16  # that one process keeps open to a server
@@ -268,7 +270,8 @@ class StoreFolder:
         try:
             fsspec.get_filesystem_class(protocol)
         except (ImportError, ValueError) as error:
-            raise Unavailable(f"{protocol}:// cannot be read: {error}") from error
+            how = f": {install(protocol)}" if isinstance(error, ImportError) and protocol in ("s3", "gs") else ""
+            raise Unavailable(f"{protocol}:// cannot be read: {error}{how}") from error
         self._store: tuple[int, Any, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:

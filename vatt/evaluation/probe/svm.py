@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vatt.evaluation.probe.protocol import ProbeError
+from vatt.extras import install
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of which one is chosen by cross-validation on the training clips
 LARGE = 2_000_000  # values
@@ -25,7 +26,7 @@ def require_svm() -> None:
     try:
         import sklearn.svm  # noqa: F401
     except ImportError as error:
-        what = "pip install 'vatt-torch[probe]', or --classifier low-rank"
+        what = f"{install('probe')}, or --classifier low-rank"
         raise ProbeError(f"the SVM needs scikit-learn: {what} ({error})") from error
 
 
