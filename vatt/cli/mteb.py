@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
             continue
         for fault in done.exceptions or ():  # data that are not public, which mteb does not raise
             failed += 1
-            print(f"error: {printable(f'{name}: {fault.exception}')}", file=sys.stderr)
+            reason = f"{name}: {fault.exception}"
+            print(f"error: {printable(reason)}", file=sys.stderr)
         for result in done.task_results:
             print(f"{name:<36} {task.metadata.main_score:<12} {result.get_score():.4f}", flush=True)
     for line in model.faults[:_SHOWN]:
