@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from contextlib import suppress
-from importlib import import_module
-from typing import NoReturn
-
 from vatt import signals
+
+if __name__ == "__main__":
+    signals.early()  # before all that takes time
+
+import argparse
+import sys
+from importlib import import_module
+
 from vatt.cli.jobs import start
 from vatt.errors import UserError, printable
 
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(signals.words_of(error), file=sys.stderr)
         if ours:
-            _leave(signals.status_of(error))
+            signals.leave(signals.status_of(error))
         return signals.status_of(error)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
@@ -74,15 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print("error:", printable(error, keep="\n"), file=sys.stderr)
         return 1
-
-
-def _leave(status: int) -> NoReturn:
-    """Ends the process at once: all has been unwound. Python's own end takes seconds once PyTorch is there, waits for
-    threads that compute, and leaves a second Ctrl-C to the system."""
-    with suppress(OSError):  # nobody reads any more
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from vatt.errors import UserError
 from vatt.limits import TooFewFiles, check_open_files, end_with_parent, read_strangers
-from vatt.signals import ENDING, children_without_interrupts
+from vatt.signals import ENDING, at_end, children_without_interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -192,6 +192,20 @@ def run_isolated(
     finally:
         for one in crew:
             one.end()
+
+
+def end_all() -> None:
+    """At the end of a command: kills all processes of `run_isolated`, which another thread may run, and the server that
+    forks them, which would otherwise import for seconds more."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    server = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+
+
+at_end(end_all)
 
 
 def _result(one: _Process[Any], has_spoken: bool) -> Any:

@@ -30,7 +30,7 @@ def on_first_use(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         return found
 
     def get(name: str) -> Any:
-        if name.startswith("__") or name not in modules():
+        if name not in vars(sys.modules[package]).get("__all__", ()):  # as of a module, which comes after this
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(modules()[name]), name)
         setattr(sys.modules[package], name, value)

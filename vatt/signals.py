@@ -53,6 +53,7 @@ class _Signals:
 
 
 _state = _Signals()
+_at_end: list[Callable[[], object]] = []
 
 
 def received() -> int | None:
@@ -88,6 +89,23 @@ def in_words(number: int) -> str:
     return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
 
 
+def at_end(callback: Callable[[], object]) -> None:
+    """Calls ``callback`` when a signal ends this process at once, and in `leave`: for processes that it has started."""
+    _at_end.append(callback)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process at once, when all has been unwound. Python's own end takes seconds once PyTorch is there, waits
+    for threads that compute, and leaves a second Ctrl-C to the system."""
+    for callback in _at_end:
+        with suppress(Exception):
+            callback()
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
 def early() -> None:
     """For the first lines of a script: until `ending`, a signal ends it with one line, and not in the traceback of an
     import."""
@@ -102,6 +120,9 @@ def _end_early(number: int, frame: FrameType | None) -> NoReturn:
 def _end(number: int, before: str = "") -> NoReturn:
     with suppress(OSError):
         os.write(2, f"{before}{in_words(number)}\n".encode())
+    for callback in _at_end:
+        with suppress(Exception):
+            callback()
     os._exit(128 + number)
 
 
@@ -298,6 +319,7 @@ def _go_on() -> None:
 
 def _forget() -> None:
     """In a forked process, which takes signals as any other does: they are not told to the one that forked it."""
+    _at_end.clear()
     if _state.active:
         _state.active = False
         signal.set_wakeup_fd(-1)

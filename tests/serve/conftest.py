@@ -111,3 +111,17 @@ def taken_port():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield taken.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def client(address):
+    """Of the real server, so that what uvicorn does is tested, too."""
+    httpx = pytest.importorskip("httpx2")
+    with httpx.Client(base_url=address, timeout=HANG) as found:
+        yield found
+
+
+def told(answer, status=200):
+    """What an answer says."""
+    assert answer.status_code == status, answer.text
+    return answer.json()

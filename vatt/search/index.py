@@ -104,6 +104,8 @@ class Index:
                 named.label or "",
                 state.contents[named.content].rows,
                 state.contents[named.content].sha256,
+                named.size,
+                named.mtime,
             )
             for named in live
         ]

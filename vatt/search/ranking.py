@@ -29,6 +29,7 @@ class IndexedFile:
         path: None of a source in shards.
         kind: "video", "audio" or "image".
         seconds: length of the whole file; 0: not known.
+        size, mtime: bytes and nanoseconds, as the system said when it was read; 0 in shards.
     """
 
     name: str
@@ -38,6 +39,8 @@ class IndexedFile:
     label: str
     windows: int
     sha256: str
+    size: int = 0
+    mtime: int = 0
 
     @property
     def folder(self) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
+import logging
+import math
 import secrets
-import stat
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,12 +28,14 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from vatt.errors import UserError, in_short, printable
-from vatt.search import Index, Query
+from vatt.search import Index, IndexedFile, Query, SearchError
 from vatt.serve import guard
-from vatt.serve.collection import Collection, may_be_sent, media_type
+from vatt.serve.collection import Collection, media_type
 from vatt.serve.decoding import BusyError, DecodeError, Decoder, Poster, Shape, Upload
+from vatt.serve.originals import Original, Originals
 from vatt.serve.parameters import filter_of, kind_of_name, number, read_body, whole_number
 from vatt.serve.projection import MOST_POINTS, project, spread
 
@@ -49,7 +51,11 @@ _SENTENCES = 4096  # whose vectors are kept
 _WAITING = 2048  # sentences that may wait for the model
 _PICTURES = 64 << 20  # bytes of pictures that are kept
 _ASSETS = {"css": "text/css", "js": "text/javascript", "html": "text/html", "svg": "image/svg+xml"}
-_FOREVER = {"cache-control": "private, max-age=86400, immutable"}  # addresses change with each start of the server
+_FOREVER = {"cache-control": "private, max-age=86400, immutable"}  # addresses change with what the index holds
+_LOOK = 3.0  # seconds between two looks at whether the index has changed
+_PATIENCE = 1.0  # seconds that a search waits for such a look; then it searches in what was there before
+_VIEWS = 3  # states of the index that are kept: pages that are open ask for what they were shown
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,21 +78,35 @@ def build_app(index: Index, name: str, settings: Settings | None = None) -> Star
     return _Server(index, name, settings or Settings()).app()
 
 
+class _View:
+    """An index as it was when it was opened, and what was made of it."""
+
+    def __init__(self, index: Index) -> None:
+        self.index, self.collection = index, Collection(index)
+        self.pictures = Kept[int, bytes](_PICTURES // _VIEWS)
+        self.coming: dict[int, asyncio.Future[bytes]] = {}
+        self.maps: dict[str, asyncio.Future[bytes]] = {}
+
+    @property
+    def version(self) -> str:
+        """Part of addresses that a browser keeps."""
+        return self.collection.version
+
+
 class _Server:
     def __init__(self, index: Index, name: str, settings: Settings) -> None:
-        self.index, self.name, self.settings = index, name, settings
-        self.collection = Collection(index)
+        self.name, self.settings = name, settings
+        self.view = _View(index)  # the newest
+        self.views = {self.view.version: self.view}
+        self.look_at = 0.0  # when to look whether there is a newer one
+        self.originals = Originals()
         self.decoder, self.uploads = Decoder(settings.processes), Decoder(1, _UPLOADS)
         self.model = ThreadPoolExecutor(1, "model")  # which computes on all cores anyway
         self.waiting = 0
-        self.start = secrets.token_hex(4)  # part of addresses that a browser keeps
         self.assets = _assets()
         self.sentences = Kept[str, Query](_SENTENCES)
         self.tokens = Kept[str, Query](_TOKENS)
-        self.pictures = Kept[int, bytes](_PICTURES)
-        self.coming: dict[int, asyncio.Future[bytes]] = {}
         self.sending = 0
-        self.maps: dict[str, asyncio.Future[bytes]] = {}
 
     def app(self) -> Starlette:
         get: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
@@ -131,29 +151,65 @@ class _Server:
         return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
 
     async def described(self, request: Request) -> Response:
-        about = await run_in_threadpool(self.collection.about)
+        view = await self._newest()
+        about = await run_in_threadpool(view.collection.about)
         more = {
             "name": printable(self.name),
-            "model": printable(self.index.model.name),
-            "spaces": list(self.collection.spaces()),
+            "model": printable(view.index.model.name),
+            "spaces": list(view.collection.spaces()),
             "upload_bytes": self.settings.upload_bytes,
-            "start": self.start,
+            "v": view.version,
         }
         return _json({**about, **more})
+
+    # States of the index
+
+    async def _newest(self) -> _View:
+        """The index as ``vatt index`` has left it, which is looked for now and then."""
+        if time.monotonic() >= self.look_at:
+            self.look_at = math.inf
+            look = asyncio.ensure_future(run_in_threadpool(self._look))
+            await asyncio.wait({look}, timeout=_PATIENCE)
+        return self.view
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        try:
+            new = self.view.index.again()
+            if new is not None and new.about.model != self.view.index.about.model:
+                raise SearchError(f"{new.path}: was made anew with another model; start the server again")
+            if new is not None:
+                view = _View(new)
+                kept = [*self.views.values()][1 - _VIEWS :]
+                self.views = {one.version: one for one in (*kept, view)}
+                self.view = view
+        except (UserError, OSError) as error:  # as while it is written: what was there is still served
+            _log.warning("%s", printable(error))
+        finally:
+            now = time.monotonic()
+            self.look_at = now + max(_LOOK, 20 * (now - began))  # a large index is not read all the time
+
+    def _shown(self, request: Request) -> _View:
+        """The state that a page was shown, or the newest. Raises HTTPException: it is not kept any more."""
+        version = request.query_params.get("v", self.view.version)
+        if (view := self.views.get(version)) is None:
+            raise HTTPException(410, "the index has changed since; search again")
+        return view
 
     # Searching
 
     async def browse(self, request: Request) -> Response:
         """Files in order of their names, with the first window of each."""
         first, count = whole_number(request, "from", 0, 0, 10**9), whole_number(request, "count", 48, 1, MOST_HITS)
-        wanted = filter_of(request)
+        wanted, view = filter_of(request), await self._newest()
 
         def found() -> dict[str, Any]:
-            numbers = [number for number, file in enumerate(self.index.files) if wanted.passes(file)]
-            rows = [self.collection.rows_of(number)[:1] for number in numbers[first : first + count]]
+            numbers = [number for number, file in enumerate(view.index.files) if wanted.passes(file)]
+            rows = [view.collection.rows_of(number)[:1] for number in numbers[first : first + count]]
             return {
+                "v": view.version,
                 "total": len(numbers),
-                "results": [self.collection.moment(int(row)) for some in rows for row in some],
+                "results": [view.collection.moment(int(row)) for some in rows for row in some],
             }
 
         return _json(await run_in_threadpool(found))
@@ -173,18 +229,19 @@ class _Server:
         if not asked:
             raise HTTPException(400, "text: say what to search for")
         top, wanted = whole_number(request, "top", 48, 1, MOST_HITS), filter_of(request)
+        view = await self._newest()
 
         def found() -> dict[str, Any]:
-            hits = self.index.search(asked, top=top, filters=wanted)
+            hits = view.index.search(asked, top=top, filters=wanted)
             # A file may have several of the moments: how many files are shown does not tell whether there are more.
-            return {"results": self.collection.found(hits), "more": len(hits) >= top}
+            return {"v": view.version, "results": view.collection.found(hits), "more": len(hits) >= top}
 
         answer = await run_in_threadpool(found)
         return _json({"milliseconds": round(1000 * (time.perf_counter() - began), 1), **answer})
 
     async def _words(self, text: str) -> Query:
         if (known := self.sentences.get(text)) is None:
-            known = await self._by_model(self.index.encoder.words, text)
+            known = await self._by_model(self.view.index.encoder.words, text)
             self.sentences.keep(text, known, 1)
         return known
 
@@ -205,10 +262,10 @@ class _Server:
                 raise HTTPException(410, "upload: is not known any more; send it again")
             return known
         if "like" in request.query_params:
-            row = whole_number(request, "like", 0, 0, 10**12)
-            if row >= len(self.index):
+            row, index = whole_number(request, "like", 0, 0, 10**12), self._shown(request).index
+            if row >= len(index):
                 raise HTTPException(404, "like: no such moment")
-            return await run_in_threadpool(self.index.encoder.like, row)
+            return await run_in_threadpool(index.encoder.like, row)
         return None
 
     async def upload(self, request: Request) -> Response:
@@ -227,9 +284,9 @@ class _Server:
         self.sending += 1
         try:
             content = await read_body(request, self.settings.upload_bytes)
-            decoded = await self.uploads.ask(Upload(content, name, kind, by, self.index.input, at=at))
+            decoded = await self.uploads.ask(Upload(content, name, kind, by, self.view.index.input, at=at))
             del content
-            encoder = self.index.encoder
+            encoder = self.view.index.encoder
             query = await self._by_model(encoder.of_sound if by == "audio" else encoder.of_frames, decoded.x_V)
         finally:
             self.sending -= 1
@@ -248,91 +305,108 @@ class _Server:
         )
 
     async def moments(self, request: Request) -> Response:
-        number = self._file(request)
-        return _json({**self.collection.file(number), "moments": self.collection.moments(number)})
+        collection, number = self._shown(request).collection, self._file(request)
+        return _json({**collection.file(number), "moments": collection.moments(number)})
 
     async def moment(self, request: Request) -> Response:
         return _json(self._moment(request))
 
     async def mapped(self, request: Request) -> Response:
-        spaces = await run_in_threadpool(self.collection.spaces)
+        view = await self._newest()
+        spaces = await run_in_threadpool(view.collection.spaces)
         what = request.query_params.get("by") or next(iter(spaces), "")
         if what not in spaces:
             raise HTTPException(404, "by: this index has no vectors of that")
-        known = self.maps.get(what)
+        known = view.maps.get(what)
         if known is None or (known.done() and (known.cancelled() or known.exception() is not None)):
-            self.maps[what] = known = asyncio.ensure_future(run_in_threadpool(self._map, spaces[what]))
+            view.maps[what] = known = asyncio.ensure_future(run_in_threadpool(_map, view, spaces[what]))
         content = await asyncio.shield(known)  # which goes on when one of those who wait has gone
         return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
-
-    def _map(self, space: str) -> bytes:
-        rows = np.flatnonzero(self.index.has(space))
-        shown = rows[spread(len(rows), MOST_POINTS)]
-        found = project(self.index.vectors(space, shown))
-        points = [
-            {**self.collection.moment(row), "x": round(x, 4), "y": round(y, 4), "group": group}
-            for row, (x, y), group in zip(shown.tolist(), found.places.tolist(), found.groups.tolist(), strict=True)
-        ]
-        return _dumped({"points": points, "of": len(rows), "method": found.method})
 
     # Media
 
     async def media(self, request: Request) -> Response:
-        file = self.index.files[self._file(request)]
-        if file.path is None or not may_be_sent(file):
-            raise HTTPException(404, "this file cannot be sent")
-        try:
-            status = await run_in_threadpool(os.stat, file.path)
-        except (OSError, ValueError) as error:
-            raise HTTPException(404, "the file is not there any more") from error
-        if not stat.S_ISREG(status.st_mode):
-            raise HTTPException(404, "this is no regular file")
-        return FileResponse(file.path, media_type=media_type(file), stat_result=status, headers=_FOREVER)
+        file = self._shown(request).index.files[self._file(request)]
+        original = await run_in_threadpool(self.originals.open, file)
+        return _OriginalResponse(original, media_type=media_type(file), headers=_FOREVER)
 
     async def poster(self, request: Request) -> Response:
         """A picture of the middle of a window."""
-        moment = self._moment(request)
-        file = self.index.files[moment["item"]]
-        if file.kind == "audio" or file.path is None:
+        view, moment = self._shown(request), self._moment(request)
+        row, file = moment["row"], view.index.files[moment["item"]]
+        if file.kind == "audio":
             raise HTTPException(404, "there is no picture of it")
-        asked = Poster(file.path, file.kind, (moment["start"] + moment["end"]) / 2)
-        content = await self._picture(moment["row"], asked)
+        if (content := view.pictures.get(row)) is None:
+            if row not in view.coming:
+                made = self._picture(file, (moment["start"] + moment["end"]) / 2)
+                view.coming[row] = asyncio.ensure_future(made)
+                view.coming[row].add_done_callback(lambda made: _keep(view, row, made))
+            content = await asyncio.shield(view.coming[row])
         return Response(content, media_type="image/jpeg", headers=_FOREVER)
 
-    async def _picture(self, row: int, asked: Poster) -> bytes:
-        """One that is kept, one that is being made, or a new one."""
-        if (known := self.pictures.get(row)) is not None:
-            return known
-        if row not in self.coming:
-            self.coming[row] = asyncio.ensure_future(self.decoder.ask(asked))
-            self.coming[row].add_done_callback(lambda made: self._made(row, made))
-        return await asyncio.shield(self.coming[row])
-
-    def _made(self, row: int, made: asyncio.Future[bytes]) -> None:
-        del self.coming[row]
-        if not made.cancelled() and made.exception() is None:
-            self.pictures.keep(row, made.result(), len(made.result()))
+    async def _picture(self, file: IndexedFile, at: float) -> bytes:
+        original = await run_in_threadpool(self.originals.open, file)
+        try:
+            content: bytes = await self.decoder.ask(Poster(original.path, file.kind, at))
+        finally:
+            original.close()
+        return content
 
     async def shape(self, request: Request) -> Response:
         """How loud a window is, from its beginning to its end."""
-        moment = self._moment(request)
-        file = self.index.files[moment["item"]]
-        if file.kind == "image" or file.path is None:
+        view, moment = self._shown(request), self._moment(request)
+        file = view.index.files[moment["item"]]
+        if file.kind == "image":
             raise HTTPException(404, "there is no sound of it")
-        peaks = await self.decoder.ask(Shape(file.path, moment["start"], moment["end"]))
+        original = await run_in_threadpool(self.originals.open, file)
+        try:
+            peaks = await self.decoder.ask(Shape(original.path, moment["start"], moment["end"]))
+        finally:
+            original.close()
         return JSONResponse({"peaks": peaks}, headers=_FOREVER)
 
     def _file(self, request: Request) -> int:
         number: int = request.path_params["number"]
-        if number >= len(self.index.files):
+        if number >= len(self._shown(request).index.files):
             raise HTTPException(404, "no such file in this index")
         return number
 
     def _moment(self, request: Request) -> dict[str, Any]:
         try:
-            return self.collection.moment(request.path_params["number"])
+            return self._shown(request).collection.moment(request.path_params["number"])
         except IndexError as error:
             raise HTTPException(404, "no such moment in this index") from error
+
+
+class _OriginalResponse(FileResponse):
+    """Sends an open file, or a range of it, and closes it."""
+
+    def __init__(self, original: Original, **options: Any) -> None:
+        super().__init__(original.path, stat_result=original.status, **options)
+        self.original = original
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.original.close()
+
+
+def _map(view: _View, space: str) -> bytes:
+    rows = np.flatnonzero(view.index.has(space))
+    shown = rows[spread(len(rows), MOST_POINTS)]
+    found = project(view.index.vectors(space, shown))
+    points = [
+        {**view.collection.moment(row), "x": round(x, 4), "y": round(y, 4), "group": group}
+        for row, (x, y), group in zip(shown.tolist(), found.places.tolist(), found.groups.tolist(), strict=True)
+    ]
+    return _dumped({"points": points, "of": len(rows), "method": found.method})
+
+
+def _keep(view: _View, row: int, made: asyncio.Future[bytes]) -> None:
+    del view.coming[row]
+    if not made.cancelled() and made.exception() is None:
+        view.pictures.keep(row, made.result(), len(made.result()))
 
 
 class Kept(Generic[Key, Value]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ class Collection:
     """An open index, as the page is told of it."""
 
     def __init__(self, index: Index) -> None:
-        self.index = index
+        self.index, self.version = index, version_of(index)
         files = np.asarray(index.rows.file)
         # The rows of each file, in order of time.
         self._order = np.lexsort((np.asarray(index.rows.start_s), files))
@@ -72,6 +73,7 @@ class Collection:
         file = self.index.files[number]
         return {
             "item": number,
+            "v": self.version,
             "name": printable(PurePosixPath(file.name).name),
             "folder": printable(file.folder),
             "in": file.folder,
@@ -121,6 +123,16 @@ class Collection:
                 if space.split("-")[0] == modality and what not in found and self.index.has(space).any():
                     found[what] = space
         return found
+
+
+def version_of(index: Index) -> str:
+    """Differs where the numbers of files or windows mean others."""
+    digest = hashlib.sha256()
+    for file in index.files:
+        digest.update(f"{file.name}\0{file.sha256}\0{file.size}\0{file.mtime}\0".encode(errors="surrogateescape"))
+    for column in (index.rows.file, index.rows.start_s):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def media_type(file: IndexedFile) -> str:

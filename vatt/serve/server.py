@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from starlette.applications import Starlette
 
 from vatt import signals
 from vatt.errors import UserError
+from vatt.isolated import end_all
 
 _CONNECTIONS = 1024  # at once; more are told that the server is busy
 _GOODBYE = 2  # seconds that answers under way have, such as a film that plays, once the server is told to end
@@ -74,8 +74,7 @@ def serve(app: Starlette, bound: socket.socket) -> None:
             server.run([bound])
         finally:
             signals.on_signal(end, forget=True)
-            for process in multiprocessing.active_children():  # at work, or still starting: Python would wait for them
-                process.kill()
+            end_all()  # those at work, or still starting
     with signals.may_interrupt():
         pass
 

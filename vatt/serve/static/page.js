@@ -1,6 +1,6 @@
 // The page: what is asked, by words, sound, clip or likeness; its answers; filters, keys and the address line.
 
-import { ask, bars, by, counted, icon, lasting, make, Refused, since } from "./parts.js";
+import { ask, bars, by, counted, icon, lasting, make, Refused } from "./parts.js";
 import { card, face, stop } from "./cards.js";
 import * as player from "./player.js";
 import * as map from "./map.js";
@@ -35,9 +35,15 @@ async function begin() {
     say(error.message, true);
     return;
   }
-  since(about.start);
+  describe();
+  await fromAddress();
+}
+
+// What the index holds; it may change while the page is open.
+function describe() {
   document.title = `${about.name} · search`;
   by("name").textContent = about.name;
+  for (const name of ["folder", "kind"]) by(name).replaceChildren(by(name).options[0]);
   for (const [value, text, count] of about.folders) by("folder").append(make("option", { value }, `${text} (${count})`));
   const kinds = { video: "films", audio: "sounds", image: "pictures" };
   for (const [kind, count] of Object.entries(about.kinds)) by("kind").append(make("option", { value: kind }, `${kinds[kind]} (${count})`));
@@ -45,8 +51,8 @@ async function begin() {
   by("kind").closest("label").hidden = Object.keys(about.kinds).length < 2;
   by("map-by").hidden = about.spaces.length < 2;
   by("by").value = about.spaces[0] ?? "picture";
+  for (const name of ["folder", "kind"]) by(name).value = state[name];
   examples();
-  await fromAddress();
 }
 
 // Asking
@@ -64,7 +70,10 @@ async function search({ keep = false, quiet = false } = {}) {
     path = "/api/search";
     if (state.words) asked.set("text", state.words);
     if (state.clip) asked.set("upload", state.clip.token);
-    else if (state.like) asked.set("like", state.like.row);
+    else if (state.like) {
+      asked.set("like", state.like.row);
+      asked.set("v", state.like.v);
+    }
     if (state.words && (state.clip || state.like)) asked.set("weight", state.weight);
     asked.set("top", state.top);
   } else asked.set("count", state.top);
@@ -72,6 +81,10 @@ async function search({ keep = false, quiet = false } = {}) {
   busy(1);
   try {
     const answer = await ask(`${path}?${asked}`, { signal: stopping.signal });
+    if (answer.v !== about.v) {
+      about = await ask("/api/collection");
+      describe();
+    }
     if (mine !== turn) return;
     show(answer);
   } catch (error) {
@@ -238,7 +251,10 @@ function chosen(at) {
 function toAddress(replace = false) {
   const found = new URLSearchParams();
   if (state.words) found.set("q", state.words);
-  if (state.like) found.set("like", state.like.row);
+  if (state.like) {
+    found.set("like", state.like.row);
+    found.set("v", state.like.v);
+  }
   for (const name of ["folder", "length", "kind"]) if (state[name]) found.set(name, state[name]);
   if (state.view === "map") found.set("view", "map");
   const address = found.size ? `?${found}` : location.pathname;
@@ -260,7 +276,7 @@ async function fromAddress() {
   const like = given.get("like");
   if (like && /^\d{1,12}$/.test(like)) {
     try {
-      state.like = await ask(`/api/moment/${like}`);
+      state.like = await ask(`/api/moment/${like}${given.has("v") ? `?${new URLSearchParams({ v: given.get("v") })}` : ""}`);
     } catch {
       state.like = null;
     }

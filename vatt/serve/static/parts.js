@@ -82,11 +82,9 @@ export async function ask(path, options = {}) {
   return content;
 }
 
-// Addresses of what the browser may keep, until the server starts again.
-let version = "";
-export const since = (start) => { version = start; };
-export const mediaOf = (moment) => `/media/${moment.item}?v=${version}`;
-export const posterOf = (moment) => `/poster/${moment.row}?v=${version}`;
-export const shapeOf = (moment) => ask(`/shape/${moment.row}?v=${version}`);
+// Addresses of what the browser may keep; with `v` they mean the same after the index has changed.
+export const mediaOf = (moment) => `/media/${moment.item}?v=${moment.v}`;
+export const posterOf = (moment) => `/poster/${moment.row}?v=${moment.v}`;
+export const shapeOf = (moment) => ask(`/shape/${moment.row}?v=${moment.v}`);
 
 export const still = matchMedia("(prefers-reduced-motion: reduce)");

@@ -94,6 +94,7 @@ function stage(moment) {
   if (!moment.playable) return [face(moment), make("p", { className: "cannot" }, "This clip is packed in shards: there is no file to play.")];
   if (moment.kind === "image") {
     media = make("img", { className: "film", alt: moment.name, src: mediaOf(moment), tabIndex: 0 });
+    media.addEventListener("error", () => cannot(moment), { once: true });
     return [media];
   }
   media = make(moment.kind === "audio" ? "audio" : "video", { className: "film", controls: true, playsInline: true, preload: "auto" });
@@ -112,12 +113,24 @@ function stage(moment) {
   });
   here.addEventListener("error", () => {
     if (here !== media) return;
-    const link = make("a", { href: mediaOf(moment), download: moment.name }, "Save the file");
-    const why = make("p", { className: "cannot" }, "This browser cannot play the file: it does not know its format, or the file is not there any more. ", link);
-    by("stage").replaceChildren(face(moment), why);
+    cannot(moment);
   });
   here.src = mediaOf(moment);
   return moment.kind === "audio" ? [face(moment), here] : [here];
+}
+
+// Why a file does not play: the server has it no more, or the browser does not know its format.
+async function cannot(moment) {
+  let why = "This browser does not know the format of the file. ";
+  let link = make("a", { href: mediaOf(moment), download: moment.name }, "Save the file");
+  try {
+    await ask(mediaOf(moment), { headers: { range: "bytes=0-0" }, cache: "no-store" });
+  } catch (error) {
+    [why, link] = [error.message, null];
+  }
+  if (shown.item !== moment.item) return;
+  by("open").hidden = !link;
+  by("stage").replaceChildren(face(moment), make("p", { className: "cannot" }, why, link));
 }
 
 function jump(seconds) {
@@ -134,7 +147,7 @@ async function times(moment) {
   const best = Math.max(...scores.values(), moment.score ?? 0, 1e-6);
   let all = moment.moments ?? [];
   try {
-    all = (await ask(`/api/moments/${moment.item}`)).moments;
+    all = (await ask(`/api/moments/${moment.item}?v=${moment.v}`)).moments;
   } catch {
     // those that were found are shown alone
   }
