@@ -128,6 +128,43 @@ def lance(index: dict[str, Any] | None) -> Callable[[np.ndarray, Path], tuple[Ca
     return build
 
 
+def lance_copy(x_ND: np.ndarray, folder: Path) -> tuple[Callable[[], Ask], Path]:
+    """LanceDB as ``vatt index --store`` has it: candidates, which are compared with a memory map."""
+    sys.path.insert(0, str(ROOT))
+    import lancedb
+    import pyarrow as pa
+
+    from vatt.search.candidates import LEAST
+    from vatt.search.exact import best_first, dot_products
+    from vatt.search.lance import make_partitions, probes
+
+    path = folder / "x.npy"
+    np.save(path, x_ND.astype(np.float16))
+    schema = pa.schema([("id", pa.int64()), ("vector", pa.list_(pa.float16(), WIDTH))])
+
+    def batches() -> Any:
+        for first in range(0, len(x_ND), 50_000):
+            part = x_ND[first : first + 50_000].astype(np.float16)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), WIDTH)
+            yield pa.record_batch([pa.array(np.arange(first, first + len(part))), vectors], schema=schema)
+
+    table = lancedb.connect(str(folder)).create_table("x", pa.RecordBatchReader.from_batches(schema, batches()))
+    make_partitions(table, WIDTH)
+
+    def connect() -> Ask:
+        opened, stored = lancedb.connect(str(folder)).open_table("x"), np.load(path, mmap_mode="c")
+
+        def ask(q: np.ndarray) -> Any:
+            asked = opened.search(q).distance_type("cosine").nprobes(probes(len(x_ND)))
+            asked = asked.select(["id", "_distance"]).limit(LEAST)
+            ids = np.sort(asked.to_arrow()["id"].to_numpy())
+            return ids[best_first(dot_products(stored[ids], q), np.ones(len(ids), bool), TOP)]
+
+        return ask
+
+    return connect, folder
+
+
 def qdrant(x_ND: np.ndarray, folder: Path) -> tuple[Callable[[], Ask], Path]:
     """The local mode of qdrant-client."""
     from qdrant_client import QdrantClient, models
@@ -153,6 +190,7 @@ STORES: dict[str, Callable[[np.ndarray, Path], tuple[Callable[[], Ask], Path]]] 
     "LanceDB, no index (exact)": lance(None),
     "LanceDB, IVF_PQ, 20 probes, refined 10": lance({"index_type": "IVF_PQ"}),
     "LanceDB, IVF_HNSW_SQ, 20 probes, refined 10": lance({"index_type": "IVF_HNSW_SQ"}),
+    "LanceDB as `vatt index --store` has it": lance_copy,
     "qdrant-client, local mode": qdrant,
 }
 

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     jobs = parser.add_mutually_exclusive_group()
     jobs.add_argument("--shard-of", metavar="I/N", help="the share of job I of N independent ones, I from 1 to N")
     jobs.add_argument("--join", action="store_true", help="write the index from the shares of all jobs")
+    add("--store", metavar="URI", help="a copy of the vectors in LanceDB, for millions: a folder, or s3://BUCKET/NAME")
     add("--vocabulary", type=Path, metavar="FILE", help="the words, for a model folder without tokenizer.json")
 
 
@@ -57,8 +58,9 @@ def run(options: argparse.Namespace) -> int:
     with waiting("starting PyTorch"):
         from vatt.environment import default_device
         from vatt.inference.shares import ALL, Share
-        from vatt.search import IndexJob, SearchError, build_index
+        from vatt.search import Index, IndexJob, SearchError, build_index
         from vatt.search.joining import join_index
+        from vatt.search.lance import LanceCopy, check_lance
 
     job = IndexJob(
         **{
@@ -71,12 +73,20 @@ def run(options: argparse.Namespace) -> int:
         devices=devices_of(options.device or default_device()),
         shard_of=ALL if options.shard_of is None else Share.read(options.shard_of),
     )
+    if options.store is not None:
+        if job.folder != job.out:
+            raise SearchError("--store: goes with --join, not with --shard-of: the copy is that of the whole index")
+        check_lance(options.store)
     try:
         with progress("windows") as tell:
             done = join_index(job) if options.join else build_index(job, tell, tell)
     except OSError as error:
         raise SearchError(f"{error.filename or job.out}: {error.strerror or error}") from error
     _report(done, job, options.join, time.monotonic() - options.begun)
+    if options.store is not None:
+        with progress("windows copied") as tell:
+            windows, files = LanceCopy(options.store, Index.open(job.out)).update(tell)
+        print(f"{printable(options.store)}: {windows} windows copied, {files} files dropped")
     return 0
 
 

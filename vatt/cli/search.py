@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--folder", default="", metavar="NAME", help="only files in this folder of the source")
     add("--min-length", type=float, default=0.0, metavar="S", help="only files of so many seconds or more")
     add("--max-length", type=float, default=math.inf, metavar="S", help="only files of so many seconds or fewer")
+    add("--store", metavar="URI", help="where `vatt index --store` has put a copy; then not all windows are looked at")
     add("--json", action="store_true", help="a line of JSON for each moment")
     add("--model", type=Path, metavar="DIR", help="where the model of the index is now")
     add("--device", default="cpu", metavar="D", help="of the model (%(default)s)")
@@ -63,8 +64,11 @@ def run(options: argparse.Namespace) -> int:
     check_there(options.index, NO_INDEX.format(printable(options.index)))
     with waiting("reading the index and the model"):
         from vatt.search import Filter, Index
+        from vatt.search.lance import LanceCopy
 
         index = Index.open(options.index, options.model, options.device)
+        if options.store is not None:
+            index.copy = LanceCopy.open(options.store, index)
         filters = Filter(options.folder, (), options.min_length, options.max_length)
         hits = index.search(
             _queries(index, options, weights),

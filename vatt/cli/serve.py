@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("index", type=Path, metavar="INDEX", help="folder that `vatt index` has written")
     add("--model", type=Path, metavar="DIR", help="folder of the model or run (where the index says that it was)")
+    add("--store", metavar="URI", help="where `vatt index --store` has put a copy; then not all windows are looked at")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1: this machine alone)")
     add("--port", type=int, default=8350, metavar="N", help="to listen on; 0 takes a free one (8350)")
     add("--allow-host", action="append", default=[], metavar="NAME", help="further names of this server, as of a proxy")
@@ -46,11 +47,14 @@ def run(options: argparse.Namespace) -> int:
     with waiting("reading the index and the model"):
         from vatt.environment import default_device
         from vatt.search import Index
+        from vatt.search.lance import LanceCopy
         from vatt.serve.app import Settings, build_app
         from vatt.serve.guard import is_local
         from vatt.serve.server import listen, serve
 
         index = Index.open(options.index, model=options.model, device=options.device or default_device())
+        if options.store is not None:
+            index.copy = LanceCopy.open(options.store, index)
         _ = index.encoder.model  # a model that cannot be loaded is told now, and the first search need not wait for it
     settings = Settings(options.host, tuple(options.allow_host), options.max_upload << 20, options.workers)
     app = build_app(index, options.index.resolve().name, settings)

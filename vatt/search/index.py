@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vatt.clip import InputConfig
 from vatt.data.captions import Caption, choose_candidates
 from vatt.data.shards.dataset import is_shards
+from vatt.search.candidates import Copy, moments_of_candidates
 from vatt.search.encoder import Encoder, Query
 from vatt.search.exact import dot_products
 from vatt.search.format import SEGMENTS, About, SearchError, Segment, read_segment, segment_paths
 from vatt.search.model import check_same, config_of, describe_model
-from vatt.search.ranking import Hit, IndexedFile, Scored, Window, moments
+from vatt.search.ranking import Hit, IndexedFile, Window, combined, level_of, moments
 from vatt.search.state import Rows, State, rows_of
 from vatt.weights.folder import PretrainedError
 
@@ -64,12 +66,14 @@ class Index:
         files: those that have windows, in the order of their names.
         rows: the windows of these files, in order; their place is their id as long as the index is open.
         spaces: vector set -> width.
+        copy: of the vectors, in a database that names candidates (`vatt.search.lance`); None: search is exact.
     """
 
     def __init__(self, path: Path, model: Path | None = None, device: str = "cpu") -> None:
         self.path, self.about = path, About.read(path)
         self.spaces = dict(self.about.vectors)
         self._model, self._device = model, device
+        self.copy: Copy | None = None
         if model is not None:
             check_same(self.about, describe_model(model, self._vocabulary), path)
         self._load()
@@ -130,7 +134,8 @@ class Index:
         """The index as ``vatt index`` has left it since, with the model that is loaded already; None: nothing has
         changed.
 
-        This one stays as it is for those who search in it: ids of rows are others in the new one.
+        This one stays as it is for those who search in it: ids of rows are others in the new one, and
+        it has no ``copy``.
 
         Raises:
             SearchError: as `open`.
@@ -207,22 +212,31 @@ class Index:
     def _like(self, row: int) -> dict[str, np.ndarray]:
         return {name: self.vectors(name, [row])[0] for name in self.spaces if self._has[name][row]}
 
-    def scores(self, query: Query) -> tuple[np.ndarray, np.ndarray]:
+    def scores(self, query: Query, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The cosine of each window with a query, float32 (N,), and whether it has any, bool (N,).
 
         A window is compared by the first of the query's vector sets that it has.
+
+        Args:
+            rows: ids of windows; None: all.
         """
-        found, known = np.zeros(len(self), np.float32), np.zeros(len(self), bool)
+        count = len(self) if rows is None else len(rows)
+        found, known = np.zeros(count, np.float32), np.zeros(count, bool)
         for name, vector_D in query.vectors.items():
             if name not in self.spaces:
                 raise SearchError(f"query: {name} is no vector set of {self.path}, which has {', '.join(self.spaces)}")
-            physical = np.concatenate(
-                [np.empty(0, np.float32), *(dot_products(one.vectors[name], vector_D) for one in self._segments)]
-            )[self.rows.physical]
-            new = self._has[name] & ~known & np.isfinite(physical)  # `vatt index` does again what is no number
-            found[new] = physical[new]
+            where = slice(None) if rows is None else rows
+            cosines = self._dot_products(name, vector_D, rows)
+            new = self._has[name][where] & ~known & np.isfinite(cosines)  # `vatt index` does again what is no number
+            found[new] = cosines[new]
             known |= new
         return found, known
+
+    def _dot_products(self, name: str, vector_D: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+        if rows is not None:
+            return dot_products(self.vectors(name, rows), vector_D)
+        parts = (dot_products(one.vectors[name], vector_D) for one in self._segments)
+        return np.concatenate([np.empty(0, np.float32), *parts])[self.rows.physical]
 
     def search(
         self,
@@ -233,7 +247,7 @@ class Index:
         fold: bool = True,
         per_file: int | None = 3,
     ) -> list[Hit]:
-        """The best moments for a query, or for several together, by exact search.
+        """The best moments for a query, or for several together, by exact search, or with a ``copy`` by it.
 
         The score for one query is its cosine. For several, each cosine counts in standard deviations above its mean
         over all windows, so that none drowns the others, and the score is their weighted mean; a window that a query
@@ -251,29 +265,16 @@ class Index:
         queries = [queries] if isinstance(queries, Query) else list(queries)
         if not queries or top < 1:
             raise SearchError("query: none is given" if not queries else f"top: must be 1 or more, got {top}")
-        scored = self._scored(queries)
-        allowed = scored.known & self._allowed(filters)
-        return moments(self, scored, allowed, top, merge=merge, fold=fold, per_file=per_file)
-
-    def _scored(self, queries: Sequence[Query]) -> Scored:
-        cosines = {}
-        total, known_N, weights = np.zeros(len(self), np.float32), np.zeros(len(self), bool), 0.0
-        largest = max(abs(query.weight) for query in queries) or 1.0  # the score depends on no common factor
-        for query in queries:
-            cosine, known = self.scores(query)
-            cosines[query.name] = np.where(known, cosine, np.nan)
-            known_N |= known
-            if len(queries) == 1:
-                total = cosine if query.weight >= 0 else -cosine
-                weights = 1.0
-                continue
-            values = cosine[known]
-            spread = max(float(values.std()), 1e-6) if len(values) else 1.0
-            mean = float(values.mean()) if len(values) else 0.0
-            weight = query.weight / largest
-            total += np.where(known, weight * (cosine - mean) / spread, 0).astype(np.float32)
-            weights += abs(weight)
-        return Scored(total / (weights or 1.0), known_N, cosines, [name for q in queries for name in q.vectors])
+        allowed = self._allowed(filters)
+        show: dict[str, Any] = {"merge": merge, "fold": fold, "per_file": per_file}
+        if self.copy is not None and all(query.vectors.keys() <= self.spaces.keys() for query in queries):
+            hits = moments_of_candidates(self, self.copy, self.scores, queries, allowed, top, **show)
+            if hits is not None:
+                return hits
+        compared = [self.scores(query) for query in queries]
+        levels = [level_of(*each) if len(queries) > 1 else (0.0, 1.0) for each in compared]
+        scored = combined(queries, compared, levels)
+        return moments(self, scored, scored.known & allowed, top, **show)
 
     def _allowed(self, filters: Filter | np.ndarray | None) -> np.ndarray:
         if filters is None:

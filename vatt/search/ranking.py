@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vatt.search.encoder import Query
 from vatt.search.exact import best_first
 from vatt.search.state import Rows
 
+Level = tuple[float, float]
 NEAR = 0.01  # of the distance of two windows that are drawn at random: nearer ones are copies (docs/search.md)
 _JOINS = 0.5  # standard deviations of all scores, by which a window may be worse than the best one of its moment
 _TOUCH = 0.05  # seconds between two windows that touch
@@ -103,13 +105,46 @@ class Hit:
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of each window, float32 (N,), whether it has one, its cosines by query (NaN: none), and the vector sets
-    that were compared."""
+    """The score of each window, float32 (N,), whether it has one, its cosines by query (NaN: none), the vector sets
+    that were compared, and the standard deviation of all scores, where not all are here."""
 
     total: np.ndarray
     known: np.ndarray
     cosines: dict[str, np.ndarray]
     sets: Sequence[str]
+    spread: float | None = None
+
+
+def level_of(cosine_N: np.ndarray, known_N: np.ndarray) -> Level:
+    """The mean of the cosines of all windows with a query, and their standard deviation."""
+    values = cosine_N[known_N]
+    return (float(values.mean()), float(values.std())) if len(values) else (0.0, 1.0)
+
+
+def combined(
+    queries: Sequence[Query], compared: Sequence[tuple[np.ndarray, np.ndarray]], levels: Sequence[Level]
+) -> Scored:
+    """The score of windows for one query or several, see `Index.search`.
+
+    Args:
+        compared: by query, the cosine of each window, float32 (N,), and whether it has any, bool (N,).
+        levels: by query, see `level_of`; of one query it is not needed.
+    """
+    total, known_N, weights = np.zeros(len(compared[0][0]), np.float32), np.zeros(len(compared[0][0]), bool), 0.0
+    largest = max(abs(query.weight) for query in queries) or 1.0  # the score depends on no common factor
+    cosines = {}
+    for number, (query, (cosine, known)) in enumerate(zip(queries, compared, strict=True)):
+        cosines[query.name] = np.where(known, cosine, np.nan)
+        known_N |= known
+        if len(queries) == 1:
+            total = cosine if query.weight >= 0 else -cosine
+            weights = 1.0
+            continue
+        mean, spread = levels[number]
+        weight = query.weight / largest
+        total += np.where(known, weight * (cosine - mean) / max(spread, 1e-6), 0).astype(np.float32)
+        weights += abs(weight)
+    return Scored(total / (weights or 1.0), known_N, cosines, [name for q in queries for name in q.vectors])
 
 
 class Collection(Protocol):
@@ -160,7 +195,8 @@ def _gather(
     per_file: int | None,
     copies: Copies | None,
 ) -> list[Hit]:
-    joins = _JOINS * float(scored.total[scored.known].std()) if len(order) else 0.0
+    spread = float(scored.total[scored.known].std()) if scored.spread is None and len(order) else scored.spread or 0.0
+    joins = _JOINS * spread
     of_file: dict[int, list[Hit]] = defaultdict(list)
     hits, shown = list[Hit](), Counter[int]()
     if copies is not None:
