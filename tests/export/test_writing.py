@@ -3,6 +3,8 @@ there if it is killed or the disk is full. The exporters, which take seconds, ar
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.inference.library_models import media, save_classifier, save_model
 from vatt.__main__ import main
 from vatt.data.tokenizer import TextError
 from vatt.export import ExportError, export_part, job
-from vatt.export.fourier import fourier_matrix
+from vatt.export.fourier import fourier_matrix, translations
 from vatt.inference import VATT, load_pretrained
 
 
@@ -181,3 +183,17 @@ def test_the_matrix_of_a_fourier_transform():
     found = (x @ fourier_matrix(341)).reshape(3, 171, 2)
     expected = np.fft.rfft(x.astype(np.float64))
     np.testing.assert_allclose(found[..., 0] + 1j * found[..., 1], expected, atol=1e-4)
+
+
+def transform(length):
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["val"] = torch.empty(2, length)
+    graph.output(graph.call_function(torch.ops.aten.fft_rfft.default, (x,)))
+    return torch.fx.GraphModule({}, graph)
+
+
+@pytest.mark.parametrize(("length", "other"), [(512, True), (341, False)])
+def test_the_transform_is_found_in_blocks_within_a_program(length, other):
+    outer = torch.nn.Sequential(transform(256), transform(length))
+    assert (translations(SimpleNamespace(graph_module=outer)) is None) == other

@@ -173,9 +173,13 @@ def test_the_table_of_a_classifier(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "train", "step": 5, "loss": 1.0, "accuracy": 0.5}\n')
     table = {"top1": 0.585, "chance": 0.135, "n": 378, "without": []}
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps({"table": table, "views": "1 x 1"}))
+    rates = {name: {"patch_sampling_rate": 0.5} for name in ("video", "waveform")}
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"model": rates}))
     card = (write_folder(tmp_path / "run", "me/c", "mit", tmp_path / "out") / "README.md").read_text()
     assert "| top 1 | 58.5% |\n| chance (the most frequent class) | 13.5% |\n| n | 378 |" in card
     assert "The figures above are of held-out clips" in card
+    assert "share of patches kept (video) | 0.5 |" in card
+    assert "kept (sound)" not in card
 
 
 def test_damaged_records_and_models_are_refused_and_nothing_is_written(run, tmp_path):

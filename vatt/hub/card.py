@@ -71,7 +71,7 @@ def model_card(
         "## What it reads and gives",
         _reads(config, tokenizer),
         *_titled("Data", _data(records)),
-        *_titled("Recipe", _recipe(records)),
+        *_titled("Recipe", _recipe(config, records)),
         *_titled("Curves", _curves(records)),
         *figures,
         *_titled("Made with", _table(("", ""), _facts(records.environment, {name: name for name in _ENVIRONMENT}))),
@@ -146,8 +146,12 @@ def _data(records: Records) -> str:
     return "; ".join(lines) + "." if lines else "The run has not recorded what its data are like."
 
 
-def _recipe(records: Records) -> str:
-    return _table(("setting", "value"), _facts(records.config, _SETTINGS))
+def _recipe(config: VATTConfig | ClassifierConfig, records: Records) -> str:
+    names = dict(_SETTINGS)
+    if isinstance(config, ClassifierConfig):  # its settings hold those of the other modality, too
+        other = "waveform" if config.modality == "video" else "video"
+        names.pop(f"model.{other}.patch_sampling_rate")
+    return _table(("setting", "value"), _facts(records.config, names))
 
 
 def _curves(records: Records) -> str:
