@@ -403,3 +403,14 @@ def test_bad_numbers_are_a_bad_clip_in_training_and_evaluation():
         reader(clip, np.random.default_rng(0))
     with pytest.raises(MediaError, match=r"nan_sound\.mov: audio: holds values that are not numbers"):
         Views(2, 1).read(clip, "audio", LONG, HANG)
+
+
+@pytest.mark.parametrize("seconds", [-5.0, 36_000.0, 1e13])
+def test_a_header_that_claims_what_the_file_cannot_hold_is_not_believed(tmp_path, seconds):
+    frames = np.zeros((8, 32, 48, 3), np.uint8)
+    content = bytearray(write(tmp_path / "a.mkv", frames, fps=4).read_bytes())
+    at = content.index(b"\x44\x89\x88") + 3  # Duration, a double, milliseconds
+    content[at : at + 8] = struct.pack(">d", 1000 * seconds)
+    (tmp_path / "a.mkv").write_bytes(content)
+    with open_media(tmp_path / "a.mkv", "video") as container:
+        assert duration_of(container, tmp_path / "a.mkv") == pytest.approx(2.0, abs=0.01)

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from vatt import files
-from vatt.files import appearing, appearing_folder, kind_of, walk, write_bytes, write_lines, write_text
+from vatt.files import (
+    appearing,
+    appearing_folder,
+    kind_of,
+    remove_partly,
+    walk,
+    write_bytes,
+    write_lines,
+    write_text,
+)
 from vatt.json_files import json_line
 
 
@@ -104,6 +113,17 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with appearing_folder(out, replace=True) as partly:
         (partly / "y").touch()
     assert [path.name for path in out.iterdir()] == ["y"]
+
+
+def test_a_name_that_a_killed_rename_left_nobody_with_is_given_back(tmp_path):
+    """As where two names cannot be exchanged: the new folder was whole when the old one gave up its name."""
+    for left, kept in (((".a.b.12ab.old.partly",), "old"), ((".a.b.12ab.old.partly", ".a.b.12ab.partly"), "new")):
+        folder = tmp_path / kept
+        for name in left:
+            (folder / name).mkdir(parents=True)
+            (folder / name / ("old" if "old" in name else "new")).touch()
+        remove_partly(folder, "a.b")
+        assert [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))] == ["a.b", f"a.b/{kept}"]
 
 
 def test_a_folder_is_on_the_disk_before_its_name(tmp_path, monkeypatch):

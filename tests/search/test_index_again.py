@@ -220,6 +220,22 @@ def test_vectors_that_are_no_numbers_are_not_found_and_done_again(own, caplog, m
     assert content(own / "index") == before
 
 
+def test_a_segment_with_records_that_cannot_be_is_set_aside(own):
+    """As an index of before, which took what the header of a film said for its length: below 0."""
+    before = content(own / "index")
+    path = segment_paths(own / "index")[0]
+    segment = read_segment(path, Index.open(own / "index").spaces)
+    segment.records[0]["seconds"] = -5.0
+    vectors = {name: [x_ND.copy()] for name, x_ND in segment.vectors.items()}
+    has = {name: [x_N.astype(np.uint8)] for name, x_N in segment.has.items()}
+    columns = (segment.content_N.tolist(), segment.start_N.tolist(), segment.end_N.tolist())
+    write_segment(path, Batch(*columns, vectors, has, segment.records), Index.open(own / "index").spaces)
+    with pytest.raises(SearchError, match=r"00000000\.safetensors: a record is no file and no content"):
+        Index.open(own / "index")
+    assert again(own).redone == [f"{path.name}.damaged"]
+    assert content(own / "index") == before
+
+
 def test_an_index_without_segments_is_told_and_made_again(own):
     before = content(own / "index")
     for path in segment_paths(own / "index"):

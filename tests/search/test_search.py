@@ -330,6 +330,10 @@ def test_what_cannot_be_asked_is_said_in_a_line(made, tmp_path, capsys):
         ([tmp_path / "gone", "a star"], "no such folder; make an index with: vatt index"),
         ([films, "a star"], "has no index.json"),
         ([index, "xylophone"], "text: 'xylophone' holds no word that the model knows"),
+        (
+            [index, "a dog barks"],
+            "text: 'a dog barks': the model does not know 'dog', 'barks', and 'a' alone says nothing",
+        ),
         ([index, "a star", "--text", "b"], "the words are given twice"),
         ([index, "a star", "--in", "sound"], "no common space of words and sounds"),
         ([index, "a star", "--weights", "audio=2"], "--weights: 'audio=2': must be K=W with a number W and K of text"),
@@ -340,7 +344,8 @@ def test_what_cannot_be_asked_is_said_in_a_line(made, tmp_path, capsys):
         ([index, "a star", "--device", "meta"], "device: meta: computes nothing"),
         ([index, "a star", "--top", "0"], "--top: must be 1 or more"),
         ([index, "--video", tmp_path / "bad.mp4"], "cannot be decoded"),
-        ([index, "--video", films / "0.mp4@99"], "behind the end of the file"),
+        ([index, "--video", films / "0.mp4@99"], "0.mp4: @99: is behind the end of the file, which is 5.00 s long\n"),
+        ([index, "--audio", films / "0.mp4@99"], "0.mp4: @99: is behind the end of the file, which is 5."),
         ([index, "--audio", tmp_path / "gone.wav"], "no such file"),
         ([index, "--image", films / "0.mp4@1"], "no such file"),
     ):

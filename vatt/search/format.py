@@ -16,6 +16,7 @@ and ``has NAME`` uint8 (n,); and ``records``, uint8: lines of JSON, see `Record`
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -37,6 +38,7 @@ from vatt.weights.tensors import Tensors, write_tensors
 
 FORMAT = 1
 ABOUT, SEGMENTS, FAULTS, LOCK, FINISHED = "index.json", "segments", "faults.jsonl", "lock", "finished.json"
+MOST_SECONDS = 1e9  # of a file
 MOST_RECORDS = 2**30  # bytes of the records of a segment: a million files have 300 MB
 _TYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8}
 Record = dict[str, Any]
@@ -230,5 +232,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not held by reading processes left over
         except OSError as error:
-            raise SearchError(f"{folder}: another process writes there") from error
+            held = error.errno in (errno.EACCES, errno.EAGAIN)
+            why = "another process writes there" if held else f"{LOCK}: cannot be locked: {error.strerror}"
+            raise SearchError(f"{folder}: {why}") from error
         yield

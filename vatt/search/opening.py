@@ -18,6 +18,7 @@ from vatt.search.format import (
     segment_paths,
 )
 from vatt.search.model import check_same
+from vatt.search.state import State
 from vatt.weights.tensors import TensorFile, TensorFileError
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,9 @@ def sound_segments(out: Path, widths: dict[str, int]) -> tuple[list[Segment], li
     for path in segment_paths(out):
         try:
             TensorFile(path)  # which also looks for values that are no numbers
-            found.append(read_segment(path, widths))
+            segment = read_segment(path, widths)
+            State().apply([segment])  # whether its records are such
+            found.append(segment)
         except (TensorFileError, SearchError) as error:
             aside = path.with_name(f"{path.name}.damaged")
             os.replace(path, aside)

@@ -14,6 +14,7 @@ from vatt.data.decode.streams import sound_length, sound_of
 from vatt.data.reading import bad_clip
 from vatt.isolated import Failed, run_isolated
 from vatt.json_files import JSONError, json_line, parse_json
+from vatt.search.format import MOST_SECONDS
 from vatt.search.listing import Entry, path_of
 
 OPENED = "opened.jsonl"  # beside the segments of an index that is being made
@@ -44,6 +45,8 @@ def _probe(entry: Entry, timeout: float) -> Probed:
         if not film and not sound:
             raise MediaError(path, entry.kind, "the file has no film and no sound")
         seconds = duration_of(container, path, limit) if film else sound_length(container, path, limit)[0]
+    if not 0 <= seconds < MOST_SECONDS:
+        raise MediaError(path, "duration", f"{seconds:g} s is no length of a file")
     return Probed(seconds, film, sound)
 
 
@@ -100,7 +103,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Probed]]:
             except (JSONError, KeyError):
                 continue
             flags = isinstance(probed.picture, bool) and isinstance(probed.sound, bool)
-            if flags and isinstance(probed.seconds, int | float) and 0 <= probed.seconds < 1e9:
+            if flags and isinstance(probed.seconds, int | float) and 0 <= probed.seconds < MOST_SECONDS:
                 yield str(found.get("id")), probed
 
 

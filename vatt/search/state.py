@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vatt.search.format import Record, SearchError, Segment
+from vatt.search.format import MOST_SECONDS, Record, SearchError, Segment
 
 
 @dataclass
@@ -146,7 +146,7 @@ def _check(record: Record) -> None:
             raise ValueError(f"{name} is {str(value)[:40]!r}")
     if record.get("media", "video") not in ("video", "audio", "image"):
         raise ValueError(f"media is {record['media'][:40]!r}")
-    if not 0 <= record.get("seconds", 0) < 1e9:
+    if not 0 <= record.get("seconds", 0) < MOST_SECONDS:
         raise ValueError(f"seconds is {record['seconds']!r}")
     for start, end, text in record.get("captions", ()):
         if not (isinstance(text, str) and _is_time(start) and _is_time(end)):

@@ -31,6 +31,7 @@ _BARE = {
     *("mpegvideo", "obu", "sbc", "truehd", "vc1", "vvc"),
 }
 _KEPT = 4096  # files whose ends are kept
+_LEAST_BYTES = 100  # of a second; a header that claims more time for a file is not believed, and reading that is quick
 _ENDS: dict[tuple[Path, int, int], dict[int, float]] = {}  # by path, size and change
 _LATE = 1.0  # seconds: a Matroska file that begins so late may count its length from 0, or from its first frame
 
@@ -72,7 +73,9 @@ def duration_of(container: InputContainer, path: Path, limit: TimeLimit | None =
         begins = (container.start_time or 0) / av.time_base
         known = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
         if container.duration and (begins < _LATE or container.format.name != "matroska,webm"):
-            return container.duration / av.time_base
+            seconds = container.duration / av.time_base
+            if 0 < seconds * _LEAST_BYTES <= os.stat(path).st_size:
+                return seconds
         if known and not container.duration:
             return max(known)
     return max(_ends(path, limit).values(), default=0.0)
