@@ -116,7 +116,7 @@ class Step(Subject):
     ) -> None:
         self.config, self.batch, self.device = config_of(model, DROPS[0], size == "tiny"), batch, device
         # Of a tiny model only the tracing is exercised: the C++ compiler would take a minute.
-        self.compiler = "aot_eager" if size == "tiny" else "inductor"
+        self.compiler = "eager" if size == "tiny" else "inductor"
         self.dtype = type_of("auto", device)
         self.about = dict(suite="steps", op="step", case=f"{model} b{batch}")
         self.about |= columns_of(self.config, batch, device)

@@ -36,7 +36,7 @@ def sample(
             if seconds > 0:
                 _buffer(device).fill_(1)
 
-        times = repeat(call, seconds, 2 if seconds <= 0.1 else 1, before=before)  # one slow call a round is enough
+        times = repeat(call, seconds, 2 if 0 < seconds <= 0.1 else 1, before=before)  # one slow call a round is enough
         return times, times
     host = []
     for _ in range(3):  # with an idle device, whose work is not waited for

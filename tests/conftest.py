@@ -9,6 +9,7 @@ contributor runs at each change; the end of every run names the tests that took 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 
@@ -22,6 +23,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from tests.interpreter import quicken
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    quicken()
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
@@ -33,6 +39,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") is None:
             item.add_marker("fast")
+
+
+def pytest_collection_finish():
+    """What was imported lives as long as the process: the collections to come need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

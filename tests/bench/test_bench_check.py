@@ -7,8 +7,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,14 +27,13 @@ from bench.measure.session import Session, plan
 from bench.measure.timing import DeviceLost
 from bench.subjects import Operation, subjects
 from bench.sweep import COMMITTED, NO_TIME, candidates, key_on, line, module, replaced
+from tests.bench.commands import bench
 from tests.kernels.planted import plant, uproot
-from tests.limits import HANG
 from vatt.analysis.flops import forward_flops, tokens
 from vatt.kernels.timing import TooLong, limited
 from vatt.presets import preset
 
 pytest.importorskip("triton")
-ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="on a CPU the kernels need TRITON_INTERPRET=1")
@@ -51,9 +48,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 def out(tmp_path_factory):
     """The folder of one run of everything."""
     folder = tmp_path_factory.mktemp("bench")
-    command = [sys.executable, "-m", "bench", "check", "--device", "cpu", "--tiny", "--out", str(folder)]
-    env = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG, env=env)
+    if not INTERPRETED:
+        pytest.skip("on a CPU the kernels need TRITON_INTERPRET=1")
+    done = bench("check", "--device", "cpu", "--tiny", "--out", str(folder), interpret=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (folder / "summary.txt").read_text().splitlines()[-1] in done.stdout
     return folder

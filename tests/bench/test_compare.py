@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
 import subprocess
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from bench.__main__ import main
-from bench.compare import least_rounds, ratio, side
+from bench.compare import checkout, least_rounds, ratio, side
 from bench.store import read
+from tests.bench.commands import bench
 from tests.limits import HANG
 from vatt.errors import UserError
 
@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CASE = "norm/layer/float32/p0"
 
 
-@pytest.fixture
-def clone(tmp_path):
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
     """A repository of its own with the library and the benchmark of this one, committed."""
-    tree = tmp_path / "tree"
+    tree = tmp_path_factory.mktemp("clone") / "tree"
     for name in ("vatt", "kernels", "bench"):
         unwanted = shutil.ignore_patterns("__pycache__", "results")
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=unwanted)
@@ -35,61 +35,81 @@ def clone(tmp_path):
     return tree
 
 
-def compare(tree, *options):
-    command = [sys.executable, "-m", "bench", "compare", "--base", "HEAD", "--size", "tiny", "--device", "cpu"]
-    command += ["--case", CASE, "--seconds", "0.2", "--threads", "1", *options]
-    env = {**os.environ, "TRITON_INTERPRET": "0"}
-    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=HANG)
-
-
 START = "    if residual is None:\n        return F.layer_norm"
 
 
-def insert(tree, line):
-    """Puts a line at the beginning of the plain layer norm."""
-    path = tree / "kernels" / "norm" / "reference.py"
+@pytest.fixture(scope="module")
+def sides(clone, tmp_path_factory):
+    """Both sides of a comparison of the clone with its commit, each in its process, once for all tests: the plain layer
+    norm of the clone does, at each call, what the file that comes with them says."""
+    fault = tmp_path_factory.mktemp("fault") / "fault.py"
+    fault.write_text("")
+    path = clone / "kernels" / "norm" / "reference.py"
     text = path.read_text()
     assert text.count(START) == 1, "kernels/norm/reference.py has changed: find its layer_norm"
-    path.write_text(text.replace(START, f"    {line}\n{START}"))
+    hook = f"    said = dict(weight=weight)\n    exec(open({str(fault)!r}).read(), said)\n    weight = said['weight']\n"
+    path.write_text(text.replace(START, hook + START))
+    settings = dict(device="cpu", threads=1, wanted=dict(size="tiny", ops=["norm"], steps=[]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.compare.TREE", clone)
+        with (
+            checkout("HEAD") as (folder, commit),
+            side("this tree", clone, settings) as new,
+            side("base", folder, settings) as base,
+        ):
+            yield {"this tree": new, "base": base}, (folder, commit), fault
+
+
+@pytest.fixture
+def compare(sides, clone, monkeypatch):
+    """Runs the command with those sides while the clone has a fault."""
+    started, found, fault = sides
+    monkeypatch.setattr("vatt.results.TREE", clone)
+    monkeypatch.setattr("bench.compare.checkout", lambda ref: nullcontext(found))
+    monkeypatch.setattr("bench.compare.side", lambda name, folder, settings: nullcontext(started[name]))
+
+    def run(code, *options):
+        fault.write_text(code)
+        words = ["--base", "HEAD", "--size", "tiny", "--device", "cpu", "--op", "norm", "--case", CASE]
+        return bench("compare", *words, "--seconds", "0.2", "--threads", "1", *options)
+
+    return run
 
 
 @pytest.mark.slow
-def test_a_slowed_operation_is_found_and_an_unchanged_one_is_not(clone, tmp_path):
+def test_a_slowed_operation_is_found_and_an_unchanged_one_is_not(compare, clone, tmp_path):
     results = tmp_path / "results.csv"
-    done = compare(clone, "--threshold", "3", "--results", str(results))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "none is slower by more than 300%" in done.stdout
+    status, out, err = compare("", "--threshold", "3", "--results", str(results))
+    assert status == 0, out + err
+    assert "none is slower by more than 300%" in out
     rows = read(results)
     assert {(r["provider"], r["mode"]) for r in rows} == {("auto", "forward"), ("auto", "forward+backward")}
     assert len(rows) == 4
     assert len({r["commit"] for r in rows}) == 1
-    assert not subprocess.run(
-        ["git", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True, check=True
-    ).stdout
-    insert(clone, "__import__('time').sleep(0.01)")
+    git = ["git", "-C", str(clone), "status", "--porcelain"]
+    changed = subprocess.run(git, capture_output=True, text=True, check=True).stdout
+    assert changed == " M kernels/norm/reference.py\n"
     for _ in range(3):  # a loaded machine may leave the interval too wide for a verdict
-        done = compare(clone, "--threshold", "3", "--mode", "forward")
-        if done.returncode == 1:
+        status, out, err = compare("__import__('time').sleep(0.01)", "--threshold", "3", "--mode", "forward")
+        if status == 1:
             break
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert re.search(r"unclear|SLOWER", done.stdout), done.stdout
+        assert status == 0, out + err
+        assert re.search(r"unclear|SLOWER", out), out
     else:
-        pytest.skip(f"the machine is too noisy for a verdict:\n{done.stdout}")
-    assert re.search(rf"SLOWER .* {CASE} forward auto \(measured again\)", done.stdout)
-    assert "1 slower by more than 300%, 0 no longer run" in done.stdout
+        pytest.skip(f"the machine is too noisy for a verdict:\n{out}")
+    assert re.search(rf"SLOWER .* {CASE} forward auto \(measured again\)", out)
+    assert "1 slower by more than 300%, 0 no longer run" in out
 
 
 @pytest.mark.slow
-def test_wrong_results_are_refused_before_any_time_is_taken(clone):
-    insert(clone, "weight = weight * 1.01")
-    done = compare(clone)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert f"{CASE}: normed lies" in done.stderr
-    assert "verdict" not in done.stdout
-    insert(clone, "raise RuntimeError('out of order')")
-    done = compare(clone)
-    assert done.returncode == 2
-    assert "out of order" in done.stderr
+def test_wrong_results_are_refused_before_any_time_is_taken(compare):
+    status, out, err = compare("weight = weight * 1.01")
+    assert status == 2, out + err
+    assert f"{CASE}: normed lies" in err
+    assert "verdict" not in out
+    status, out, err = compare("raise RuntimeError('out of order')")
+    assert status == 2
+    assert "out of order" in err
 
 
 def _interrupted():
@@ -142,17 +162,13 @@ def test_a_results_file_that_cannot_be_written_is_told_before_anything_is_measur
         assert str(tmp_path) in said
 
 
-@pytest.mark.slow
-def test_a_base_with_another_library_is_told(clone):
-    path = clone / "vatt" / "process.py"
-    text = path.read_text()
-    path.write_text("")  # as of a commit before what bench/ needs of it
-    words = ["-c", "user.name=T", "-c", "user.email=t@t", "commit", "-qam", "two"]
-    subprocess.run(["git", "-C", str(clone), *words], check=True, timeout=HANG)
-    path.write_text(text)
-    done = compare(clone)
-    assert done.returncode == 2
-    assert "bench compare: bench/ of this tree does not run with the library of base: " in done.stderr
+def test_a_base_with_another_library_is_told(tmp_path):
+    """One before what bench/ needs of it: its process ends without a word."""
+    shutil.copytree(ROOT / "vatt", tmp_path / "vatt", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "vatt" / "process.py").write_text("")
+    with pytest.raises(UserError) as told, side("base", tmp_path, {}):
+        pass
+    assert str(told.value).startswith("bench/ of this tree does not run with the library of base: ")
 
 
 def test_the_interval_holds_the_median_as_often_as_it_says():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench.measure.peaks import DevicePeaks
 from bench.measure.session import Session, select
 from bench.store import read
 from bench.subjects import Operation, subjects
+from tests.bench.commands import bench
 from tests.limits import HANG
 from vatt.kernels.timing import sample
 
@@ -32,9 +34,7 @@ PACKAGES = ("timm", "transformers", "liger", "open_clip package")  # compared wi
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("suite") / "results.csv"
     for name in ("ops", "steps"):
-        command = [sys.executable, "-m", "bench", name, "--size", "tiny", "--device", "cpu", "--threads", "1"]
-        command += ["--results", str(path)]
-        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANG)
+        done = bench(name, "--size", "tiny", "--device", "cpu", "--threads", "1", "--results", str(path))
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return path
 
@@ -66,12 +66,11 @@ def test_every_operation_and_step_has_its_rows(results):
 
 
 @pytest.mark.slow
-def test_a_row_is_measured_again_by_its_command(results, capsys):
+def test_a_row_is_measured_again_by_its_command(results):
     row = next(r for r in read(results) if r["op"] == "mlp" and r["provider"] == "torch" and r["dropout"] == "0.1")
     words = row["command"].split()
     assert words[:4] == ["python", "-m", "bench", "ops"]
-    command = [sys.executable, *words[1:], "--size", "tiny", "--device", "cpu"]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANG)
+    done = bench(*shlex.split(row["command"])[3:], "--size", "tiny", "--device", "cpu", "--threads", "1")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "roof " not in line[:5]]
     assert [line.split(":")[0] for line in lines[1:]] == [
@@ -117,7 +116,7 @@ def test_inputs_change_before_every_call():
     seen = []
     prepared = norm().prepare("torch")
     call = prepared.calls["forward"]
-    sample(lambda: seen.append(call()[0].detach().clone()), CPU, 0.0, prepared.refresh)
+    sample(lambda: seen.append(call()[0].detach().clone()), CPU, 1e-9, prepared.refresh)
     assert len(seen) == 2
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0].flip(0), seen[1])  # the same numbers in other places

@@ -59,6 +59,16 @@ ACTIONS = {
 }
 
 
+STARTED = f"""
+import sys, vatt.kernels
+assert vatt.kernels.{NAME}
+assert "triton" not in sys.modules
+from bench.__main__ import main
+assert not main("ops --op {NAME} --size tiny --device cpu".split())
+assert not main("compiled --op {NAME} --arch sm_90".split())
+"""
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of what the steps and the tests need, before any step."""
@@ -67,7 +77,7 @@ def tree(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("kernels", "vatt", "train", "bench", "tests/house", "tests/kernels"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
-    for name in ("tests/conftest.py", "tests/limits.py", "tests/numerics.py", "pyproject.toml"):
+    for name in ("tests/conftest.py", "tests/interpreter.py", "tests/limits.py", "tests/numerics.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy / name)
     return copy
 
@@ -96,12 +106,10 @@ def test_an_operation_works_after_the_steps_of_the_text(tree):
         path.parent.mkdir(exist_ok=True)
         ACTIONS[step](path)
     python(tree, "-m", "ruff", "check", "--fix", "kernels", "tests/kernels", "bench/cases")  # sorts the new lines
-    python(tree, "-c", f"import sys, vatt.kernels; assert vatt.kernels.{NAME}; assert 'triton' not in sys.modules")
     tests = ["tests/house/test_dependencies.py", "tests/house/test_import_graph.py", "tests/kernels/test_backends.py"]
     told = python(tree, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *tests, f"tests/kernels/test_triton_{NAME}.py")
     assert f"PASSED tests/kernels/test_triton_{NAME}.py::test_the_reference_by_hand" in told
     assert f"test_every_operation_refuses_integers_and_says_so[{NAME}]" in told, "the operation is not registered"
-    told = python(tree, "-m", "bench", "ops", "--op", NAME, "--size", "tiny", "--device", "cpu")
+    told = python(tree, "-c", STARTED, interpret=False)
     assert f"{NAME} video p=0 forward+backward" in told
-    told = python(tree, "-m", "bench", "compiled", "--op", NAME, "--arch", "sm_90", interpret=False)
     assert f"{NAME}_backward" in told

@@ -20,27 +20,35 @@ from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 # The first case of each operation for sm_90, the first and the last of them for the other two; and all launches.
+# In one process, whose start takes as long as some kernels, and with the faults of triton_spilling.py.
 FRESH = """
 import json
 from bench.cases import COMPILATIONS
 from bench.cases.base import ARCHITECTURES
-from bench.checks.compiled import compile_all, launches
-def main():
-    firsts = list({case.op: number for number, case in reversed(list(enumerate(COMPILATIONS)))}.values())[::-1]
-    tasks = [(number, "sm_90") for number in firsts] + [(firsts[0], "sm_80"), (firsts[-1], "sm_100")]
-    rows, wrong = compile_all(tasks)
-    launched = [
-        (case.op, case.name, launch.name, arch, launch.constants)
-        for case in COMPILATIONS for arch in ARCHITECTURES for launch in launches(case, arch)
-    ]
-    compiled = [(COMPILATIONS[number].op, COMPILATIONS[number].name, arch) for number, arch in tasks]
-    print(json.dumps(dict(tasks=compiled, rows=[vars(row) for row in rows], wrong=wrong, launched=launched)))
-main()
+from bench.checks.compiled import CompilationError, check, compile_case, launches
+from tests.kernels.triton_spilling import faults
+firsts = list({case.op: number for number, case in reversed(list(enumerate(COMPILATIONS)))}.values())[::-1]
+tasks = [(number, "sm_90") for number in firsts] + [(firsts[0], "sm_80"), (firsts[-1], "sm_100")]
+rows, wrong = [], []
+for number, arch in tasks:
+    try:
+        rows += compile_case(COMPILATIONS[number], arch)
+    except CompilationError as error:
+        wrong.append(str(error))
+wrong += check(rows)
+launched = [
+    (case.op, case.name, launch.name, arch, launch.constants)
+    for case in COMPILATIONS for arch in ARCHITECTURES for launch in launches(case, arch)
+]
+compiled = [(COMPILATIONS[number].op, COMPILATIONS[number].name, arch) for number, arch in tasks]
+rows = [vars(row) for row in rows]
+print(json.dumps(dict(tasks=compiled, rows=rows, wrong=wrong, launched=launched, faults=faults())))
 """
 
 
-def compiling(*command: str) -> Any:
-    """The JSON that a Python process prints that compiles kernels; other tests interpret theirs in this process."""
+@pytest.fixture(scope="module")
+def fresh() -> Any:
+    """What a process prints that compiles kernels; other tests interpret theirs in this process."""
     spec = importlib.util.find_spec("triton")
     if spec is None or spec.origin is None:
         pytest.skip("Triton is not installed")
@@ -48,21 +56,10 @@ def compiling(*command: str) -> Any:
         pytest.skip("this Triton comes without ptxas")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG
-    )
+    command = [sys.executable, "-c", FRESH]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def fresh():
-    return compiling("-c", FRESH)
-
-
-@pytest.fixture(scope="module")
-def faults():
-    return compiling(str(Path(__file__).with_name("triton_spilling.py")))
 
 
 @pytest.mark.slow
@@ -102,14 +99,15 @@ def test_the_committed_results_are_of_what_is_launched_now(fresh):
         ("crowded", "shared memory: "),
     ],
 )
-def test_faults_are_found(faults, case, message):
-    assert any(message in text for text in faults[case]), faults[case]
+def test_faults_are_found(fresh, case, message):
+    found = fresh["faults"][case]
+    assert any(message in text for text in found), found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["sound", "matrix"])
-def test_nothing_is_found_in_sound_kernels(faults, case):
-    assert not faults[case]
+def test_nothing_is_found_in_sound_kernels(fresh, case):
+    assert not fresh["faults"][case]
 
 
 def test_interpreted_kernels_are_refused(monkeypatch, capsys):

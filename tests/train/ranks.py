@@ -25,14 +25,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_ranks(ranks: int, *command: str, **environment: str) -> str:
-    """Runs ``python command...`` once per rank; the output of rank 0. Fails if any rank ends with an error."""
+def run_ranks(ranks: int, *command: str, **environment: str) -> list[str]:
+    """Runs ``python command...`` once per rank; the output of each. Fails if any rank ends with an error."""
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **environment}
     shared["MASTER_PORT"] = str(free_port())
     shared["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     processes = [
         subprocess.Popen(
             [sys.executable, *command],
+            cwd=ROOT,
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -47,7 +48,7 @@ def run_ranks(ranks: int, *command: str, **environment: str) -> str:
             process.kill()
     codes = [process.returncode for process in processes]
     assert codes == [0] * ranks, f"ranks ended with {codes}:\n" + "\n---\n".join(outputs)
-    return outputs[0]
+    return outputs
 
 
 def run_engine(folder: Path, jobs: dict[str, dict], ranks: int, **environment: str) -> dict[str, tuple]:
@@ -76,7 +77,7 @@ def run_commands(folder: Path, jobs: list[tuple[str, list]], ranks: int = 1) -> 
     """What rank 0 printed for each command line (script of train/, words), and its exit status."""
     path = folder / "jobs.json"
     path.write_text(json.dumps([[script, [str(word) for word in words]] for script, words in jobs]))
-    text = run_ranks(ranks, "-m", "tests.train.command_job", str(path))
+    text, *_ = run_ranks(ranks, "-m", "tests.train.command_job", str(path))
     parts = text.split("== exit ")
     found = []
     for before, after in pairwise(parts):

@@ -12,7 +12,7 @@ import torch
 
 from tests.limits import HANG
 from tests.train.pretraining import environment, losses, sample, words_of  # noqa: F401
-from tests.train.ranks import ROOT
+from tests.train.ranks import ROOT, run_ranks
 from train.core import kernels
 from train.core.run_folder import RunFolder
 
@@ -109,21 +109,8 @@ registry._decided = counting
     ).replace("external.DISPATCH_ORDER.update", "dict")
     path = tmp_path / "start.py"
     path.write_text(script)
-    from tests.train.pretraining import LAUNCHER
-    from tests.train.ranks import free_port
-
     words = words_of(sample, tmp_path / "run", "run.steps=1", "engine.kernels=measured", "engine.precision=bf16")
-    launcher = [sys.executable, LAUNCHER, "--num_gpus", "2", "--master_port", str(free_port())]
-    done = subprocess.run(
-        [*launcher, str(path), *map(str, words)],
-        cwd=ROOT,
-        env=environment() | {"VATT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-    )
-    said = done.stdout
-    assert done.returncode == 0, said + done.stderr
+    said = "".join(run_ranks(2, str(path), *map(str, words), VATT_CACHE=str(tmp_path / "cache")))
     assert "NOT decided" not in said
     assert said.count("decided") > 20
     assert sum(line.startswith("attention: ") for line in said.splitlines()) == 1

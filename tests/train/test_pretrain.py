@@ -303,14 +303,34 @@ def test_two_ranks_under_the_launcher_agree_with_one(sample, alone, tmp_path):
         assert two[step] == pytest.approx(one[step], rel=NOISE)
 
 
+@pytest.fixture(scope="module")
+def together(sample, tmp_path_factory):
+    """Command lines on two ranks, one after the other in the same processes: a folder, and of each (text, status)."""
+    folder = tmp_path_factory.mktemp("together")
+    manifest = copy_with_bad_files(sample, folder / "clips", 12)
+    bare_folders(sample, folder)
+    jobs = [
+        ["--data", folder / "bare", "--out", folder / "run", *SMALL[:-1], "--steps", 1],
+        words_of(manifest, folder / "bad", "--steps", 50),
+    ]
+    return folder, run_commands(folder, [("pretrain", words) for words in jobs], ranks=2)
+
+
 @pytest.mark.slow
-def test_two_ranks_choose_alike_and_survey_once(alone, tmp_path):
-    words = ["--data", alone[0] / "bare", "--out", tmp_path / "run", *SMALL[:-1], "--steps", 1]
-    text = run(*words, ranks=2)
+def test_two_ranks_choose_alike_and_survey_once(together):
+    folder, ((text, code), _) = together
+    assert code == 0, text
     assert text.count("data: 28 clips") == 1
     assert text.count("expected time") == 1
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((folder / "run" / "config.json").read_text())
     assert config["run"]["batch_size"] == 8  # nearest to 32 x sqrt(28 / 768) clips, in twos
+
+
+@pytest.mark.slow
+def test_too_many_bad_media_stop_both_ranks(together):
+    _, (_, (text, code)) = together
+    assert code == 1
+    refused(text, "clips could not be read, more than data.max_bad_share = 0.1 allows")
 
 
 def flip_a_bit(file):

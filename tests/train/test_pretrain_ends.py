@@ -1,4 +1,4 @@
-"""Pretraining that is ended: by signals, a full disk, too many bad media."""
+"""Pretraining that is ended: by signals, a full disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tests.limits import HANG
 from tests.train import pretraining
 from tests.train.pretraining import (
     command,
-    copy_with_bad_files,
     environment,
     losses,
     refused,
@@ -123,10 +122,3 @@ def test_a_full_disk_is_named(sample, tmp_path):
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     refused(text, str(disk / "run" / "checkpoints" / "step-00000002"), "cannot write", "No space left")
-
-
-@pytest.mark.slow
-def test_too_many_bad_media_stop_both_ranks(sample, tmp_path):
-    manifest = copy_with_bad_files(sample, tmp_path / "clips", 12)
-    text = run(*words_of(manifest, tmp_path / "run", "--steps", 50), code=1, ranks=2)
-    refused(text, "clips could not be read, more than data.max_bad_share = 0.1 allows")
