@@ -1,4 +1,4 @@
-"""Pretraining of a small model as tests start it: command lines, the sample that it reads, and what a run leaves."""
+"""Pretraining of a small model as tests start it: command lines, and what a run leaves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.limits import HANG
 from tests.train.ranks import ROOT, free_port
-from vatt.sample import build
 
 SCRIPT = str(ROOT / "train" / "pretrain.py")
 LAUNCHER = str(Path(sys.executable).with_name("deepspeed"))
@@ -31,11 +28,6 @@ SGD = ["optim.kind=sgd", "optim.lr=1e-3"]
 NOISE = 1024 * 2.0**-24
 CONSTANT = ["optim.final_lr=1e-3", "optim.warmup_steps=0"]  # whatever the number of steps
 PARTS = ["engine.contrastive_parts=2", "model.video.dropout_rate=0.2", "model.text.dropout_rate=0.2", "--zero", 2]
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("sample") / "clips", train=16, val=12, workers=2, say=lambda text: None)
 
 
 def words_of(sample, out, *extra):

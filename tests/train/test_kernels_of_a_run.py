@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.limits import HANG
-from tests.train.pretraining import environment, losses, sample, words_of  # noqa: F401
+from tests.train.pretraining import environment, losses, words_of
 from tests.train.ranks import ROOT, run_ranks
 from train.core import kernels
 from train.core.run_folder import RunFolder
@@ -42,7 +42,7 @@ def start(cache, *words):
 
 
 @pytest.mark.slow
-def test_a_wrong_kernel_is_refused_at_the_start_of_a_run(sample, tmp_path):  # noqa: F811
+def test_a_wrong_kernel_is_refused_at_the_start_of_a_run(sample, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
     new = ["run.steps=2", "run.save_every=1"]
     said = start(cache, *words_of(sample, out, *new, "engine.kernels=measured"))
@@ -93,7 +93,7 @@ def test_a_choice_that_a_resumed_run_cannot_keep_is_told(content, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_every_call_of_a_step_was_decided_and_ranks_agree(sample, tmp_path):  # noqa: F811
+def test_every_call_of_a_step_was_decided_and_ranks_agree(sample, tmp_path):
     script = PLANTED.replace(
         'plant("wrong", first=True)',
         """

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.limits import HANG
-from tests.train.pretraining import environment, losses, sample, words_of  # noqa: F401
+from tests.train.pretraining import environment, losses, words_of
 from tests.train.ranks import ROOT, free_port
 
 CLUSTER = ROOT / "examples" / "cluster"
@@ -65,7 +65,7 @@ def slurm(folder, **variables):
 
 
 @pytest.fixture(scope="module")
-def killed(sample, tmp_path_factory):  # noqa: F811
+def killed(sample, tmp_path_factory):
     """A job of examples/cluster/pretrain.slurm whose second node was killed: its folder, that of its logs, its status,
     and the seconds that the first node went on."""
     folder = tmp_path_factory.mktemp("slurm")
@@ -145,7 +145,7 @@ stop_distributed()
 
 
 @pytest.fixture(scope="module")
-def went_on(sample, killed, tmp_path_factory):  # noqa: F811
+def went_on(sample, killed, tmp_path_factory):
     """Folders of a run that nobody disturbed, and of the killed one, resumed: both on the two ranks of one node."""
     folder = tmp_path_factory.mktemp("torchrun")
     whole, resumed = folder / "whole", folder / "resumed"

@@ -10,7 +10,6 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.data.media import write
-from tests.train import pretraining
 from tests.train.pretraining import (
     CONSTANT,
     NOISE,
@@ -25,8 +24,6 @@ from tests.train.pretraining import (
     words_of,
 )
 from tests.train.ranks import run_commands
-
-sample = pretraining.sample  # the fixture
 
 
 def bare_folders(sample, folder):

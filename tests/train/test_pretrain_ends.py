@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.limits import HANG
-from tests.train import pretraining
 from tests.train.pretraining import (
     command,
     environment,
@@ -23,8 +22,6 @@ from tests.train.pretraining import (
     words_of,
 )
 from tests.train.ranks import ROOT
-
-sample = pretraining.sample  # the fixture
 
 
 def wait_for(condition, alive):
