@@ -129,17 +129,16 @@ def _is_gelu(module):
     return getattr(module, "gelu", True)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_an_encoder_draws_the_seeds_of_its_dropout_at_once(checkpointing):
+def test_an_encoder_draws_the_seeds_of_its_dropout_at_once():
     """And activation checkpointing computes again with the same masks."""
     config = small("vatt-tiny").video
     config.num_layers, config.dropout_rate = 2, 0.3
-    config.d_model, config.d_kv, config.d_ff, config.num_heads = 16, 8, 24, 2
+    config.d_model, config.d_kv, config.d_ff, config.num_heads = 16, 16, 16, 1
     torch.manual_seed(0)
     encoder = Encoder(config, backend="triton").to(DEVICE)
-    x = torch.randn(2, 9, config.d_model, device=DEVICE)
+    x = torch.randn(1, 5, config.d_model, device=DEVICE)
     grads = []
-    for on in (False, checkpointing):
+    for on in (False, True):
         encoder.activation_checkpointing = on
         encoder.zero_grad()
         torch.manual_seed(1)
