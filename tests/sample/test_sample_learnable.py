@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def dealt():
-    return scenes(96, 48, seed=1)
+    return scenes(192, 96, seed=1)
 
 
 def accuracy(dealt, features, attribute):
