@@ -116,6 +116,42 @@ def test_wheel_made_from_the_sdist(checkout, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("VATT_TEST_WHEEL" not in os.environ, reason="takes minutes: set VATT_TEST_WHEEL")
+def test_a_wheel_makes_the_sample_trains_indexes_and_searches_in_an_empty_folder(checkout, tmp_path):
+    build = "import sys, setuptools.build_meta as b; print(b.build_wheel(sys.argv[1]))"
+    wheel = run(sys.executable, "-c", build, tmp_path / "dist", cwd=checkout).strip().splitlines()[-1]
+    shutil.unpack_archive(tmp_path / "dist" / wheel, tmp_path / "site", "zip")
+    shutil.rmtree(checkout)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def vatt(*words: str | int) -> str:
+        env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+        command = [sys.executable, "-m", "vatt", *map(str, words)]
+        done = subprocess.run(command, cwd=empty, env=env, capture_output=True, text=True, timeout=10 * HANG)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    vatt("sample", "--train", 8, "--val", 4, "--out", "clips")
+    vatt(
+        "pretrain",
+        "--data",
+        "clips/manifest.csv",
+        "--model",
+        "vatt-tiny",
+        "--batch-size",
+        4,
+        "--steps",
+        2,
+        "--out",
+        "run",
+    )
+    vatt("index", "clips/val", "--model", "run", "--out", "index")
+    assert ".mp4" in vatt("search", "index", "a red circle", "--json")
+    assert sorted(path.name for path in empty.iterdir()) == ["clips", "index", "run"]
+
+
+@pytest.mark.slow
 def test_editable_install(checkout, tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--ignore-installed"]
     run(*pip, "--prefix", tmp_path / "prefix", "-e", checkout, cwd=tmp_path)
