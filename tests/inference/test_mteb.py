@@ -53,6 +53,44 @@ def test_sound_and_words_meet_in_a_joint_space_alone():
     assert parts_of(joint, ["audio", "video"], ["text"]) == [("video", "text"), ("audio", "video")]
 
 
+@pytest.mark.parametrize(
+    ("category", "modalities", "prompt", "own", "expected"),
+    [
+        ("t2v", ["text", "video"], "query", ["text"], {"video"}),
+        ("v2a", ["video", "audio"], "document", ["video"], {"audio"}),  # a pair whose sides are both called documents
+        ("vt2t", ["video", "text"], "query", ["text", "video"], {"text"}),
+        ("va2va", ["video", "audio"], None, ["video", "audio"], {"video", "audio"}),
+        ("va2t", ["video", "text"], None, ["video"], {"text"}),  # UCF101VideoZeroShotClassification, without the sound
+        ("a2t", ["audio"], None, ["audio"], set()),  # AudioSetMini: its classes are no texts
+        ("v2c", ["video"], None, ["video"], set()),
+        ("t2t", ["audio", "text"], None, ["text"], {"audio"}),
+    ],
+)
+def test_the_other_side_of_a_task_is_told_by_its_modalities(category, modalities, prompt, own, expected):
+    task = SimpleNamespace(category=category, modalities=modalities)
+    assert adapter._others(task, prompt and SimpleNamespace(value=prompt), own) == expected
+
+
+class Table(dict):
+    """As much of a ``datasets.Dataset`` as sentences need."""
+
+    column_names = ("text",)
+
+    def __len__(self):
+        return len(self["text"])
+
+
+def test_what_cannot_be_embedded_is_a_random_vector_of_its_own(tmp_path):
+    model = MTEBModel.from_pretrained(save_model(tmp_path / "model"))
+    task = SimpleNamespace(name="T", category="t2v", modalities=["text", "video"])
+    inputs = SimpleNamespace(dataset=Table(text=["a red circle", "qwxyz", None, "red circle a"]))
+    x = torch.from_numpy(model.encode(inputs, task_metadata=task, hf_split="test", hf_subset="default"))
+    torch.testing.assert_close(x.norm(dim=1), torch.ones(4))
+    assert (x[1] @ x[2]).abs() < 0.99, "two that are damaged would find each other"
+    torch.testing.assert_close(x[0], model.model.embed_text(["a red circle"])[0])
+    assert [line.partition(":")[0] for line in model.faults] == ["T, item 1", "T, item 2"]
+
+
 def test_without_the_package_the_command_names_the_extra(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(adapter, "find_spec", lambda name: None)
     assert main(["mteb", "--model", str(tmp_path)]) == 1
