@@ -190,7 +190,7 @@ STORES: dict[str, Callable[[np.ndarray, Path], tuple[Callable[[], Ask], Path]]] 
     "LanceDB, no index (exact)": lance(None),
     "LanceDB, IVF_PQ, 20 probes, refined 10": lance({"index_type": "IVF_PQ"}),
     "LanceDB, IVF_HNSW_SQ, 20 probes, refined 10": lance({"index_type": "IVF_HNSW_SQ"}),
-    "LanceDB as `vatt index --store` has it": lance_copy,
+    "LanceDB as --store has it": lance_copy,
     "qdrant-client, local mode": qdrant,
 }
 

@@ -115,6 +115,7 @@ def test_shares_that_do_not_belong_together_are_refused(made, own, capsys):
 
     assert "no parts of it are there; run the jobs first" in refused("--join")
     assert "--shard-of 3/2: must be i/n" in refused("--shard-of", "3/2")
+    assert "--store: goes with --join, not with --shard-of" in refused("--shard-of", "1/2", "--store", "x")
     share(own, "1/2", hop=0.5)
     assert "index-00001-of-00002.parts: made with other settings: hop_s was 0.5, is 1.0" in refused("--join")
     assert "hop_s was 0.5, is 1.0" in refused("--shard-of", "1/2")
