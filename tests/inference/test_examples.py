@@ -66,7 +66,7 @@ def test_a_search_for_words_that_the_model_does_not_know_is_refused(run):
     options = ("--videos", "clips/val", "--model", "model", "--workers", "0")
     code, out, err = run("search_videos", "xylophone", *options)
     assert (code, out) == (1, "xylophone\n")
-    assert err.strip().endswith("error: text, item 0: 'xylophone' holds no word that the model knows")
+    assert err.strip().endswith("error: text: 'xylophone' holds no word that the model knows")
 
 
 def test_similar_sounds(good):
@@ -112,6 +112,6 @@ def test_each_example_is_short_and_described():
     assert "Finds the videos that go with a sound" in done.stdout
     for path in EXAMPLES:
         text = path.read_text()
-        assert len(text.splitlines()) < 60, path
+        assert len(text.splitlines()) < 90, path
         assert "description=__doc__" in text  # --help tells what it does
         assert path.name in readme

@@ -101,7 +101,7 @@ def _write_manifest(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    check_there(options.source)
+    check_there(options.source, "no such folder or manifest")
     with waiting("starting PyTorch"):
         from vatt.data.check import CheckError
         from vatt.data.check.cache import ResultCache, cache_path

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from vatt.errors import printable
+from vatt.extras import install
 from vatt.search.encoder import Query
 from vatt.search.format import SearchError
 from vatt.search.index import Index
@@ -41,7 +42,7 @@ _FORMAT = 1
 def check_lance(uri: str) -> None:
     """Raises SearchError: lancedb is not installed."""
     if find_spec("lancedb") is None:
-        raise SearchError(f"--store {uri}: needs lancedb: pip install 'vatt-torch[lance]'")
+        raise SearchError(f"--store {uri}: needs lancedb: {install('lance')}")
 
 
 class LanceCopy:
