@@ -168,15 +168,17 @@ def remove_partly(folder: Path, names: str) -> None:
     which was complete then, gets it; without that one, the old one.
 
     Args:
-        names: of those folders, as a glob pattern.
+        names: of those folders, as a glob pattern; a name that is none passes `glob.escape`.
     """
-    for old in folder.glob(f".{names}.*{_OLD}"):
+    own = f".{names}." + "[0-9a-f]" * 8  # and not those of "run.2", if the name is "run"
+    for old in folder.glob(f"{own}{_OLD}"):
         place = folder / old.name[1:].removesuffix(_OLD).rpartition(".")[0]
         new = old.with_name(old.name.removesuffix(_OLD) + _PARTLY)
         if not place.exists():
             os.replace(new if new.is_dir() else old, place)
-    for left in folder.glob(f".{names}.*partly"):
-        shutil.rmtree(left, ignore_errors=True)
+    for end in (_OLD, _PARTLY):
+        for left in folder.glob(f"{own}{end}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _take_the_place(new: Path, old: Path) -> None:

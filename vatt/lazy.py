@@ -1,7 +1,8 @@
 """Packages whose public names are imported when they are first used, so that a part of one does not wait for PyTorch.
 
 The ``__init__.py`` of such a package imports its names under ``if TYPE_CHECKING:``, as type checkers and readers want
-them, and gives them with ``__getattr__, __dir__ = on_first_use(__name__)``.
+them, and gives them, where it runs, with ``__getattr__, __dir__ = on_first_use(__name__)``. Its modules are
+attributes, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -30,9 +32,13 @@ def on_first_use(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         return found
 
     def get(name: str) -> Any:
-        if name not in vars(sys.modules[package]).get("__all__", ()):  # as of a module, which comes after this
+        # Of __all__, not of modules(): a module of the package does not need its source read.
+        if name in vars(sys.modules[package]).get("__all__", ()):
+            value = getattr(import_module(modules()[name]), name)
+        elif not name.startswith("__") and find_spec(f"{package}.{name}") is not None:
+            value = import_module(f"{package}.{name}")
+        else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(modules()[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from pathlib import Path
@@ -117,13 +118,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 def test_a_name_that_a_killed_rename_left_nobody_with_is_given_back(tmp_path):
     """As where two names cannot be exchanged: the new folder was whole when the old one gave up its name."""
-    for left, kept in (((".a.b.12ab.old.partly",), "old"), ((".a.b.12ab.old.partly", ".a.b.12ab.partly"), "new")):
+    old, new = ".a.b.12ab34cd.old.partly", ".a.b.12ab34cd.partly"
+    for left, kept in (((old,), "old"), ((old, new), "new")):
         folder = tmp_path / kept
         for name in left:
             (folder / name).mkdir(parents=True)
             (folder / name / ("old" if "old" in name else "new")).touch()
         remove_partly(folder, "a.b")
         assert [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))] == ["a.b", f"a.b/{kept}"]
+
+
+def test_what_others_are_writing_beside_it_stays(tmp_path):
+    """Under a name that begins alike, or that a pattern of one's own name would match."""
+    with appearing_folder(tmp_path / "run.2") as longer, appearing_folder(tmp_path / "1") as matched:
+        for name in ("run", "[1]"):
+            (tmp_path / f".{name}.12ab34cd.partly").mkdir()
+            remove_partly(tmp_path, glob.escape(name))
+            assert not (tmp_path / f".{name}.12ab34cd.partly").exists()
+        assert longer.is_dir()
+        assert matched.is_dir()
 
 
 def test_a_folder_is_on_the_disk_before_its_name(tmp_path, monkeypatch):

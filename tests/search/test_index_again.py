@@ -258,3 +258,12 @@ def test_files_that_give_nothing_are_counted_apart(own, capsys):
     assert said in printed.out
     assert " s in all\n" in printed.out
     assert "left out, wholly or in part: 1 file; why: " in printed.err
+
+
+def test_an_open_index_takes_up_where_the_files_are_now(own):
+    """Nothing but index.json changes when the whole folder gets another name."""
+    build_index(job(own, moved=True))
+    index = Index.open(own / "index")
+    (own / "films").rename(own / "renamed")
+    build_index(job(own, source=own / "renamed"))
+    assert index.again().files[0].path.parent == own / "renamed"

@@ -86,6 +86,14 @@ def test_the_shares_of_jobs_make_the_index_of_one_job(made, own, capsys):
     assert not list(own.glob("index-*"))
 
 
+def test_what_joins_takes_the_precision_of_the_shares(own):
+    """Of the machines that embedded: where it is joined, there may be no GPU."""
+    for text in ("1/2", "2/2"):
+        share(own, text, precision="bf16")
+    join_index(job(own))
+    assert Index.open(own / "index").about.settings["precision"] == "bfloat16"
+
+
 def test_an_index_is_brought_up_to_date_by_shares(made, own):
     """What it has is not done again, as after a job that was killed while it joined."""
     shutil.copytree(made / "index", own / "index")

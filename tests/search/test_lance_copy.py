@@ -9,6 +9,7 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from vatt.search import Filter, Index, Query, SearchError
 from vatt.search.candidates import moments_of_candidates
 from vatt.search.format import SEGMENTS, About, Batch, write_segment
-from vatt.search.lance import LanceCopy, check_lance, runs
+from vatt.search.lance import LanceCopy, _digest, check_lance, runs
 from vatt.search.ranking import level_of
 
 WIDTHS = {"video": 16, "audio": 16}  # of a joint head: a window without picture is compared by its sound
@@ -123,8 +124,20 @@ def test_a_missing_library_and_a_missing_copy_are_named(index, tmp_path, monkeyp
         LanceCopy.open(str(tmp_path / "none"), index)
     assert not (tmp_path / "none").exists()
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(SearchError, match=r"--store copy: needs lancedb: pip install 'vatt-torch\[lance\]'"):
+    with pytest.raises(SearchError, match=r"--store copy: needs lancedb: pip install "):
         check_lance("copy")
+
+
+def test_a_range_that_was_moved_makes_a_copy_old():
+    """A manifest may name as many windows of the same file elsewhere."""
+
+    def index(*starts):
+        rows = SimpleNamespace(file=np.array([0, 0, 1]), start_s=np.array([0.0, 1.0, *starts]))
+        files = [SimpleNamespace(name="a.mp4", sha256="0" * 64, windows=windows) for windows in (2, 1)]
+        return SimpleNamespace(rows=rows, files=files)
+
+    assert _digest(index(3.0)) == _digest(index(3.0))
+    assert _digest(index(3.0)) != _digest(index(4.0))
 
 
 @needs_lancedb

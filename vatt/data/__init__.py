@@ -50,4 +50,5 @@ __all__ = [
     "view_batches",
 ]
 
-__getattr__, __dir__ = on_first_use(__name__)
+if not TYPE_CHECKING:  # where a type checker would take any name for one of these
+    __getattr__, __dir__ = on_first_use(__name__)

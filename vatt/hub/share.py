@@ -5,6 +5,7 @@ Nothing else of a run goes on: no paths, no names of hosts, no captions, no chec
 
 from __future__ import annotations
 
+import glob
 import re
 import shutil
 from pathlib import Path
@@ -76,7 +77,7 @@ def write_folder(run: str | Path, repo: str, license: str, out: str | Path) -> P
             "is: name another folder by --out"
         )
     files = contents(run, repo, license)
-    remove_partly(out.parent, out.name)
+    remove_partly(out.parent, glob.escape(out.name))
     with appearing_folder(out, replace=True) as partly:
         for name, content in files.items():
             if isinstance(content, bytes):

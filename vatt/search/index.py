@@ -20,7 +20,7 @@ from vatt.data.shards.dataset import is_shards
 from vatt.search.candidates import Copy, moments_of_candidates
 from vatt.search.encoder import Encoder, Query
 from vatt.search.exact import dot_products
-from vatt.search.format import SEGMENTS, About, SearchError, Segment, read_segment, segment_paths
+from vatt.search.format import ABOUT, SEGMENTS, About, SearchError, Segment, read_segment, segment_paths
 from vatt.search.model import check_same, config_of, describe_model
 from vatt.search.ranking import Hit, IndexedFile, Window, combined, level_of, moments
 from vatt.search.state import Rows, State, rows_of
@@ -289,8 +289,9 @@ _Signature = tuple[int, list[tuple[str, int, int]]]
 
 
 def _signature(folder: Path) -> _Signature:
-    """What changes with the segments: the folder is another one when they were put together."""
-    found = [(path.name, path.stat()) for path in segment_paths(folder)]
+    """What changes with the segments, whose folder is another one when they were put together, and with index.json,
+    which says where the files are."""
+    found = [(path.name, path.stat()) for path in (folder / ABOUT, *segment_paths(folder))]
     return os.stat(folder / SEGMENTS).st_ino, [(name, status.st_mtime_ns, status.st_size) for name, status in found]
 
 

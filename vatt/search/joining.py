@@ -2,20 +2,22 @@
 
 Each job (``--shard-of i/n``) reads the index, if there is one, and writes what that lacks into a folder beside it, in
 the form of an index. Joining applies their records after those of the index, and writes the windows of all anew, at
-once; so a start that was killed is the same as none, or is done.
+once; so a start that was killed is the same as none, or is done. One that was killed while it removed the shares is
+done: the next ``--join`` then says that shares are missing.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from vatt.files import remove_folder, remove_partly
 from vatt.inference.output import read_json
 from vatt.inference.shares import Share, named, shares_beside
 from vatt.search.compaction import compact
-from vatt.search.format import FINISHED, SEGMENTS, SearchError, Segment, locked
+from vatt.search.format import FINISHED, SEGMENTS, About, SearchError, Segment, locked
 from vatt.search.job import IndexJob, IndexResult, plan
 from vatt.search.listing import Entry
 from vatt.search.opening import agreed, check_settings, prepare, sound_segments
@@ -33,9 +35,11 @@ def join_index(job: IndexJob) -> IndexResult:
     _, listing, about = plan(job)
     out = job.out if job.out.name.strip(".") else job.out.resolve()
     shares = shares_beside(out)
-    for share in shares:
-        if (share.folder(out)).is_dir():
-            check_settings(about, share.folder(out))
+    there = [share.folder(out) for share in shares if share.folder(out).is_dir()]
+    if job.precision == "auto" and there:  # of the machine that embedded; here nothing is
+        about = replace(about, settings={**about.settings, "precision": About.read(there[0]).settings["precision"]})
+    for folder in there:
+        check_settings(about, folder)
     digest = listing.digest()
     if late := [share for share in shares if _files_of(share.folder(out)) != digest]:
         raise SearchError(f"{out}: not done, or not of the files that are there now: {named(late)}")

@@ -3,7 +3,8 @@ all of them.
 
 The index stays what is true: the copy can be thrown away, and is made again from it. Its tables:
 
-    files                    one row a file: ``file`` (its number here), ``name``, ``sha256``, ``windows``
+    files                    one row a file: ``file`` (its number here), ``name``, ``content`` (a digest of it and of
+                             where its windows begin), ``windows``
     a vector set             one row a window that has it: ``file``, ``place`` among its windows, ``alone``, ``vector``
     moments                  of each vector set: how many windows, and the mean of [x, 1] [x, 1]^T over them
     about                    one row of JSON: what the index was made with, and a digest of its files
@@ -30,7 +31,6 @@ from vatt.extras import install
 from vatt.search.encoder import Query
 from vatt.search.format import SearchError
 from vatt.search.index import Index
-from vatt.search.ranking import IndexedFile
 
 _MOST_RUNS = 512  # of files with consecutive numbers, by which a filter is told to the database
 _INDEXED = 100_000  # windows; fewer are compared one by one
@@ -109,14 +109,15 @@ class LanceCopy:
             "about", pa.table({"text": [json.dumps(self._of_index() | {"digest": None})]})
         )  # not whole until done
         files = pa.schema(
-            [("file", pa.int64()), ("name", pa.binary()), ("sha256", pa.string()), ("windows", pa.int64())]
+            [("file", pa.int64()), ("name", pa.binary()), ("content", pa.string()), ("windows", pa.int64())]
         )
         self._make("files", files)
         for name, width in self.index.spaces.items():
             of_rows = [("file", pa.int64()), ("place", pa.int32()), ("alone", pa.bool_())]
             self._make(name, pa.schema([*of_rows, ("vector", pa.list_(pa.float16(), width))]))
         there = {key: number for number, key in self._files()}
-        wanted = {_key(file): number for number, file in enumerate(self.index.files)}
+        keys = _keys(self.index)
+        wanted = {key: number for number, key in enumerate(keys)}
         gone = sorted(number for key, number in there.items() if key not in wanted)
         next_one = max(there.values(), default=-1) + 1
         for table in (*(self.tables[name] for name in self.index.spaces), self.tables["files"]):
@@ -130,8 +131,8 @@ class LanceCopy:
             next_one += len(part)
             for name in self.index.spaces:
                 self._add(name, np.array(part), ids)
-            keys = [_key(self.index.files[number]) for number in part]
-            columns = [pa.array(ids), *(pa.array(column) for column in zip(*keys, strict=True))]
+            told = [keys[number] for number in part]
+            columns = [pa.array(ids), *(pa.array(column) for column in zip(*told, strict=True))]
             self.tables["files"].add(pa.table(columns, schema=files))
             done += sum(self.index.files[number].windows for number in part)
             progress(done, total)
@@ -144,7 +145,7 @@ class LanceCopy:
 
     def _files(self) -> list[tuple[int, tuple[bytes, str, int]]]:
         rows = self.tables["files"].to_arrow().to_pydict()
-        keys = zip(rows["name"], rows["sha256"], rows["windows"], strict=True)
+        keys = zip(rows["name"], rows["content"], rows["windows"], strict=True)
         return list(zip(rows["file"], keys, strict=True))
 
     def _parts(self, files: Sequence[int]) -> Iterator[list[int]]:
@@ -231,7 +232,7 @@ class LanceCopy:
         return copy
 
     def _read(self) -> None:
-        number = {_key(file): number for number, file in enumerate(self.index.files)}
+        number = {key: number for number, key in enumerate(_keys(self.index))}
         with self._told():
             found = self._files()
             self._numbers = np.full(max((one for one, _ in found), default=-1) + 1, -1, np.int64)
@@ -298,10 +299,17 @@ def runs(ids: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(ids[np.append(0, ends + 1)].tolist(), ids[np.append(ends, len(ids) - 1)].tolist(), strict=True))
 
 
-def _key(file: IndexedFile) -> tuple[bytes, str, int]:
-    return file.name.encode("utf-8", "surrogatepass"), file.sha256, file.windows
+def _keys(index: Index) -> list[tuple[bytes, str, int]]:
+    """Of each file its name, a digest of its content and of where its windows begin, and their number. A manifest may
+    move a range, so that as many windows are others."""
+    bounds = np.searchsorted(index.rows.file, np.arange(len(index.files) + 1))
+    found = []
+    for file, first, end in zip(index.files, bounds[:-1], bounds[1:], strict=True):
+        content = hashlib.sha256(file.sha256.encode())
+        content.update(np.asarray(index.rows.start_s[first:end], np.float64).tobytes())
+        found.append((file.name.encode("utf-8", "surrogatepass"), content.hexdigest(), file.windows))
+    return found
 
 
 def _digest(index: Index) -> str:
-    told = [[file.name, file.sha256, file.windows] for file in index.files]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return hashlib.sha256(repr(_keys(index)).encode()).hexdigest()

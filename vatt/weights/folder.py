@@ -6,6 +6,7 @@ checkpoint, and ``VATT.from_pretrained`` and ``Classifier.from_pretrained`` read
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -83,7 +84,7 @@ def export_model(
     try:
         if tokenizer is not None:
             texts[TOKENIZER] = tokenizer.read_text(encoding="utf-8")
-        remove_partly(folder.parent, folder.name)
+        remove_partly(folder.parent, glob.escape(folder.name))
         with appearing_folder(folder, replace=True, sync=True) as partly:
             _write(partly, weights, texts)
     except OSError as error:
