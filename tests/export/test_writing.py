@@ -15,7 +15,7 @@ from tests.inference.library_models import media, save_classifier, save_model
 from vatt.__main__ import main
 from vatt.data.tokenizer import TextError
 from vatt.export import ExportError, export_part, job
-from vatt.export.fourier import fourier_matrix, translations
+from vatt.export.job import fourier_matrix, translations
 from vatt.inference import VATT, load_pretrained
 
 
@@ -98,6 +98,27 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(models, quick, tmp_path):
     assert number > 3
     assert out.read_bytes() == b"newer"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.onnx", "text.tokenizer.json"]
+
+
+def test_the_words_and_the_file_are_renamed_one_after_the_other(models, quick, tmp_path):
+    out, words, states, killed = tmp_path / "text.onnx", tmp_path / "text.tokenizer.json", [], True
+    while killed:
+        out.write_bytes(b"old")
+        words.write_bytes(b"old")
+        killed = killed_at(len(states), lambda: export(models, out, force=True))
+        states.append((words.read_bytes() != b"old", out.read_bytes() != b"old"))
+    assert states == sorted(states)
+    assert states.count((True, False)) == 1  # killed between the two
+    assert states.count((True, True)) == 1  # not killed
+    full = []
+    while len(full) < 10:
+        out.write_bytes(b"old")
+        words.write_bytes(b"old")
+        if not full_at(len(full), lambda: export(models, out, force=True), ExportError):
+            break
+        full.append((words.read_bytes(), out.read_bytes()))
+    assert len(full) > 1
+    assert set(full) == {(b"old", b"old")}
 
 
 def test_a_full_disk_is_told_and_leaves_the_old_file(models, quick, tmp_path):

@@ -47,7 +47,8 @@ class FakeHub:
     requests with it, if it is set, and with the headers that came in the body; ``answered``: headers of that answer;
     ``elsewhere``: files of LFS are sent from this address; ``moved``: all requests are sent to it; ``accepted``:
     headers of those who may write; ``cut``: answers to requests of which the path holds it break off in their middle;
-    ``waited``: seconds for which the library would have slept."""
+    ``between``: files that somebody else writes just before a commit, which is then answered by ``conflict`` if it has
+    named its parent; ``waited``: seconds for which the library would have slept."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -59,6 +60,8 @@ class FakeHub:
         self.moved: str | None = None
         self.accepted = {f"Bearer {TOKEN}"}
         self.cut: str | None = None
+        self.between: dict[str, bytes] | None = None
+        self.conflict = 412
         self.waited: list[float] = []
         self.url = ""
 
@@ -156,8 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(
                 {"files": [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in modes.items()]}
             )
+        if self.hub.between is not None:
+            repository.files.update(self.hub.between)
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit", repository.commit) != repository.commit:
+                error = {"error": "A commit has happened since. Please refresh and try again."}
+                return self._json(error, self.hub.conflict)
             if line["key"] == "file":
                 repository.files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":

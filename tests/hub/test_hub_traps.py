@@ -165,6 +165,40 @@ def test_a_model_that_is_there_is_not_mixed_with_ours(hub, model, tmp_path, monk
     ]
 
 
+@pytest.mark.parametrize("status", [409, 412])
+def test_what_somebody_writes_meanwhile_is_not_overlaid(hub, pushed, model, status, capsys):
+    before = dict(pushed.files)
+    hub.between, hub.conflict = {"README.md": b"# theirs"}, status
+    assert main(["push", str(model), "me/tiny", "--license", "apache-2.0"]) == 1
+    error = f"error: me/tiny: somebody else wrote to it meanwhile ({status}); nothing was written, try again\n"
+    assert capsys.readouterr().err == error
+    assert pushed.files == before | hub.between
+
+
+@pytest.mark.parametrize(
+    ("page", "empty"),
+    [
+        (b"", True),
+        (b"---\n---", True),
+        (b"---\r\nlicense: mit\r\n---\r\n\r\n", True),
+        (b"# Mine", False),
+        (b"---\nlicense: mit\n---\n# Mine\n---\n", False),
+        (b"---\nlicense: mit\n", False),
+        (b"---\n---\n" + b" " * 2**20, False),  # larger than what is read
+    ],
+)
+def test_a_page_written_by_hand_is_not_replaced(hub, model, page, empty, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.repositories["me/tiny"] = Repository({"README.md": page, "LICENSE": b"mine"})
+    assert main(["push", str(model), *PUSH]) == (0 if empty else 1)
+    files = hub.repositories["me/tiny"].files
+    assert files["LICENSE"] == b"mine"
+    if not empty:
+        error = "me/tiny: holds a page there that vatt push has not written (README.md); choose another name"
+        assert error in capsys.readouterr().err
+        assert files["README.md"] == page
+
+
 def test_only_a_page_of_ours_is_taken_for_one():
     assert written_here("---\nlicense: mit\nlibrary_name: vatt-torch\n---\n\n# x")
     assert not written_here("# x\n---\nlibrary_name: vatt-torch\n---\n")

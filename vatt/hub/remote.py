@@ -36,7 +36,7 @@ _SECONDS = 10.0  # of waiting for an answer
 _SECONDS_TO_WRITE = 300.0  # likewise, where the hub may be at work on what it was sent
 _MOST_PAGE = 2**20  # bytes of a README.md
 _SHORTEST_SECRET = 4  # a shorter one is a part of ordinary words
-_STAYS = (".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")  # of a model that is still empty
+_STAYS = (".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")  # of a model that may be empty
 _log = logging.getLogger(__name__)
 
 
@@ -110,17 +110,19 @@ def upload(files: Mapping[str, Path | bytes], repo: str, message: str, private: 
         The address of the model.
 
     Raises:
-        HubError: without a token, the hub refuses, or the model there is of somebody else's making.
+        HubError: without a token, the hub refuses, the model or the page there is of somebody else's making, or
+            somebody else wrote to it meanwhile; then nothing was written.
     """
     hub = _library()
     api = _api()
     try:
         with _telling(repo, "written"), _quiet(), _patient():
             api.create_repo(repo, private=private, exist_ok=True)
-            stale = sorted(_ours_there(repo) - files.keys())
+            ours, parent = _ours_there(repo)
+            stale = sorted(ours - files.keys())
             changes = [hub.CommitOperationAdd(name, content) for name, content in files.items()]
             changes += [hub.CommitOperationDelete(name) for name in stale]
-            api.create_commit(repo, changes, commit_message=message)
+            api.create_commit(repo, changes, commit_message=message, parent_commit=parent)
     except _Unreachable as error:
         raise HubError(f"{repo}: was not written: {error}; try again") from None
     return f"{_host(hub.constants.ENDPOINT)}/{repo}"
@@ -132,23 +134,36 @@ def written_here(page: str) -> bool:
     return page.startswith("---\n") and bool(end) and "library_name: vatt-torch" in head.splitlines()
 
 
-def _ours_there(repo: str) -> set[str]:
-    """The names of the files that `vatt push` has written into a model that is there; none in an empty one.
+def _is_stub(page: str) -> bool:
+    """Whether a README.md has nothing below its head, as the one that the hub makes of a license."""
+    _, end, below = f"{page}\n".removeprefix("---").partition("\n---\n")
+    return not (below if page.startswith("---\n") and end else page).strip()
+
+
+def _ours_there(repo: str) -> tuple[set[str], str | None]:
+    """The names of the files that `vatt push` has written into a model that is there, none in an empty one; and the
+    commit that was looked at, None where there is none yet.
 
     Raises:
-        HubError: it holds a model that this project has not written, which must not be lost among ours.
+        HubError: it holds a model or a page that this project has not written, which must not be lost among ours.
     """
     info = _api().model_info(repo, files_metadata=True, timeout=_SECONDS)
     sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-    if not sizes.keys() - set(_STAYS):
-        return set()
-    if 0 < sizes.get("README.md", 0) <= _MOST_PAGE:
-        page = _library().hf_hub_download(repo, "README.md", revision=info.sha, library_name="vatt-torch")
-        if written_here(Path(page).read_text(encoding="utf-8", errors="replace")):
-            return sizes.keys() & set(WRITTEN)
-    other = in_short(min(sizes.keys() - set(_STAYS)), 100)
+    page: str | None = ""  # None: too large to be read, so it is not ours
+    if "README.md" in sizes:
+        page = None
+        if sizes["README.md"] <= _MOST_PAGE:
+            path = _library().hf_hub_download(repo, "README.md", revision=info.sha, library_name="vatt-torch")
+            page = Path(path).read_text(encoding="utf-8", errors="replace")
+    if page is not None and written_here(page):
+        return sizes.keys() & set(WRITTEN), info.sha
+    others = sizes.keys() - set(_STAYS)
+    if not others and page is not None and _is_stub(page):
+        return set(), info.sha
+    what, other = ("model", in_short(min(others), 100)) if others else ("page", "README.md")
     raise HubError(
-        f"{repo}: holds a model there that vatt push has not written ({other}); choose another name, or remove it first"
+        f"{repo}: holds a {what} there that vatt push has not written ({other}); choose another name, or remove it "
+        "first"
     )
 
 
@@ -266,6 +281,10 @@ def _telling(where: str, done: str = "read") -> Iterator[None]:
             raise HubError(
                 f"{where}: cannot be {done} with the token that is given, or without one ({status}); log in by "
                 "hf auth login, or give HF_TOKEN, of a token that may do it"
+            ) from None
+        if status in (409, 412) and done == "written":  # the parent of the commit is the newest one no more
+            raise HubError(
+                f"{where}: somebody else wrote to it meanwhile ({status}); nothing was written, try again"
             ) from None
         if status == 429:
             wait = str(error.response.headers.get("Retry-After", ""))
