@@ -291,6 +291,10 @@ def test_it_is_readable_on_a_phone_light_and_dark(visit, scheme):
     assert page.evaluate(NO_SCROLL)
     rights = "[...document.querySelectorAll('#player .buttons > *')].map((one) => one.getBoundingClientRect().right)"
     assert max(page.evaluate(rights)) <= 360
+    assert page.evaluate("document.querySelector('#alike').scrollWidth <= document.querySelector('#alike').clientWidth")
+    assert page.locator("#title").get_attribute("title") == page.locator("#title").text_content()
+    page.evaluate("document.querySelector('#title').textContent = 'long name '.repeat(60)")
+    assert page.evaluate("document.querySelector('#title').offsetHeight") < 60  # two lines
     page.click("#close")
     page.click("#theme")
     turned = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")

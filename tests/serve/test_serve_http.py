@@ -12,7 +12,7 @@ import pytest
 
 from tests.limits import HANG
 from tests.serve.conftest import CAPTION, told
-from vatt.serve.app import Kept
+from vatt.serve.views import Kept
 
 
 def test_the_collection_is_described(client, served):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.limits import HANG
 from tests.serve.conftest import told
-from vatt.search import Index, IndexJob, build_index
-from vatt.serve import app as application
-from vatt.serve import guard
+from vatt.search import Index, IndexJob, SearchError, build_index
+from vatt.serve import guard, originals, views
 from vatt.serve.app import build_app
 
 testclient = pytest.importorskip("starlette.testclient")
@@ -129,8 +131,8 @@ def test_what_was_swapped_in_or_changed_since_is_not_sent(film, served, tmp_path
 
 
 def test_a_changed_index_is_taken_up_and_pages_that_are_open_keep_theirs(served, tmp_path, monkeypatch):
-    monkeypatch.setattr(application, "_LOOK", 0.0)
-    monkeypatch.setattr(application, "_PATIENCE", 60.0)
+    monkeypatch.setattr(views, "_LOOK", 0.0)
+    monkeypatch.setattr(views, "_PATIENCE", 60.0)
     media = shutil.copytree(served.folder, tmp_path / "media")
     folder = shutil.copytree(served.index.path, tmp_path / "index")
     model = served.index.model
@@ -161,3 +163,81 @@ def test_a_changed_index_is_taken_up_and_pages_that_are_open_keep_theirs(served,
     alike = told(local.get("/api/search", params={"like": film["row"], "v": was["v"]}))["results"]
     assert alike[0]["name"] == "film.mp4"
     assert told(local.get("/api/search", params={"like": 0, "v": "other"}), 410)["error"].startswith("the index has")
+
+
+@pytest.mark.parametrize("path", ["/media/{film}", "/poster/0", "/shape/0"])
+def test_only_addresses_of_a_state_are_kept_by_browsers(client, served, path):
+    """Without ``v`` the same address means another file after the index has changed."""
+    path, version = path.format(film=served.film), told(client.get("/api/collection"))["v"]
+    assert "immutable" in client.get(path, params={"v": version}).headers["cache-control"]
+    assert client.get(path).headers["cache-control"] == "no-cache"
+
+
+def test_a_slow_file_does_not_hold_up_others_and_digests_are_bounded(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(originals, "_DIGESTS", 2)
+    files, reads, go = [], [], threading.Event()
+    for number in range(4):
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(bytes([number]))
+        sha256 = hashlib.sha256(bytes([number])).hexdigest()
+        files.append(
+            replace(served.index.files[served.film], path=path, name=path.name, size=1, mtime=0, sha256=sha256)
+        )
+    right = originals._sha256
+
+    def read(number):
+        reads.append(os.pread(number, 1, 0)[0])
+        if reads[-1] == 0:
+            assert go.wait(HANG)
+        return right(number)
+
+    monkeypatch.setattr(originals, "_sha256", read)
+    opened = originals.Originals()
+
+    def ask(number):
+        with opened.opened(files[number]):
+            pass
+
+    slow = [threading.Thread(target=ask, args=(0,), daemon=True) for _ in range(2)]
+    for thread in slow:
+        thread.start()
+    ask(1)  # while the first is read
+    ask(1)
+    go.set()
+    for thread in slow:
+        thread.join(HANG)
+    assert sorted(reads) == [0, 1]
+    ask(2)
+    ask(3)
+    assert len(opened._digests) == 2
+    ask(1)  # is forgotten, and read again
+    assert reads[-3:] == [2, 3, 1]
+
+
+def test_the_copy_of_a_changed_index_is_opened_once_it_is_there(served, tmp_path, monkeypatch, caplog):
+    """With a stand-in for the copy, since lancedb is large."""
+
+    class Copy:
+        uri, there = "s3://films/copy", False
+
+        @classmethod
+        def open(cls, uri, index):
+            if not cls.there:
+                raise SearchError(f"--store {uri}: is no copy of it as it is now")
+            return cls()
+
+    monkeypatch.setattr(views, "LanceCopy", Copy)
+    index, changed = Index.open(served.index.path), [Index.open(served.index.path)]
+    index.copy = Copy()
+    monkeypatch.setattr(Index, "again", lambda self: changed.pop() if changed else None)
+    states = views.Views(index)
+    for _ in range(2):
+        states._look()
+        assert states.now.index is not index
+        assert states.now.index.copy is None
+    assert [one.getMessage() for one in caplog.records] == [
+        "--store s3://films/copy: is no copy of it as it is now; until then every window is looked at"
+    ]
+    Copy.there = True
+    states._look()
+    assert isinstance(states.now.index.copy, Copy)

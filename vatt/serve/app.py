@@ -8,17 +8,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import logging
-import math
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from starlette.applications import Starlette
@@ -31,16 +28,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from vatt.errors import UserError, in_short, printable
-from vatt.search import Index, IndexedFile, Query, SearchError
+from vatt.search import Index, IndexedFile, Query
 from vatt.serve import guard
-from vatt.serve.collection import Collection, media_type
+from vatt.serve.collection import media_type
 from vatt.serve.decoding import BusyError, DecodeError, Decoder, Poster, Shape, Upload
 from vatt.serve.originals import Original, Originals
 from vatt.serve.parameters import filter_of, kind_of_name, number, read_body, whole_number
 from vatt.serve.projection import MOST_POINTS, project, spread
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+from vatt.serve.views import Kept, View, Views
 
 MOST_WORDS = 1000  # characters of a sentence that is asked
 MOST_HITS = 200
@@ -49,13 +44,9 @@ _UPLOADS = 4  # at once, each in memory
 _TOKENS = 256  # uploads whose vectors are kept
 _SENTENCES = 4096  # whose vectors are kept
 _WAITING = 2048  # sentences that may wait for the model
-_PICTURES = 64 << 20  # bytes of pictures that are kept
 _ASSETS = {"css": "text/css", "js": "text/javascript", "html": "text/html", "svg": "image/svg+xml"}
-_FOREVER = {"cache-control": "private, max-age=86400, immutable"}  # addresses change with what the index holds
-_LOOK = 3.0  # seconds between two looks at whether the index has changed
-_PATIENCE = 1.0  # seconds that a search waits for such a look; then it searches in what was there before
-_VIEWS = 3  # states of the index that are kept: pages that are open ask for what they were shown
-_log = logging.getLogger(__name__)
+_FOREVER = {"cache-control": "private, max-age=86400, immutable"}  # of what an address with `v` leads to
+_ASK_AGAIN = {"cache-control": "no-cache"}
 
 
 @dataclass(frozen=True)
@@ -78,27 +69,10 @@ def build_app(index: Index, name: str, settings: Settings | None = None) -> Star
     return _Server(index, name, settings or Settings()).app()
 
 
-class _View:
-    """An index as it was when it was opened, and what was made of it."""
-
-    def __init__(self, index: Index) -> None:
-        self.index, self.collection = index, Collection(index)
-        self.pictures = Kept[int, bytes](_PICTURES // _VIEWS)
-        self.coming: dict[int, asyncio.Future[bytes]] = {}
-        self.maps: dict[str, asyncio.Future[bytes]] = {}
-
-    @property
-    def version(self) -> str:
-        """Part of addresses that a browser keeps."""
-        return self.collection.version
-
-
 class _Server:
     def __init__(self, index: Index, name: str, settings: Settings) -> None:
         self.name, self.settings = name, settings
-        self.view = _View(index)  # the newest
-        self.views = {self.view.version: self.view}
-        self.look_at = 0.0  # when to look whether there is a newer one
+        self.views = Views(index)
         self.originals = Originals()
         self.decoder, self.uploads = Decoder(settings.processes), Decoder(1, _UPLOADS)
         self.model = ThreadPoolExecutor(1, "model")  # which computes on all cores anyway
@@ -151,7 +125,7 @@ class _Server:
         return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
 
     async def described(self, request: Request) -> Response:
-        view = await self._newest()
+        view = await self.views.newest()
         about = await run_in_threadpool(view.collection.about)
         more = {
             "name": printable(self.name),
@@ -162,46 +136,12 @@ class _Server:
         }
         return _json({**about, **more})
 
-    # States of the index
-
-    async def _newest(self) -> _View:
-        """The index as ``vatt index`` has left it, which is looked for now and then."""
-        if time.monotonic() >= self.look_at:
-            self.look_at = math.inf
-            look = asyncio.ensure_future(run_in_threadpool(self._look))
-            await asyncio.wait({look}, timeout=_PATIENCE)
-        return self.view
-
-    def _look(self) -> None:
-        began = time.monotonic()
-        try:
-            new = self.view.index.again()
-            if new is not None and new.about.model != self.view.index.about.model:
-                raise SearchError(f"{new.path}: was made anew with another model; start the server again")
-            if new is not None:
-                view = _View(new)
-                kept = [*self.views.values()][1 - _VIEWS :]
-                self.views = {one.version: one for one in (*kept, view)}
-                self.view = view
-        except (UserError, OSError) as error:  # as while it is written: what was there is still served
-            _log.warning("%s", printable(error))
-        finally:
-            now = time.monotonic()
-            self.look_at = now + max(_LOOK, 20 * (now - began))  # a large index is not read all the time
-
-    def _shown(self, request: Request) -> _View:
-        """The state that a page was shown, or the newest. Raises HTTPException: it is not kept any more."""
-        version = request.query_params.get("v", self.view.version)
-        if (view := self.views.get(version)) is None:
-            raise HTTPException(410, "the index has changed since; search again")
-        return view
-
     # Searching
 
     async def browse(self, request: Request) -> Response:
         """Files in order of their names, with the first window of each."""
         first, count = whole_number(request, "from", 0, 0, 10**9), whole_number(request, "count", 48, 1, MOST_HITS)
-        wanted, view = filter_of(request), await self._newest()
+        wanted, view = filter_of(request), await self.views.newest()
 
         def found() -> dict[str, Any]:
             numbers = [number for number, file in enumerate(view.index.files) if wanted.passes(file)]
@@ -229,7 +169,7 @@ class _Server:
         if not asked:
             raise HTTPException(400, "text: say what to search for")
         top, wanted = whole_number(request, "top", 48, 1, MOST_HITS), filter_of(request)
-        view = await self._newest()
+        view = await self.views.newest()
 
         def found() -> dict[str, Any]:
             hits = view.index.search(asked, top=top, filters=wanted)
@@ -241,7 +181,7 @@ class _Server:
 
     async def _words(self, text: str) -> Query:
         if (known := self.sentences.get(text)) is None:
-            known = await self._by_model(self.view.index.encoder.words, text)
+            known = await self._by_model(self.views.now.index.encoder.words, text)
             self.sentences.keep(text, known, 1)
         return known
 
@@ -284,9 +224,9 @@ class _Server:
         self.sending += 1
         try:
             content = await read_body(request, self.settings.upload_bytes)
-            decoded = await self.uploads.ask(Upload(content, name, kind, by, self.view.index.input, at=at))
+            decoded = await self.uploads.ask(Upload(content, name, kind, by, self.views.now.index.input, at=at))
             del content
-            encoder = self.view.index.encoder
+            encoder = self.views.now.index.encoder
             query = await self._by_model(encoder.of_sound if by == "audio" else encoder.of_frames, decoded.x_V)
         finally:
             self.sending -= 1
@@ -305,14 +245,15 @@ class _Server:
         )
 
     async def moments(self, request: Request) -> Response:
-        collection, number = self._shown(request).collection, self._file(request)
-        return _json({**collection.file(number), "moments": collection.moments(number)})
+        view = self._shown(request)
+        number = _file(view, request)
+        return _json({**view.collection.file(number), "moments": view.collection.moments(number)})
 
     async def moment(self, request: Request) -> Response:
-        return _json(self._moment(request))
+        return _json(_moment(self._shown(request), request))
 
     async def mapped(self, request: Request) -> Response:
-        view = await self._newest()
+        view = await self.views.newest()
         spaces = await run_in_threadpool(view.collection.spaces)
         what = request.query_params.get("by") or next(iter(spaces), "")
         if what not in spaces:
@@ -326,13 +267,15 @@ class _Server:
     # Media
 
     async def media(self, request: Request) -> Response:
-        file = self._shown(request).index.files[self._file(request)]
+        view = self._shown(request)
+        file = view.index.files[_file(view, request)]
         original = await run_in_threadpool(self.originals.open, file)
-        return _OriginalResponse(original, media_type=media_type(file), headers=_FOREVER)
+        return _OriginalResponse(original, media_type=media_type(file), headers=_caching(request))
 
     async def poster(self, request: Request) -> Response:
         """A picture of the middle of a window."""
-        view, moment = self._shown(request), self._moment(request)
+        view = self._shown(request)
+        moment = _moment(view, request)
         row, file = moment["row"], view.index.files[moment["item"]]
         if file.kind == "audio":
             raise HTTPException(404, "there is no picture of it")
@@ -342,7 +285,7 @@ class _Server:
                 view.coming[row] = asyncio.ensure_future(made)
                 view.coming[row].add_done_callback(lambda made: _keep(view, row, made))
             content = await asyncio.shield(view.coming[row])
-        return Response(content, media_type="image/jpeg", headers=_FOREVER)
+        return Response(content, media_type="image/jpeg", headers=_caching(request))
 
     async def _picture(self, file: IndexedFile, at: float) -> bytes:
         original = await run_in_threadpool(self.originals.open, file)
@@ -354,7 +297,8 @@ class _Server:
 
     async def shape(self, request: Request) -> Response:
         """How loud a window is, from its beginning to its end."""
-        view, moment = self._shown(request), self._moment(request)
+        view = self._shown(request)
+        moment = _moment(view, request)
         file = view.index.files[moment["item"]]
         if file.kind == "image":
             raise HTTPException(404, "there is no sound of it")
@@ -363,19 +307,11 @@ class _Server:
             peaks = await self.decoder.ask(Shape(original.path, moment["start"], moment["end"]))
         finally:
             original.close()
-        return JSONResponse({"peaks": peaks}, headers=_FOREVER)
+        return JSONResponse({"peaks": peaks}, headers=_caching(request))
 
-    def _file(self, request: Request) -> int:
-        number: int = request.path_params["number"]
-        if number >= len(self._shown(request).index.files):
-            raise HTTPException(404, "no such file in this index")
-        return number
-
-    def _moment(self, request: Request) -> dict[str, Any]:
-        try:
-            return self._shown(request).collection.moment(request.path_params["number"])
-        except IndexError as error:
-            raise HTTPException(404, "no such moment in this index") from error
+    def _shown(self, request: Request) -> View:
+        """To be asked once a request: without ``v`` it is the newest, which may be another one the next time."""
+        return self.views.shown(request.query_params.get("v"))
 
 
 class _OriginalResponse(FileResponse):
@@ -392,7 +328,26 @@ class _OriginalResponse(FileResponse):
             self.original.close()
 
 
-def _map(view: _View, space: str) -> bytes:
+def _file(view: View, request: Request) -> int:
+    number: int = request.path_params["number"]
+    if number >= len(view.index.files):
+        raise HTTPException(404, "no such file in this index")
+    return number
+
+
+def _moment(view: View, request: Request) -> dict[str, Any]:
+    try:
+        return view.collection.moment(request.path_params["number"])
+    except IndexError as error:
+        raise HTTPException(404, "no such moment in this index") from error
+
+
+def _caching(request: Request) -> dict[str, str]:
+    """Without ``v`` an address means something else when the index has changed."""
+    return _FOREVER if "v" in request.query_params else _ASK_AGAIN
+
+
+def _map(view: View, space: str) -> bytes:
     rows = np.flatnonzero(view.index.has(space))
     shown = rows[spread(len(rows), MOST_POINTS)]
     found = project(view.index.vectors(space, shown))
@@ -403,33 +358,10 @@ def _map(view: _View, space: str) -> bytes:
     return _dumped({"points": points, "of": len(rows), "method": found.method})
 
 
-def _keep(view: _View, row: int, made: asyncio.Future[bytes]) -> None:
+def _keep(view: View, row: int, made: asyncio.Future[bytes]) -> None:
     del view.coming[row]
     if not made.cancelled() and made.exception() is None:
         view.pictures.keep(row, made.result(), len(made.result()))
-
-
-class Kept(Generic[Key, Value]):
-    """The values that were used last, of a total size of ``most``."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._size = most, 0
-        self._values: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
-
-    def get(self, key: Key) -> Value | None:
-        if key not in self._values:
-            return None
-        self._values.move_to_end(key)
-        return self._values[key][0]
-
-    def keep(self, key: Key, value: Value, size: int) -> None:
-        if key in self._values:
-            self._size -= self._values.pop(key)[1]
-        self._values[key] = value, size
-        self._size += size
-        while self._size > self._most:
-            _, (_, gone) = self._values.popitem(last=False)
-            self._size -= gone
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:

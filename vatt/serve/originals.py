@@ -1,6 +1,7 @@
 """The files of an index as they were indexed: what has been swapped or changed since is not sent.
 
-A file is opened once, looked at, and read through that opening, so that nothing can be put in its place in between.
+A file is opened once, looked at, and read through that opening: another file that is renamed or linked to its place in
+between is not sent. That is true of names only: what is written into the file itself while it is sent goes out, too.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import hashlib
 import os
 import stat
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from vatt.serve.collection import may_be_sent
 
 CHANGED = "this file has changed since it was indexed; run vatt index again"
 _HASHED = 1 << 20  # bytes at once
+_DIGESTS = 10_000  # that are remembered, about a kilobyte each
 _Identity = tuple[int, int, int, int, int]  # device, inode, size, and times of content and of inode
 
 
@@ -45,8 +49,8 @@ class Originals:
     """Opens files of an index, and remembers the digests of those that had to be read for it."""
 
     def __init__(self) -> None:
-        self._digests: dict[_Identity, str] = {}
-        self._lock = threading.Lock()  # so that a file is read once
+        self._digests: OrderedDict[_Identity, Future[str]] = OrderedDict()
+        self._lock = threading.Lock()  # of the table alone: a slow file is waited for by those who ask for it
 
     def open(self, file: IndexedFile) -> Original:
         """A file with the content that was indexed: with its size and time, where no link leads to it; else its digest
@@ -87,13 +91,28 @@ class Originals:
     def _digest(self, number: int, status: os.stat_result) -> str:
         own = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         with self._lock:
-            if own not in self._digests:
-                digest, at = hashlib.sha256(), 0
-                while part := os.pread(number, _HASHED, at):
-                    digest.update(part)
-                    at += len(part)
-                self._digests[own] = digest.hexdigest()
-            return self._digests[own]
+            known = self._digests.get(own)
+            digest = self._digests.setdefault(own, known or Future())
+            self._digests.move_to_end(own)
+            if len(self._digests) > _DIGESTS:
+                self._digests.popitem(last=False)
+        if known is None:  # so that a file is read once
+            try:
+                digest.set_result(_sha256(number))
+            except BaseException as error:
+                with self._lock:
+                    if self._digests.get(own) is digest:
+                        del self._digests[own]
+                digest.set_exception(error)
+        return digest.result()
+
+
+def _sha256(number: int) -> str:
+    digest, at = hashlib.sha256(), 0
+    while part := os.pread(number, _HASHED, at):
+        digest.update(part)
+        at += len(part)
+    return digest.hexdigest()
 
 
 def _is_itself(number: int, file: IndexedFile) -> bool:

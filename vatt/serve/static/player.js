@@ -76,7 +76,7 @@ function end() {
 function show(moment) {
   end();
   shown = moment;
-  by("title").textContent = moment.name;
+  by("title").textContent = by("title").title = moment.name;
   by("where").textContent = [moment.folder, moment.label, moment.seconds > 0 ? clock(moment.seconds) : ""].filter(Boolean).join(" · ");
   by("said").textContent = moment.caption ?? "";
   by("said").hidden = !moment.caption;
