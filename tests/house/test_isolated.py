@@ -56,6 +56,8 @@ def work(item):
     return item
 """
 INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a script runs in the background ignores it
 import slow_import
 from vatt.isolated import run_isolated
 if __name__ == "__main__":
