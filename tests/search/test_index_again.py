@@ -13,7 +13,7 @@ import pytest
 from tests.data.media import write
 from tests.file_operations import killed_at
 from tests.inference.library_models import save_model
-from tests.search.tiny import job
+from tests.search.tiny import copied, job
 from vatt import files
 from vatt.__main__ import main
 from vatt.files import remove_partly
@@ -44,10 +44,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def own(made, tmp_path):
     """The same, for a test to change."""
-    for name in ("films", "index"):
-        shutil.copytree(made / name, tmp_path / name)
-    (tmp_path / "model").symlink_to(made / "model")
-    return tmp_path
+    return copied(made, tmp_path)
 
 
 def again(own, **options):

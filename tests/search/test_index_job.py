@@ -17,7 +17,7 @@ import torch
 
 from tests.data.media import write
 from tests.inference.library_models import media, save_model, small_config
-from tests.search.tiny import job, make_index
+from tests.search.tiny import copied, job, make_index
 from vatt import VATT, Clip
 from vatt.__main__ import main
 from vatt.search import Index, SearchError, build_index
@@ -39,9 +39,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def own(made, tmp_path):
     """The same, for a test to change; times of the files are kept."""
-    for name in ("films", "index"):
-        shutil.copytree(made / name, tmp_path / name)
-    (tmp_path / "model").symlink_to(made / "model")
+    copied(made, tmp_path)
     about = tmp_path / "index" / "index.json"
     content = json.loads(about.read_text())
     content["source"] = str(tmp_path / "films")

@@ -17,7 +17,7 @@ import pytest
 from vatt.search import Filter, Index, Query, SearchError
 from vatt.search.candidates import moments_of_candidates
 from vatt.search.format import SEGMENTS, About, Batch, write_segment
-from vatt.search.lance import LanceCopy, _digest, check_lance, runs
+from vatt.search.lance import LanceCopy, _keys, check_lance, runs
 from vatt.search.ranking import level_of
 
 WIDTHS = {"video": 16, "audio": 16}  # of a joint head: a window without picture is compared by its sound
@@ -136,8 +136,8 @@ def test_a_range_that_was_moved_makes_a_copy_old():
         files = [SimpleNamespace(name="a.mp4", sha256="0" * 64, windows=windows) for windows in (2, 1)]
         return SimpleNamespace(rows=rows, files=files)
 
-    assert _digest(index(3.0)) == _digest(index(3.0))
-    assert _digest(index(3.0)) != _digest(index(4.0))
+    assert _keys(index(3.0)) == _keys(index(3.0))
+    assert _keys(index(3.0)) != _keys(index(4.0))
 
 
 @needs_lancedb

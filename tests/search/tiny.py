@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,14 @@ def job(folder: Path, **options) -> IndexJob:
     """Indexes folder/"films" with folder/"model" to folder/"index"; windows of 2 s, every second."""
     found = {"source": folder / "films", "model": folder / "model", "out": folder / "index", "workers": 0}
     return IndexJob(**{**found, **options})
+
+
+def copied(made: Path, into: Path) -> Path:
+    """Films and index of ``made`` in ``into``, with the times of their files, for a test to change."""
+    for name in ("films", "index"):
+        shutil.copytree(made / name, into / name)
+    (into / "model").symlink_to(made / "model")
+    return into
 
 
 def make_index(folder: Path, **options) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.train.test_auto import MACHINES, rows
+from tests.train.machines import MACHINES, rows
 from train.auto.choices import BY_HAND, table
 from train.auto.facts import Facts
 from train.auto.fitting import Fit, first_fit

@@ -94,6 +94,7 @@ class Index:
 
     def _load(self) -> None:
         segments, self._signature = _read_segments(self.path, self.spaces)
+        self.about = About.read(self.path)  # not older than its signature, so that `again` misses no change
         state = State()
         state.apply(segments)
         live = [named for named in state.live() if state.contents[named.content].rows]

@@ -65,11 +65,11 @@ class LanceCopy:
                 name: self.database.open_table(name) if name in there else None
                 for name in ("files", "moments", "about", *index.spaces)
             }
-        about = self._about()
-        made = {key: value for key, value in self._of_index().items() if key != "digest"}
+        self._keys = _keys(index)
+        about, made = self._about(), self._of_index()
         if about is not None and made != {key: about.get(key) for key in made}:
             raise SearchError(f"--store {uri}: is a copy of another index than {index.path}; name another place")
-        self._is_whole = about is not None and about.get("digest") == _digest(index)
+        self._is_whole = about is not None and about.get("digest") == _digest(self._keys)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -90,8 +90,7 @@ class LanceCopy:
     def _of_index(self) -> dict[str, Any]:
         about = self.index.about
         model = {key: about.model.get(key) for key in ("name", "weights", "words")}
-        found = {"format": _FORMAT, "model": model, "settings": about.settings, "vectors": about.vectors}
-        return found | {"digest": _digest(self.index)}
+        return {"format": _FORMAT, "model": model, "settings": about.settings, "vectors": about.vectors}
 
     # Copying
 
@@ -106,8 +105,8 @@ class LanceCopy:
         import pyarrow as pa
 
         self._write(
-            "about", pa.table({"text": [json.dumps(self._of_index() | {"digest": None})]})
-        )  # not whole until done
+            "about", pa.table({"text": [json.dumps(self._of_index())]})
+        )  # without a digest: not whole until done
         files = pa.schema(
             [("file", pa.int64()), ("name", pa.binary()), ("content", pa.string()), ("windows", pa.int64())]
         )
@@ -116,8 +115,7 @@ class LanceCopy:
             of_rows = [("file", pa.int64()), ("place", pa.int32()), ("alone", pa.bool_())]
             self._make(name, pa.schema([*of_rows, ("vector", pa.list_(pa.float16(), width))]))
         there = {key: number for number, key in self._files()}
-        keys = _keys(self.index)
-        wanted = {key: number for number, key in enumerate(keys)}
+        wanted = {key: number for number, key in enumerate(self._keys)}
         gone = sorted(number for key, number in there.items() if key not in wanted)
         next_one = max(there.values(), default=-1) + 1
         for table in (*(self.tables[name] for name in self.index.spaces), self.tables["files"]):
@@ -131,7 +129,7 @@ class LanceCopy:
             next_one += len(part)
             for name in self.index.spaces:
                 self._add(name, np.array(part), ids)
-            told = [keys[number] for number in part]
+            told = [self._keys[number] for number in part]
             columns = [pa.array(ids), *(pa.array(column) for column in zip(*told, strict=True))]
             self.tables["files"].add(pa.table(columns, schema=files))
             done += sum(self.index.files[number].windows for number in part)
@@ -196,7 +194,7 @@ class LanceCopy:
         schema = schema.append(pa.field("mean", pa.list_(pa.float64())))
         columns = [pa.array(column, kind.type) for column, kind in zip(zip(*moments, strict=True), schema, strict=True)]
         self._write("moments", pa.table(columns, schema=schema))
-        self._say({})
+        self._say({"digest": _digest(self._keys)})
         self._is_whole = True
 
     def _say(self, more: dict[str, Any]) -> None:
@@ -232,7 +230,7 @@ class LanceCopy:
         return copy
 
     def _read(self) -> None:
-        number = {key: number for number, key in enumerate(_keys(self.index))}
+        number = {key: number for number, key in enumerate(self._keys)}
         with self._told():
             found = self._files()
             self._numbers = np.full(max((one for one, _ in found), default=-1) + 1, -1, np.int64)
@@ -311,5 +309,5 @@ def _keys(index: Index) -> list[tuple[bytes, str, int]]:
     return found
 
 
-def _digest(index: Index) -> str:
-    return hashlib.sha256(repr(_keys(index)).encode()).hexdigest()
+def _digest(keys: Sequence[tuple[bytes, str, int]]) -> str:
+    return hashlib.sha256(repr(keys).encode()).hexdigest()
